@@ -1,0 +1,1 @@
+"""A plan and a checkpoint become tensors, and tensors become files."""

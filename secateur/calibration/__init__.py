@@ -1,0 +1,1 @@
+"""Text in, sums out: what every expert did."""

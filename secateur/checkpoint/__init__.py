@@ -1,0 +1,1 @@
+"""A model on disk: what its tensors are called, where they lie, reading and writing them."""

@@ -1,0 +1,1 @@
+"""What an artefact lost against the original."""

@@ -1,0 +1,1 @@
+"""Other formats' bytes: GGUF, its block types, the importance matrix."""

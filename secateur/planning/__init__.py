@@ -1,0 +1,1 @@
+"""Pure decisions: which experts stay, which type each tensor gets. No torch."""

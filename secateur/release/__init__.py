@@ -1,0 +1,1 @@
+"""The manifest and the report beside the files."""
