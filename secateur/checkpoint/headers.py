@@ -1,0 +1,117 @@
+"""The header of one safetensors file, read strictly: what it claims must be possible.
+
+The format (safetensors 0.8): 8 bytes little-endian header length, that many bytes of JSON
+mapping names to {dtype, shape, data_offsets}, then the data, contiguous and without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateur.checkpoint.tensors import STORAGE
+from secateur.errors import CheckpointError
+
+HEADER_LIMIT = 100_000_000
+"""Bytes; the same bound as safetensors' own reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor on disk. `offset` is absolute in `path`; `nbytes` is the data's length."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, TensorSpec]:
+    """The tensors of one shard, in the order of their data.
+
+    Raises CheckpointError for a file that is truncated, claims a header larger than itself,
+    or holds tensors that overlap, leave gaps, or do not fit their type and shape.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(8)
+            if len(head) < 8:
+                raise _bad(path, f"is {size} bytes long, too short for a safetensors header")
+            length = int.from_bytes(head, "little")
+            if length > min(HEADER_LIMIT, size - 8):
+                raise _bad(
+                    path,
+                    f"claims a header of {length} bytes, but the file has {size} "
+                    f"(and the limit is {HEADER_LIMIT})",
+                )
+            raw = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"cannot read shard {path}: {error.strerror}") from None
+    try:
+        header: Any = json.loads(raw.decode("utf-8"))
+    except ValueError as error:
+        raise _bad(path, f"has a header that is no JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise _bad(path, "has a header that is no JSON object")
+    header.pop("__metadata__", None)
+    start = 8 + length
+    specs = [_spec(path, name, entry, start) for name, entry in header.items()]
+    specs.sort(key=lambda spec: (spec.offset, spec.nbytes))
+    _check_cover(path, specs, start, size)
+    return {spec.name: spec for spec in specs}
+
+
+def _spec(path: Path, name: str, entry: Any, start: int) -> TensorSpec:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise _bad(
+            path, f"describes tensor {name!r} without dtype, shape and two offsets"
+        ) from None
+    # bool is a subclass of int: a shape of `true` would pass as 1.
+    whole = [*shape, begin, end] if isinstance(shape, list) else [None]
+    if any(not isinstance(value, int) or isinstance(value, bool) or value < 0 for value in whole):
+        raise _bad(path, f"has tensor {name!r} with a shape or offset that is no whole number")
+    if dtype not in STORAGE:
+        raise _bad(
+            path, f"has tensor {name!r} of type {dtype!r}, expected one of {', '.join(STORAGE)}"
+        )
+    expected = math.prod(shape) * STORAGE[dtype].itemsize
+    if end - begin != expected:
+        raise _bad(
+            path,
+            f"gives tensor {name!r} {end - begin} bytes, but {dtype} {shape} takes {expected}",
+        )
+    return TensorSpec(name, dtype, tuple(shape), path, start + begin, expected)
+
+
+def _check_cover(path: Path, specs: list[TensorSpec], start: int, size: int) -> None:
+    position = start
+    for spec in specs:
+        if spec.offset < position:
+            raise _bad(path, f"has tensor {spec.name!r} overlapping the one before it")
+        if spec.offset > position:
+            raise _bad(path, f"has a gap of {spec.offset - position} bytes before {spec.name!r}")
+        position += spec.nbytes
+    if position != size:
+        last = specs[-1].name if specs else "the header"
+        raise _bad(
+            path,
+            f"is {size} bytes long, but its tensors end at {position} (last: {last}): "
+            + ("the file is truncated" if size < position else "there is data no tensor owns"),
+        )
+
+
+def _bad(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"shard {path} {what}: download it again")

@@ -1,0 +1,206 @@
+"""Opening a checkpoint: config and shard headers first, tensor bytes only when asked for.
+
+Never pickle, never remote code: a checkpoint is a folder with config.json and safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secateur.checkpoint.families import Family, Place, family_of
+from secateur.checkpoint.headers import TensorSpec, read_header
+from secateur.checkpoint.hub import GEMMULE, gemmule_folder, resolve
+from secateur.checkpoint.tensors import STORAGE, NamedTensor
+from secateur.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk. Holds no tensor data; `read` and `stream` fetch it from the shards."""
+
+    source: str
+    revision: str | None
+    path: Path
+    config: Mapping[str, Any] = field(repr=False)
+    family: Family = field(repr=False)
+    specs: Mapping[str, TensorSpec] = field(repr=False)
+    places: Mapping[str, Place] = field(repr=False)
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return self.family.number(self.config, "layers")
+
+    @property
+    def experts(self) -> int:
+        """Number of routed experts per MoE layer."""
+        return self.family.number(self.config, "experts")
+
+    @property
+    def top_k(self) -> int:
+        """Number of experts that each token is sent to."""
+        return self.family.number(self.config, "top_k")
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Decoder layers that have routed experts, ascending."""
+        return tuple(
+            sorted(
+                {
+                    place.layer
+                    for place in self.places.values()
+                    if place.role == "router" and place.layer is not None
+                }
+            )
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(spec.nbytes for spec in self.specs.values())
+
+    def read(self, name: str) -> NamedTensor:
+        """One tensor, read into memory of its own. Peak memory: that tensor."""
+        spec = self.specs[name]
+        storage = STORAGE[spec.dtype]
+        array = np.fromfile(spec.path, dtype=storage, count=spec.elements, offset=spec.offset)
+        if array.size != spec.elements:
+            raise CheckpointError(
+                f"shard {spec.path} ends inside tensor {name!r}: download it again"
+            )
+        return NamedTensor(name, spec.dtype, array.reshape(spec.shape))
+
+    def stream(self, names: Iterable[str] | None = None) -> Iterator[NamedTensor]:
+        """Tensors one after the other. Peak memory: one tensor."""
+        for name in self.specs if names is None else names:
+            yield self.read(name)
+
+    def identity(self) -> str:
+        """sha256 over the config, the headers and the first 512 bytes of every tensor.
+
+        Tells two fine-tunes of one architecture apart without reading the whole model.
+        """
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name in sorted(self.specs):
+            spec = self.specs[name]
+            digest.update(f"{name} {spec.dtype} {spec.shape}".encode())
+            with spec.path.open("rb") as file:
+                file.seek(spec.offset)
+                digest.update(file.read(min(512, spec.nbytes)))
+        return digest.hexdigest()
+
+
+def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
+    """Open a local folder, a hub id, or `gemmule`, the small model that ships with secateur.
+
+    Reads config.json and the shard headers only. Raises CheckpointError (FamilyError for a
+    model no family describes) with the file, what was found, and what to do.
+    """
+    if str(source) == GEMMULE:
+        path, revision = gemmule_folder(), None
+    else:
+        path, revision = resolve(source, revision)
+    config = read_config(path)
+    family = family_of(config)
+    specs = _specs(path)
+    places = {name: family.classify(name) for name in specs}
+    checkpoint = Checkpoint(str(source), revision, path, config, family, specs, places)
+    _check_experts(checkpoint)
+    return checkpoint
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """config.json of a model folder (or the file itself), as a mapping."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{file} does not exist: {path} is not a Hugging Face model folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} holds {type(config).__name__}, expected a JSON object")
+    return config
+
+
+def _specs(path: Path) -> dict[str, TensorSpec]:
+    index = path / INDEX
+    if not index.exists():
+        if not (path / SINGLE).exists():
+            raise CheckpointError(
+                f"{path} has neither {SINGLE} nor {INDEX}: secateur reads safetensors only "
+                "(convert pickled weights with their publisher's tools first)"
+            )
+        return read_header(path / SINGLE)
+    try:
+        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        shards = {name: str(shard) for name, shard in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} has no readable weight_map: {error!r}") from None
+    specs: dict[str, TensorSpec] = {}
+    for shard in sorted(set(shards.values())):
+        if Path(shard).name != shard:
+            raise CheckpointError(
+                f"{index} names {shard!r}, a file outside the model folder: "
+                "refuse this checkpoint, or mend its index"
+            )
+        if not (path / shard).exists():
+            raise CheckpointError(f"shard {path / shard} is missing: download it again")
+        for name, spec in read_header(path / shard).items():
+            if shards.get(name) != shard:
+                raise CheckpointError(
+                    f"tensor {name!r} lies in shard {shard}, but {index} "
+                    f"says {shards.get(name, 'nothing about it')!r}: mend the index"
+                )
+            specs[name] = spec
+    if missing := sorted(set(shards) - set(specs)):
+        raise CheckpointError(
+            f"{index} promises tensor {missing[0]!r} in shard {shards[missing[0]]}, which does "
+            f"not hold it ({len(missing)} missing in all): download that shard again"
+        )
+    return specs
+
+
+def _check_experts(checkpoint: Checkpoint) -> None:
+    """Every expert axis has the config's count; every per-expert name is there."""
+    if not checkpoint.moe_layers:
+        raise CheckpointError(
+            f"{checkpoint.path} has no routed experts: secateur works on "
+            "Mixture-of-Experts checkpoints"
+        )
+    experts = checkpoint.experts
+    seen: dict[tuple[str, int | None], set[int]] = {}
+    for name, place in checkpoint.places.items():
+        shape = checkpoint.specs[name].shape
+        if place.row.axes and len(shape) != len(place.row.axes):
+            raise CheckpointError(
+                f"tensor {name!r} has shape {list(shape)}, expected "
+                f"{len(place.row.axes)} axes ({', '.join(place.row.axes)})"
+            )
+        axis = place.row.expert_axis
+        if axis is not None and shape[axis] != experts:
+            raise CheckpointError(
+                f"tensor {name!r} holds {shape[axis]} experts on axis {axis}, but config.json "
+                f"says {experts}: one of the two was edited without the other"
+            )
+        if place.expert is not None:
+            seen.setdefault((place.row.name, place.layer), set()).add(place.expert)
+    for (template, layer), numbers in seen.items():
+        if numbers != set(range(experts)):
+            odd = min(numbers ^ set(range(experts)))
+            raise CheckpointError(
+                f"layer {layer} has {len(numbers)} experts in {template!r}, but config.json says "
+                f"{experts} (first to differ: expert {odd})"
+            )
