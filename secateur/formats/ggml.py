@@ -1,0 +1,170 @@
+"""Numbers to ggml blocks and back, by ggml's own kernels from the prebuilt xllamacpp wheel.
+
+ctypes releases the GIL, so rows are split over threads.
+Rows are encoded independently of each other, hence the bytes do not depend on the split.
+F32, F16 and BF16 need no kernel: they are rounded in numpy, as llama.cpp rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.errors import FormatError, NumericError
+from secateur.formats.ggml_engine import engine
+from secateur.formats.types import INTERNAL_TYPES, TYPES, GgmlType, bytes_of, ggml_type
+
+FLOATS = frozenset({"F32", "F16", "BF16"})
+"""Types that are rounded in numpy."""
+
+_INTEGERS = frozenset({"I8", "I16", "I32", "I64", "F64"})
+
+ENCODABLE = tuple(name for name in TYPES if name not in INTERNAL_TYPES | _INTEGERS)
+"""Names of the types that `encode` can write."""
+
+NEEDS_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS", "IQ1_S"})
+"""Types whose kernel cannot run without an importance vector (ggml_quantize_requires_imatrix)."""
+
+
+def encode(
+    rows: NDArray[np.float32],
+    type_name: str,
+    importance: NDArray[np.float32] | None = None,
+    threads: int = 1,
+) -> NDArray[np.uint8]:
+    """Encode the rows of a matrix, the same bytes for every number of threads.
+
+    `rows` is [R, C] float32 in C order; `importance` is [C], the weight of each column's squared
+    error. Returns uint8 [R, bytes of a row]. Peak memory: the result and one byte per element.
+    Raises FormatError if C does not divide into blocks or the type needs an importance,
+    NumericError if an element is not finite, or is not after rounding.
+    """
+    kind = _encodable(type_name)
+    if rows.ndim != 2 or rows.dtype != np.float32 or not rows.flags.c_contiguous:
+        raise ValueError(f"expected float32 [R, C] in C order, got {rows.dtype} {rows.shape}")
+    row_bytes = bytes_of(kind.name, rows.shape[1:])
+    if kind.name in FLOATS:
+        return _round(rows, kind.name).view(np.uint8).reshape(len(rows), row_bytes)
+    weights = _checked_importance(importance, rows.shape[1], kind)
+    library = engine()
+    library.ggml_quantize_init(kind.id)
+    out = np.empty((len(rows), row_bytes), dtype=np.uint8)
+
+    def run(first: int, last: int) -> None:
+        _require_finite(rows[first:last], kind.name)
+        part = out[first:last]
+        library.ggml_quantize_chunk(
+            kind.id,
+            rows[first:last].ctypes.data,
+            part.ctypes.data,
+            0,
+            last - first,
+            rows.shape[1],
+            None if weights is None else weights.ctypes.data,
+        )
+        if not library.ggml_validate_row_data(kind.id, part.ctypes.data, part.nbytes):
+            raise NumericError(f"encoding to {kind.name} made scales that are not finite")
+
+    _in_threads(run, len(rows), threads)
+    return out
+
+
+def decode(
+    data: NDArray[np.uint8], type_name: str, shape: Sequence[int], threads: int = 1
+) -> NDArray[np.float32]:
+    """The float32 numbers, [*shape] in row-major order, that ggml reads from encoded bytes.
+
+    Raises FormatError if the number of bytes is not what type and shape need.
+    """
+    kind = _encodable(type_name)
+    flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    expected = bytes_of(kind.name, shape)
+    if flat.nbytes != expected:
+        raise FormatError(
+            f"{kind.name} of shape {list(shape)} is {expected} bytes, got {flat.nbytes}"
+        )
+    if kind.name == "F32":
+        return flat.view(np.float32).reshape(shape).copy()
+    if kind.name == "F16":
+        return flat.view(np.float16).astype(np.float32).reshape(shape)
+    if kind.name == "BF16":
+        bits = flat.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32).reshape(shape)
+    to_float = engine().ggml_get_type_traits(kind.id).contents.to_float
+    out = np.empty(math.prod(shape), dtype=np.float32)
+
+    def run(first: int, last: int) -> None:
+        source = flat[first * kind.nbytes : last * kind.nbytes]
+        target = out[first * kind.block : last * kind.block]
+        to_float(source.ctypes.data, target.ctypes.data, target.size)
+
+    _in_threads(run, out.size // kind.block, threads)
+    return out.reshape(shape)
+
+
+def _encodable(type_name: str) -> GgmlType:
+    kind = ggml_type(type_name)
+    if kind.name not in ENCODABLE:
+        raise FormatError(f"weights are not stored as {kind.name}, use one of {list(ENCODABLE)}")
+    return kind
+
+
+def _checked_importance(
+    importance: NDArray[np.float32] | None, columns: int, kind: GgmlType
+) -> NDArray[np.float32] | None:
+    if importance is None:
+        if kind.name in NEEDS_IMPORTANCE:
+            raise FormatError(
+                f"{kind.name} needs an importance matrix, and there is none for this tensor: "
+                "calibrate the model, or choose another type"
+            )
+        return None
+    if importance.shape != (columns,):
+        raise FormatError(
+            f"importance has shape {importance.shape}, expected ({columns},), one per column"
+        )
+    weights = np.ascontiguousarray(importance, dtype=np.float32)
+    _require_finite(weights, "importance")
+    return weights
+
+
+def _require_finite(values: NDArray[np.float32], what: str) -> None:
+    """A kernel given NaN or infinity aborts the process, so it must never see one."""
+    if not np.isfinite(values).all():
+        raise NumericError(f"{what}: an element is NaN or infinite")
+
+
+def _round(rows: NDArray[np.float32], type_name: str) -> NDArray[np.generic]:
+    """Round to nearest, ties to even; a number that overflows is an error."""
+    _require_finite(rows, type_name)
+    if type_name == "F32":
+        return rows.copy()
+    if type_name == "F16":
+        with np.errstate(over="ignore"):
+            half = rows.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise NumericError("an element is beyond 65504, the largest F16: use BF16 or F32")
+        return half
+    bits = rows.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = ((bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype(np.uint16)
+    if (rounded & np.uint16(0x7F80) == 0x7F80).any():
+        raise NumericError("an element rounds to infinity in BF16: use F32")
+    return rounded
+
+
+def _in_threads(run: Callable[[int, int], None], count: int, threads: int) -> None:
+    """Call run(first, last) over [0, count) in at most `threads` threads."""
+    step = max(1, math.ceil(count / max(1, threads)))
+    ranges = [(first, min(first + step, count)) for first in range(0, count, step)]
+    if len(ranges) < 2:
+        for first, last in ranges:
+            run(first, last)
+        return
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        for done in [pool.submit(run, first, last) for first, last in ranges]:
+            done.result()
