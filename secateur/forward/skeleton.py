@@ -1,0 +1,105 @@
+"""The model without its weights: transformers' own modules, parameters on meta, buffers real.
+
+The family's own code then makes masks, rotary tables and logits; secateur only decides which
+layer has its weights at a given moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import FamilyError
+from secateur.forward.experts import IMPLEMENTATION, is_experts, register
+from secateur.forward.weights import WeightSource
+
+
+def build_skeleton(source: WeightSource) -> Any:
+    """The text model of a source as a transformers causal LM with all parameters on meta.
+
+    Experts run through secateur's function, attention through what transformers prefers for the
+    family (SDPA where it can), everything in float32.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    register()
+    kind = source.config["model_type"]
+    config = CONFIG_MAPPING[kind].from_dict(dict(source.config)).get_text_config()
+    config.dtype = torch.float32
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.set_experts_implementation(IMPLEMENTATION)
+    for module in model.modules():
+        _make_buffers_real(model, module)
+    return model.eval()
+
+
+def _make_buffers_real(model: Any, module: nn.Module) -> None:
+    """Give a module's non-persistent buffers (rotary tables, scales) their initial values."""
+    temporary = [name for name in module._buffers if name in module._non_persistent_buffers_set]
+    for name in temporary:
+        buffer = module._buffers[name]
+        if buffer is not None:
+            module._buffers[name] = torch.empty_like(buffer, device="cpu")
+    if temporary:
+        # transformers fills exactly these when it loads a checkpoint onto meta.
+        model._init_weights(module)
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The list of decoder layers of the base model."""
+    return model.base_model.layers  # type: ignore[no-any-return]
+
+
+@contextmanager
+def filled(model: Any, names: dict[str, str], source: WeightSource) -> Iterator[None]:
+    """Give parameters and persistent buffers their values, and take them away again.
+
+    `names` maps a dotted path inside `model` to the source's running name. Experts keep their
+    16-bit type (they are widened one at a time); all else becomes float32.
+    Peak memory: those tensors.
+    """
+    shells: list[tuple[nn.Module, str, Any]] = []
+    try:
+        for path, running in names.items():
+            owner_path, _, leaf = path.rpartition(".")
+            owner = model.get_submodule(owner_path)
+            value = source.tensor(running)
+            if not is_experts(owner):
+                value = value.float()
+            shells.append((owner, leaf, _place(owner, leaf, value, running)))
+        yield
+    finally:
+        for owner, leaf, shell in shells:
+            table = owner._parameters if leaf in owner._parameters else owner._buffers
+            table[leaf] = shell
+
+
+def _place(owner: nn.Module, leaf: str, value: Tensor, running: str) -> Any:
+    """Put a value where a meta tensor is; returns the meta tensor."""
+    table: Any = owner._parameters if leaf in owner._parameters else owner._buffers
+    shell = table[leaf]
+    if tuple(shell.shape) != tuple(value.shape):
+        raise FamilyError(
+            f"tensor {running!r} has shape {list(value.shape)}, but the model that config.json "
+            f"describes expects {list(shell.shape)}: config and weights do not belong together"
+        )
+    is_parameter = isinstance(shell, nn.Parameter)
+    table[leaf] = nn.Parameter(value, requires_grad=False) if is_parameter else value
+    return shell
+
+
+def layer_names(model: Any, layer: int) -> dict[str, str]:
+    """{path inside the decoder layer: running name} of all that the layer loads."""
+    module = decoder_layers(model)[layer]
+    prefix = _path_of(model, module)
+    return {path: f"{prefix}.{path}" for path in module.state_dict()}
+
+
+def _path_of(model: Any, module: nn.Module) -> str:
+    return next(name for name, candidate in model.named_modules() if candidate is module)
