@@ -1,15 +1,19 @@
-"""Grouping rows into micro-batches: the unit of work, of threads and of shards.
+"""Grouping documents into micro-batches: the unit of work, of threads and of shards.
+
+Every document of every row becomes a line of its own, filled up on the right to the longest of
+its group: causal attention then cannot reach another document or the filling, in any family and
+without a mask. (Masks for packed rows are no alternative: transformers 5.23 makes none for
+gpt_oss, whose forward does not pass positions on, and documents attend to each other silently.)
 
 The grouping depends on the rows alone, never on threads or shards, so that every micro-batch
-gives the same bits wherever it runs. A shorter row is filled up with tokens of a document of
-their own, which nothing attends to and nobody counts.
+gives the same bits wherever it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LARGEST = 4096
-"""Tokens of a micro-batch at most (unless one row is longer)."""
+"""Tokens of a micro-batch at most (unless one document is longer)."""
 SMALLEST = 512
 """Tokens below which splitting further costs more than it gives."""
 WANTED = 8
@@ -25,7 +29,7 @@ WANTED = 8
 
 
 class TokenRow(Protocol):
-    """One sequence: what calibration.corpus.Row and evaluation's answers both are.
+    """One sequence of documents: what corpora and answers have in common.
 
     `documents` numbers the documents of the row per token; -1 marks a token that is not
     attended to and does not count. `positions` restart at 0 with each document.
@@ -35,77 +39,71 @@ class TokenRow(Protocol):
     def input_ids(self) -> Sequence[int] | NDArray[np.int64]: ...
     @property
     def documents(self) -> NDArray[np.int32]: ...
-    @property
-    def positions(self) -> NDArray[np.int32]: ...
+
+
+class Line(NamedTuple):
+    """Where a line of a micro-batch comes from: tokens `start:stop` of a document of a row."""
+
+    row: int
+    document: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B rows of at most L tokens, side by side."""
+    """B documents side by side, filled up to L tokens."""
 
     index: int
-    rows: tuple[int, ...]
-    """Numbers of the rows in the corpus."""
+    lines: tuple[Line, ...]
     input_ids: Tensor
     """int64 [B, L]"""
-    positions: Tensor
-    """int64 [B, L]"""
-    documents: Tensor
-    """int64 [B, L]; -1 where a token does not count"""
-    mask: Tensor | None
-    """bool [B, L] when a row has masked tokens between others, else None"""
+    counted: Tensor
+    """bool [B, L]: the tokens that count; False on filling and on masked tokens"""
+    holes: bool
+    """True when a line has masked tokens between others, so that it needs a mask"""
 
     @property
-    def counted(self) -> Tensor:
-        """bool [B * L]: the tokens that count."""
-        return (self.documents >= 0).reshape(-1)
+    def positions(self) -> Tensor:
+        """int64 [B, L]: the place of each token in its document."""
+        return torch.arange(self.input_ids.shape[1]).expand(self.input_ids.shape)
 
 
 def micro_batches(rows: Sequence[TokenRow]) -> tuple[MicroBatch, ...]:
-    """All rows in micro-batches, longest rows together, in a canonical order."""
-    total = sum(len(row.input_ids) for row in rows)
+    """All documents of all rows in micro-batches, long ones first, in a canonical order."""
+    lines = [line for number, row in enumerate(rows) for line in _lines(number, row)]
+    total = sum(line.stop - line.start for line in lines)
     limit = min(LARGEST, max(SMALLEST, total // WANTED))
-    order = sorted(range(len(rows)), key=lambda i: (_has_holes(rows[i]), -len(rows[i].input_ids)))
-    groups: list[list[int]] = []
-    for number in order:
-        row = rows[number]
-        if groups:
-            head = rows[groups[-1][0]]
-            fits = (len(groups[-1]) + 1) * len(head.input_ids) <= limit
-            if fits and _has_holes(head) == _has_holes(row):
-                groups[-1].append(number)
+
+    def has_holes(line: Line) -> bool:
+        return bool((rows[line.row].documents[line.start : line.stop] < 0).any())
+
+    keyed = [(has_holes(line), line) for line in lines]
+    keyed.sort(key=lambda entry: (entry[0], entry[1].start - entry[1].stop))
+    groups: list[tuple[bool, list[Line]]] = []
+    for holes, line in keyed:
+        if groups and groups[-1][0] == holes:
+            group = groups[-1][1]
+            if (len(group) + 1) * (group[0].stop - group[0].start) <= limit:
+                group.append(line)
                 continue
-        groups.append([number])
-    return tuple(_batch(index, group, rows) for index, group in enumerate(groups))
+        groups.append((holes, [line]))
+    return tuple(_batch(i, holes, group, rows) for i, (holes, group) in enumerate(groups))
 
 
-def _has_holes(row: TokenRow) -> bool:
-    """True when a token that does not count stands before one that does."""
-    counted = np.flatnonzero(row.documents >= 0)
-    return bool(counted.size) and int(counted[-1]) + 1 != counted.size
+def _lines(number: int, row: TokenRow) -> Iterator[Line]:
+    for document in range(int(row.documents.max(initial=-1)) + 1):
+        tokens = np.flatnonzero(row.documents == document)
+        if tokens.size:
+            yield Line(number, document, int(tokens[0]), int(tokens[-1]) + 1)
 
 
-def _batch(index: int, group: Sequence[int], rows: Sequence[TokenRow]) -> MicroBatch:
-    length = max(len(rows[number].input_ids) for number in group)
-    shape = (len(group), length)
+def _batch(index: int, holes: bool, lines: Sequence[Line], rows: Sequence[TokenRow]) -> MicroBatch:
+    shape = (len(lines), lines[0].stop - lines[0].start)
     ids = np.zeros(shape, np.int64)
-    documents = np.full(shape, -1, np.int64)
-    positions = np.tile(np.arange(length, dtype=np.int64), (len(group), 1))
-    holes = False
-    for line, number in enumerate(group):
-        row = rows[number]
-        size = len(row.input_ids)
-        ids[line, :size] = row.input_ids
-        documents[line, :size] = row.documents
-        positions[line, :size] = row.positions
-        # Restarting at 0 makes the filling a document of its own for the packed-sequence mask.
-        positions[line, size:] = np.arange(length - size)
-        holes |= _has_holes(row)
-    return MicroBatch(
-        index,
-        tuple(group),
-        torch.from_numpy(ids),
-        torch.from_numpy(positions),
-        torch.from_numpy(documents),
-        torch.from_numpy(documents >= 0) if holes else None,
-    )
+    counted = np.zeros(shape, np.bool_)
+    for number, line in enumerate(lines):
+        size = line.stop - line.start
+        ids[number, :size] = rows[line.row].input_ids[line.start : line.stop]
+        counted[number, :size] = rows[line.row].documents[line.start : line.stop] == line.document
+    return MicroBatch(index, tuple(lines), torch.from_numpy(ids), torch.from_numpy(counted), holes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def build_skeleton(source: WeightSource) -> Any:
     config = CONFIG_MAPPING[kind].from_dict(dict(source.config)).get_text_config()
     config.dtype = torch.float32
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = cast(Any, AutoModelForCausalLM).from_config(config)
     model.set_experts_implementation(IMPLEMENTATION)
     for module in model.modules():
         _make_buffers_real(model, module)
@@ -97,9 +97,10 @@ def _place(owner: nn.Module, leaf: str, value: Tensor, running: str) -> Any:
 def layer_names(model: Any, layer: int) -> dict[str, str]:
     """{path inside the decoder layer: running name} of all that the layer loads."""
     module = decoder_layers(model)[layer]
-    prefix = _path_of(model, module)
+    prefix = path_of(model, module)
     return {path: f"{prefix}.{path}" for path in module.state_dict()}
 
 
-def _path_of(model: Any, module: nn.Module) -> str:
-    return next(name for name, candidate in model.named_modules() if candidate is module)
+def path_of(model: Any, module: nn.Module) -> str:
+    """The dotted name of a module inside the model."""
+    return str(next(name for name, candidate in model.named_modules() if candidate is module))

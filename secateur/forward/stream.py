@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from secateur.errors import NumericError
 from secateur.forward.batches import MicroBatch
 from secateur.forward.experts import WATCHER, Watcher
-from secateur.forward.skeleton import build_skeleton, decoder_layers, filled, layer_names
+from secateur.forward.skeleton import build_skeleton, decoder_layers, filled, layer_names, path_of
 from secateur.forward.weights import WeightSource
 
 HIDDEN_LIMIT = 2 << 30
@@ -167,12 +167,12 @@ class ForwardPass:
 
     def _outside(self) -> dict[str, str]:
         """All small parameters outside the decoder layers: final norm and the like."""
-        layers = _path_of(self.model, decoder_layers(self.model))
+        layers = path_of(self.model, decoder_layers(self.model))
         skip = (layers + ".", self._embedding_path() + ".", "lm_head.")
         return {n: n for n in self.model.state_dict() if not n.startswith(skip)}
 
     def _embedding_path(self) -> str:
-        return _path_of(self.model, self.model.get_input_embeddings())
+        return path_of(self.model, self.model.get_input_embeddings())
 
     def _embed(self) -> list[Tensor]:
         """Run the embedding module on just the rows that occur."""
@@ -198,9 +198,12 @@ class ForwardPass:
         sizes = [int(torch.Size(shape).numel()) for shape in shapes]
         if 4 * sum(sizes) <= self._hidden_limit:
             return [torch.empty(shape) for shape in shapes]
-        file = self._stack.enter_context(tempfile.NamedTemporaryFile(prefix="secateur-hidden-"))
-        flat = torch.from_file(file.name, shared=True, size=sum(sizes), dtype=torch.float32)
-        return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-hidden-"))
+        flat = torch.from_file(
+            f"{folder}/states", shared=True, size=sum(sizes), dtype=torch.float32
+        )
+        parts = torch.split(flat, sizes)
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _record(self) -> None:
         held = 0
@@ -226,19 +229,21 @@ class ForwardPass:
             self.model.base_model(
                 inputs_embeds=self._hidden[batch.index],
                 position_ids=batch.positions,
-                attention_mask=batch.mask,
+                attention_mask=batch.counted if batch.holes else None,
                 use_cache=False,
             )
         return calls
 
     def _check(self, batch: MicroBatch, layer: int) -> None:
         hidden = self._hidden[batch.index]
-        bad = ~torch.isfinite(hidden.sum(-1)) & (batch.documents >= 0)
+        bad = ~torch.isfinite(hidden.sum(-1)) & batch.counted
         if bool(bad.any()):
-            line = int(bad.any(-1).nonzero()[0])
+            number = int(bad.any(-1).nonzero()[0])
+            line = batch.lines[number]
             raise NumericError(
-                f"layer {layer} gave NaN or infinity for row {batch.rows[line]}, token "
-                f"{int(bad[line].nonzero()[0])}: the checkpoint's weights or this row are damaged"
+                f"layer {layer} gave NaN or infinity for row {line.row}, token "
+                f"{line.start + int(bad[number].nonzero()[0])}: "
+                "the checkpoint's weights or this row are damaged"
             )
 
 
@@ -257,7 +262,3 @@ def _layers_are(model: Any, stand_ins: Sequence[nn.Module]) -> Iterator[None]:
 def _nbytes(call: LayerCall) -> int:
     tensors = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
     return sum(tensor.nbytes for tensor in tensors)
-
-
-def _path_of(model: Any, module: nn.Module) -> str:
-    return next(name for name, candidate in model.named_modules() if candidate is module)
