@@ -73,6 +73,7 @@ class RouterRule:
     or 1 (`none`), and c_j a constant of the expert (Gemma 4: per_expert_scale). `normalise` may
     name a boolean config key that chooses between `selected` and the score's own default.
     `output` says what the router module returns first: `logits` or `probabilities`.
+    Where experts form groups, groups are ranked by the sum of their `group_best` best scores.
     """
 
     module: str
@@ -80,6 +81,23 @@ class RouterRule:
     score: str
     normalise: str
     bias: str | None = None
+    group_best: int = 1
+
+
+@dataclass(frozen=True)
+class AlsoKey:
+    """A config key that some readers need and some writers leave out, and where its value is.
+
+    `source` is a dotted path inside the text model's section. With `{layer}` in it, it is looked
+    up for every layer whose `layer_types` entry is `layers`; a layer without it has the value of
+    the key `otherwise`. The key goes into the text model's section, or to the `top` of the file.
+    """
+
+    key: str
+    source: str
+    layers: str | None = None
+    otherwise: str | None = None
+    top: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,7 @@ class Family:
     rows: tuple[TensorRow, ...]
     config: Mapping[str, tuple[str, ...]]
     sections: tuple[str, ...]
+    also: tuple[AlsoKey, ...]
     router: RouterRule
     post_norm: str | None
     gguf: Mapping[str, Any] = field(repr=False)
@@ -205,6 +224,7 @@ def _load(name: str) -> Family:
         rows=tuple(_row(entry, prefixes) for entry in data["tensor"]),
         config={key: tuple(value) for key, value in config.items()},
         sections=sections,
+        also=tuple(AlsoKey(**entry) for entry in data.get("also", ())),
         router=RouterRule(**data["router"]),
         post_norm=data.get("branch", {}).get("post_norm"),
         gguf=data.get("gguf", {}),

@@ -180,7 +180,7 @@ def _check_experts(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} has no routed experts: secateur works on "
             "Mixture-of-Experts checkpoints"
         )
-    experts = checkpoint.experts
+    experts, routed = checkpoint.experts, set(checkpoint.moe_layers)
     seen: dict[tuple[str, int | None], set[int]] = {}
     for name, place in checkpoint.places.items():
         shape = checkpoint.specs[name].shape
@@ -190,6 +190,11 @@ def _check_experts(checkpoint: Checkpoint) -> None:
                 f"{len(place.row.axes)} axes ({', '.join(place.row.axes)})"
             )
         axis = place.row.expert_axis
+        if (axis is not None or place.expert is not None) and place.layer not in routed:
+            raise CheckpointError(
+                f"tensor {name!r} belongs to routed experts, but layer {place.layer} has no "
+                "router: the checkpoint is incomplete, download it again"
+            )
         if axis is not None and shape[axis] != experts:
             raise CheckpointError(
                 f"tensor {name!r} holds {shape[axis]} experts on axis {axis}, but config.json "

@@ -1,0 +1,127 @@
+"""Editing config.json as text: what has to change changes, every other byte stays.
+
+Reading a config into a library and saving it again drops keys that other readers need and
+adds defaults nobody chose; so the expert count is replaced where it stands, and keys that some
+readers miss are added at the end of their section, in the file's own layout.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from secateur.checkpoint.families import AlsoKey, Family
+from secateur.errors import CheckpointError
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+
+
+class _Member(NamedTuple):
+    """Where a member of a JSON object stands in the text: offsets of key and value."""
+
+    key: int
+    colon: int
+    value: int
+    end: int
+
+
+class _Edit(NamedTuple):
+    start: int
+    end: int
+    text: str
+
+
+def with_experts(text: str, family: Family, experts: int) -> str:
+    """The text of config.json, changed to say `experts` routed experts per layer.
+
+    Every expert-count key that is present is set, in the section that describes the text model;
+    keys of the family's `also` table are added where they are missing. Raises CheckpointError
+    when two such keys disagree or an added key's value is not one number.
+    """
+    config = json.loads(text)
+    section, part = family.section(config)
+    family.number(config, "experts")
+    top = _members(text, _skip(text, 0))
+    members = _members(text, top[section].value) if section else top
+    found = {key: part[key] for key in family.config["experts"] if key in part}
+    if len(set(found.values())) > 1:
+        raise CheckpointError(
+            f"config.json gives several expert counts ({found}): make them agree first"
+        )
+    edits = [_Edit(members[key].value, members[key].end, str(experts)) for key in found]
+    missing: dict[bool, dict[str, Any]] = {True: {}, False: {}}
+    for also in family.also:
+        home = config if also.top else part
+        if also.key not in home and (value := _value(also, part)) is not None:
+            missing[also.top][also.key] = value
+    edits += _appended(text, top, missing[True]) + _appended(text, members, missing[False])
+    for edit in sorted(edits, reverse=True):
+        text = text[: edit.start] + edit.text + text[edit.end :]
+    return text
+
+
+def _value(also: AlsoKey, part: Mapping[str, Any]) -> Any:
+    """What an added key has to say; None when its source is not in this config at all."""
+    if also.source.partition(".")[0] not in part:
+        return None
+    if also.layers is None:
+        return _lookup(part, also.source)
+    otherwise = part.get(also.otherwise) if also.otherwise else None
+    values = {
+        layer: _lookup(part, also.source.replace("{layer}", str(layer)), otherwise)
+        for layer, kind in enumerate(part.get("layer_types", ()))
+        if kind == also.layers
+    }
+    if len(set(values.values())) > 1:
+        first, *_, last = sorted(values, key=lambda layer: (values[layer], layer))
+        raise CheckpointError(
+            f"config.json has {also.source} {values[first]} in layer {first} and {values[last]} "
+            f"in layer {last}; the key {also.key}, which other readers need, can hold only one"
+        )
+    return next(iter(values.values()), None)
+
+
+def _lookup(part: Mapping[str, Any], path: str, otherwise: Any = None) -> Any:
+    value: Any = part
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return otherwise
+        value = value[key]
+    return value
+
+
+def _appended(text: str, members: Mapping[str, _Member], values: Mapping[str, Any]) -> list[_Edit]:
+    """New members after the last one, separated and spaced as that one is."""
+    if not values:
+        return []
+    last = max(members.values())
+    before = text[: last.key]
+    space = before[len(before.rstrip(" \t\r\n")) :]
+    colon = text[last.colon : last.value]
+    added = "".join(f",{space}{json.dumps(k)}{colon}{json.dumps(v)}" for k, v in values.items())
+    return [_Edit(last.end, last.end, added)]
+
+
+def _members(text: str, start: int) -> dict[str, _Member]:
+    """The members of the JSON object that opens at `start`. The text is valid JSON."""
+    members: dict[str, _Member] = {}
+    position = _skip(text, start + 1)
+    while text[position] != "}":
+        key, colon = _DECODER.raw_decode(text, position)
+        value = _skip(text, _skip(text, colon) + 1)
+        _, end = _DECODER.raw_decode(text, value)
+        if key in members:
+            raise CheckpointError(f"config.json has the key {key!r} twice: remove one")
+        members[key] = _Member(position, colon, value, end)
+        position = _skip(text, end)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+    return members
+
+
+def _skip(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position

@@ -1,0 +1,104 @@
+"""An output folder that is complete or absent, whatever happens while it is being made."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secateur.errors import OutputError, WriteError
+
+SUFFIX = ".secateur-incomplete"
+"""Of the folder in which an output is made, beside its final place."""
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
+
+
+@contextmanager
+def complete_or_absent(path: Path) -> Iterator[Path]:
+    """Yield a folder to fill; at the end, and only then, it becomes `path`.
+
+    The folder lies beside `path`, named with SUFFIX. When the block ends well, every file and
+    folder is synced to disk and the folder is renamed. When it raises, KeyboardInterrupt
+    included, it is removed. A kill -9 leaves it behind, and the next run removes it.
+
+    Raises OutputError when `path` exists, or another process is making it; WriteError when
+    the disk fails or is full.
+    """
+    path = Path(os.path.abspath(path))
+    aside = path.with_name(path.name + SUFFIX)
+    _refuse(path)
+    lock = _claim(path, aside)
+    try:
+        yield aside
+        _sync(aside)
+        _refuse(path)
+        aside.rename(path)
+        _sync_one(path.parent)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if error.errno not in _DISK:
+            raise
+        raise _cannot(path, error) from None
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _refuse(path: Path) -> None:
+    if os.path.lexists(path):
+        raise OutputError(f"{path} exists already: remove it, or name another output folder")
+
+
+def _claim(path: Path, aside: Path) -> int:
+    """Make `aside` and lock it; the lock dies with the process, so a free one is a leftover."""
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        if aside.exists():
+            leftover = _lock(path, aside)
+            shutil.rmtree(aside)
+            os.close(leftover)
+        aside.mkdir()
+        return _lock(path, aside)
+    except OSError as error:
+        raise _cannot(path, error) from None
+
+
+def _lock(path: Path, folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OutputError(
+            f"another secateur process is writing {path} right now: wait for it, "
+            "or name another output folder"
+        ) from None
+    return descriptor
+
+
+def _sync(folder: Path) -> None:
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            _sync_one(Path(parent) / name)
+        _sync_one(Path(parent))
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot(path: Path, error: OSError) -> WriteError:
+    return WriteError(
+        f"cannot write {path}: {error.strerror}: make room, or choose a folder you may write to"
+    )

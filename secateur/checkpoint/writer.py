@@ -1,0 +1,254 @@
+"""Writing safetensors shards: all sizes known before the first byte, then bytes at disk speed.
+
+`lay_out` decides the shards and their exact headers from names, types and shapes; nothing is
+read. `write_shards` then copies byte ranges. The same tensors give the same bytes, always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from secateur.checkpoint.finite import refuse_forbidden
+from secateur.checkpoint.pieces import Piece, PiecedTensor
+from secateur.checkpoint.reader import INDEX, SINGLE
+from secateur.checkpoint.tensors import STORAGE
+from secateur.errors import CheckpointError, WriteError
+
+SHARD_LIMIT = 5_000_000_000
+"""Bytes of tensor data per shard; a larger tensor gets a shard of its own."""
+
+_BUFFER = 16 << 20
+"""Bytes per buffer; a multiple of every element size, so that no element is cut in two."""
+
+_BUFFERS = 2
+"""One is being hashed while the other is filled and written."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to write: its header, to the byte, and its tensors in the order of their data."""
+
+    name: str
+    header: bytes = field(repr=False)
+    tensors: tuple[PiecedTensor, ...] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The weight files of a checkpoint, decided. `index` is None for a single shard."""
+
+    shards: tuple[Shard, ...]
+    index: bytes | None = field(repr=False)
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Name -> exact bytes of every file that `write_shards` makes."""
+        sizes = {shard.name: shard.nbytes for shard in self.shards}
+        return sizes if self.index is None else {**sizes, INDEX: len(self.index)}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(self.files.values())
+
+
+def lay_out(tensors: Iterable[PiecedTensor], shard_limit: int = SHARD_LIMIT) -> Layout:
+    """Decide the shards of a checkpoint. Reads nothing; memory is that of the descriptions.
+
+    Shards are filled in the natural order of names, so that a layer's tensors lie together;
+    within a shard wide types come first, which aligns every tensor to its element size.
+    Raises CheckpointError when a name occurs twice or pieces do not add up to their tensor.
+    """
+    ordered = sorted(tensors, key=lambda tensor: _natural(tensor.name))
+    _check(ordered)
+    groups: list[list[PiecedTensor]] = [[]]
+    used = 0
+    for tensor in ordered:
+        if groups[-1] and used + tensor.nbytes > shard_limit:
+            groups.append([])
+            used = 0
+        groups[-1].append(tensor)
+        used += tensor.nbytes
+    names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
+    if len(groups) == 1:
+        names = [SINGLE]
+    shards = tuple(_shard(name, group) for name, group in zip(names, groups, strict=True))
+    return Layout(shards, _index(shards) if len(shards) > 1 else None)
+
+
+def write_shards(
+    folder: Path, layout: Layout, progress: Callable[[int], None] | None = None
+) -> dict[str, str]:
+    """Write the files of `layout` into `folder`; returns name -> sha256 (hex) of each.
+
+    Memory: two buffers of 16 MiB. `progress` is told the bytes of every block written.
+    Refuses NaN and infinity where a tensor does not allow them (CheckpointError, as for a
+    source that cannot be read); raises WriteError, before starting, when the disk has not
+    enough room, and later when a write fails. Files are not yet synced: `folder.py` does that.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < layout.nbytes:
+        raise WriteError(
+            f"{folder} has {free} bytes free, but the output takes {layout.nbytes}: "
+            "make room or choose another disk"
+        )
+    report = progress or (lambda _: None)
+    hashes = {shard.name: _write_shard(folder, shard, report) for shard in layout.shards}
+    if layout.index is not None:
+        with writing(folder / INDEX, len(layout.index)):
+            (folder / INDEX).write_bytes(layout.index)
+        hashes[INDEX] = hashlib.sha256(layout.index).hexdigest()
+    return hashes
+
+
+@contextmanager
+def writing(path: Path, nbytes: int) -> Iterator[None]:
+    """Turn an OSError inside the block into a WriteError about `path` (`nbytes` long)."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free
+        raise WriteError(
+            f"cannot write {path}: {error.strerror} (it takes {nbytes} bytes, {free} are free): "
+            "make room or choose another disk"
+        ) from None
+
+
+def _write_shard(folder: Path, shard: Shard, progress: Callable[[int], None]) -> str:
+    """One shard, its sha256 computed on the way by a second thread."""
+    path = folder / shard.name
+    digest = hashlib.sha256(shard.header)
+    free: SimpleQueue[memoryview] = SimpleQueue()
+    for _ in range(_BUFFERS):
+        free.put(memoryview(bytearray(_BUFFER)))
+
+    def take_in(buffer: memoryview, used: int) -> None:
+        digest.update(buffer[:used])
+        free.put(buffer)
+
+    with ExitStack() as stack:
+        sources = _Sources(stack)
+        with writing(path, shard.nbytes):
+            out = stack.enter_context(path.open("xb", buffering=0))
+            out.write(shard.header)
+        # Leaving the stack waits for the hashes first, then closes the files.
+        hasher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sha256"))
+        for tensor in shard.tensors:
+            element = 0
+            for buffer, used in _filled(tensor, free, sources):
+                block = buffer[:used]
+                refuse_forbidden(tensor.name, tensor.dtype, block, tensor.allowed, element)
+                element += used // STORAGE[tensor.dtype].itemsize
+                hasher.submit(take_in, buffer, used)
+                with writing(path, shard.nbytes):
+                    _write_all(out.fileno(), block)
+                progress(used)
+    return digest.hexdigest()
+
+
+def _filled(
+    tensor: PiecedTensor, free: SimpleQueue[memoryview], sources: _Sources
+) -> Iterator[tuple[memoryview, int]]:
+    """The tensor's bytes as (buffer, bytes used), in buffers taken from `free`."""
+    buffer, used = free.get(), 0
+    for piece in tensor.pieces:
+        position, end = piece.offset, piece.offset + piece.nbytes
+        while position < end:
+            if used == len(buffer):
+                yield buffer, used
+                buffer, used = free.get(), 0
+            stop = min(len(buffer), used + end - position)
+            got = sources.read(piece, position, buffer[used:stop], tensor.name)
+            position += got
+            used += got
+    yield buffer, used
+
+
+class _Sources:
+    """The shards being read, each opened once and closed with the stack."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._descriptors: dict[Path, int] = {}
+
+    def read(self, piece: Piece, position: int, into: memoryview, name: str) -> int:
+        """Read bytes at `position` of the piece's file; at least one, at most what fits."""
+        try:
+            if piece.path not in self._descriptors:
+                file = self._stack.enter_context(piece.path.open("rb", buffering=0))
+                self._descriptors[piece.path] = file.fileno()
+            got = os.preadv(self._descriptors[piece.path], [into], position)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read tensor {name!r} from {piece.path}: {error.strerror}"
+            ) from None
+        if not got:
+            raise CheckpointError(
+                f"{piece.path} ends at byte {position}, inside tensor {name!r}: "
+                "it was changed or truncated after it was opened"
+            )
+        return got
+
+
+def _write_all(descriptor: int, block: memoryview) -> None:
+    while len(block):
+        block = block[os.write(descriptor, block) :]
+
+
+def _shard(name: str, tensors: list[PiecedTensor]) -> Shard:
+    # A stable sort keeps the natural order of names among types of one width.
+    ordered = sorted(tensors, key=lambda tensor: -STORAGE[tensor.dtype].itemsize)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for tensor in ordered:
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + tensor.nbytes],
+        }
+        position += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return Shard(name, len(text).to_bytes(8, "little") + text, tuple(ordered))
+
+
+def _index(shards: tuple[Shard, ...]) -> bytes:
+    """The index, as transformers writes it: sorted, indented by two, a newline at the end."""
+    index = {
+        "metadata": {"total_size": sum(t.nbytes for shard in shards for t in shard.tensors)},
+        "weight_map": {t.name: shard.name for shard in shards for t in shard.tensors},
+    }
+    return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _check(ordered: list[PiecedTensor]) -> None:
+    for tensor, following in zip(ordered, [*ordered[1:], None], strict=True):
+        if following is not None and tensor.name == following.name:
+            raise CheckpointError(f"tensor {tensor.name!r} would be written twice")
+        if (given := sum(piece.nbytes for piece in tensor.pieces)) != tensor.nbytes:
+            raise CheckpointError(
+                f"tensor {tensor.name!r} has pieces of {given} bytes, but {tensor.dtype} "
+                f"{list(tensor.shape)} takes {tensor.nbytes}"
+            )
+
+
+def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key in which layer 10 comes after layer 9."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
