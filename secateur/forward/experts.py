@@ -42,7 +42,13 @@ class ExpertPairs(NamedTuple):
 
 
 class Watcher(Protocol):
-    """Who wants to see the experts work."""
+    """Who wants to see the experts work.
+
+    `counted` is bool [T]: other tokens are not sent to any expert, and their output is zero.
+    """
+
+    @property
+    def counted(self) -> Tensor: ...
 
     def chosen(self, hidden: Tensor, experts: Tensor, gates: Tensor) -> None:
         """Called once per MoE layer: hidden [T, H], experts [T, K], gates [T, K]."""
@@ -108,9 +114,13 @@ def observed_experts(
     slots = top_k_index.shape[-1]
     if watcher is not None:
         watcher.chosen(hidden, top_k_index, top_k_weights)
-    chosen = top_k_index.reshape(-1)
+    chosen = top_k_index
+    if watcher is not None:
+        # Filling goes to an expert that does not exist, behind all others.
+        chosen = chosen.masked_fill(~watcher.counted.unsqueeze(-1), module.num_experts)
+    chosen = chosen.reshape(-1)
     order = torch.argsort(chosen, stable=True)
-    counts = torch.bincount(chosen, minlength=module.num_experts).tolist()
+    counts = torch.bincount(chosen, minlength=module.num_experts).tolist()[: module.num_experts]
     token = torch.div(order, slots, rounding_mode="floor")
     slot = order - token * slots
     gates = top_k_weights.reshape(-1)[order].float()

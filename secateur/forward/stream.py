@@ -74,9 +74,14 @@ class ForwardPass:
         *,
         workers: int,
         hidden_limit: int = HIDDEN_LIMIT,
+        skip_bad: bool = False,
     ) -> None:
         self.model = build_skeleton(source)
         self.batches = batches
+        self.family = source.family
+        self.skipped = 0
+        self.skip_bad = skip_bad
+        self._counted = [batch.counted.clone() for batch in batches]
         self._source = source
         self._workers = max(1, workers)
         self._hidden_limit = hidden_limit
@@ -105,6 +110,10 @@ class ForwardPass:
         """float32 [B, L, H]: the hidden states of a micro-batch before the next layer."""
         return self._hidden[batch.index]
 
+    def counted(self, batch: MicroBatch) -> Tensor:
+        """bool [B, L]: the tokens of a micro-batch that (still) count."""
+        return self._counted[batch.index]
+
     @contextmanager
     def loaded(self, layer: int) -> Iterator[nn.Module]:
         """The decoder layer `layer` with its weights."""
@@ -122,8 +131,8 @@ class ForwardPass:
         """Push all micro-batches through a loaded layer.
 
         `watch` gives each micro-batch its watcher (called in the worker's thread); `done` is
-        called in this thread, in the order of the micro-batches. Raises NumericError when a
-        token that counts becomes NaN or infinite.
+        called in this thread, in the order of the micro-batches. When a token that counts
+        becomes NaN or infinite: NumericError, or with `skip_bad` it stops counting.
         """
 
         def step(batch: MicroBatch) -> MicroBatch:
@@ -139,8 +148,8 @@ class ForwardPass:
             return batch
 
         for batch in self._pool.map(step, self.batches):
-            self._check(batch, layer)
             done(batch)
+            self._check(batch, layer)
 
     def logits(self, batch: MicroBatch, where: Tensor) -> Tensor:
         """float32 [n, V]: logits at the flattened positions `where` (int64 [n]) of a micro-batch.
@@ -235,9 +244,11 @@ class ForwardPass:
         return calls
 
     def _check(self, batch: MicroBatch, layer: int) -> None:
-        hidden = self._hidden[batch.index]
-        bad = ~torch.isfinite(hidden.sum(-1)) & batch.counted
-        if bool(bad.any()):
+        hidden, counted = self._hidden[batch.index], self._counted[batch.index]
+        bad = ~torch.isfinite(hidden.sum(-1)) & counted
+        if not bool(bad.any()):
+            return
+        if not self.skip_bad:
             number = int(bad.any(-1).nonzero()[0])
             line = batch.lines[number]
             raise NumericError(
@@ -245,6 +256,9 @@ class ForwardPass:
                 f"{line.start + int(bad[number].nonzero()[0])}: "
                 "the checkpoint's weights or this row are damaged"
             )
+        self.skipped += int(bad.sum())
+        counted &= ~bad
+        hidden[bad] = 0.0
 
 
 @contextmanager
