@@ -1,0 +1,117 @@
+"""A mix and a tokenizer to the rows that calibrate a model.
+
+Everything is decided by the mix, its seed and the content of its sources: the same three give
+the same rows and the same hash on every machine. The chosen documents of all sources are
+shuffled together before they are packed, so any first part of the rows is a fair sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from secateur.calibration.evaluation_sets import evaluation_set
+from secateur.calibration.mix import Mix, mix_names, read_mix
+from secateur.calibration.packing import Document, pack
+from secateur.calibration.row_file import load_rows
+from secateur.calibration.rows import PADDING, Corpus, Row, Sample, attention_mask, corpus_of
+from secateur.calibration.sampling import Chosen, Progress, Sampling, take
+from secateur.calibration.thoughts import thought_format, unknown_markers
+from secateur.calibration.tokenizer import load_tokenizer, tokenizer_sha256
+from secateur.errors import CorpusError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "PADDING", "Corpus", "Progress", "Row", "Sample", "attention_mask", "load_corpus",
+    "load_rows", "load_tokenizer", "mix_names",
+]  # fmt: skip
+
+
+def load_corpus(
+    mix: Path | str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int | None = None,
+    sequence_length: int | None = None,
+    vocab_size: int | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Build the rows of a mix, named by path (.yaml, .jsonl, .txt) or by name (`mix_names()`).
+
+    `seed` and `sequence_length` (tokens) take the place of the mix's own. `vocab_size`: of the
+    model, to refuse token ids that it does not have.
+    Raises CorpusError for anything wrong with the mix, its sources or their records, and
+    EngineError when the hub cannot be reached. Peak memory: the token ids of the corpus and the
+    largest local file, parsed.
+    """
+    plan = _overridden(read_mix(mix), seed, sequence_length)
+    thought, warnings = _thought(plan, tokenizer)
+    sampling = Sampling(
+        tokenizer, plan.seed, plan.sequence_length, plan.overlong, thought, vocab_size, progress
+    )
+    chosen: list[Chosen] = []
+    origins = []
+    seen: set[str] = set()
+    for index, source in enumerate(plan.sources):
+        if (known := evaluation_set(source)) is not None:
+            warnings.append(
+                f"source {source.name!r} reads {known}, a set that models are scored on; scores "
+                "on it will flatter a model that was calibrated with this corpus"
+            )
+        taken = take(source, index, sampling, seen)
+        chosen += taken.chosen
+        origins.append(taken.origin)
+        warnings += taken.warnings
+    if not chosen:
+        raise CorpusError(f"the mix {plan.name!r} has no usable documents, so it gives no rows")
+    order = np.random.Generator(np.random.PCG64([plan.seed, len(plan.sources)]))
+    documents = (
+        Document(int(index), chosen[index].sample.category, chosen[index].input_ids)
+        for index in order.permutation(len(chosen))
+    )
+    description = {
+        "mix": plan.name,
+        "seed": plan.seed,
+        "sequence_length": plan.sequence_length,
+        "overlong": plan.overlong,
+        "packed": plan.pack,
+        "thought": thought,
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "sources": origins,
+        "warnings": warnings,
+    }
+    return corpus_of(
+        pack(documents, plan.sequence_length, together=plan.pack),
+        (entry.sample for entry in chosen),
+        description,
+    )
+
+
+def _overridden(mix: Mix, seed: int | None, sequence_length: int | None) -> Mix:
+    if seed is not None and seed < 0:
+        raise CorpusError(f"seed is {seed}, expected 0 or more")
+    if sequence_length is not None and sequence_length < 1:
+        raise CorpusError(f"sequence length is {sequence_length} tokens, expected 1 or more")
+    return replace(
+        mix,
+        seed=mix.seed if seed is None else seed,
+        sequence_length=mix.sequence_length if sequence_length is None else sequence_length,
+    )
+
+
+def _thought(mix: Mix, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, list[str]]:
+    """The format of the mix's thoughts, if it has any, and warnings about it."""
+    if not any(source.fields.thought or source.thought_tags for source in mix.sources):
+        return None, []
+    form = thought_format(tokenizer, mix.thought)
+    unknown = [] if form is None else unknown_markers(form, tokenizer)
+    return form, [
+        f"the mix writes thoughts with {marker}, which is no token of this tokenizer; its "
+        "`thought` may be the format of another model"
+        for marker in unknown
+    ]

@@ -1,0 +1,225 @@
+"""A mix: the YAML file that says which texts calibrate a model, and how many of each.
+
+    seed: 42                  # decides which documents, and their order
+    sequence_length: 2048     # tokens a row
+    overlong: split           # split | truncate | drop: documents longer than that
+    pack: true                # several documents in a row; false: one each
+    tokens: 48600             # optional total, shared out by each source's `weight`
+    thought: "<|channel>thought\\n{thought}\\n<channel|>"   # optional, see `thoughts.py`
+    sources:
+      - name: chat
+        path: chat.jsonl      # .jsonl, a text file, or a folder that `datasets` reads; or
+        hub: owner/name       #   a data set of the hub, with config, split, revision
+        category: chat        # or category_field: the field that names it; or the source's name
+        fields: {messages: messages, tools: tools}      # see `fields.py`
+        samples: 1000         # or tokens: 20000, or weight: 0.3, or nothing: all of it
+        allow_short: false    # true: fewer than that is a warning, not an error
+        separator: "\\n\\n"     # text files only: what stands between documents
+        thought_tags: ["<think>", "</think>"]           # thoughts inside the answers
+        template: {enable_thinking: true}               # arguments of the chat template
+
+A mix is named by its path or, if it comes with secateur, by its name. Paths in it are relative
+to the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from secateur.calibration.fields import FIELDS, Fields, fields_of
+from secateur.calibration.settings import Settings, read_yaml
+from secateur.errors import CorpusError
+
+MIXES = Path(__file__).parent / "mixes"
+
+Overlong = Literal["split", "truncate", "drop"]
+_MIX_KEYS = (
+    "name", "description", "seed", "sequence_length", "overlong", "pack", "tokens", "thought",
+    "sources",
+)  # fmt: skip
+_SOURCE_KEYS = (
+    "name", "path", "hub", "config", "split", "revision", "category", "category_field", "fields",
+    "samples", "tokens", "weight", "allow_short", "separator", "thought_tags", "template",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One named source. One of `path` and `hub` is set, one of `category` and `category_field`,
+    and at most one of `samples` and `tokens`; neither means all of it. `location` is the path
+    or the id as the mix gives it.
+    """
+
+    name: str
+    location: str
+    path: Path | None
+    hub: str | None
+    config: str | None
+    split: str
+    revision: str | None
+    category: str | None
+    category_field: str | None
+    fields: Fields
+    samples: int | None
+    tokens: int | None
+    allow_short: bool
+    separator: str | None
+    thought_tags: tuple[str, str] | None
+    template: Mapping[str, Any]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The fields of a record that are looked at."""
+        category = () if self.category_field is None else (self.category_field,)
+        return (*self.fields.columns, *category)
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A checked mix; weights are resolved to tokens. `thought`: see `thoughts.py`."""
+
+    name: str
+    seed: int
+    sequence_length: int
+    overlong: Overlong
+    pack: bool
+    thought: str | None
+    sources: tuple[Source, ...]
+
+
+def mix_names() -> tuple[str, ...]:
+    """The names of the mixes that come with secateur."""
+    return tuple(sorted(path.stem for path in MIXES.glob("*.yaml")))
+
+
+def read_mix(name: str | Path) -> Mix:
+    """Read a mix by path or name. A .jsonl or .txt file is a mix of that one source.
+
+    Raises CorpusError with the file, the source and the key that is wrong.
+    """
+    path = Path(name)
+    if path.suffix in (".jsonl", ".txt"):
+        return _mix({"sources": [{"name": path.stem, "path": path.name}]}, path)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name) not in mix_names():
+            raise CorpusError(
+                f"no mix is called {str(name)!r}; give a .yaml, .jsonl or .txt file, or one of "
+                f"{', '.join(mix_names())}"
+            )
+        path = MIXES / f"{name}.yaml"
+    return _mix(read_yaml(path), path)
+
+
+class _Share(NamedTuple):
+    source: Source
+    weight: Fraction
+
+
+def _mix(content: object, path: Path) -> Mix:
+    where = str(path)
+    given = Settings.of(content, where, _MIX_KEYS)
+    entries = given.listing("sources")
+    if not entries:
+        raise CorpusError(f"{where}: no sources; list at least one under `sources`")
+    total = given.whole("tokens", 1)
+    shares = [_share(entry, index, path, total) for index, entry in enumerate(entries)]
+    names = [share.source.name for share in shares]
+    for name in names:
+        if names.count(name) > 1:
+            raise CorpusError(f"{where}: two sources are called {name!r}; names must differ")
+    thought = given.text("thought")
+    if thought is not None and thought.count("{thought}") != 1:
+        raise CorpusError(f"{where}: thought is {thought!r}, expected {{thought}} once in it")
+    given.text("description")
+    return Mix(
+        name=given.text("name") or path.stem,
+        seed=42 if (seed := given.whole("seed", 0)) is None else seed,
+        sequence_length=given.whole("sequence_length", 1) or 2048,
+        overlong=cast(Overlong, given.choice("overlong", ("split", "truncate", "drop"))),
+        pack=given.flag("pack", True),
+        thought=thought,
+        sources=_divided(total, shares, where),
+    )
+
+
+def _divided(total: int | None, shares: list[_Share], where: str) -> tuple[Source, ...]:
+    """The sources, with `total` tokens divided by weight; the parts add up to it exactly."""
+    if total is None:
+        return tuple(share.source for share in shares)
+    sum_of_weights = sum((share.weight for share in shares), Fraction())
+    sources: list[Source] = []
+    before = Fraction()
+    for source, weight in shares:
+        start = round(total * before / sum_of_weights)
+        before += weight
+        tokens = round(total * before / sum_of_weights) - start
+        if tokens < 1:
+            raise CorpusError(
+                f"{where}: source {source.name!r}: its weight leaves it none of {total} tokens"
+            )
+        sources.append(replace(source, tokens=tokens))
+    return tuple(sources)
+
+
+def _share(entry: object, index: int, mix: Path, total: int | None) -> _Share:
+    given = Settings.of(entry, f"{mix}: sources[{index}]", _SOURCE_KEYS)
+    name = given.text("name")
+    if name is None:
+        raise CorpusError(f"{given.where}: no name; every source needs one")
+    where = f"{mix}: source {name!r}"
+    given = replace(given, where=where)
+    path, hub = given.text("path"), given.text("hub")
+    location = path if hub is None else hub
+    if location is None or (path is not None and hub is not None):
+        raise CorpusError(f"{where}: give either `path` or `hub`")
+    if hub is None and "revision" in given.values:
+        raise CorpusError(f"{where}: `revision` goes with `hub`; a path is pinned by its hash")
+    category, category_field = given.text("category"), given.text("category_field")
+    if category is not None and category_field is not None:
+        raise CorpusError(f"{where}: give `category` or `category_field`, not both")
+    source = Source(
+        name=name,
+        location=location,
+        path=None if path is None else mix.parent / path,
+        hub=hub,
+        config=given.text("config"),
+        split=given.text("split") or "train",
+        revision=given.text("revision"),
+        category=name if category is None and category_field is None else category,
+        category_field=category_field,
+        fields=fields_of(given.pairs("fields") or FIELDS, where),
+        samples=given.whole("samples", 1),
+        tokens=given.whole("tokens", 1),
+        allow_short=given.flag("allow_short", False),
+        separator=given.text("separator"),
+        thought_tags=_tags(given),
+        template=given.pairs("template") or {},
+    )
+    return _Share(source, _weight(given, total))
+
+
+def _weight(given: Settings, total: int | None) -> Fraction:
+    amounts = [key for key in ("samples", "tokens", "weight") if key in given.values]
+    if len(amounts) > 1:
+        raise CorpusError(f"{given.where}: give {amounts[0]} or {amounts[1]}, not both")
+    if total is not None and amounts != ["weight"]:
+        raise CorpusError(f"{given.where}: the mix shares out `tokens`, so give its `weight`")
+    if total is None and amounts == ["weight"]:
+        raise CorpusError(f"{given.where}: `weight` is a share of the mix's `tokens`; give those")
+    weight = given.values.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
+        raise CorpusError(f"{given.where}: weight is {weight!r:.60}, expected a number above 0")
+    return Fraction(str(weight))
+
+
+def _tags(given: Settings) -> tuple[str, str] | None:
+    tags = given.listing("thought_tags")
+    if tags is None:
+        return None
+    if len(tags) != 2 or not all(isinstance(tag, str) and tag for tag in tags):
+        raise CorpusError(f"{given.where}: thought_tags is {tags!r}, expected [opening, closing]")
+    return (tags[0], tags[1])

@@ -1,0 +1,106 @@
+"""`--rows FILE.jsonl`: rows that somebody else made, used exactly as given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.calibration.json_lines import read_json_lines
+from secateur.calibration.rows import PADDING, Corpus, Row, Sample, corpus_of
+from secateur.errors import CorpusError
+
+_KEYS = ("input_ids", "attention_mask", "category")
+_CATEGORY = "rows"
+
+
+def load_rows(path: Path | str, vocab_size: int) -> Corpus:
+    """Read one row a line: `input_ids`, optionally `attention_mask` and `category`.
+
+    Each row is one document, never split, packed, shuffled or deduplicated; tokens with mask 0
+    are padding. Raises CorpusError with file and line number for anything else.
+    """
+    path = Path(path)
+    lines = read_json_lines(path)
+    rows: list[Row] = []
+    samples: list[Sample] = []
+    for number, record in zip(lines.lines, lines.records, strict=True):
+        row = _row(record, len(samples), vocab_size, f"{path}:{number}")
+        content = json.dumps(row.input_ids.tolist(), separators=(",", ":"))
+        sha256 = hashlib.sha256(content.encode()).hexdigest()
+        tokens = int(np.count_nonzero(row.documents != PADDING))
+        rows.append(row)
+        samples.append(Sample(path.name, row.category, sha256, tokens))
+    if not rows:
+        raise CorpusError(f"{path} holds no rows; give one JSON object with input_ids a line")
+    description = {
+        "rows_file": path.name,
+        "rows_file_sha256": lines.sha256,
+        "sequence_length": max(len(row.input_ids) for row in rows),
+        "packed": False,
+        "warnings": [],
+    }
+    return corpus_of(rows, samples, description)
+
+
+def _row(record: Mapping[str, Any], sample: int, vocab_size: int, where: str) -> Row:
+    unknown = sorted(set(record) - set(_KEYS))
+    if unknown:
+        raise CorpusError(f"{where}: unknown key {unknown[0]!r}; a row has {', '.join(_KEYS)}")
+    if "input_ids" not in record:
+        raise CorpusError(f"{where}: no input_ids; a row is a list of token ids under that key")
+    category = record.get("category", _CATEGORY)
+    if not isinstance(category, str) or not category:
+        raise CorpusError(f"{where}: category is {category!r}, expected a name")
+    ids = _integers(record["input_ids"], "input_ids", where)
+    for index, token in enumerate(ids):
+        if not 0 <= token < vocab_size:
+            raise CorpusError(
+                f"{where}: input_ids[{index}] is {token}, but the model's vocabulary is "
+                f"0 to {vocab_size - 1}; the rows were made with another tokenizer"
+            )
+    mask = _mask(record.get("attention_mask"), len(ids), where)
+    real = np.flatnonzero(mask)
+    positions = np.arange(len(ids), dtype=np.int32) - np.int32(real[0])
+    # Padding at the ends stands at position 0, which makes each of its tokens a sequence of its
+    # own; padding inside keeps its place, because the tokens around it see each other.
+    positions[: real[0]] = 0
+    positions[real[-1] + 1 :] = 0
+    return Row(
+        input_ids=np.array(ids, np.int64),
+        documents=np.where(mask, 0, PADDING).astype(np.int32),
+        positions=positions,
+        category=category,
+        samples=(sample,),
+    )
+
+
+def _mask(value: object, length: int, where: str) -> NDArray[np.bool_]:
+    if value is None:
+        return np.ones(length, np.bool_)
+    mask = _integers(value, "attention_mask", where)
+    if len(mask) != length:
+        raise CorpusError(
+            f"{where}: attention_mask has {len(mask)} entries, but input_ids has {length}"
+        )
+    for index, entry in enumerate(mask):
+        if entry not in (0, 1):
+            raise CorpusError(f"{where}: attention_mask[{index}] is {entry}, expected 0 or 1")
+    if not any(mask):
+        raise CorpusError(f"{where}: attention_mask is 0 everywhere, the row has no token")
+    return np.array(mask, np.bool_)
+
+
+def _integers(value: object, key: str, where: str) -> list[int]:
+    if not isinstance(value, list) or not value:
+        found = "an empty list" if value == [] else type(value).__name__
+        raise CorpusError(f"{where}: {key} is {found}, expected a list of integers")
+    for index, entry in enumerate(value):
+        if type(entry) is not int:
+            raise CorpusError(f"{where}: {key}[{index}] is {entry!r:.40}, expected an integer")
+    return value

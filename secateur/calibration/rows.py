@@ -1,0 +1,120 @@
+"""What the model runs to be observed: rows of tokens, and where each token came from.
+
+A row is one sequence. Several documents may lie in it one after the other, and none may see
+another. transformers separates them by itself, for every attention implementation and family,
+when the positions restart with each document and neither a mask nor a cache is given:
+
+    model(input_ids=ids[None], position_ids=positions[None],
+          attention_mask=attention_mask(row), use_cache=False)
+
+Both a mask of ones and `use_cache=True` switch that off silently. The batch may hold several
+rows. Padding has position 0 at every token, so each padding token is a sequence of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+PADDING = -1
+
+
+class Row(NamedTuple):
+    """One sequence, with documents of one category only, so that sums per category are exact.
+
+    `input_ids` [token] int64. `documents` [token] int32: index of the token's document in this
+    row, or -1 for padding, which is neither attended to nor counted. `positions` [token] int32
+    restart at 0 with each document. `samples`: for each document of the row, its index into
+    `Corpus.samples`; the pieces of a document that was split name the same sample.
+    """
+
+    input_ids: NDArray[np.int64]
+    documents: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    category: str
+    samples: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One document as it was read. `tokens` counts those that are in the rows.
+
+    `sha256` is over the canonical JSON of the whole text or messages, before any cut.
+    """
+
+    source: str
+    category: str
+    sha256: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """All rows of a calibration run. `sha256` is over the rows, in order.
+
+    `description` can be written as JSON: seed, sequence length, sources with their revision or
+    hash, tokenizer hash, counts, and `warnings`, a list of sentences to show to the user.
+    """
+
+    rows: tuple[Row, ...]
+    samples: tuple[Sample, ...]
+    categories: tuple[str, ...]
+    description: Mapping[str, Any]
+    sha256: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that count, over all rows; padding does not."""
+        return sum(int(np.count_nonzero(row.documents != PADDING)) for row in self.rows)
+
+
+def corpus_of(
+    rows: Iterable[Row], samples: Iterable[Sample], description: Mapping[str, Any]
+) -> Corpus:
+    """A corpus with its hash, its sorted categories and the token counts in its description."""
+    all_rows = tuple(rows)
+    counts: dict[str, int] = {}
+    for row in all_rows:
+        real = int(np.count_nonzero(row.documents != PADDING))
+        counts[row.category] = counts.get(row.category, 0) + real
+    categories = tuple(sorted(counts))
+    counted = {
+        **description,
+        "rows": len(all_rows),
+        "tokens": sum(counts.values()),
+        "tokens_by_category": {category: counts[category] for category in categories},
+    }
+    return Corpus(all_rows, tuple(samples), categories, counted, _sha256(all_rows))
+
+
+def attention_mask(row: Row) -> NDArray[np.bool_] | None:
+    """The mask [token] to run this row with, or None (the usual case) when positions suffice.
+
+    Only padding between two tokens of one document needs a mask; such a row, which a packed
+    corpus never has, is run alone and may hold one document only.
+    """
+    mask: NDArray[np.bool_] = row.documents != PADDING
+    real = np.flatnonzero(mask)
+    if len(row.samples) > 1 or len(real) == real[-1] - real[0] + 1:
+        return None
+    return mask
+
+
+def _sha256(rows: tuple[Row, ...]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        category = row.category.encode()
+        digest.update(
+            np.array([len(row.input_ids), len(row.samples), len(category)], "<i8").tobytes()
+        )
+        digest.update(category)
+        digest.update(np.asarray(row.samples, "<i8").tobytes())
+        digest.update(row.input_ids.astype("<i8").tobytes())
+        digest.update(row.documents.astype("<i4").tobytes())
+        digest.update(row.positions.astype("<i4").tobytes())
+    return digest.hexdigest()

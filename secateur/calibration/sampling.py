@@ -1,0 +1,159 @@
+"""Which documents of a source go into the corpus, and how much of each.
+
+A source is read in an order shuffled by the seed. A document that any source gave before (same
+content hash) is passed over, so is an empty one; both are counted. `samples: N` takes the first
+N; `tokens: N` takes documents until they reach N tokens and cuts the last one there, so that
+the count is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.calibration.fields import Content, content_sha256, read_content
+from secateur.calibration.hub_data import is_commit
+from secateur.calibration.json_lines import Record
+from secateur.calibration.mix import Overlong, Source
+from secateur.calibration.records import open_records
+from secateur.calibration.render import token_ids
+from secateur.calibration.rows import Sample
+from secateur.errors import CorpusError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Progress = Callable[[str, int, int], None]
+"""Called after each document: name of the source, how much is done, of how much."""
+
+
+class Chosen(NamedTuple):
+    """A document of the corpus and its tokens [token] int64."""
+
+    sample: Sample
+    input_ids: NDArray[np.int64]
+
+
+class Sampling(NamedTuple):
+    """What is the same for all sources. `thought`: the format of thoughts, see `thoughts.py`.
+
+    `vocab_size`: of the model, if known; a token id beyond it is an error.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    sequence_length: int
+    overlong: Overlong
+    thought: str | None
+    vocab_size: int | None
+    progress: Progress | None
+
+
+class Taken(NamedTuple):
+    """What one source gave, what the description says of it, and warnings."""
+
+    chosen: list[Chosen]
+    origin: dict[str, Any]
+    warnings: list[str]
+
+
+def take(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Taken:
+    """Choose the documents of source number `index`; their hashes are added to `seen`.
+
+    Raises CorpusError for a record that cannot be used, a token id beyond the vocabulary, and a
+    source that has less than was asked of it, unless it allows that.
+    """
+    found = open_records(source)
+    order = np.random.Generator(np.random.PCG64([sampling.seed, index]))
+    counts = {"duplicates": 0, "empty": 0, "dropped": 0, "truncated": 0}
+    chosen: list[Chosen] = []
+    tokens = 0
+    for position in order.permutation(len(found.records)):
+        if len(chosen) == source.samples or tokens == source.tokens:
+            break
+        record, where = found.records[int(position)], found.place(int(position))
+        content = read_content(record, source.fields, source.thought_tags, where)
+        sha256 = content_sha256(content, where)
+        if sha256 in seen:
+            counts["duplicates"] += 1
+            continue
+        seen.add(sha256)
+        ids = _tokens(content, source, sampling, where)
+        too_long = len(ids) > sampling.sequence_length
+        if not len(ids):
+            counts["empty"] += 1
+            continue
+        if too_long and sampling.overlong == "drop":
+            counts["dropped"] += 1
+            continue
+        if too_long and sampling.overlong == "truncate":
+            counts["truncated"] += 1
+            ids = ids[: sampling.sequence_length]
+        if source.tokens is not None:
+            ids = ids[: source.tokens - tokens]
+        tokens += len(ids)
+        sample = Sample(source.name, _category(record, source, where), sha256, len(ids))
+        chosen.append(Chosen(sample, ids))
+        if sampling.progress is not None:
+            done = len(chosen) if source.tokens is None else tokens
+            total = source.tokens or source.samples or len(found.records)
+            sampling.progress(source.name, done, total)
+    origin = {
+        "name": source.name, **found.origin, "samples": len(chosen), "tokens": tokens, **counts,
+    }  # fmt: skip
+    warnings = _shortage(source, len(chosen), tokens, counts)
+    if source.hub is not None and not is_commit(origin["revision"]):
+        warnings.append(
+            f"source {source.name!r}: which revision of {source.hub} was read is not known, so "
+            "this corpus may not be made again; give its commit (40 hex digits) as `revision`"
+        )
+    return Taken(chosen, origin, warnings)
+
+
+def _tokens(content: Content, source: Source, sampling: Sampling, where: str) -> NDArray[np.int64]:
+    """The tokens [token] of a document; none if there is not a word in it."""
+    if content.text is not None and not content.text.strip():
+        return np.empty(0, np.int64)
+    if content.text is None and not any(
+        message.get("content") or message.get("tool_calls") for message in content.messages
+    ):
+        return np.empty(0, np.int64)
+    ids = token_ids(content, sampling.tokenizer, source.template, sampling.thought, where)
+    if sampling.vocab_size is not None and len(ids) and ids.max() >= sampling.vocab_size:
+        raise CorpusError(
+            f"{where}: the tokenizer gives token {ids.max()}, but the model's vocabulary is 0 to "
+            f"{sampling.vocab_size - 1}; the tokenizer is of another model"
+        )
+    return ids
+
+
+def _category(record: Record, source: Source, where: str) -> str:
+    if source.category_field is None:
+        assert source.category is not None  # a Source has one of the two
+        return source.category
+    category = record.get(source.category_field)
+    if not isinstance(category, str) or not category:
+        raise CorpusError(
+            f"{where}: {source.category_field} is {category!r}, expected the name of a category"
+        )
+    return category
+
+
+def _shortage(source: Source, samples: int, tokens: int, counts: dict[str, int]) -> list[str]:
+    """A warning if the source has less than was asked; an error unless it allows that."""
+    got, wanted, unit = samples, source.samples or 1, "samples"
+    if source.tokens is not None:
+        got, wanted, unit = tokens, source.tokens, "tokens"
+    if got >= wanted:
+        return []
+    passed_over = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    message = (
+        f"source {source.name!r}: {source.location} has only {got} of {wanted} {unit}"
+        f"{f' ({passed_over})' if passed_over else ''}"
+    )
+    if not source.allow_short:
+        raise CorpusError(f"{message}; ask for fewer, or set allow_short: true")
+    return [message]

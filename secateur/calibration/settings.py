@@ -1,0 +1,105 @@
+"""YAML settings read strictly: known keys only, each once, each of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from secateur.errors import CorpusError
+
+_T = TypeVar("_T")
+
+
+def read_yaml(path: Path) -> object:
+    """The content of a YAML file. Raises CorpusError naming the file, and the line if it can."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"cannot read {path}: not UTF-8") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CorpusError(f"{path}: not usable YAML: {' '.join(str(error).split())}") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A key given twice is an error; plain YAML forgets the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(None, None, f"{key.value!r} twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A mapping of settings, and where it stands. Every method raises CorpusError naming both.
+
+    A key without a value counts as not given.
+    """
+
+    values: Mapping[str, Any]
+    where: str
+
+    @classmethod
+    def of(cls, content: object, where: str, known: Collection[str]) -> Settings:
+        """Take a mapping whose keys are all `known`."""
+        if not isinstance(content, dict):
+            found = "nothing" if content is None else f"a {type(content).__name__}"
+            raise CorpusError(f"{where}: found {found}, expected `key: value` lines")
+        for key in content:
+            if key not in known:
+                raise CorpusError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
+        return cls({key: value for key, value in content.items() if value is not None}, where)
+
+    def text(self, key: str) -> str | None:
+        """Text that is not empty."""
+        value = self._of_kind(key, str, "text (quote it)")
+        if value == "":
+            raise CorpusError(f"{self.where}: {key} is empty, expected text")
+        return value
+
+    def whole(self, key: str, least: int) -> int | None:
+        """A whole number of at least `least`."""
+        value = self._of_kind(key, int, "a whole number")
+        if value is not None and value < least:
+            raise CorpusError(f"{self.where}: {key} is {value}, expected {least} or more")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self._of_kind(key, bool, "true or false")
+        return default if value is None else value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        """One of `choices`; the first if not given."""
+        value = self.text(key)
+        if value is not None and value not in choices:
+            raise CorpusError(
+                f"{self.where}: {key} is {value!r}, expected one of {', '.join(choices)}"
+            )
+        return value or choices[0]
+
+    def listing(self, key: str) -> list[Any] | None:
+        """A list."""
+        return self._of_kind(key, list, "a list")
+
+    def pairs(self, key: str) -> dict[Any, Any] | None:
+        """A mapping."""
+        return self._of_kind(key, dict, "`key: value` pairs")
+
+    def _of_kind(self, key: str, kind: type[_T], expected: str) -> _T | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise CorpusError(f"{self.where}: {key} is {value!r:.60}, expected {expected}")
+        return value

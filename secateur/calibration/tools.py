@@ -1,0 +1,119 @@
+"""Messages, tools and tool calls in the one form that chat templates expect.
+
+Data sets keep them as lists or as JSON in a string, with a tool's `function` wrapper or without
+it, and with arguments as an object or as a string of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.errors import CorpusError
+
+_JSON_TYPES = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "list": "array",
+    "tuple": "array",
+    "set": "array",
+    "dict": "object",
+}
+"""Python's type names, which flat tool lists use, in JSON schema's words."""
+
+
+def messages_of(value: object, where: str) -> list[dict[str, Any]]:
+    """A conversation; keys without a value are left out, content excepted.
+
+    Raises CorpusError when it is empty or a message has no role or another kind of content.
+    """
+    messages: list[dict[str, Any]] = []
+    for index, message in enumerate(_objects(value, "messages", where)):
+        place = f"{where}: messages[{index}]"
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not role:
+            raise CorpusError(f"{place} has role {role!r}, expected user, assistant, ...")
+        if content is not None and not isinstance(content, str | list):
+            raise CorpusError(f"{place} has a {type(content).__name__} as content, expected text")
+        kept = {key: item for key, item in message.items() if item is not None or key == "content"}
+        if "tool_calls" in kept:
+            kept["tool_calls"] = tool_calls_of(kept["tool_calls"], place)
+        messages.append(kept)
+    if not messages:
+        raise CorpusError(f"{where}: messages is empty")
+    return messages
+
+
+def tools_of(value: object, where: str) -> list[dict[str, Any]]:
+    """Tool declarations, each `{"type": "function", "function": {...}}`; none is fine."""
+    if value is None or value == "":
+        return []
+    tools: list[dict[str, Any]] = []
+    for index, tool in enumerate(_objects(value, "tools", where)):
+        function = tool.get("function", tool)
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise CorpusError(f"{where}: tools[{index}] has no function with a name")
+        wrapped = {"type": "function", "function": _function(tool)}
+        tools.append(dict(tool) if "function" in tool else wrapped)
+    return tools
+
+
+def tool_calls_of(value: object, where: str) -> list[dict[str, Any]]:
+    """Tool calls, each `{"type": "function", "function": {"name", "arguments"}}`.
+
+    Arguments that are a string of a JSON object become that object; any other string is what
+    the model wrote and stays.
+    """
+    calls: list[dict[str, Any]] = []
+    for index, call in enumerate(_objects(value, "tool_calls", where)):
+        function = call.get("function", call)
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise CorpusError(f"{where}: tool_calls[{index}] has no function with a name")
+        around = call if "function" in call else {"type": "function"}
+        arguments = _arguments(function.get("arguments"))
+        calls.append({**around, "function": {**function, "arguments": arguments}})
+    return calls
+
+
+def _objects(value: object, key: str, where: str) -> list[Mapping[str, Any]]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{where}: {key} is text, but not JSON: {error}") from error
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise CorpusError(f"{where}: {key} is not a list of objects")
+    return value
+
+
+def _arguments(value: object) -> object:
+    if not isinstance(value, str):
+        return {} if value is None else value
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return parsed if isinstance(parsed, dict) else value
+
+
+def _function(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool that lists its parameters by name, as a function with a JSON schema.
+
+    Its parameters are `{name: {"type": "List[int], optional", "description", "default"}}`.
+    """
+    parameters = flat.get("parameters") or {}
+    if "properties" in parameters and "type" in parameters:
+        return dict(flat)
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for name, parameter in parameters.items():
+        words = str(parameter.get("type", "")).split(",")
+        python_type = words[0].strip().split("[")[0].lower()
+        properties[name] = {**parameter, "type": _JSON_TYPES.get(python_type, words[0].strip())}
+        if "optional" not in (word.strip() for word in words[1:]):
+            required.append(name)
+    schema = {"type": "object", "properties": properties, "required": required}
+    return {**flat, "parameters": schema}
