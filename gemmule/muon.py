@@ -1,0 +1,47 @@
+"""Muon for stacks of matrices: momentum whose singular values are all made about one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+    """Approximate U V^T of every matrix in g (..., m, n) by a quintic Newton-Schulz iteration."""
+    wide = g.shape[-2] <= g.shape[-1]
+    x = g if wide else g.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        a = x @ x.mT
+        b = -4.7750 * a + 2.0315 * (a @ a)
+        x = 3.4445 * x + b @ x
+    return x if wide else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised; experts stacked as (e, m, n) are treated one by one.
+
+    The step is lr * sqrt(max(1, m / n)) in every singular direction, so lr does not depend on width.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter; equal shapes share one batched iteration."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+            for p in group["params"]:
+                state = self.state[p]
+                held = state.setdefault("momentum", torch.zeros_like(p))
+                held.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(held, group["momentum"])
+                shapes.setdefault(p.shape[-2:], []).append((p, update.view(-1, *p.shape[-2:])))
+            for (m, n), pairs in shapes.items():
+                done = orthogonalise(torch.cat([u for _, u in pairs]))
+                scale = group["lr"] * max(1.0, m / n) ** 0.5
+                for (p, _), u in zip(pairs, done.split([len(u) for _, u in pairs]), strict=True):
+                    p.add_(u.view_as(p), alpha=-scale)
