@@ -1,0 +1,165 @@
+"""Rows hold every token once, no longer than asked, and no document sees another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.calibration.packing import Document, pack
+from secateur.calibration.rows import PADDING, Row, attention_mask
+
+DOCUMENTS = st.lists(
+    st.tuples(st.sampled_from(["chat", "code", "tools"]), st.integers(1, 40)), min_size=1
+)
+
+
+def _documents(shapes: list[tuple[str, int]]) -> list[Document]:
+    """Documents whose token ids are all different, so that each token can be found again."""
+    documents, start = [], 0
+    for sample, (category, length) in enumerate(shapes):
+        documents.append(Document(sample, category, np.arange(start, start + length)))
+        start += length
+    return documents
+
+
+@given(DOCUMENTS, st.integers(1, 24), st.booleans())
+def test_every_token_is_in_exactly_one_place(shapes, length, together):
+    documents = _documents(shapes)
+    rows = list(pack(documents, length, together=together))
+    tokens = np.concatenate([row.input_ids for row in rows])
+    assert sorted(tokens.tolist()) == list(range(sum(size for _, size in shapes)))
+    owner = np.concatenate([np.full(len(d.input_ids), d.sample) for d in documents])
+    for row in rows:
+        assert 1 <= len(row.input_ids) <= length
+        assert len(row.input_ids) == len(row.documents) == len(row.positions)
+        assert owner[row.input_ids].tolist() == np.array(row.samples)[row.documents].tolist()
+
+
+@given(DOCUMENTS, st.integers(1, 24))
+def test_positions_restart_with_each_document_and_pieces_stay_in_order(shapes, length):
+    pieces: dict[int, list[int]] = {}
+    for row in pack(_documents(shapes), length):
+        assert row.documents.tolist() == sorted(row.documents.tolist())
+        for document, sample in enumerate(row.samples):
+            members = np.flatnonzero(row.documents == document)
+            assert row.positions[members].tolist() == list(range(len(members)))
+            pieces.setdefault(sample, []).extend(row.input_ids[members].tolist())
+        assert attention_mask(row) is None
+    for tokens in pieces.values():
+        assert tokens == list(range(tokens[0], tokens[0] + len(tokens)))
+
+
+@given(DOCUMENTS, st.integers(1, 24))
+def test_a_row_holds_one_category(shapes, length):
+    for row in pack(_documents(shapes), length):
+        assert {shapes[sample][0] for sample in row.samples} == {row.category}
+
+
+@given(DOCUMENTS, st.integers(1, 24))
+def test_packing_leaves_no_two_neighbouring_rows_that_fit_in_one(shapes, length):
+    last: dict[str, Row] = {}
+    for row in pack(_documents(shapes), length):
+        first_piece = int(np.count_nonzero(row.documents == 0))
+        if row.category in last:
+            assert len(last[row.category].input_ids) + first_piece > length
+        last[row.category] = row
+
+
+def test_without_packing_each_document_is_a_row():
+    rows = list(pack(_documents([("a", 3), ("a", 2), ("a", 7)]), 5, together=False))
+    assert [len(row.input_ids) for row in rows] == [3, 2, 5, 2]
+    assert [row.samples for row in rows] == [(0,), (1,), (2,), (2,)]
+
+
+def _gemma4(attention: str):
+    from transformers import Gemma4ForCausalLM, Gemma4TextConfig
+
+    config = Gemma4TextConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, global_head_dim=32,
+        num_global_key_value_heads=1, sliding_window=8, enable_moe_block=True, num_experts=8,
+        top_k_experts=2, moe_intermediate_size=32, hidden_size_per_layer_input=0,
+        attention_k_eq_v=True, num_kv_shared_layers=0, final_logit_softcapping=30.0,
+    )  # fmt: skip
+    config._attn_implementation = attention
+    return Gemma4ForCausalLM(config).eval()
+
+
+def _qwen3_moe(attention: str):
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=96, moe_intermediate_size=32,
+        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        num_experts=8, num_experts_per_tok=2,
+    )  # fmt: skip
+    config._attn_implementation = attention
+    return Qwen3MoeForCausalLM(config).eval()
+
+
+@pytest.fixture(params=[_gemma4, _qwen3_moe], ids=["gemma4", "qwen3_moe"])
+def make(request):
+    return request.param
+
+
+def _run(model, rows: list[Row]):
+    """The call that `rows.py` documents, over rows of equal length; logits [row, token, vocab]."""
+    import torch
+
+    masks = [attention_mask(row) for row in rows]
+    mask = None if masks[0] is None else torch.tensor(np.stack(masks))
+    with torch.no_grad():
+        return model(
+            input_ids=torch.tensor(np.stack([row.input_ids for row in rows])),
+            position_ids=torch.tensor(np.stack([row.positions for row in rows])),
+            attention_mask=mask,
+            use_cache=False,
+        ).logits
+
+
+def _row(tokens: list[int], documents: list[int], positions: list[int]) -> Row:
+    return Row(
+        np.array(tokens, np.int64),
+        np.array(documents, np.int32),
+        np.array(positions, np.int32),
+        "a",
+        tuple(sorted({document for document in documents if document != PADDING})),
+    )
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_packed_row_gives_each_document_the_logits_it_has_alone(make, attention):
+    import torch
+
+    torch.manual_seed(0)
+    model = make(attention)
+    generator = np.random.default_rng(1)
+    documents = [
+        Document(index, "a", generator.integers(1, 128, length))
+        for index, length in enumerate((7, 20, 1, 1, 12))
+    ]
+    (packed,) = pack(documents, 64)
+    padded = _row(
+        [*packed.input_ids, 0, 0, 0], [*packed.documents, -1, -1, -1], [*packed.positions, 0, 0, 0]
+    )
+    alone = torch.cat([_run(model, [row])[0] for row in pack(documents, 64, together=False)])
+    torch.testing.assert_close(_run(model, [packed])[0], alone, rtol=0, atol=1e-5)
+    both = _run(model, [padded, padded])
+    torch.testing.assert_close(both[1, : len(alone)], alone, rtol=0, atol=1e-5)
+    assert (_run(model, [packed._replace(positions=np.arange(41))])[0] - alone).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_hole_in_a_document_is_not_seen(make, attention):
+    import torch
+
+    torch.manual_seed(0)
+    model = make(attention)
+    row = _row([9, 5, 6, 0, 7, 8, 3], [-1, 0, 0, -1, 0, 0, -1], [0, 0, 1, 2, 3, 4, 0])
+    other = row._replace(input_ids=np.array([1, 5, 6, 99, 7, 8, 44]))
+    real = row.documents != PADDING
+    logits = _run(model, [row])[0][real]
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(logits, _run(model, [other])[0][real], rtol=0, atol=1e-6)
