@@ -1,0 +1,214 @@
+"""Answers of the original model: the tokens on which every artefact is compared with it.
+
+An answer is a prompt in the model's chat format and what the original wrote after it. Only what
+it wrote is scored, the end of its turn included: `input_ids[begin:]`, each token predicted from
+the position before it. Documents of plain text are a second kind ("raw"), scored from their
+second token on and never mixed with answers (raw text ranks chat models wrongly: design, 4.7).
+
+The file is JSONL: a header line, then one answer a line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.calibration.json_lines import read_json_lines
+from secateur.errors import CorpusError, WriteError
+from secateur.evaluation.measurement import POOLED
+
+Kind = Literal["answers", "raw"]
+Finish = Literal["stop", "length", "given"]
+
+FORMAT = "secateur answers 1"
+
+
+class Answer(NamedTuple):
+    """One conversation (or document) as tokens.
+
+    `input_ids` [T]: prompt and answer. Tokens from `begin` on are scored. `finish`: "stop" when
+    the model ended its turn, "length" when it was cut, "given" for text that was not generated.
+    """
+
+    id: str
+    domain: str
+    kind: Kind
+    input_ids: tuple[int, ...]
+    begin: int
+    finish: Finish
+
+    @property
+    def scored(self) -> int:
+        """Number of tokens that are scored."""
+        return len(self.input_ids) - self.begin
+
+
+class AnswerRow(NamedTuple):
+    """An answer as a row of the streamed forward: one document."""
+
+    input_ids: NDArray[np.int64]
+    documents: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class AnswerSet:
+    """Answers, and how they were made.
+
+    `provenance` is JSON-able: the model's identity, the template's hash, the settings and the
+    seed. `sha256` is over the answers alone, in order: it tells whether two measurements ran on
+    the same tokens.
+    """
+
+    answers: tuple[Answer, ...]
+    provenance: Mapping[str, Any] = field(repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for answer in self.answers:
+            digest.update(_line(answer).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def offsets(self) -> NDArray[np.intp]:
+        """[A + 1]: where each answer's scored tokens begin among all of them."""
+        return np.cumsum([0] + [answer.scored for answer in self.answers], dtype=np.intp)
+
+    @property
+    def tokens(self) -> int:
+        """Number of scored tokens."""
+        return int(self.offsets[-1])
+
+    @cached_property
+    def answer_of_token(self) -> NDArray[np.intp]:
+        """[N]: the index of the answer that each scored token belongs to."""
+        return np.repeat(np.arange(len(self.answers)), np.diff(self.offsets))
+
+    @property
+    def rows(self) -> list[AnswerRow]:
+        """The answers as rows of the streamed forward."""
+        return [
+            AnswerRow(np.array(entry.input_ids, np.int64), np.zeros(len(entry.input_ids), np.int32))
+            for entry in self.answers
+        ]
+
+
+def answer_set(answers: Iterable[Answer], provenance: Mapping[str, Any]) -> AnswerSet:
+    """A checked set. Raises CorpusError when it is empty, an id occurs twice, or nothing of an
+    answer is scored."""
+    found = tuple(answers)
+    if not found:
+        raise CorpusError("there are no answers: give at least one prompt")
+    seen: set[str] = set()
+    for entry in found:
+        if entry.id in seen:
+            raise CorpusError(f"two answers have the id {entry.id!r}: make ids unique")
+        seen.add(entry.id)
+        if entry.domain == POOLED:
+            raise CorpusError(
+                f"answer {entry.id!r} has the domain {POOLED!r}, which names all domains together: "
+                "call it something else"
+            )
+        if not 1 <= entry.begin < len(entry.input_ids):
+            raise CorpusError(
+                f"answer {entry.id!r} has {len(entry.input_ids)} tokens and is scored from token "
+                f"{entry.begin}, expected a token before the first scored one: drop it"
+            )
+    return AnswerSet(found, dict(provenance))
+
+
+def save_answers(answers: AnswerSet, path: Path) -> None:
+    """Write the file: complete or absent. Raises WriteError."""
+    head = {"format": FORMAT, "sha256": answers.sha256, "provenance": answers.provenance}
+    lines = [json.dumps(head, ensure_ascii=False), *(_line(entry) for entry in answers.answers)]
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load_answers(path: Path, vocab_size: int | None = None) -> AnswerSet:
+    """Read a file that `save_answers` wrote.
+
+    `vocab_size`: of the model, to refuse token ids that it does not have. Raises CorpusError,
+    naming file and line, when the file is something else or was changed.
+    """
+    found = read_json_lines(path)
+    head = found.records[0] if found.records else {}
+    if head.get("format") != FORMAT or not isinstance(head.get("provenance"), dict):
+        raise CorpusError(
+            f"{path} does not begin with a header of {FORMAT!r}: it holds no answers; "
+            "prompts are made into answers first"
+        )
+    answers = [
+        answer_from_json(record, f"{path}:{line}", vocab_size)
+        for record, line in zip(found.records[1:], found.lines[1:], strict=True)
+    ]
+    made = answer_set(answers, head["provenance"])
+    if made.sha256 != head.get("sha256"):
+        raise CorpusError(
+            f"{path} holds {len(answers)} answers that do not have the hash of its header: "
+            "it was changed or cut short, make it again"
+        )
+    return made
+
+
+def answer_to_json(answer: Answer) -> dict[str, Any]:
+    """The answer as one JSON object."""
+    return answer._asdict()
+
+
+def answer_from_json(data: Mapping[str, Any], where: str, vocab_size: int | None = None) -> Answer:
+    """The answer of one JSON object. Raises CorpusError, naming the place, when it is none."""
+    if set(data) != set(Answer._fields):
+        raise CorpusError(
+            f"{where}: keys are {', '.join(sorted(data))}, expected {', '.join(Answer._fields)}"
+        )
+    ids = _token_ids(data["input_ids"], where, vocab_size)
+    begin = data["begin"]
+    if type(begin) is not int:
+        raise CorpusError(f"{where}: begin is {begin!r}, expected a token position")
+    if data["kind"] not in get_args(Kind) or data["finish"] not in get_args(Finish):
+        raise CorpusError(
+            f"{where}: kind is {data['kind']!r} and finish {data['finish']!r}, expected one of "
+            f"{', '.join(get_args(Kind))} and of {', '.join(get_args(Finish))}"
+        )
+    return Answer(str(data["id"]), str(data["domain"]), data["kind"], ids, begin, data["finish"])
+
+
+def _token_ids(value: object, where: str, vocab_size: int | None) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(token) is int for token in value):
+        raise CorpusError(f"{where}: input_ids is no list of token ids")
+    limit = vocab_size if vocab_size is not None else 1 << 31
+    bad = next((token for token in value if not 0 <= token < limit), None)
+    if bad is not None:
+        raise CorpusError(
+            f"{where}: input_ids holds {bad}, but the model's vocabulary is 0 to {limit - 1}: "
+            "the answers were made with another tokenizer"
+        )
+    return tuple(value)
+
+
+def _line(answer: Answer) -> str:
+    return json.dumps(answer_to_json(answer), ensure_ascii=False, separators=(",", ":"))
+
+
+def domains_of(answers: Sequence[Answer], kind: Kind) -> list[str]:
+    """The domains of one kind of answers, in the order of their first appearance."""
+    return list(dict.fromkeys(entry.domain for entry in answers if entry.kind == kind))
