@@ -1,0 +1,262 @@
+"""Our own pruning criterion: which experts a layer misses least, once its tokens are rerouted.
+
+Other criteria score each expert by what it did; this one asks what the tokens get instead. On a
+stratified sample of tokens it removes expert after expert, each time the one whose absence, with
+its tokens at their next-best experts, changes the MoE branch's output least (branch_error.py).
+The error is relative: 0 for the original, 1 for a branch that gives nothing.
+
+Deterministic: ties go to the lower expert number, sums have a fixed order, and the only threads
+run experts, whose results do not depend on their number.
+
+Shapes: S tokens, E experts, K chosen, C categories, H hidden, I expert width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from secateur.calibration.branch_error import BranchError, Norm, Terms, branch_error
+from secateur.calibration.routing import ALL, Routing, choose, scored
+
+_TINIEST = 1e-15
+"""Share of a sum that is left at least when its largest part is taken away."""
+
+Aim = Literal["pooled", "worst"]
+"""What is minimised: the relative error over all tokens, or that of the worst category."""
+
+
+@dataclass(frozen=True)
+class LayerSample:
+    """What sampled tokens brought to one MoE layer."""
+
+    inputs: Tensor
+    """float32 [S, H]: what the experts see"""
+    scores: Tensor
+    """float32 [S, E]: router logits (logarithms, where the router returns probabilities)"""
+    experts: Tensor
+    """int64 [S, K]: what the model chose"""
+    gates: Tensor
+    """float32 [S, K]: the coefficients that it used"""
+    categories: Tensor
+    """int64 [S]"""
+    weights: Tensor
+    """float32 [S]: weight of each token in the error"""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Which experts stay, for every count; row n is for n experts kept.
+
+    Rows below the router's fewest are empty (`keep` False, errors NaN). With grouped experts only
+    rows whose n the groups divide are of use: groups shrink in turn.
+    """
+
+    keep: NDArray[np.bool_]
+    """[E + 1, E]"""
+    pooled: NDArray[np.float64]
+    """[E + 1]: relative squared error over all tokens"""
+    per_category: NDArray[np.float64]
+    """[E + 1, C]: the same inside each category; 0 for a category without tokens"""
+    scores: NDArray[np.float64]
+    """[E]: place in the order of removal, higher = keep"""
+
+
+class _State(NamedTuple):
+    """A set of survivors, and what each token gets: now, and with one expert less."""
+
+    alive: NDArray[np.bool_]
+    near: NDArray[np.int64]
+    """[S, K or K + 1]: the chosen, and the next in line: while they stay, so do the prices"""
+    now: Terms
+    """[S]"""
+    relevant: NDArray[np.int64]
+    """[S, W]: experts whose removal changes what the token gets; -1 fills up"""
+    without: Terms
+    """[S, W]"""
+
+
+def solve_layer(
+    experts: nn.Module,
+    norm: Norm | None,
+    routing: Routing,
+    sample: LayerSample,
+    *,
+    categories: int,
+    workers: int,
+) -> dict[Aim, Removal]:
+    """The removals of one layer for both aims, from its experts and a sample of its tokens.
+
+    `norm` is the RMSNorm behind the branch (`read_norm`). Raises NumericError when the routing
+    does not reproduce the sample's experts and gates. Memory and cost: `branch_error`, `cost`.
+    """
+    chosen = sample.experts.numpy()
+    prepared = scored(routing, sample.scores.numpy(), chosen, sample.gates.numpy())
+    error = branch_error(experts, norm, sample.inputs, chosen, (routing, prepared), workers)
+    search = Search(error, sample.categories.numpy(), sample.weights.numpy(), categories)
+    return {"pooled": search.remove("pooled"), "worst": search.remove("worst")}
+
+
+def cost(experts: int, tokens: int, hidden: int, width: int, *, gated: bool, norm: bool) -> float:
+    """Floating point operations of one layer: all experts on all tokens, and the Gram matrices."""
+    matrices = 3 if gated else 2
+    products = 2.0 * tokens * experts * hidden * width * matrices
+    return products + 2.0 * tokens * experts**2 * hidden * (2 if norm else 1)
+
+
+class Search:
+    """Sets of survivors of one layer, priced on its sample."""
+
+    def __init__(
+        self,
+        error: BranchError,
+        categories: NDArray[np.int64],
+        weights: NDArray[np.float32],
+        count: int,
+    ) -> None:
+        self.error = error
+        self.routing = error.routing
+        self.experts = error.plain.shape[-1]
+        self._categories = categories
+        self._count = count
+        self._weights = weights.astype(np.float64)
+        energy = np.bincount(categories, self._weights * error.energy, count)
+        self._energy = np.where(energy > 0, energy, 1.0)
+        self._share = energy / max(float(energy.sum()), np.finfo(np.float64).tiny)
+
+    def remove(self, aim: Aim) -> Removal:
+        """Greedy removal from all experts down to the fewest that the router can do with."""
+        experts = self.experts
+        keep = np.zeros((experts + 1, experts), np.bool_)
+        per_category = np.full((experts + 1, self._count), np.nan)
+        scores = np.zeros(experts)
+        state = self.state(np.ones(experts, np.bool_))
+        for kept in range(experts, self.routing.fewest - 1, -1):
+            keep[kept] = state.alive
+            per_category[kept] = self.errors(state)
+            aims = self.ordered(self.errors_without(state), state.alive, aim)
+            if kept > self.routing.fewest:
+                scores[aims[0]] = experts - kept
+                alive = state.alive.copy()
+                alive[aims[0]] = False
+                state = self.state(alive, state)
+            else:
+                scores[aims] = np.arange(experts - kept, experts)
+        return Removal(keep, per_category @ self._share, per_category, scores)
+
+    def errors(self, state: _State) -> NDArray[np.float64]:
+        """Relative error of a set of survivors per category, [C]."""
+        return self._sums(self._categories, self._now(state), self._count) / self._energy
+
+    def errors_without(self, state: _State) -> NDArray[np.float64]:
+        """Relative error per category after removing each expert as well, [C, E]."""
+        energy, experts = self.error.energy, self.experts
+        now = self._now(state)
+        total = self._total(state.alive)[:, None]
+        relevant = np.maximum(state.relevant, 0)
+        strength = np.where(state.alive, self.error.scored.strength, 0.0)
+        less = np.maximum(total - strength, _TINIEST * total)
+        fewer = np.take_along_axis(less, relevant, -1)
+        change = self.error.price(state.without, energy[:, None], fewer) - now[:, None]
+        sums = self._sums(self._categories, now, self._count)[:, None].repeat(experts, 1)
+        if self.routing.normalise == ALL:
+            # Every token is rescaled when the sum over all survivors changes.
+            column = Terms(*(part[:, None] for part in state.now))
+            rescaled = self.error.price(column, energy[:, None], less) - now[:, None]
+            for category in range(self._count):
+                mine = self._categories == category
+                sums[category] += (rescaled[mine] * self._weights[mine, None]).sum(0)
+            change -= np.take_along_axis(rescaled, relevant, -1)
+        place = self._categories[:, None] * experts + relevant
+        change = np.where(state.relevant >= 0, change, 0.0) * self._weights[:, None]
+        changes = np.bincount(place.reshape(-1), change.reshape(-1), self._count * experts)
+        return (sums + changes.reshape(self._count, experts)) / self._energy[:, None]
+
+    def ordered(
+        self, errors: NDArray[np.float64], alive: NDArray[np.bool_], aim: Aim
+    ) -> NDArray[np.int64]:
+        """Experts that may go next, the least missed first, from errors [C, E]."""
+        pooled = self._share @ errors
+        keys = (pooled, errors.max(0)) if aim == "worst" else (pooled,)
+        candidates = np.flatnonzero(self._candidates(alive))
+        return candidates[np.lexsort(tuple(key[candidates] for key in keys))]
+
+    def state(self, alive: NDArray[np.bool_], known: _State | None = None) -> _State:
+        """Price a set of survivors; rows whose experts are as in `known` are taken from it."""
+        scores = self.error.scored
+        ranks = np.where(alive, scores.ranks, np.int16(self.experts))
+        near = self._near(ranks, int(alive.sum()))
+        chosen = near[:, : self.routing.top_k]
+        relevant = self._relevant(ranks, chosen)
+        relevant = np.where(self._candidates(alive)[relevant], relevant, -1)
+        if known is not None and self.routing.groups == 1 and known.near.shape == near.shape:
+            token = np.flatnonzero((known.near != near).any(-1))
+        else:
+            token, known = np.arange(len(near)), None
+        now = self.error.terms(token, chosen[token])
+        row, slot = np.nonzero(relevant[token] >= 0)
+        pair = token[row]
+        fewer = ranks[pair]
+        fewer[np.arange(len(pair)), relevant[pair, slot]] = self.experts
+        if int(alive.sum()) > self.routing.fewest:
+            sets = choose(self.routing, scores.choice[pair], fewer, scores.order[pair])
+        else:
+            sets = chosen[pair]
+        priced = self.error.terms(pair, sets)
+        without = Terms(*(np.ones(relevant.shape) for _ in priced))
+        if known is not None:
+            now = Terms(*(_put(old, token, new) for old, new in zip(known.now, now, strict=True)))
+            without = Terms(*(part.copy() for part in known.without))
+        for part, new in zip(without, priced, strict=True):
+            part[pair, slot] = new
+        return _State(alive, near, now, relevant, without)
+
+    def _near(self, ranks: NDArray[np.int16], survivors: int) -> NDArray[np.int64]:
+        scores = self.error.scored
+        if self.routing.groups > 1:
+            return choose(self.routing, scores.choice, ranks, scores.order)
+        size = min(self.routing.top_k + 1, survivors)
+        best = np.partition(ranks, size - 1, axis=-1)[:, :size]
+        best.sort(axis=-1)
+        return np.take_along_axis(scores.order, best.astype(np.int64), -1).astype(np.int64)
+
+    def _relevant(self, ranks: NDArray[np.int16], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[S, W]: the chosen; with groups also the experts that make their group what it is."""
+        if self.routing.groups == 1:
+            return chosen
+        groups, best = self.routing.groups, self.routing.group_best
+        size = self.experts // groups
+        inside = np.argsort(ranks.reshape(len(ranks), groups, size), -1, kind="stable")[..., :best]
+        tops = (inside + np.arange(groups)[:, None] * size).reshape(len(ranks), -1)
+        dead = np.take_along_axis(ranks, tops, -1) >= self.experts
+        taken = (tops[:, :, None] == chosen[:, None, :]).any(-1)
+        return np.concatenate([chosen, np.where(dead | taken, -1, tops)], -1)
+
+    def _candidates(self, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """bool [E]: survivors that may go next: groups must stay of equal size."""
+        size = alive.reshape(self.routing.groups, -1).sum(-1)
+        return np.repeat(size == size.max(), self.experts // self.routing.groups) & alive
+
+    def _total(self, alive: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """[S]: sum of a_j over the survivors."""
+        return np.asarray(np.where(alive, self.error.scored.strength, 0.0).sum(-1))
+
+    def _now(self, state: _State) -> NDArray[np.float64]:
+        return self.error.price(state.now, self.error.energy, self._total(state.alive))
+
+    def _sums(
+        self, places: NDArray[np.int64], values: NDArray[np.float64], count: int
+    ) -> NDArray[np.float64]:
+        return np.bincount(places, self._weights * values, count).astype(np.float64)
+
+
+def _put(
+    old: NDArray[np.float64], token: NDArray[np.int64], new: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    result = old.copy()
+    result[token] = new
+    return result

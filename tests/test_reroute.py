@@ -1,0 +1,311 @@
+"""The rerouted criterion against brute force: the model's own layers with their router masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from test_experts import Masked
+from tiny_models import EXPERTS, GROUPS, HIDDEN, TOP_K, VOCAB, load
+
+from secateur.calibration.branch_error import BranchError, Norm, branch_error, read_norm
+from secateur.calibration.reroute import LayerSample, Search, cost, solve_layer
+from secateur.calibration.routing import Routing, routing_of, scored
+from secateur.checkpoint.reader import Checkpoint
+from secateur.errors import FamilyError, NumericError
+
+TINY = Callable[[str], Checkpoint]
+FAMILIES = ("gemma4", "qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3")
+TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One MoE layer of a loaded model, and what 40 tokens brought to it."""
+
+    router: torch.nn.Module
+    router_input: torch.Tensor
+    experts: torch.nn.Module
+    post_norm: torch.nn.Module | None
+    routing: Routing
+    sample: LayerSample
+    bias: torch.Tensor | None
+
+    def output(self, alive: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """What the branch gives when the router cannot choose the others, by the model's code."""
+        weight = next(p for p in self.router.parameters() if p.shape == (EXPERTS, HIDDEN))
+        dropped = np.flatnonzero(~alive).tolist()
+        saved = None if self.bias is None else self.bias.clone()
+        try:
+            if self.bias is not None:
+                self.bias[dropped] = -torch.inf
+            with torch.no_grad(), Masked({weight.data_ptr(): dropped}) as masked:
+                _, gates, chosen = self.router(self.router_input)
+                assert masked.calls == 1
+                assert not set(chosen.reshape(-1).tolist()) & set(dropped)
+                result = self.experts(self.sample.inputs, chosen, gates)
+                if self.post_norm is not None:
+                    result = self.post_norm(result)
+        finally:
+            if self.bias is not None and saved is not None:
+                self.bias.copy_(saved)
+        return result.numpy().astype(np.float64)
+
+    def error(self, workers: int = 1) -> BranchError:
+        chosen = self.sample.experts.numpy()
+        prepared = scored(
+            self.routing, self.sample.scores.numpy(), chosen, self.sample.gates.numpy()
+        )
+        norm = read_norm(self.post_norm)
+        inputs = self.sample.inputs
+        return branch_error(self.experts, norm, inputs, chosen, (self.routing, prepared), workers)
+
+
+def observe(checkpoint: Checkpoint, layer: int, **changes: Any) -> Layer:
+    """Run the model and note what one of its MoE layers sees and chooses."""
+    model: Any = load(checkpoint.path)
+    family = checkpoint.family
+    router = model.get_submodule(family.fill(family.router.module, layer))
+    for name, value in changes.items():
+        setattr(router, name, value)
+    seen: dict[str, Any] = {}
+    experts = next(
+        module
+        for name, module in model.named_modules()
+        if name.endswith("experts") and f"layers.{layer}." in name
+    )
+    router.register_forward_hook(lambda _, given, got: seen.update(x=given[0], router=got))
+    experts.register_forward_hook(lambda _, given, __: seen.update(inputs=given[0]))
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(0, VOCAB - 8, (TOKENS // 10, 10), generator=generator)
+    with torch.no_grad():
+        model(input_ids=ids)
+    first, gates, chosen = seen["router"]
+    bias = None
+    if family.router.bias is not None:
+        path = family.fill(family.router.bias, layer)
+        bias = model.get_submodule(path.rpartition(".")[0])._buffers[path.rpartition(".")[2]]
+    routing = routing_of(
+        family, checkpoint.config, None if bias is None else bias.numpy().astype(np.float64)
+    )
+    norm = model.get_submodule(family.fill(family.post_norm, layer)) if family.post_norm else None
+    sample = LayerSample(
+        inputs=seen["inputs"].reshape(-1, HIDDEN),
+        scores=first.log() if family.router.output == "probabilities" else first,
+        experts=chosen,
+        gates=gates,
+        categories=torch.arange(TOKENS) % 3,
+        weights=torch.ones(TOKENS),
+    )
+    shaped = seen["x"].reshape(-1, HIDDEN)
+    return Layer(router, shaped, experts, norm, routing, sample, bias)
+
+
+def survivors(seed: int, routing: Routing) -> Iterator[NDArray[np.bool_]]:
+    """Random sets, groups of equal size."""
+    generator = np.random.default_rng(seed)
+    size = EXPERTS // routing.groups
+    for members in range(-(-routing.fewest // routing.groups), size + 1):
+        for _ in range(4):
+            alive = np.zeros((routing.groups, size), np.bool_)
+            for group in alive:
+                group[generator.permutation(size)[:members]] = True
+            yield alive.reshape(-1)
+
+
+def expected_errors(layer: Layer, alive: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Relative squared error per category, by running the layer."""
+    original = layer.output(np.ones(EXPERTS, np.bool_))
+    changed = ((layer.output(alive) - original) ** 2).sum(-1)
+    energy = (original**2).sum(-1)
+    category = layer.sample.categories.numpy()
+    weights = layer.sample.weights.numpy()
+    return np.array(
+        [
+            (weights * changed)[category == c].sum() / (weights * energy)[category == c].sum()
+            for c in range(3)
+        ]
+    )
+
+
+def search_of(layer: Layer) -> Search:
+    categories, weights = layer.sample.categories.numpy(), layer.sample.weights.numpy()
+    return Search(layer.error(), categories, weights, 3)
+
+
+@pytest.mark.parametrize("form", FAMILIES)
+def test_error_of_any_survivors_is_that_of_the_masked_layer(form: str, tiny: TINY) -> None:
+    layer = observe(tiny(form), 2)
+    search = search_of(layer)
+    for alive in survivors(1, layer.routing):
+        got = search.errors(search.state(alive))
+        np.testing.assert_allclose(got, expected_errors(layer, alive), rtol=1e-4, atol=2e-6)
+
+
+def test_softmax_over_all_experts_rescales_the_untouched(tiny: TINY) -> None:
+    layer = observe(tiny("qwen3_moe"), 2, norm_topk_prob=False)
+    layer = replace(layer, routing=replace(layer.routing, normalise="all"))
+    search = search_of(layer)
+    for alive in survivors(1, layer.routing):
+        state = search.state(alive)
+        got = search.errors(state)
+        np.testing.assert_allclose(got, expected_errors(layer, alive), rtol=1e-4, atol=2e-6)
+        if alive.sum() > TOP_K:
+            check_removals(search, alive)
+
+
+@pytest.mark.parametrize("form", FAMILIES)
+def test_price_of_a_removal_is_the_error_after_it(form: str, tiny: TINY) -> None:
+    layer = observe(tiny(form), 2)
+    search = search_of(layer)
+    for alive in survivors(2, layer.routing):
+        if alive.sum() > layer.routing.fewest:
+            check_removals(search, alive)
+
+
+def check_removals(search: Search, alive: NDArray[np.bool_]) -> None:
+    errors = search.errors_without(search.state(alive))
+    for expert in search.ordered(errors, alive, "pooled"):
+        less = alive.copy()
+        less[expert] = False
+        expected = search.errors(search.state(less))
+        np.testing.assert_allclose(errors[:, expert], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FAMILIES)
+def test_prices_kept_from_step_to_step_are_those_made_anew(form: str, tiny: TINY) -> None:
+    search = search_of(observe(tiny(form), 2))
+    keep = search.remove("pooled").keep
+    state = None
+    for kept in range(EXPERTS, search.routing.fewest - 1, -1):
+        state = search.state(keep[kept], state)
+        anew = search.state(keep[kept])
+        assert np.array_equal(search.errors_without(state), search.errors_without(anew))
+
+
+@pytest.mark.parametrize("form", FAMILIES)
+def test_removal_is_solved_for_every_count(form: str, tiny: TINY) -> None:
+    layer = observe(tiny(form), 2)
+    removals = solve_layer(
+        layer.experts,
+        read_norm(layer.post_norm),
+        layer.routing,
+        layer.sample,
+        categories=3,
+        workers=2,
+    )
+    for removal in removals.values():
+        fewest = layer.routing.fewest
+        assert removal.keep.sum(-1).tolist() == [0] * fewest + list(range(fewest, EXPERTS + 1))
+        assert np.isnan(removal.pooled[:fewest]).all()
+        assert removal.pooled[EXPERTS] < 1e-12
+        assert sorted(removal.scores.tolist()) == list(range(EXPERTS))
+        for kept in range(fewest, EXPERTS + 1, layer.routing.groups):
+            groups = removal.keep[kept].reshape(layer.routing.groups, -1).sum(-1)
+            assert len(set(groups.tolist())) == 1
+            expected = expected_errors(layer, removal.keep[kept])
+            np.testing.assert_allclose(removal.per_category[kept], expected, rtol=1e-4, atol=2e-6)
+    kept = EXPERTS // 2
+    assert removals["pooled"].pooled[kept] <= removals["worst"].pooled[kept] + 1e-12
+
+
+def test_greedy_is_close_to_the_best_of_all_sets(tiny: TINY) -> None:
+    search = search_of(observe(tiny("gemma4"), 1))
+    removal = search.remove("pooled")
+    for kept in range(TOP_K, EXPERTS):
+        errors = []
+        for members in combinations(range(EXPERTS), kept):
+            alive = np.isin(np.arange(EXPERTS), members)
+            state = search.state(alive)
+            errors.append(float(search.errors(state) @ search._share))
+        assert min(errors) <= removal.pooled[kept] + 1e-12
+        assert removal.pooled[kept] <= 1.05 * min(errors)
+        assert removal.pooled[kept] < np.median(errors)
+
+
+def test_result_does_not_depend_on_workers_or_torch_threads(tiny: TINY) -> None:
+    layer = observe(tiny("gemma4"), 1)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for workers, inside in ((1, 1), (2, 2), (5, 1)):
+            torch.set_num_threads(inside)
+            results.append(layer.error(workers))
+            assert torch.get_num_threads() == inside
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert other.plain.tobytes() == results[0].plain.tobytes()
+        assert other.weighted.tobytes() == results[0].weighted.tobytes()
+
+
+def test_weights_and_categories_count_as_repeated_tokens(tiny: TINY) -> None:
+    layer = observe(tiny("gemma4"), 1)
+    twice = torch.cat([torch.arange(TOKENS), torch.arange(10)])
+    weights = torch.ones(TOKENS)
+    weights[:10] = 2.0
+
+    def picked(field: torch.Tensor) -> torch.Tensor:
+        return field[twice]
+
+    fields = {name: picked(value) for name, value in vars(layer.sample).items()}
+    repeated = replace(layer, sample=LayerSample(**fields))
+    weighted = replace(layer, sample=replace(layer.sample, weights=weights))
+    one, other = search_of(repeated).remove("worst"), search_of(weighted).remove("worst")
+    assert np.array_equal(one.keep, other.keep)
+    np.testing.assert_allclose(one.per_category, other.per_category, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"normalise": "none"}, {"score": "sigmoid"}, {"constants": np.linspace(1.0, 2.0, EXPERTS)}],
+)
+def test_a_rule_that_is_not_the_routers_is_an_error(wrong: dict[str, Any], tiny: TINY) -> None:
+    layer = observe(tiny("mixtral"), 2)
+    with pytest.raises(NumericError, match="family file is wrong"):
+        replace(layer, routing=replace(layer.routing, **wrong)).error()
+
+
+def test_a_wrong_choice_rule_is_an_error(tiny: TINY) -> None:
+    layer = observe(tiny("deepseek_v3"), 2)
+    with pytest.raises(NumericError, match="but the model chose"):
+        replace(layer, routing=replace(layer.routing, groups=1, used_groups=1)).error()
+
+
+def test_an_unseen_experts_factor_must_be_given(tiny: TINY) -> None:
+    layer = observe(tiny("gemma4"), 1)
+    few = {name: value[:1] for name, value in vars(layer.sample).items()}
+    lonely = replace(layer, sample=LayerSample(**few))
+    with pytest.raises(NumericError, match="pass them as constants"):
+        lonely.error()
+    scale = layer.router.per_expert_scale.detach().numpy().astype(np.float64)
+    replace(lonely, routing=replace(lonely.routing, constants=scale)).error()
+
+
+def test_a_norm_that_adds_one_to_its_weight_is_refused() -> None:
+    class OnePlus(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.rand(HIDDEN))
+            self.eps = 1e-6
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (1 + self.weight) * x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+
+    with pytest.raises(FamilyError, match="does not compute"):
+        read_norm(OnePlus())
+    with pytest.raises(FamilyError, match="is not an RMSNorm"):
+        read_norm(torch.nn.Linear(3, 3))
+    assert read_norm(None) is None
+
+
+def test_cost_counts_experts_and_grams() -> None:
+    assert cost(8, 10, 32, 16, gated=True, norm=False) == 10 * (8 * 6 * 32 * 16 + 2 * 64 * 32)
+    assert GROUPS * 2 <= EXPERTS
+    assert Norm(torch.ones(2), 1e-6).eps == 1e-6
