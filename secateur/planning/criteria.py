@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+
 
 from secateur.calibration.statistics import Statistics
 from secateur.errors import PlanError
@@ -143,9 +143,16 @@ def _pooled(scores: Callable[[list[int]], Scores], categories: int) -> Scores:
     return scores(list(range(categories)))
 
 
+def _ranks(scores: Callable[[list[int]], Scores], categories: int) -> Scores:
+    """float64 [C, E]: per category, the rank of each expert from 1; equals share their mean."""
+    from scipy.stats import rankdata  # takes a second to import, and few runs need it
+
+    return np.array([rankdata(scores([category])) for category in range(categories)])
+
+
 def _mean_rank(scores: Callable[[list[int]], Scores], categories: int) -> Scores:
     """Mean over categories of the expert's rank: every category has one vote."""
-    return np.asarray(np.mean([rankdata(scores([c])) for c in range(categories)], axis=0))
+    return np.asarray(_ranks(scores, categories).mean(0))
 
 
 def _worst_category(scores: Callable[[list[int]], Scores], categories: int) -> Scores:
@@ -153,7 +160,7 @@ def _worst_category(scores: Callable[[list[int]], Scores], categories: int) -> S
 
     Ties (each category has an expert of every rank) go to the higher mean rank.
     """
-    ranks = np.array([rankdata(scores([c])) for c in range(categories)])
+    ranks = _ranks(scores, categories)
     return np.asarray(ranks.max(0) + ranks.mean(0) / (1.0 + ranks.shape[1]))
 
 

@@ -1,0 +1,145 @@
+"""From a user's wish and statistics to the experts that stay, with the reasons kept beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.calibration.statistics import Statistics
+from secateur.checkpoint.reader import Checkpoint
+from secateur.errors import PlanError
+from secateur.planning import rerouted
+from secateur.planning.criteria import CRITERIA, Gate, Scores, Settings, score
+from secateur.planning.selection import (
+    Constraints,
+    Keep,
+    check_count,
+    hints,
+    kept_count,
+    read_drop_map,
+    select,
+    super_experts,
+)
+
+CRITERION = rerouted.NAME
+"""What is used when the user names none: it wins (benchmarks/criteria.json)."""
+
+NAMES = (rerouted.NAME, *CRITERIA)
+"""All criteria."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How many experts stay, and by what criterion.
+
+    Exactly one of `experts` (how many stay) and `drop` (share that goes) unless `drop_map` names
+    a file that says it all. `protected` experts stay; `protect_super_experts` adds those whose
+    activations stand out.
+    """
+
+    experts: int | None = None
+    drop: float | None = None
+    criterion: str = CRITERION
+    aggregation: str = "pooled"
+    gate: Gate = "true"
+    protect_per_sample: int = 16
+    seed: int = 0
+    protected: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    protect_super_experts: bool = False
+    drop_map: Path | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The experts that stay, how they were chosen (JSON-able), and what the user should know."""
+
+    keep: Keep
+    selection: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def scores_of(statistics: Statistics, wish: Pruning) -> dict[int, Scores]:
+    """{MoE layer: float64 [E]}: every expert's score by the wish's criterion; higher stays.
+
+    Raises PlanError for an unknown criterion, or one that these statistics cannot give.
+    """
+    if wish.criterion == rerouted.NAME:
+        return rerouted.scores(statistics, wish.aggregation)
+    if wish.criterion not in CRITERIA:
+        raise PlanError(f"unknown criterion {wish.criterion!r}: choose one of {', '.join(NAMES)}")
+    settings = Settings(wish.gate, wish.protect_per_sample, wish.seed)
+    return score(statistics, wish.criterion, settings, wish.aggregation)
+
+
+def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning) -> Choice:
+    """Which experts of the checkpoint stay.
+
+    Raises PlanError when the wish contradicts itself or the model, or needs statistics that are
+    not there; StatisticsError when they are of another model (`check_statistics`).
+    """
+    limits = constraints_of(checkpoint, wish, statistics)
+    if wish.drop_map is not None:
+        keep = read_drop_map(wish.drop_map, checkpoint.experts, checkpoint.moe_layers)
+        return Choice(keep, {"drop_map": wish.drop_map.name}, _notes(checkpoint, keep))
+    count = kept_count(checkpoint.experts, keep=wish.experts, drop=wish.drop)
+    check_count(count, limits)
+    if count == checkpoint.experts:
+        everyone = tuple(range(checkpoint.experts))
+        return Choice({layer: everyone for layer in checkpoint.moe_layers}, {"criterion": None}, ())
+    if statistics is None:
+        raise PlanError(
+            f"choosing {count} of {checkpoint.experts} experts needs statistics: "
+            "make them with `secateur calibrate` and name them with --stats, or give a --drop-map"
+        )
+    free = limits.groups == 1 and not limits.protected
+    if wish.criterion == rerouted.NAME and free:
+        keep = rerouted.keep(statistics, count, wish.aggregation)
+    else:
+        keep = select(scores_of(statistics, wish), count, limits, _tokens(statistics))
+    selection = {key: value for key, value in asdict(wish).items() if value not in (None, {})}
+    selection["experts"] = count
+    selection["protected"] = {str(k): sorted(v) for k, v in limits.protected.items()}
+    return Choice(keep, selection, _notes(checkpoint, keep))
+
+
+def constraints_of(
+    checkpoint: Checkpoint, wish: Pruning, statistics: Statistics | None
+) -> Constraints:
+    """What the model's router and the user's protection demand of a selection."""
+    groups = checkpoint.family.find(checkpoint.config, "groups")
+    used = checkpoint.family.find(checkpoint.config, "used_groups")
+    protected = {layer: set(experts) for layer, experts in wish.protected.items()}
+    if odd := sorted(set(protected) - set(checkpoint.moe_layers)):
+        raise PlanError(f"layer {odd[0]} is protected, but has no routed experts")
+    for layer, experts in protected.items():
+        if bad := sorted(e for e in experts if not 0 <= e < checkpoint.experts):
+            raise PlanError(
+                f"expert {bad[0]} of layer {layer} is protected, but the model has experts "
+                f"0 to {checkpoint.experts - 1}"
+            )
+    if wish.protect_super_experts:
+        if statistics is None:
+            raise PlanError("protecting super experts needs statistics: name them with --stats")
+        for layer, experts in super_experts(statistics).items():
+            protected.setdefault(layer, set()).update(experts)
+    return Constraints(
+        experts=checkpoint.experts,
+        top_k=checkpoint.top_k,
+        groups=groups[1] if groups else 1,
+        used_groups=used[1] if used else 1,
+        protected=protected,
+    )
+
+
+def _tokens(statistics: Statistics) -> dict[int, NDArray[np.int64]]:
+    return {layer: np.asarray(statistics.count(layer).sum(0)) for layer in statistics.layers}
+
+
+def _notes(checkpoint: Checkpoint, keep: Keep) -> tuple[str, ...]:
+    kept = len(next(iter(keep.values())))
+    return tuple(hints(kept)) if kept != checkpoint.experts else ()

@@ -1,0 +1,206 @@
+"""The plan: for every output tensor its sources, what happens to it, its type and exact bytes.
+
+A plan holds no globs, defaults or "auto": it is what a person reviews (and may edit) before a
+single weight is read, and all that `apply` obeys. As JSON it is one object:
+
+    {"secateur": "0.1.0", "model": {...}, "selection": {...}, "notes": [...],
+     "experts": 32, "keep": {"0": [0, 2, ...], ...},
+     "tensors": [{"format", "name", "action", "sources", "type", "shape", "bytes",
+                  "fallback_from"?, "reason"?}, ...],
+     "tensor_bytes": {format: n}, "file_bytes": {format: n}, "files": {format: {name: n}}}
+
+A format is `safetensors`, or `gguf-` and the file type of llama.cpp, as in `gguf-Q4_K_M`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from secateur import __version__
+from secateur.errors import PlanError
+
+Action = Literal["copy", "select", "convert", "select+convert", "generate"]
+"""copy: the bytes as they are. select: only the kept experts' bytes. convert: numbers into the
+planned type. generate: made from the config (rotary factors)."""
+
+SAFETENSORS = "safetensors"
+GGUF = "gguf-"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One output tensor. `shape` is in row-major order, `bytes` is its data without padding."""
+
+    format: str
+    name: str
+    action: Action
+    sources: tuple[str, ...]
+    type: str
+    shape: tuple[int, ...]
+    bytes: int
+    fallback_from: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be written, decided.
+
+    `model` are the facts that recognise the checkpoint (calibration.calibrate.model_facts),
+    `selection` says how `keep` came about, `files` gives the exact bytes of every weight file.
+    """
+
+    model: Mapping[str, Any]
+    selection: Mapping[str, Any]
+    keep: Mapping[int, tuple[int, ...]]
+    tensors: tuple[PlannedTensor, ...] = field(repr=False)
+    files: Mapping[str, Mapping[str, int]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats to write, in order."""
+        return tuple(self.files)
+
+    @property
+    def experts(self) -> int:
+        """Experts per MoE layer of the output."""
+        return len(next(iter(self.keep.values())))
+
+    def of(self, form: str) -> tuple[PlannedTensor, ...]:
+        """The tensors of one format, in the order in which they are written."""
+        return tuple(tensor for tensor in self.tensors if tensor.format == form)
+
+    def tensor_bytes(self, form: str) -> int:
+        """Bytes of all tensor data of a format, without headers and padding."""
+        return sum(tensor.bytes for tensor in self.of(form))
+
+    def file_bytes(self, form: str) -> int:
+        """Bytes of all weight files of a format."""
+        return sum(self.files[form].values())
+
+    def sha256(self) -> str:
+        """Over the plan's JSON."""
+        return hashlib.sha256(to_json(self).encode()).hexdigest()
+
+
+def to_json(plan: Plan) -> str:
+    """The plan as text: one line per tensor and layer, so that two plans can be compared."""
+    whole: dict[str, Any] = {
+        "secateur": __version__,
+        "model": dict(plan.model),
+        "selection": dict(plan.selection),
+        "notes": list(plan.notes),
+        "experts": plan.experts,
+        "tensor_bytes": {form: plan.tensor_bytes(form) for form in plan.formats},
+        "file_bytes": {form: plan.file_bytes(form) for form in plan.formats},
+        "files": {form: dict(files) for form, files in plan.files.items()},
+    }
+    head = json.dumps(whole, indent=1, ensure_ascii=False)[:-2]
+    keep = ",\n".join(
+        f'  "{layer}": {json.dumps(list(kept))}' for layer, kept in sorted(plan.keep.items())
+    )
+    rows = ",\n".join(f"  {json.dumps(_row(t), ensure_ascii=False)}" for t in plan.tensors)
+    return f'{head},\n "keep": {{\n{keep}\n }},\n "tensors": [\n{rows}\n ]\n}}\n'
+
+
+def from_json(text: str, where: object = "the plan") -> Plan:
+    """Read a plan, hand-edited or not. Raises PlanError when it is not one."""
+    try:
+        data = json.loads(text)
+        return Plan(
+            model=dict(data["model"]),
+            selection=dict(data["selection"]),
+            keep={int(layer): tuple(map(int, kept)) for layer, kept in data["keep"].items()},
+            tensors=tuple(_tensor(row) for row in data["tensors"]),
+            files={form: dict(files) for form, files in data["files"].items()},
+            notes=tuple(data.get("notes", ())),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PlanError(
+            f"{where} is no plan of secateur ({error!r}): make one with `secateur plan`"
+        ) from None
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan file. Raises PlanError when it is missing or no plan."""
+    try:
+        return from_json(path.read_text("utf-8"), path)
+    except OSError as error:
+        raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
+
+
+def compare(planned: Plan, resolved: Plan) -> None:
+    """Check a plan against the one that its own decisions lead to; for hand-edited plans.
+
+    Raises PlanError for the first tensor or file that differs, with what it has to be.
+    """
+    for form in sorted({*planned.formats, *resolved.formats}):
+        if form not in resolved.files:
+            raise PlanError(f"the plan has files for the unknown format {form!r}: remove them")
+        mine = {tensor.name: tensor for tensor in planned.of(form)}
+        right = {tensor.name: tensor for tensor in resolved.of(form)}
+        if odd := sorted(set(mine) ^ set(right)):
+            what = "names" if odd[0] in mine else "lacks"
+            raise PlanError(
+                f"the plan {what} tensor {odd[0]!r} in format {form} against the checkpoint "
+                f"({len(odd)} such tensors): plan again"
+            )
+        for name, tensor in right.items():
+            _compare_tensor(mine[name], tensor)
+        if dict(planned.files.get(form, {})) != dict(resolved.files[form]):
+            raise PlanError(
+                f"the plan predicts files {dict(planned.files.get(form, {}))} for {form}, but its "
+                f"tensors make {dict(resolved.files[form])}: correct the numbers under 'files'"
+            )
+
+
+def _compare_tensor(mine: PlannedTensor, right: PlannedTensor) -> None:
+    for what in ("bytes", "shape", "sources", "action", "type"):
+        got, expected = getattr(mine, what), getattr(right, what)
+        if got != expected:
+            raise PlanError(
+                f"the plan gives tensor {mine.name!r} of {mine.format} the {what} "
+                f"{_shown(got)}, expected {_shown(expected)} for type {mine.type} and the experts "
+                "kept: correct it, or plan again"
+            )
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value if not isinstance(value, tuple) else list(value))
+
+
+def _row(tensor: PlannedTensor) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "format": tensor.format,
+        "name": tensor.name,
+        "action": tensor.action,
+        "type": tensor.type,
+        "shape": list(tensor.shape),
+        "bytes": tensor.bytes,
+        "sources": list(tensor.sources),
+    }
+    if tensor.fallback_from:
+        row["fallback_from"] = tensor.fallback_from
+    if tensor.reason:
+        row["reason"] = tensor.reason
+    return row
+
+
+def _tensor(row: Mapping[str, Any]) -> PlannedTensor:
+    return PlannedTensor(
+        format=row["format"],
+        name=row["name"],
+        action=row["action"],
+        sources=tuple(row["sources"]),
+        type=row["type"],
+        shape=tuple(row["shape"]),
+        bytes=row["bytes"],
+        fallback_from=row.get("fallback_from"),
+        reason=row.get("reason"),
+    )
