@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from secateur.calibration.fields import Content
 from secateur.calibration.thoughts import THOUGHT_KEYS
+from secateur.calibration.tokenizer import need_chat_template
 from secateur.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def _conversation(
     thought: str | None,
     where: str,
 ) -> str:
+    need_chat_template(tokenizer)
     messages = [dict(message) for message in content.messages]
     turns: dict[str, str] = {}
     for index, words in content.thoughts.items():

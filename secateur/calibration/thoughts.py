@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from secateur.calibration.tokenizer import need_chat_template
 from secateur.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def thought_format(tokenizer: PreTrainedTokenizerBase, explicit: str | None) -> 
 
     Raises CorpusError when the tokenizer has not the markers of any known format.
     """
+    need_chat_template(tokenizer)
     if explicit is not None:
         return explicit
     if _template_writes_thoughts(tokenizer):
