@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.calibration.corpus import attention_mask, load_rows
@@ -60,6 +60,7 @@ def test_a_mask_of_zero_is_padding(tmp_path, mask, documents, positions, needed)
         assert found.astype(int).tolist() == mask
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 1), min_size=1).filter(any))
 def test_padding_at_the_ends_is_a_sequence_of_its_own(tmp_path_factory, mask):
     path = write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.calibration.packing import Document, pack
@@ -24,6 +24,7 @@ def _documents(shapes: list[tuple[str, int]]) -> list[Document]:
     return documents
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.integers(1, 24), st.booleans())
 def test_every_token_is_in_exactly_one_place(shapes, length, together):
     documents = _documents(shapes)
@@ -37,6 +38,7 @@ def test_every_token_is_in_exactly_one_place(shapes, length, together):
         assert owner[row.input_ids].tolist() == np.array(row.samples)[row.documents].tolist()
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.integers(1, 24))
 def test_positions_restart_with_each_document_and_pieces_stay_in_order(shapes, length):
     pieces: dict[int, list[int]] = {}
@@ -51,12 +53,14 @@ def test_positions_restart_with_each_document_and_pieces_stay_in_order(shapes, l
         assert tokens == list(range(tokens[0], tokens[0] + len(tokens)))
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.integers(1, 24))
 def test_a_row_holds_one_category(shapes, length):
     for row in pack(_documents(shapes), length):
         assert {shapes[sample][0] for sample in row.samples} == {row.category}
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.integers(1, 24))
 def test_packing_leaves_no_two_neighbouring_rows_that_fit_in_one(shapes, length):
     last: dict[str, Row] = {}
