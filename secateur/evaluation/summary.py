@@ -134,10 +134,11 @@ def _measured(
     def ratio(draws: Draws) -> NDArray[np.float64]:
         return np.exp(loss.mean(draws) - original.mean(draws))
 
-    yield made("perplexity", "per token", interval(lambda draws: np.exp(loss.mean(draws))))
-    yield made(
-        "perplexity_original", "per token", interval(lambda draws: np.exp(original.mean(draws)))
-    )
+    def perplexity(of: Clusters) -> Interval:
+        return interval(lambda draws: np.exp(of.mean(draws)))
+
+    yield made("perplexity", "per token", perplexity(loss))
+    yield made("perplexity_original", "per token", perplexity(original))
     yield made("perplexity_ratio", "times the original", interval(ratio))
 
 
