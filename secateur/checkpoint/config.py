@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from secateur.checkpoint import strict_json
 from secateur.checkpoint.families import AlsoKey, Family
 from secateur.errors import CheckpointError
 
@@ -41,7 +42,7 @@ def with_experts(text: str, family: Family, experts: int) -> str:
     keys of the family's `also` table are added where they are missing. Raises CheckpointError
     when two such keys disagree or an added key's value is not one number.
     """
-    config = json.loads(text)
+    config = strict_json.loads(text)
     section, part = family.section(config)
     family.number(config, "experts")
     top = _members(text, _skip(text, 0))
@@ -106,15 +107,13 @@ def _appended(text: str, members: Mapping[str, _Member], values: Mapping[str, An
 
 
 def _members(text: str, start: int) -> dict[str, _Member]:
-    """The members of the JSON object that opens at `start`. The text is valid JSON."""
+    """The members of the JSON object that opens at `start`, in text known to be valid JSON."""
     members: dict[str, _Member] = {}
     position = _skip(text, start + 1)
     while text[position] != "}":
         key, colon = _DECODER.raw_decode(text, position)
         value = _skip(text, _skip(text, colon) + 1)
         _, end = _DECODER.raw_decode(text, value)
-        if key in members:
-            raise CheckpointError(f"config.json has the key {key!r} twice: remove one")
         members[key] = _Member(position, colon, value, end)
         position = _skip(text, end)
         if text[position] == ",":

@@ -6,13 +6,13 @@ mapping names to {dtype, shape, data_offsets}, then the data, contiguous and wit
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.checkpoint import strict_json
 from secateur.checkpoint.tensors import STORAGE
 from secateur.errors import CheckpointError
 
@@ -59,9 +59,9 @@ def read_header(path: Path) -> dict[str, TensorSpec]:
     except OSError as error:
         raise CheckpointError(f"cannot read shard {path}: {error.strerror}") from None
     try:
-        header: Any = json.loads(raw.decode("utf-8"))
+        header: Any = strict_json.loads(raw.decode("utf-8"))
     except ValueError as error:
-        raise _bad(path, f"has a header that is no JSON ({error})") from None
+        raise _bad(path, f"has a header that is no valid JSON ({error})") from None
     if not isinstance(header, dict):
         raise _bad(path, "has a header that is no JSON object")
     header.pop("__metadata__", None)
@@ -83,7 +83,7 @@ def _spec(path: Path, name: str, entry: Any, start: int) -> TensorSpec:
     whole = [*shape, begin, end] if isinstance(shape, list) else [None]
     if any(not isinstance(value, int) or isinstance(value, bool) or value < 0 for value in whole):
         raise _bad(path, f"has tensor {name!r} with a shape or offset that is no whole number")
-    if dtype not in STORAGE:
+    if not isinstance(dtype, str) or dtype not in STORAGE:
         raise _bad(
             path, f"has tensor {name!r} of type {dtype!r}, expected one of {', '.join(STORAGE)}"
         )

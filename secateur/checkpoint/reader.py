@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from secateur.checkpoint import strict_json
 from secateur.checkpoint.families import Family, Place, family_of
 from secateur.checkpoint.headers import TensorSpec, read_header
 from secateur.checkpoint.hub import GEMMULE, gemmule_folder, resolve
@@ -123,7 +124,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """config.json of a model folder (or the file itself), as a mapping."""
     file = path / "config.json" if path.is_dir() else path
     try:
-        config = json.loads(file.read_text("utf-8"))
+        config = strict_json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{file} does not exist: {path} is not a Hugging Face model folder"
@@ -145,7 +146,7 @@ def _specs(path: Path) -> dict[str, TensorSpec]:
             )
         return read_header(path / SINGLE)
     try:
-        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        weight_map = strict_json.loads(index.read_text("utf-8"))["weight_map"]
         shards = {name: str(shard) for name, shard in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} has no readable weight_map: {error!r}") from None

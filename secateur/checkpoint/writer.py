@@ -108,8 +108,11 @@ def write_shards(
             f"{folder} has {free} bytes free, but the output takes {layout.nbytes}: "
             "make room or choose another disk"
         )
+    free: SimpleQueue[memoryview] = SimpleQueue()
+    for _ in range(_BUFFERS):
+        free.put(memoryview(bytearray(_BUFFER)))
     report = progress or (lambda _: None)
-    hashes = {shard.name: _write_shard(folder, shard, report) for shard in layout.shards}
+    hashes = {shard.name: _write_shard(folder, shard, free, report) for shard in layout.shards}
     if layout.index is not None:
         with writing(folder / INDEX, len(layout.index)):
             (folder / INDEX).write_bytes(layout.index)
@@ -130,13 +133,15 @@ def writing(path: Path, nbytes: int) -> Iterator[None]:
         ) from None
 
 
-def _write_shard(folder: Path, shard: Shard, progress: Callable[[int], None]) -> str:
-    """One shard, its sha256 computed on the way by a second thread."""
+def _write_shard(
+    folder: Path, shard: Shard, free: SimpleQueue[memoryview], progress: Callable[[int], None]
+) -> str:
+    """One shard, its sha256 computed on the way by a second thread.
+
+    A buffer taken from `free` goes back once it is written and hashed.
+    """
     path = folder / shard.name
     digest = hashlib.sha256(shard.header)
-    free: SimpleQueue[memoryview] = SimpleQueue()
-    for _ in range(_BUFFERS):
-        free.put(memoryview(bytearray(_BUFFER)))
 
     def take_in(buffer: memoryview, used: int) -> None:
         digest.update(buffer[:used])
@@ -146,7 +151,7 @@ def _write_shard(folder: Path, shard: Shard, progress: Callable[[int], None]) ->
         sources = _Sources(stack)
         with writing(path, shard.nbytes):
             out = stack.enter_context(path.open("xb", buffering=0))
-            out.write(shard.header)
+            _write_all(out.fileno(), memoryview(shard.header))
         # Leaving the stack waits for the hashes first, then closes the files.
         hasher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sha256"))
         for tensor in shard.tensors:

@@ -1,0 +1,237 @@
+"""How fast pruning writes, against `cp` of the same output. Writes pruning.json beside itself.
+
+The checkpoint has Gemma 4 26B-A4B's shapes with fewer layers and random weights; 90 of 128
+experts stay. Both sides write the same files to the same disk, in turns within one run, with
+and without waiting for the disk (fsync), from a warm page cache and from a cold one.
+
+    python benchmarks/pruning.py FOLDER [--layers 2] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from secateur.apply.experts import select_experts
+from secateur.checkpoint.folder import complete_or_absent
+from secateur.checkpoint.pieces import Piece, PiecedTensor
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.checkpoint.writer import Layout, lay_out, write_shards
+
+HIDDEN, EXPERTS, KEPT, WIDTH, DENSE, VOCAB = 2816, 128, 90, 704, 2112, 262_144
+BLOCK = 64 << 20
+
+
+def shapes(layers: int) -> dict[str, tuple[int, ...]]:
+    """The text model's tensors, with the names of the published wrapper."""
+    table: dict[str, tuple[int, ...]] = {
+        "embed_tokens.weight": (VOCAB, HIDDEN),
+        "norm.weight": (HIDDEN,),
+    }
+    for layer in range(layers):
+        full = layer == layers - 1
+        head, heads, kv = (512, 16, 2) if full else (256, 16, 8)
+        own = {
+            "self_attn.q_proj.weight": (heads * head, HIDDEN),
+            "self_attn.k_proj.weight": (kv * head, HIDDEN),
+            "self_attn.o_proj.weight": (HIDDEN, heads * head),
+            "self_attn.q_norm.weight": (head,),
+            "self_attn.k_norm.weight": (head,),
+            "mlp.gate_proj.weight": (DENSE, HIDDEN),
+            "mlp.up_proj.weight": (DENSE, HIDDEN),
+            "mlp.down_proj.weight": (HIDDEN, DENSE),
+            "router.proj.weight": (EXPERTS, HIDDEN),
+            "router.scale": (HIDDEN,),
+            "router.per_expert_scale": (EXPERTS,),
+            "experts.gate_up_proj": (EXPERTS, 2 * WIDTH, HIDDEN),
+            "experts.down_proj": (EXPERTS, HIDDEN, WIDTH),
+            "layer_scalar": (1,),
+            "input_layernorm.weight": (HIDDEN,),
+        }
+        if not full:
+            own["self_attn.v_proj.weight"] = (kv * head, HIDDEN)
+        table |= {f"layers.{layer}.{name}": shape for name, shape in own.items()}
+    return {f"model.language_model.{name}": shape for name, shape in table.items()}
+
+
+def make_checkpoint(folder: Path, config: Path, layers: int) -> Checkpoint:
+    """Random finite bf16 weights, one block of bytes used over and over."""
+    block = folder / "random-block"
+    bits = np.random.default_rng(0).integers(0, 1 << 16, BLOCK // 2, dtype=np.uint16)
+    (bits & 0xBFFF).tofile(block)
+
+    def tensor(name: str, shape: tuple[int, ...]) -> PiecedTensor:
+        left = int(np.prod(shape)) * 2
+        pieces = [Piece(block, 0, min(BLOCK, left - start)) for start in range(0, left, BLOCK)]
+        return PiecedTensor(name, "BF16", shape, tuple(pieces))
+
+    source = folder / "source"
+    source.mkdir()
+    write_shards(source, lay_out(tensor(*item) for item in shapes(layers).items()))
+    text = json.loads(config.read_text())
+    part = text["text_config"]
+    part["num_hidden_layers"] = layers
+    part["layer_types"] = ["sliding_attention"] * (layers - 1) + ["full_attention"]
+    (source / "config.json").write_text(json.dumps(text, indent=2))
+    block.unlink()
+    return open_checkpoint(source)
+
+
+def forget(folder: Path) -> None:
+    """Drop the folder's files from the page cache."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def copy(source: Path, target: Path, durable: bool) -> None:
+    target.mkdir()
+    subprocess.run(["cp", *map(str, sorted(source.iterdir())), str(target)], check=True)
+    if durable:
+        subprocess.run(["sync", *map(str, sorted(target.iterdir())), str(target)], check=True)
+
+
+def prune(layout: Layout, target: Path, durable: bool) -> None:
+    if durable:
+        with complete_or_absent(target) as folder:
+            write_shards(folder, layout)
+    else:
+        target.mkdir()
+        write_shards(target, layout)
+
+
+def timed(action: Callable[[], None]) -> dict[str, float]:
+    def cpu() -> float:
+        both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+    before, started = cpu(), time.perf_counter()
+    action()
+    return {"seconds": time.perf_counter() - started, "cpu_seconds": cpu() - before}
+
+
+def measure(folder: Path, checkpoint: Checkpoint, rounds: int) -> dict[str, object]:
+    kept = {
+        layer: sorted(random.Random(layer).sample(range(EXPERTS), KEPT))
+        for layer in checkpoint.moe_layers
+    }
+    layout = lay_out(select_experts(checkpoint, kept))
+    unchecked = lay_out(replace(t, allowed="any") for s in layout.shards for t in s.tensors)
+    reference, target = folder / "reference", folder / "target"
+    prune(layout, reference, durable=True)
+    ways: dict[str, Callable[[], None]] = {
+        "cp": lambda: copy(reference, target, False),
+        "prune": lambda: prune(layout, target, False),
+        "prune, weights not checked": lambda: prune(unchecked, target, False),
+        "cp + fsync": lambda: copy(reference, target, True),
+        "prune + fsync": lambda: prune(layout, target, True),
+    }
+    results: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for turn in range(rounds):
+        for cache in ("warm", "cold"):
+            # The order turns, so that nobody always follows the same neighbour.
+            names = list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]
+            for name in names:
+                if cache == "cold":
+                    forget(reference)
+                    forget(checkpoint.path)
+                else:
+                    subprocess.run(
+                        f"cat {reference}/* {checkpoint.path}/*.safetensors > /dev/null",
+                        shell=True,
+                        check=True,
+                    )
+                os.sync()
+                result = timed(ways[name])
+                results.setdefault(cache, {}).setdefault(name, []).append(result)
+                print(f"{turn} {cache} {name}: {result}", file=sys.stderr)
+                shutil.rmtree(target)
+    return {"output_bytes": layout.nbytes, "results": summary(layout.nbytes, results)}
+
+
+def summary(
+    nbytes: int, results: dict[str, dict[str, list[dict[str, float]]]]
+) -> dict[str, object]:
+    out: dict[str, object] = {}
+    for cache, by_name in results.items():
+        seconds = {name: [run["seconds"] for run in runs] for name, runs in by_name.items()}
+
+        def ratio(ours: str, theirs: str, seconds: dict[str, list[float]] = seconds) -> float:
+            """Throughput of ours over theirs: the median of the rounds' ratios."""
+            pairs = zip(seconds[theirs], seconds[ours], strict=True)
+            return round(statistics.median(a / b for a, b in pairs), 3)
+
+        out[cache] = {
+            "median": {
+                name: {
+                    "seconds": round(statistics.median(seconds[name]), 2),
+                    "cpu_seconds": round(statistics.median(r["cpu_seconds"] for r in runs), 2),
+                    "gb_per_second": round(nbytes / statistics.median(seconds[name]) / 1e9, 2),
+                }
+                for name, runs in by_name.items()
+            },
+            "all_seconds": {k: [round(v, 2) for v in runs] for k, runs in seconds.items()},
+            "throughput_of_prune_over_cp": ratio("prune", "cp"),
+            "throughput_of_prune_over_cp_both_fsynced": ratio("prune + fsync", "cp + fsync"),
+            "time_with_check_over_without": ratio("prune, weights not checked", "prune") ** -1,
+        }
+    return out
+
+
+def machine() -> dict[str, object]:
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    names = {line.split(":")[1].strip() for line in cpuinfo.splitlines() if "model name" in line}
+    return {
+        "cpu": sorted(names),
+        "sha_ni": "sha_ni" in cpuinfo,
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where to work: needs 15 GB, made and removed")
+    parser.add_argument("--config", type=Path, required=True, help="Gemma 4 26B-A4B's config.json")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True)
+    try:
+        before = machine()
+        checkpoint = make_checkpoint(options.folder, options.config, options.layers)
+        result = measure(options.folder, checkpoint, options.rounds)
+    finally:
+        shutil.rmtree(options.folder)
+    report = {
+        "what": f"prune {EXPERTS} to {KEPT} experts, {options.layers} layers of Gemma 4 26B-A4B",
+        "source_bytes": checkpoint.nbytes,
+        "rounds": options.rounds,
+        "machine": before,
+        **result,
+    }
+    text = json.dumps(report, indent=2)
+    Path(__file__).with_suffix(".json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
