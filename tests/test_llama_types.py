@@ -9,8 +9,9 @@ import pytest
 from secateur.errors import PlanError
 from secateur.formats.gguf import TensorInfo, file_bytes
 from secateur.formats.gguf_reader import read_gguf
+from secateur.formats.gguf_tensors import file_order
 from secateur.planning.llama_mixes import FILE_TYPES, ModelTraits
-from secateur.planning.llama_types import TypeRequest, choose_types, quantize_order
+from secateur.planning.llama_types import TypeRequest, choose_types
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = json.loads((Path(__file__).parent / "golden/llama_types.json").read_text())
@@ -82,7 +83,7 @@ def traits_of(case):
 def summary(names_and_types):
     """Types by tensor kind, in layer order, as runs: {"ffn_down.weight": "Q6_K*3 Q5_0*5"}."""
     kinds = {}
-    for name, kind in sorted(names_and_types, key=lambda pair: quantize_order(pair[0])):
+    for name, kind in sorted(names_and_types, key=lambda pair: file_order(pair[0])):
         part = name.split(".", 2)[2] if name.startswith("blk.") else name
         kinds.setdefault(part, []).append(kind)
     return {

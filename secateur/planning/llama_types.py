@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from secateur.errors import PlanError
 from secateur.formats.gguf import TensorInfo
+from secateur.formats.gguf_tensors import file_order
 from secateur.formats.types import TYPES, ggml_type
 from secateur.planning.llama_mixes import (
     FILE_TYPES,
@@ -98,12 +99,6 @@ class TypeChoice:
     needs_importance: bool = False
 
 
-def quantize_order(name: str) -> tuple[int, str]:
-    """Sort key of the order in which llama-quantize meets and writes tensors."""
-    found = re.match(r"blk\.(\d+)", name)
-    return (int(found[1]) if found else -1, name)
-
-
 def choose_types(
     tensors: Sequence[TensorInfo], model: ModelTraits, request: TypeRequest
 ) -> list[TypeChoice]:
@@ -123,7 +118,7 @@ def choose_types(
         values=list(categories.values()).count("value"),
     )
     choices = {}
-    for info in sorted(tensors, key=lambda info: quantize_order(info.name)):
+    for info in sorted(tensors, key=lambda info: file_order(info.name)):
         place = Place(info.name, categories[info.name], info.shape)
         choice = _choose(info, place, mix, request, patterns)
         choices[info.name] = choice

@@ -1,0 +1,178 @@
+"""A tokenizer's GGUF metadata: tokens, kinds, merges, special ids and the chat template.
+
+Reads tokenizer.json and tokenizer_config.json as data. llama.cpp chooses how text is split before
+merging by `tokenizer.ggml.model` and `.pre`, which are the family's; everything else is here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import CheckpointError
+from secateur.formats.gguf import STRING, Value
+from secateur.formats.gguf_rules import TokenizerRules
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
+"""llama.cpp's kinds of tokens (`enum llama_token_type`)."""
+
+_SPECIAL_IDS = {
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "unk": "unknown_token_id",
+    "sep": "seperator_token_id",
+    "pad": "padding_token_id",
+    "cls": "cls_token_id",
+    "mask": "mask_token_id",
+}
+"""Special token -> llama.cpp's key, its spelling."""
+
+_PREFIX = "tokenizer.ggml."
+
+
+def tokenizer_metadata(
+    folder: Path, config: Mapping[str, Any], rules: TokenizerRules, rows: int
+) -> dict[str, Value]:
+    """The tokenizer's keys. `rows` is the number of rows of the token embedding.
+
+    Token ids beyond the tokenizer's are filled up with unused tokens to `rows`. Raises
+    CheckpointError if a file is missing or damaged, is no BPE tokenizer, has holes in its ids or
+    more tokens than rows.
+    """
+    tokenizer = _json(folder / "tokenizer.json")
+    settings = _json(folder / "tokenizer_config.json")
+    tokens = _tokens(folder, tokenizer, rows)
+    kinds = _kinds(tokenizer, settings, tokens, rules)
+    tokens += [f"[PAD{number}]" for number in range(len(tokens), rows)]
+    kinds += [UNUSED] * (rows - len(kinds))
+    metadata = {"model": Value(STRING, rules.model)}
+    if rules.pre is not None:
+        metadata["pre"] = Value(STRING, rules.pre)
+    metadata["tokens"] = Value(STRING, tuple(tokens))
+    if rules.score is not None:
+        metadata["scores"] = Value("f32", (rules.score,) * rows)
+    metadata["token_type"] = Value("i32", tuple(kinds))
+    metadata["merges"] = Value(STRING, tuple(_merges(tokenizer)))
+    for word, number in _special_ids(tokenizer, settings, config).items():
+        metadata[_SPECIAL_IDS[word]] = Value("u32", number)
+    if rules.add_bos is not None:
+        metadata["add_bos_token"] = Value("bool", rules.add_bos)
+    if rules.add_space_prefix is not None:
+        metadata["add_space_prefix"] = Value("bool", rules.add_space_prefix)
+    return {_PREFIX + key: value for key, value in metadata.items()} | _template(folder, settings)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _tokens(folder: Path, tokenizer: Mapping[str, Any], rows: int) -> list[str]:
+    model = tokenizer.get("model", {})
+    if model.get("type") != "BPE":
+        raise CheckpointError(
+            f"{folder}/tokenizer.json: is a {model.get('type')} tokenizer, expected BPE"
+        )
+    by_id = {number: text for text, number in model["vocab"].items()}
+    for added in tokenizer.get("added_tokens", ()):
+        by_id.setdefault(added["id"], added["content"])
+    missing = next((number for number in range(len(by_id)) if number not in by_id), None)
+    if missing is not None or len(by_id) > rows:
+        what = f"token id {missing} is missing" if missing is not None else f"only {rows} rows"
+        raise CheckpointError(
+            f"{folder}/tokenizer.json: {len(by_id)} tokens, but {what}: the tokenizer is not the "
+            "one of this model's embedding"
+        )
+    return [by_id[number] for number in range(len(by_id))]
+
+
+def _kinds(
+    tokenizer: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    tokens: list[str],
+    rules: TokenizerRules,
+) -> list[int]:
+    """The kind of each token.
+
+    Control tokens are those that tokenizer_config.json names. Other added tokens are user-defined
+    if they lie beyond the merge vocabulary, plain if they are in it.
+    """
+    base = len(tokenizer["model"]["vocab"])
+    control = set(_named_tokens(settings))
+    kinds = []
+    for number, text in enumerate(tokens):
+        if text in rules.visible:
+            kinds.append(USER_DEFINED)
+        elif number < base and re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", text):
+            kinds.append(BYTE)
+        elif text in control:
+            kinds.append(CONTROL)
+        else:
+            kinds.append(NORMAL if number < base else USER_DEFINED)
+    return kinds
+
+
+def _named_tokens(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Every token that tokenizer_config.json names: `*_token` and the lists of extra ones."""
+    for key, value in settings.items():
+        if key.endswith("_token"):
+            yield from _content(value)
+        elif key in ("additional_special_tokens", "extra_special_tokens"):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from _content(item)
+
+
+def _content(value: Any) -> Iterator[str]:
+    text = value.get("content") if isinstance(value, dict) else value
+    if isinstance(text, str):
+        yield text
+
+
+def _merges(tokenizer: Mapping[str, Any]) -> Iterator[str]:
+    """Merges as "left right"; a space inside a part is written as llama.cpp expects, U+0120."""
+    for merge in tokenizer["model"]["merges"]:
+        if isinstance(merge, str):
+            yield merge
+        else:
+            yield " ".join(part.replace(" ", "\u0120") for part in merge)
+
+
+def _special_ids(
+    tokenizer: Mapping[str, Any], settings: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, int]:
+    """Ids of the special tokens: by name from the tokenizer's files, else from config.json."""
+    ids = {added["content"]: added["id"] for added in tokenizer.get("added_tokens", ())}
+    section = config.get("text_config", {})
+    found: dict[str, int] = {}
+    for word in _SPECIAL_IDS:
+        names = [name for name in _content(settings.get(f"{word}_token")) if name in ids]
+        number = ids[names[0]] if names else config.get(f"{word}_token_id")
+        if number is None:
+            number = section.get(f"{word}_token_id")
+        if isinstance(number, int):
+            found[word] = number
+    return found
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> dict[str, Value]:
+    """The chat template: of tokenizer_config.json, else chat_template.jinja; {} if there is none.
+
+    Of several named templates only the default one is written.
+    """
+    template = settings.get("chat_template")
+    beside = folder / "chat_template.jinja"
+    if template is None and beside.is_file():
+        template = beside.read_text("utf-8")
+    if isinstance(template, list):
+        template = next((item["template"] for item in template if item["name"] == "default"), None)
+    return {} if template is None else {"tokenizer.chat_template": Value(STRING, template)}
