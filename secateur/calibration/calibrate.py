@@ -7,12 +7,15 @@ micro-batch per worker, and the imatrix sums (16 bytes per input channel of ever
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from secateur.calibration.branch_error import read_norm
 from secateur.calibration.observe import (
     BatchWatcher,
     LayerSums,
@@ -20,8 +23,11 @@ from secateur.calibration.observe import (
     hook_layer,
     reference_gates,
 )
+from secateur.calibration.reroute import LayerSample, solve_layer
+from secateur.calibration.routing import routing_of
 from secateur.calibration.rows import Corpus
 from secateur.calibration.statistics import Array, Statistics
+from secateur.calibration.token_sample import Drawn, Seen, draw, join
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import CorpusError, FamilyError
 from secateur.forward.batches import MicroBatch, micro_batches
@@ -29,6 +35,9 @@ from secateur.forward.experts import is_experts
 from secateur.forward.skeleton import decoder_layers, path_of
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
+
+REROUTE_TOKENS = 4096
+"""Tokens sampled per layer for the criterion `rerouted`, shared evenly by the categories."""
 
 Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens in all), counted once per layer."""
@@ -38,12 +47,15 @@ def calibrate(
     checkpoint: Checkpoint,
     corpus: Corpus,
     *,
+    reroute_tokens: int = REROUTE_TOKENS,
+    seed: int = 0,
     workers: int | None = None,
     skip_bad: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Statistics:
     """Run the corpus through the checkpoint once and sum what its experts did.
 
+    `reroute_tokens` are sampled for the criterion `rerouted` (0 leaves it out), with `seed`.
     `workers` threads share the work (default: one per core); the result does not depend on
     them. A token that becomes NaN or infinite raises NumericError, or is left out and counted
     when `skip_bad`. Raises CorpusError when the corpus has no tokens.
@@ -51,18 +63,21 @@ def calibrate(
     batches = micro_batches(corpus.rows)
     if not batches:
         raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
-    source = CheckpointWeights(checkpoint)
+    threads = workers or os.cpu_count() or 1
+    drawn = draw(batches, corpus, reroute_tokens, seed) if reroute_tokens else {}
     arrays: dict[str, Array] = {}
     with ForwardPass(
-        source, batches, workers=workers or os.cpu_count() or 1, skip_bad=skip_bad
+        CheckpointWeights(checkpoint), batches, workers=threads, skip_bad=skip_bad
     ) as forward:
-        total = corpus.tokens * checkpoint.layers
         for layer in range(checkpoint.layers):
+            sums = LayerSums(layer, corpus, checkpoint.experts)
             with forward.loaded(layer) as module:
-                sums = LayerSums(layer, corpus, checkpoint.experts)
-                _observe_layer(forward, module, layer, sums)
-                progress((layer + 1) * corpus.tokens, total)
+                seen = _observe_layer(forward, module, layer, sums, drawn)
                 arrays.update(sums.arrays(routed=layer in checkpoint.moe_layers))
+                if seen:
+                    solved = _solve(forward, module, layer, join(seen), len(corpus.categories))
+                    arrays.update(solved)
+            progress((layer + 1) * corpus.tokens, checkpoint.layers * corpus.tokens)
         skipped = forward.skipped
     return Statistics(
         model=model_facts(checkpoint),
@@ -88,28 +103,86 @@ def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _observe_layer(forward: ForwardPass, module: nn.Module, layer: int, sums: LayerSums) -> None:
+def _observe_layer(
+    forward: ForwardPass,
+    module: nn.Module,
+    layer: int,
+    sums: LayerSums,
+    drawn: Mapping[int, Drawn],
+) -> list[Seen]:
+    """Run one layer and add up what it did; returns what the sampled tokens brought to it."""
     prefix = path_of(forward.model, decoder_layers(forward.model)[layer])
-    path, experts = next(
-        ((path, child) for path, child in module.named_modules() if is_experts(child)), ("", None)
-    )
+    path, experts = experts_of(module)
     number = int(getattr(experts, "num_experts", 0))
     watchers: dict[int, BatchWatcher] = {}
+    seen: list[Seen] = []
 
     def watch(batch: MicroBatch) -> BatchWatcher:
-        watchers[batch.index] = BatchWatcher(batch, forward.counted(batch), number)
+        watchers[batch.index] = BatchWatcher(
+            batch, forward.counted(batch), number, drawn.get(batch.index)
+        )
         return watchers[batch.index]
 
     def add(batch: MicroBatch) -> None:
         watcher = watchers.pop(batch.index)
         if experts is not None:
             _add_experts(sums, watcher, f"{prefix}.{path}", forward)
+        if watcher.seen is not None:
+            seen.append(watcher.seen)
         counted = int(watcher.counted.sum())
         for name, squares in watcher.linears.items():
             sums.add_squares(name, squares.unsqueeze(0), [counted])
 
     with hook_layer(module, prefix, forward.family, layer):
         forward.run(module, layer, watch, add)
+    return seen
+
+
+def experts_of(module: nn.Module) -> tuple[str, nn.Module | None]:
+    """(path, module) of the routed experts of a decoder layer; ("", None) when it is dense."""
+    for path, child in module.named_modules():
+        if is_experts(child):
+            return path, child
+    return "", None
+
+
+def _solve(
+    forward: ForwardPass, module: nn.Module, layer: int, sample: LayerSample, categories: int
+) -> dict[str, Array]:
+    """The order of removal of one layer, for both aims, under the names of the statistics."""
+    family, prefix = forward.family, path_of(forward.model, decoder_layers(forward.model)[layer])
+
+    def inside(template: str | None) -> str | None:
+        return family.fill(template, layer).removeprefix(prefix + ".") if template else None
+
+    def vector(role: str) -> NDArray[np.float64] | None:
+        row = next((row for row in family.rows if row.role == role), None)
+        if row is None:
+            return None
+        value = module.state_dict()[str(inside(row.name))]
+        return np.asarray(value.double().numpy())
+
+    post_norm = inside(family.post_norm)
+    experts = experts_of(module)[1]
+    assert experts is not None  # the sample came from them
+    removals = solve_layer(
+        experts,
+        read_norm(module.get_submodule(post_norm) if post_norm else None),
+        routing_of(
+            family,
+            forward.config,
+            vector("router.correction_bias"),
+            vector("router.expert_scale"),
+        ),
+        sample,
+        categories=categories,
+        workers=forward.workers,
+    )
+    return {
+        f"layer.{layer}.rerouted.{aim}.{what}": getattr(removal, what)
+        for aim, removal in removals.items()
+        for what in ("keep", "pooled", "per_category", "scores")
+    }
 
 
 def _add_experts(sums: LayerSums, watcher: BatchWatcher, path: str, forward: ForwardPass) -> None:

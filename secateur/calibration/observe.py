@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from secateur.calibration import exact
 from secateur.calibration.rows import Corpus
 from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Array
+from secateur.calibration.token_sample import Drawn, Seen, see
 from secateur.checkpoint.families import Family
 from secateur.errors import NumericError
 from secateur.forward.batches import MicroBatch
@@ -33,23 +34,28 @@ class BatchWatcher:
     expert the squared inputs. `LayerSums.add` turns them into sums.
     """
 
-    def __init__(self, batch: MicroBatch, counted: Tensor, experts: int) -> None:
+    def __init__(
+        self, batch: MicroBatch, counted: Tensor, experts: int, drawn: Drawn | None
+    ) -> None:
         self.batch = batch
         self.counted = counted.reshape(-1)
         self._all = bool(self.counted.all())
         self._number = experts
+        self._drawn = drawn
+        self.seen: Seen | None = None
         self.scores: Tensor | None = None
         self.experts = self.gates = self.norms = self.largest = torch.empty(0)
-        self.hidden = torch.empty(0)
         self.outer_squares = self.inner_squares = torch.empty(0)
         self.linears: dict[str, Tensor] = {}
         self._last: tuple[Tensor, Tensor] | None = None
 
     def chosen(self, hidden: Tensor, experts: Tensor, gates: Tensor) -> None:
-        self.hidden, self.experts, self.gates = hidden, experts, gates.float()
+        self.experts, self.gates = experts, gates.float()
         self.norms = torch.zeros(self.gates.shape)
         self.largest = torch.zeros(self.gates.shape)
         self.outer_squares = torch.zeros(self._number, hidden.shape[-1])
+        if self._drawn is not None and self.scores is not None:
+            self.seen = see(self._drawn, self.counted, hidden, self.scores, experts, self.gates)
 
     def pairs(self, pairs: ExpertPairs) -> None:
         if self.inner_squares.numel() == 0:

@@ -79,11 +79,12 @@ class ForwardPass:
         self.model = build_skeleton(source)
         self.batches = batches
         self.family = source.family
+        self.config = source.config
         self.skipped = 0
         self.skip_bad = skip_bad
         self._counted = [batch.counted.clone() for batch in batches]
         self._source = source
-        self._workers = max(1, workers)
+        self.workers = max(1, workers)
         self._hidden_limit = hidden_limit
         self._stack = ExitStack()
         self._lock = threading.Lock()
@@ -94,7 +95,7 @@ class ForwardPass:
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         self._pool = self._stack.enter_context(
-            ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,))
+            ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
         )
         self._stack.enter_context(filled(self.model, self._outside(), self._source))
         self._hidden = self._embed()
