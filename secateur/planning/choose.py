@@ -90,7 +90,7 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning)
     check_count(count, limits)
     if count == checkpoint.experts:
         everyone = tuple(range(checkpoint.experts))
-        return Choice({layer: everyone for layer in checkpoint.moe_layers}, {"criterion": None}, ())
+        return Choice(dict.fromkeys(checkpoint.moe_layers, everyone), {"criterion": None}, ())
     if statistics is None:
         raise PlanError(
             f"choosing {count} of {checkpoint.experts} experts needs statistics: "

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-
 from secateur.calibration.statistics import Statistics
 from secateur.errors import PlanError
 
