@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.calibration.packing import Document, pack
-from secateur.calibration.rows import PADDING, Row, attention_mask
+from secateur.calibration.rows import Row
 
 DOCUMENTS = st.lists(
     st.tuples(st.sampled_from(["chat", "code", "tools"]), st.integers(1, 40)), min_size=1
@@ -48,7 +48,6 @@ def test_positions_restart_with_each_document_and_pieces_stay_in_order(shapes, l
             members = np.flatnonzero(row.documents == document)
             assert row.positions[members].tolist() == list(range(len(members)))
             pieces.setdefault(sample, []).extend(row.input_ids[members].tolist())
-        assert attention_mask(row) is None
     for tokens in pieces.values():
         assert tokens == list(range(tokens[0], tokens[0] + len(tokens)))
 
@@ -103,67 +102,71 @@ def _qwen3_moe(attention: str):
     return Qwen3MoeForCausalLM(config).eval()
 
 
-@pytest.fixture(params=[_gemma4, _qwen3_moe], ids=["gemma4", "qwen3_moe"])
-def make(request):
-    return request.param
+def _gpt_oss(attention: str):
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    config = GptOssConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_local_experts=8,
+        num_experts_per_tok=2, sliding_window=8,
+    )  # fmt: skip
+    config._attn_implementation = attention
+    return GptOssForCausalLM(config).eval()
 
 
-def _run(model, rows: list[Row]):
-    """The call that `rows.py` documents, over rows of equal length; logits [row, token, vocab]."""
+def _logits(model, ids, positions):
+    """The call of `rows.py`, over rows of equal length; logits [row, token, vocab]."""
     import torch
 
-    masks = [attention_mask(row) for row in rows]
-    mask = None if masks[0] is None else torch.tensor(np.stack(masks))
     with torch.no_grad():
         return model(
-            input_ids=torch.tensor(np.stack([row.input_ids for row in rows])),
-            position_ids=torch.tensor(np.stack([row.positions for row in rows])),
-            attention_mask=mask,
+            input_ids=torch.tensor(np.stack(ids)),
+            position_ids=torch.tensor(np.stack(positions)),
+            attention_mask=None,
             use_cache=False,
         ).logits
 
 
-def _row(tokens: list[int], documents: list[int], positions: list[int]) -> Row:
-    return Row(
-        np.array(tokens, np.int64),
-        np.array(documents, np.int32),
-        np.array(positions, np.int32),
-        "a",
-        tuple(sorted({document for document in documents if document != PADDING})),
-    )
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_packed_row_gives_each_document_the_logits_it_has_alone(make, attention):
-    import torch
-
-    torch.manual_seed(0)
-    model = make(attention)
+def _some_rows() -> tuple[Row, list[Row]]:
+    """One packed row, and its documents as rows of their own."""
     generator = np.random.default_rng(1)
     documents = [
         Document(index, "a", generator.integers(1, 128, length))
         for index, length in enumerate((7, 20, 1, 1, 12))
     ]
     (packed,) = pack(documents, 64)
-    padded = _row(
-        [*packed.input_ids, 0, 0, 0], [*packed.documents, -1, -1, -1], [*packed.positions, 0, 0, 0]
-    )
-    alone = torch.cat([_run(model, [row])[0] for row in pack(documents, 64, together=False)])
-    torch.testing.assert_close(_run(model, [packed])[0], alone, rtol=0, atol=1e-5)
-    both = _run(model, [padded, padded])
-    torch.testing.assert_close(both[1, : len(alone)], alone, rtol=0, atol=1e-5)
-    assert (_run(model, [packed._replace(positions=np.arange(41))])[0] - alone).abs().max() > 0.01
+    return packed, list(pack(documents, 64, together=False))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_hole_in_a_document_is_not_seen(make, attention):
+@pytest.mark.parametrize("make", [_gemma4, _qwen3_moe])
+def test_a_packed_row_gives_each_document_the_logits_it_has_alone(make, attention):
     import torch
 
     torch.manual_seed(0)
     model = make(attention)
-    row = _row([9, 5, 6, 0, 7, 8, 3], [-1, 0, 0, -1, 0, 0, -1], [0, 0, 1, 2, 3, 4, 0])
-    other = row._replace(input_ids=np.array([1, 5, 6, 99, 7, 8, 44]))
-    real = row.documents != PADDING
-    logits = _run(model, [row])[0][real]
-    assert torch.isfinite(logits).all()
-    torch.testing.assert_close(logits, _run(model, [other])[0][real], rtol=0, atol=1e-6)
+    packed, documents = _some_rows()
+    alone = torch.cat([_logits(model, [row.input_ids], [row.positions])[0] for row in documents])
+    together = _logits(model, [packed.input_ids], [packed.positions])[0]
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    running_on = _logits(model, [packed.input_ids], [np.arange(len(alone))])[0]
+    assert (running_on - alone).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("make", "attention"),
+    [(_gemma4, "eager"), (_gemma4, "sdpa"), (_qwen3_moe, "eager"), (_qwen3_moe, "sdpa"),
+     (_gpt_oss, "eager")],
+)  # fmt: skip
+def test_lines_filled_up_on_the_right_give_the_logits_of_each_document_alone(make, attention):
+    import torch
+
+    torch.manual_seed(0)
+    model = make(attention)
+    packed, documents = _some_rows()
+    longest = max(len(row.input_ids) for row in documents)
+    filled = [np.pad(row.input_ids, (0, longest - len(row.input_ids))) for row in documents]
+    lines = _logits(model, filled, [np.arange(longest)] * len(filled))
+    for line, row in zip(lines, documents, strict=True):
+        alone = _logits(model, [row.input_ids], [row.positions])[0]
+        torch.testing.assert_close(line[: len(alone)], alone, rtol=0, atol=1e-5)

@@ -17,7 +17,7 @@ from secateur.calibration.evaluation_sets import evaluation_set
 from secateur.calibration.mix import Mix, mix_names, read_mix
 from secateur.calibration.packing import Document, pack
 from secateur.calibration.row_file import load_rows
-from secateur.calibration.rows import PADDING, Corpus, Row, Sample, attention_mask, corpus_of
+from secateur.calibration.rows import PADDING, Corpus, Row, Sample, corpus_of
 from secateur.calibration.sampling import Chosen, Progress, Sampling, take
 from secateur.calibration.thoughts import thought_format, unknown_markers
 from secateur.calibration.tokenizer import load_tokenizer, tokenizer_sha256
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "PADDING", "Corpus", "Progress", "Row", "Sample", "attention_mask", "load_corpus",
-    "load_rows", "load_tokenizer", "mix_names",
+    "PADDING", "Corpus", "Progress", "Row", "Sample", "load_corpus", "load_rows",
+    "load_tokenizer", "mix_names",
 ]  # fmt: skip
 
 

@@ -1,14 +1,14 @@
 """What the model runs to be observed: rows of tokens, and where each token came from.
 
 A row is one sequence. Several documents may lie in it one after the other, and none may see
-another. transformers separates them by itself, for every attention implementation and family,
-when the positions restart with each document and neither a mask nor a cache is given:
+another. What keeps them apart in every family, with every attention implementation, is to run
+each document as a line of its own, filled up on the right, with neither a mask nor a cache
+(`forward.batches` does that); padding inside a document (`--rows` only) needs a mask.
 
-    model(input_ids=ids[None], position_ids=positions[None],
-          attention_mask=attention_mask(row), use_cache=False)
-
-Both a mask of ones and `use_cache=True` switch that off silently. The batch may hold several
-rows. Padding has position 0 at every token, so each padding token is a sequence of its own.
+To run a row whole, with `model(input_ids=..., position_ids=row.positions, attention_mask=None,
+use_cache=False)`, is exact only where the family hands positions to its masks. Most do; in
+transformers 5.23 gpt_oss and afmoe do not, recurrent layers carry state from one document to the
+next, and a mask of ones or `use_cache=True` switches the separation off, all without a word.
 """
 
 from __future__ import annotations
@@ -90,19 +90,6 @@ def corpus_of(
         "tokens_by_category": {category: counts[category] for category in categories},
     }
     return Corpus(all_rows, tuple(samples), categories, counted, _sha256(all_rows))
-
-
-def attention_mask(row: Row) -> NDArray[np.bool_] | None:
-    """The mask [token] to run this row with, or None (the usual case) when positions suffice.
-
-    Only padding between two tokens of one document needs a mask; such a row, which a packed
-    corpus never has, is run alone and may hold one document only.
-    """
-    mask: NDArray[np.bool_] = row.documents != PADDING
-    real = np.flatnonzero(mask)
-    if len(row.samples) > 1 or len(real) == real[-1] - real[0] + 1:
-        return None
-    return mask
 
 
 def _sha256(rows: tuple[Row, ...]) -> str:
