@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from secateur.checkpoint.reader import Checkpoint, read_config
-from secateur.errors import CheckpointError, EngineError, InputError, WriteError
+from secateur.errors import CheckpointError, InputError, WriteError
 from secateur.evaluation.answers import (
     Answer,
     AnswerSet,
@@ -32,8 +34,7 @@ from secateur.evaluation.answers import (
 )
 from secateur.evaluation.prompts import Prompt, PromptSet, turn_end_ids
 from secateur.evaluation.replay import Progress, silent
-from secateur.forward.skeleton import build_skeleton, filled
-from secateur.forward.weights import CheckpointWeights
+from secateur.evaluation.whole_model import check_memory, free_memory, whole_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +86,7 @@ def generate_answers(
     *,
     stop_ids: frozenset[int],
     settings: Generation = Generation(),
+    workers: int = 1,
     memory: int | None = None,
     progress: Progress = silent,
 ) -> AnswerSet:
@@ -92,10 +94,13 @@ def generate_answers(
 
     `stop_ids`: tokens that end a turn (see `stop_tokens`). `memory`: bytes that may be used,
     by default what is free. Peak memory: all weights, experts in their own type and all else
-    in float32, and the cache of one batch. Raises EngineError when that does not fit, InputError
-    for a prompt that leaves no room to answer; `progress` counts prompts.
+    in float32, and the cache of one batch per worker; the number of workers does not change the
+    answers. Raises EngineError when the weights do not fit, InputError for a prompt that leaves
+    no room to answer; `progress` counts prompts.
     """
-    _check_memory(checkpoint, free_memory() if memory is None else memory)
+    from transformers import GenerationConfig
+
+    check_memory(checkpoint, free_memory() if memory is None else memory)
     asked = [prompt for prompt in prompts.prompts if prompt.kind == "answers"]
     _check_lengths(checkpoint, asked, settings)
     provenance = _provenance(checkpoint, prompts, stop_ids, settings)
@@ -104,13 +109,14 @@ def generate_answers(
     ).hexdigest()
     kept = path.with_name(f".{path.name}.{key[:16]}.partial")
     found = _finished(kept)
+    pending = [batch for batch in _batches(asked, settings.batch_size) if batch[0].id not in found]
     progress(len(found), len(asked), "answers")
-    if len(found) < len(asked):
-        with whole_model(checkpoint) as model:
-            for index, batch in enumerate(_batches(asked, settings.batch_size)):
-                if batch[0].id in found:
-                    continue
-                answers = _answered(model, batch, stop_ids, settings, index)
+    if pending:
+        work = partial(_answered, stop_ids=stop_ids, settings=settings)
+        with whole_model(checkpoint) as model, _one_thread_each(workers) as pool:
+            # The model's own defaults would be merged into ours.
+            model.generation_config = cast(Any, GenerationConfig)()
+            for answers in pool.map(partial(work, model), pending):
                 _keep(kept, answers)
                 found.update({answer.id: answer for answer in answers})
                 progress(len(found), len(asked), "answers")
@@ -124,59 +130,16 @@ def generate_answers(
 
 
 @contextmanager
-def whole_model(checkpoint: Checkpoint) -> Iterator[Any]:
-    """The text model with all its weights, as the streamed forward would run it.
-
-    Peak memory: see `weight_bytes`, and once more the largest tensor.
-    """
-    source = CheckpointWeights(checkpoint)
-    model = build_skeleton(source)
-    present = set(source.names())
-    names = {name: name for name in model.state_dict() if name in present}
-    with filled(model, names, source):
-        if "lm_head.weight" not in present:
-            model.lm_head.weight = model.get_input_embeddings().weight
-        _check_filled(model, checkpoint)
-        yield model
-
-
-def weight_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes of the weights in memory: experts in their own type, all else in float32."""
-    return sum(
-        spec.nbytes if checkpoint.places[name].role.startswith("expert.") else 4 * spec.elements
-        for name, spec in checkpoint.specs.items()
-        if checkpoint.places[name].row.axes
-    )
-
-
-def free_memory() -> int:
-    """Bytes of memory that are free or can be freed at once (on Linux), or that exist."""
+def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Workers that compute with one torch thread each, so that their number changes no bits."""
+    threads = torch.get_num_threads()
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _check_filled(model: Any, checkpoint: Checkpoint) -> None:
-    for name, value in model.state_dict(keep_vars=True).items():
-        if value.is_meta:
-            raise CheckpointError(
-                f"{checkpoint.path} has no tensor for the parameter {name!r}: "
-                "the checkpoint is incomplete"
-            )
-
-
-def _check_memory(checkpoint: Checkpoint, memory: int) -> None:
-    need = weight_bytes(checkpoint)
-    if need > memory:
-        raise EngineError(
-            f"answering takes the whole model in memory: {need} bytes, but {memory} are free; let "
-            "the original answer on a larger machine, or on any server, and give its answers "
-            "as a file"
-        )
+        with ThreadPoolExecutor(
+            max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check_lengths(checkpoint: Checkpoint, asked: Sequence[Prompt], settings: Generation) -> None:
@@ -199,12 +162,9 @@ def _batches(asked: Sequence[Prompt], size: int) -> list[list[Prompt]]:
 
 
 def _answered(
-    model: Any,
-    batch: Sequence[Prompt],
-    stop_ids: frozenset[int],
-    settings: Generation,
-    index: int,
+    model: Any, batch: Sequence[Prompt], *, stop_ids: frozenset[int], settings: Generation
 ) -> list[Answer]:
+    """Answer prompts side by side, padded on the left."""
     from transformers import GenerationConfig
 
     longest = max(len(prompt.input_ids) for prompt in batch)
@@ -213,29 +173,59 @@ def _answered(
     for row, prompt in enumerate(batch):
         ids[row, longest - len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
         mask[row, longest - len(prompt.input_ids) :] = 1
-    options: dict[str, Any] = {}
-    if settings.temperature > 0:
-        options = {
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,
-        }
     config = cast(Any, GenerationConfig)(
         max_new_tokens=settings.max_new_tokens,
-        do_sample=settings.temperature > 0,
+        do_sample=False,
         eos_token_id=sorted(stop_ids) or None,
         pad_token_id=0,
-        **options,
     )
-    # The model's own defaults would be merged into ours.
-    model.generation_config = cast(Any, GenerationConfig)()
-    # Each batch has its own seed, so that a resumed run draws what an uninterrupted one draws.
-    with torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(settings.seed * 1_000_003 + index)
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=_drawing([prompt.id for prompt in batch], settings),
+        )
     return [
         _cut(prompt, row[longest:], stop_ids) for prompt, row in zip(batch, output, strict=True)
     ]
+
+
+def _drawing(ids: Sequence[str], settings: Generation) -> Any:
+    """What turns the greedy choice into a draw: the largest of logits plus Gumbel noise.
+
+    That is a draw from the softmax of the logits (Gumbel 1954; Maddison et al. 2014). The noise
+    of a prompt comes from the seed and its id alone, not from torch's global state, so threads,
+    batches and interruptions do not change it.
+    """
+    from transformers import (
+        LogitsProcessorList,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    steps: list[Any] = []
+    if settings.temperature > 0:
+        steps.append(TemperatureLogitsWarper(settings.temperature))
+        if settings.top_k:
+            steps.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1:
+            steps.append(TopPLogitsWarper(settings.top_p))
+        draws = [_generator(settings.seed, prompt) for prompt in ids]
+
+        def add_noise(_: Tensor, logits: Tensor) -> Tensor:
+            uniform = [torch.rand(logits.shape[-1], generator=draw).double() for draw in draws]
+            # rand may give 0, whose logarithm is no number.
+            return logits - torch.stack(uniform).clamp_min(1e-20).log().neg().log().float()
+
+        steps.append(add_noise)
+    return LogitsProcessorList(steps)
+
+
+def _generator(seed: int, prompt: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def _cut(prompt: Prompt, generated: Tensor, stop_ids: frozenset[int]) -> Answer:
