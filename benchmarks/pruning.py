@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from secateur.apply.experts import select_experts
+from secateur.planning.experts import select_experts
 from secateur.checkpoint.folder import complete_or_absent
 from secateur.checkpoint.pieces import Piece, PiecedTensor
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint

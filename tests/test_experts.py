@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tiny_models import EXPERTS, FORMS, GROUPS, TOP_K, difference, load, logits
 from torch.overrides import TorchFunctionMode
 
-from secateur.apply.experts import arrange_experts, check_keep, select_experts
+from secateur.planning.experts import arrange_experts, check_keep, select_experts
 from secateur.checkpoint.config import with_experts
 from secateur.checkpoint.families import EXPERT
 from secateur.checkpoint.pieces import PiecedTensor

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import FORMS, save_tiny
 
-from secateur.apply.experts import select_experts
+from secateur.planning.experts import select_experts
 from secateur.checkpoint import writer
 from secateur.checkpoint.finite import first_forbidden, refuse_forbidden
 from secateur.checkpoint.headers import read_header

@@ -80,7 +80,7 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning)
     """Which experts of the checkpoint stay.
 
     Raises PlanError when the wish contradicts itself or the model, or needs statistics that are
-    not there; StatisticsError when they are of another model (`check_statistics`).
+    not there.
     """
     limits = constraints_of(checkpoint, wish, statistics)
     if wish.drop_map is not None:

@@ -1,18 +1,88 @@
 """Making a plan: from the experts that stay and the formats wanted to every tensor's fate.
 
-Everything is known from headers: names, shapes, exact sizes of the files. Nothing is read.
+Everything is known from headers: names, shapes, exact sizes of the files. No weight is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from secateur.apply.experts import select_experts
+from secateur.calibration.calibrate import model_facts
 from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.writer import Layout, lay_out
-from secateur.planning.plan import SAFETENSORS, Plan, PlannedTensor
+from secateur.errors import PlanError
+from secateur.planning.choose import Choice
+from secateur.planning.experts import select_experts
+from secateur.planning.gguf_form import GgufForm, gguf_form, plan_gguf
+from secateur.planning.plan import GGUF, SAFETENSORS, Plan, PlannedTensor
 from secateur.planning.selection import Keep
+
+
+def make_plan(
+    checkpoint: Checkpoint, choice: Choice, formats: Sequence[str], *, has_imatrix: bool
+) -> Plan:
+    """The plan for a choice of experts and formats (`safetensors`, `gguf-Q4_K_M`, ...).
+
+    `has_imatrix` tells whether an importance matrix will be there when it is applied: it changes
+    some of llama.cpp's types. Raises PlanError for an unknown format or none at all.
+    """
+    if not formats:
+        raise PlanError("the plan writes nothing: name a format with --to or a type with --types")
+    tensors: list[PlannedTensor] = []
+    files: dict[str, Mapping[str, int]] = {}
+    notes = list(choice.notes)
+    for form in dict.fromkeys(formats):
+        if form == SAFETENSORS:
+            planned, sizes = plan_safetensors(checkpoint, choice.keep)
+        elif form.startswith(GGUF):
+            ftype = form.removeprefix(GGUF)
+            decided = gguf_form(checkpoint, choice.keep, ftype, has_imatrix=has_imatrix)
+            planned, sizes = plan_gguf(checkpoint, choice.keep, decided, ftype)
+            form = planned[0].format  # the canonical name of an alias  # noqa: PLW2901
+            notes += _gguf_notes(form, planned, decided, has_imatrix)
+        else:
+            raise PlanError(
+                f"unknown format {form!r}: expected {SAFETENSORS!r} or {GGUF!r} and a file type"
+            )
+        tensors += planned
+        files[form] = sizes
+    selection = {**choice.selection, "imatrix": has_imatrix}
+    return Plan(
+        model_facts(checkpoint), selection, dict(choice.keep), tuple(tensors), files, tuple(notes)
+    )
+
+
+def resolve_again(plan: Plan, checkpoint: Checkpoint) -> Plan:
+    """The plan that a plan's own decisions (experts kept, types) lead to, for checking it."""
+    choice = Choice(plan.keep, {}, ())
+    tensors: list[PlannedTensor] = []
+    files: dict[str, Mapping[str, int]] = {}
+    for form in plan.formats:
+        if form == SAFETENSORS:
+            planned, sizes = plan_safetensors(checkpoint, choice.keep)
+        else:
+            ftype = form.removeprefix(GGUF)
+            decided = planned_gguf(plan, form, checkpoint)
+            planned, sizes = plan_gguf(checkpoint, choice.keep, decided, ftype)
+        tensors += planned
+        files[form] = sizes
+    return Plan(plan.model, plan.selection, plan.keep, tuple(tensors), files, plan.notes)
+
+
+def planned_gguf(plan: Plan, form: str, checkpoint: Checkpoint) -> GgufForm:
+    """The GGUF of a plan, its types taken from the plan's tensors.
+
+    Raises PlanError for a format that is no GGUF file type.
+    """
+    if not form.startswith(GGUF):
+        raise PlanError(f"unknown format {form!r} in the plan: plan again")
+    return gguf_form(
+        checkpoint,
+        plan.keep,
+        form.removeprefix(GGUF),
+        has_imatrix=bool(plan.selection.get("imatrix")),
+        chosen={tensor.name: tensor.type for tensor in plan.of(form)},
+    )
 
 
 def safetensors_layout(checkpoint: Checkpoint, keep: Keep) -> Layout:
@@ -45,6 +115,29 @@ def plan_safetensors(
     return tuple(tensors), dict(layout.files)
 
 
+def _gguf_notes(
+    form: str, planned: Sequence[PlannedTensor], decided: GgufForm, has_imatrix: bool
+) -> list[str]:
+    """Fallbacks as one sentence, and what the types need."""
+    notes = []
+    fallen = [tensor for tensor in planned if tensor.fallback_from]
+    if fallen:
+        kinds = sorted({f"{t.fallback_from} to {t.type}" for t in fallen})
+        total = sum(tensor.bytes for tensor in planned)
+        share = sum(tensor.bytes for tensor in fallen) / total
+        notes.append(
+            f"{form}: {len(fallen)} of {len(planned)} tensors ({share:.0%} of the bytes) have rows "
+            f"that the type's blocks do not divide, and fall back ({', '.join(kinds)})"
+        )
+    needy = [choice.name for choice in decided.choices if choice.needs_importance]
+    if needy and not has_imatrix:
+        raise PlanError(
+            f"{form}: {len(needy)} tensors (first: {needy[0]}) need an importance matrix: "
+            "calibrate, and name the statistics with --stats"
+        )
+    return notes
+
+
 def _sources(checkpoint: Checkpoint, keep: Keep) -> dict[str, str]:
     """Output name -> source name; they differ where per-expert names are renumbered."""
     sources = {}
@@ -58,15 +151,3 @@ def _sources(checkpoint: Checkpoint, keep: Keep) -> dict[str, str]:
             number = keep[place.layer].index(place.expert)
             sources[f"{name[:start]}{number}{name[end:]}"] = name
     return sources
-
-
-def make_plan(
-    checkpoint: Checkpoint,
-    keep: Keep,
-    selection: Mapping[str, Any],
-    model: Mapping[str, Any],
-    notes: Sequence[str] = (),
-) -> Plan:
-    """The plan for the pruned checkpoint as safetensors."""
-    tensors, files = plan_safetensors(checkpoint, keep)
-    return Plan(model, selection, dict(keep), tensors, {SAFETENSORS: files}, tuple(notes))

@@ -1,0 +1,126 @@
+"""Applying a plan: an output folder that is complete or absent, its manifest last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateur.apply.checkpoint import write_beside, write_checkpoint
+from secateur.apply.gguf import write_gguf_form
+from secateur.apply.importance import importance_matrix
+from secateur.calibration.calibrate import model_facts
+from secateur.calibration.statistics import Statistics
+from secateur.checkpoint.reader import Checkpoint
+from secateur.errors import PlanError, StatisticsError
+from secateur.formats.imatrix import write_imatrix
+from secateur.planning.plan import SAFETENSORS, Plan, compare, to_json
+from secateur.planning.resolve import planned_gguf, resolve_again
+
+PLAN = "plan.json"
+IMATRIX = "imatrix.gguf"
+
+Progress = Callable[[str, int, int], None]
+"""Called with (format, bytes written, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What an output is made from: the checkpoint, and the statistics behind its imatrix."""
+
+    checkpoint: Checkpoint
+    statistics: Statistics | None = None
+
+
+def check_plan(plan: Plan, sources: Sources) -> None:
+    """Check a plan, hand-edited or not, against the checkpoint before anything is written.
+
+    Raises PlanError for a plan of another checkpoint, or one whose numbers do not follow from
+    its decisions; StatisticsError for statistics of another model.
+    """
+    check_model(plan.model, sources.checkpoint)
+    if sources.statistics is not None:
+        check_statistics(sources.statistics, sources.checkpoint)
+    elif plan.selection.get("imatrix") and any(f != SAFETENSORS for f in plan.formats):
+        raise PlanError(
+            "the plan quantizes with an importance matrix, which is made from the statistics: "
+            "name them with --stats"
+        )
+    compare(plan, resolve_again(plan, sources.checkpoint))
+
+
+def check_model(model: Any, checkpoint: Checkpoint) -> None:
+    """Raises PlanError unless the plan was made for this very checkpoint."""
+    facts = model_facts(checkpoint)
+    for what in ("family", "layers", "experts", "top_k", "identity"):
+        if model.get(what) != facts[what]:
+            raise PlanError(
+                f"the plan is for {model.get('source')} ({what} {model.get(what)!r}), but "
+                f"{checkpoint.source} has {what} {facts[what]!r}: plan again for this checkpoint"
+            )
+
+
+def check_statistics(statistics: Statistics, checkpoint: Checkpoint) -> None:
+    """Raises StatisticsError unless the statistics were made on this very checkpoint."""
+    facts = model_facts(checkpoint)
+    for what in ("family", "layers", "experts", "top_k", "identity"):
+        if statistics.model.get(what) != facts[what]:
+            raise StatisticsError(
+                f"the statistics are of {statistics.model.get('source')} ({what} "
+                f"{statistics.model.get(what)!r}), but {checkpoint.source} has {what} "
+                f"{facts[what]!r}: calibrate this checkpoint"
+            )
+
+
+def write_output(
+    plan: Plan,
+    sources: Sources,
+    folder: Path,
+    *,
+    threads: int = 1,
+    progress: Progress = lambda form, done, total: None,
+) -> dict[str, str]:
+    """Write all files of a checked plan into `folder`; returns file -> sha256 where known.
+
+    A GGUF file that is there already with its planned size was finished by an interrupted run
+    (files appear only when they are whole) and is kept. Peak memory: two buffers of 16 MiB, or
+    one slab for GGUF.
+    """
+    checkpoint = sources.checkpoint
+    hashes = write_beside(plan, checkpoint, folder)
+    (folder / PLAN).write_text(to_json(plan), "utf-8")
+    imatrix = None
+    if plan.selection.get("imatrix") and sources.statistics is not None:
+        imatrix = importance_matrix(sources.statistics, checkpoint.family, plan.keep)
+    for form in plan.formats:
+        count = _Counter(form, plan.file_bytes(form), progress)
+        if form == SAFETENSORS:
+            hashes.update(write_checkpoint(plan, checkpoint, folder, count))
+            continue
+        decided = planned_gguf(plan, form, checkpoint)
+        if imatrix is not None and not (folder / IMATRIX).exists():
+            write_imatrix(folder / IMATRIX, imatrix)
+        target = folder / decided.file
+        if not (target.exists() and target.stat().st_size == decided.nbytes):
+            write_gguf_form(
+                decided,
+                checkpoint,
+                plan.keep,
+                folder,
+                imatrix=imatrix,
+                threads=threads,
+                progress=count,
+            )
+    return hashes
+
+
+class _Counter:
+    """Adds up the bytes of one format for the progress bar."""
+
+    def __init__(self, form: str, total: int, progress: Progress) -> None:
+        self._form, self._total, self._progress, self._done = form, total, progress, 0
+
+    def __call__(self, nbytes: int) -> None:
+        self._done += nbytes
+        self._progress(self._form, self._done, self._total)

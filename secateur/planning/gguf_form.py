@@ -1,0 +1,152 @@
+"""The GGUF of a pruned checkpoint, decided: metadata, tensors, types, exact bytes.
+
+llama.cpp's converter and llama-quantize in one: what the first would write in 16 bits
+(formats.gguf_tensors), typed as the second would type it (llama_types). Reads the tokenizer and
+the config, no weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from secateur.checkpoint.config import with_experts
+from secateur.checkpoint.reader import Checkpoint
+from secateur.formats.gguf import Metadata, TensorInfo, file_bytes
+from secateur.formats.gguf_metadata import model_metadata, sampling_metadata
+from secateur.formats.gguf_rules import gguf_rules
+from secateur.formats.gguf_tensors import GgufTensor, gguf_tensors
+from secateur.formats.gguf_tokenizer import tokenizer_metadata
+from secateur.planning.experts import select_experts
+from secateur.planning.llama_mixes import FILE_TYPES, ModelTraits, file_type
+from secateur.planning.llama_types import TypeChoice, TypeRequest, choose_types
+from secateur.planning.plan import GGUF, Action, PlannedTensor
+from secateur.planning.selection import Keep
+
+_UNQUANTIZED = "F16"
+
+
+@dataclass(frozen=True)
+class GgufForm:
+    """One GGUF file to write: its name, metadata, and tensors in the order of the file."""
+
+    file: str
+    metadata: Metadata
+    tensors: tuple[GgufTensor, ...]
+    choices: tuple[TypeChoice, ...]
+
+    @property
+    def infos(self) -> tuple[TensorInfo, ...]:
+        """The tensors as they are written, with their chosen types."""
+        return tuple(
+            replace(tensor.info, type=choice.type)
+            for tensor, choice in zip(self.tensors, self.choices, strict=True)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Exact bytes of the file."""
+        return file_bytes(self.metadata, self.infos)
+
+
+def gguf_form(
+    checkpoint: Checkpoint,
+    keep: Keep,
+    ftype: str,
+    *,
+    has_imatrix: bool,
+    chosen: Mapping[str, str] | None = None,
+) -> GgufForm:
+    """Decide the GGUF of file type `ftype` (llama-quantize's name) for the experts kept.
+
+    `chosen` gives types by tensor name that take the place of the rules' (a hand-edited plan).
+    Raises PlanError for an unknown file type, FamilyError for a family without a GGUF form,
+    CheckpointError for a tokenizer or config that cannot be expressed.
+    """
+    name = file_type(ftype)
+    rules = gguf_rules(checkpoint.family)
+    kept = len(next(iter(keep.values())))
+    config = pruned_config(checkpoint, kept)
+    shapes = {tensor.name: tensor.shape for tensor in select_experts(checkpoint, keep)}
+    tensors = gguf_tensors(checkpoint.family, config, shapes, _UNQUANTIZED)
+    infos = [tensor.info for tensor in tensors]
+    request = TypeRequest(name, has_imatrix=has_imatrix)
+    choices = choose_types(infos, _traits(checkpoint, config, rules.quantize), request)
+    if chosen is not None:
+        choices = [_edited(choice, chosen) for choice in choices]
+    model = _model_name(checkpoint, kept)
+    rows = next(info.shape[0] for info in infos if info.name == "token_embd.weight")
+    metadata = {
+        **model_metadata(checkpoint.family, config, infos, model, FILE_TYPES[name].number),
+        **sampling_metadata(checkpoint.path),
+        **tokenizer_metadata(checkpoint.path, config, rules.tokenizer, rows),
+    }
+    return GgufForm(f"{model}-{name}.gguf", metadata, tensors, tuple(choices))
+
+
+def plan_gguf(
+    checkpoint: Checkpoint, keep: Keep, form: GgufForm, ftype: str
+) -> tuple[tuple[PlannedTensor, ...], dict[str, int]]:
+    """(tensors, {file: bytes}) of a decided GGUF."""
+    pruned = len(next(iter(keep.values()))) != checkpoint.experts
+    planned = [
+        PlannedTensor(
+            format=GGUF + file_type(ftype),
+            name=info.name,
+            action=_action(checkpoint, tensor, pruned),
+            sources=tensor.sources,
+            type=info.type,
+            shape=info.shape,
+            bytes=info.nbytes,
+            fallback_from=choice.fallback_from,
+            reason=choice.reason,
+        )
+        for tensor, choice, info in zip(form.tensors, form.choices, form.infos, strict=True)
+    ]
+    return tuple(planned), {form.file: form.nbytes}
+
+
+def pruned_config(checkpoint: Checkpoint, kept: int) -> dict[str, Any]:
+    """config.json of the output, parsed."""
+    text = (checkpoint.path / "config.json").read_text("utf-8")
+    return dict(json.loads(with_experts(text, checkpoint.family, kept)))
+
+
+def _edited(choice: TypeChoice, chosen: Mapping[str, str]) -> TypeChoice:
+    wanted = chosen.get(choice.name, choice.type)
+    if wanted == choice.type:
+        return choice
+    return TypeChoice(choice.name, wanted, "edited by hand")
+
+
+def _action(checkpoint: Checkpoint, tensor: GgufTensor, pruned: bool) -> Action:
+    if tensor.values is not None:
+        return "generate"
+    place = checkpoint.places[tensor.sources[0]]
+    routed = place.row.expert_axis is not None or place.expert is not None
+    return "select+convert" if pruned and routed else "convert"
+
+
+def _model_name(checkpoint: Checkpoint, kept: int) -> str:
+    base = checkpoint.source.rstrip("/").rpartition("/")[2] or checkpoint.path.name
+    return base if kept == checkpoint.experts else f"{base}-{kept}e"
+
+
+def _traits(
+    checkpoint: Checkpoint, config: Mapping[str, Any], quantize: Mapping[str, Any]
+) -> ModelTraits:
+    family = checkpoint.family
+    words: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in quantize.items()
+    }
+    heads = family.number(config, "heads")
+    found = family.find(config, "kv_heads")
+    return ModelTraits(
+        layers=checkpoint.layers,
+        experts=family.number(config, "experts"),
+        heads=heads,
+        kv_heads=found[1] if found else heads,
+        **words,
+    )
