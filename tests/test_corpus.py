@@ -12,7 +12,7 @@ import yaml
 from tiny_tokenizer import save_tokenizer
 
 from secateur.calibration.corpus import Corpus, load_corpus, load_tokenizer, mix_names
-from secateur.calibration.mix import read_mix
+from secateur.calibration.mix import MIXES, read_mix
 from secateur.errors import CorpusError
 
 
@@ -68,6 +68,14 @@ def test_a_conversation_is_written_by_the_chat_template(tmp_path, tokenizer):
         "<bos><|tool>clock{}<tool|><|turn>user\nWhat time?<turn|>\n"
         '<|turn>assistant\n<|tool_call>clock{"zone": "UTC"}<tool_call|><turn|>\n'
     ]
+
+
+def test_content_in_parts_is_text(tmp_path, tokenizer):
+    template = "{% for part in messages[0].content %}[{{ part.text }}]{% endfor %}"
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    record = {"messages": json.dumps([{"role": "user", "content": parts}])}
+    mix = write_mix(tmp_path, {"a": [record]}, a={"template": {"chat_template": template}})
+    assert texts(load_corpus(mix, tokenizer), tokenizer) == ["[one][two]"]
 
 
 def test_text_begins_with_the_special_tokens_of_the_tokenizer_only(tmp_path, tokenizer):
@@ -292,3 +300,12 @@ def test_a_mix_without_usable_documents_is_refused(tmp_path, tokenizer):
     write_mix(tmp_path, {"a": [{"text": " "}]}, a={"allow_short": True})
     with pytest.raises(CorpusError, match="no usable documents, so it gives no rows"):
         load_corpus(mix, tokenizer)
+
+
+def test_gemmule_calibrates_on_its_own_set():
+    folder = MIXES.parent.parent / "gemmule"
+    corpus = load_corpus("gemmule", load_tokenizer(folder), vocab_size=4096)
+    domains = ("arithmetic", "chat", "code", "definitions", "prose", "tools")
+    assert corpus.categories == domains
+    assert min(corpus.description["tokens_by_category"].values()) > 1000
+    assert corpus.description["warnings"] == []

@@ -82,6 +82,13 @@ def test_what_a_folder_has_not(tmp_path, tokenizer, source, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_archive_in_a_folder(tmp_path, tokenizer):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_bytes(b"\x1f\x8b\x08\x00")
+    with pytest.raises(CorpusError, match="source 'a': cannot load data"):
+        load_corpus(write_mix(tmp_path, path="data"), tokenizer)
+
+
 def test_a_folder_without_data(tmp_path, tokenizer):
     (tmp_path / "data").mkdir()
     with pytest.raises(CorpusError, match="cannot load data"):

@@ -165,6 +165,14 @@ LINES = {
         b'{"messages": [{"role": "user", "content": 3}]}\n',
         "messages[0] has a int as content",
     ),
+    "an image": (
+        b'{"messages": [{"role": "user", "content": [{"type": "image"}]}]}\n',
+        "messages[0] has a part that is not text; only text can be used",
+    ),
+    "parts that are text": (
+        b'{"messages": [{"role": "user", "content": ["x"]}]}\n',
+        "messages[0] has a part that is not text",
+    ),
     "unknown role": (
         b'{"messages": [{"role": "robot", "content": "x"}]}\n',
         "a.jsonl:1: the chat template refuses the messages: no such role: robot",
@@ -172,6 +180,14 @@ LINES = {
     "tools": (
         b'{"messages": [{"role": "user", "content": "x"}], "tools": [{"description": "x"}]}\n',
         "tools[0] has no function with a name",
+    ),
+    "parameters": (
+        b'{"messages": [{"role": "user"}], "tools": [{"name": "f", "parameters": [1]}]}\n',
+        "tools[0] has a list as parameters",
+    ),
+    "a parameter": (
+        b'{"messages": [{"role": "user"}], "tools": [{"name": "f", "parameters": {"a": "x"}}]}\n',
+        "tools[0]: its parameter 'a' is not an object with a type",
     ),
     "tool calls": (
         b'{"messages": [{"role": "assistant", "tool_calls": [{"function": "x"}]}]}\n',
@@ -213,6 +229,11 @@ MAPPINGS = {
     ),
     "short": ({"text": "x"}, "samples: 2", "has only 1 of 2 samples; ask for fewer, or set"),
     "short of tokens": ({"text": "x"}, "tokens: 9", "has only 2 of 9 tokens"),
+    "a template that fails": (
+        {"messages": [{"role": "user", "content": "x"}]},
+        "template: {chat_template: '{{ 1 / 0 }}'}",
+        "the chat template refuses the messages: division by zero",
+    ),
     "template argument": (
         {"messages": [{"role": "user", "content": "x"}]},
         "template: {messages: 3}",

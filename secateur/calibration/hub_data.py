@@ -50,7 +50,7 @@ def load_data_set(source: Source) -> DataSet:
             split=source.split,
             revision=source.revision,
         )
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # whatever its readers of archives and tables raise
         message = f"source {source.name!r}: cannot load {source.location}: {_first_line(error)}"
         if isinstance(error, ConnectionError):
             raise EngineError(f"{message}; connect, or put the data set in the cache") from error

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
+from secateur.calibration.chat_template import chat_text
 from secateur.calibration.fields import Content
 from secateur.calibration.thoughts import THOUGHT_KEYS
-from secateur.calibration.tokenizer import need_chat_template
 from secateur.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -47,7 +46,6 @@ def _conversation(
     thought: str | None,
     where: str,
 ) -> str:
-    need_chat_template(tokenizer)
     messages = [dict(message) for message in content.messages]
     turns: dict[str, str] = {}
     for index, words in content.thoughts.items():
@@ -59,18 +57,7 @@ def _conversation(
             standin = f"SECATEURTURN{index}END"
             turns[standin] = thought.replace("{thought}", words) + message["content"].strip()
             message["content"] = standin
-    try:
-        text = str(
-            tokenizer.apply_chat_template(
-                messages,
-                tools=[dict(tool) for tool in content.tools] or None,
-                tokenize=False,
-                **template,
-            )
-        )
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise CorpusError(f"{where}: the chat template refuses the messages: {reason}") from error
+    text = chat_text(tokenizer, messages, content.tools, template, where)
     for standin, turn in turns.items():
         if text.count(standin) != 1:
             raise CorpusError(

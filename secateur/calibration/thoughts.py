@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from secateur.calibration.tokenizer import need_chat_template
+from secateur.calibration.chat_template import chat_text
 from secateur.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def thought_format(tokenizer: PreTrainedTokenizerBase, explicit: str | None) -> 
 
     Raises CorpusError when the tokenizer has not the markers of any known format.
     """
-    need_chat_template(tokenizer)
     if explicit is not None:
         return explicit
     if _template_writes_thoughts(tokenizer):
@@ -60,7 +59,5 @@ def _template_writes_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
     thought = "SECATEURTHOUGHT"
     answer: dict[str, Any] = {"role": "assistant", "content": "answer"}
     answer |= dict.fromkeys(THOUGHT_KEYS, thought)
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "question"}, answer], tokenize=False
-    )
-    return thought in str(text)
+    messages = [{"role": "user", "content": "question"}, answer]
+    return thought in chat_text(tokenizer, messages, (), {}, "thoughts of the mix")

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder: loading it, naming it, what it must be able to do."""
+"""The tokenizer of a model folder: loading it, naming it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur.errors import CheckpointError, CorpusError
+from secateur.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,15 +37,6 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"cannot load the tokenizer in {folder}: {reason}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)  # what AutoTokenizer returns
     return tokenizer
-
-
-def need_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises CorpusError when the tokenizer cannot write conversations."""
-    if tokenizer.chat_template is None:
-        raise CorpusError(
-            f"the tokenizer in {tokenizer.name_or_path} has no chat template, so it cannot write "
-            "conversations; add the model's chat_template.jinja, or calibrate on plain text"
-        )
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

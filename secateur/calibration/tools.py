@@ -28,7 +28,8 @@ _JSON_TYPES = {
 def messages_of(value: object, where: str) -> list[dict[str, Any]]:
     """A conversation; keys without a value are left out, content excepted.
 
-    Raises CorpusError when it is empty or a message has no role or another kind of content.
+    Content is text, or a list of `{"type": "text", "text": ...}`. Raises CorpusError when the
+    conversation is empty or a message has no role or other content.
     """
     messages: list[dict[str, Any]] = []
     for index, message in enumerate(_objects(value, "messages", where)):
@@ -38,6 +39,9 @@ def messages_of(value: object, where: str) -> list[dict[str, Any]]:
             raise CorpusError(f"{place} has role {role!r}, expected user, assistant, ...")
         if content is not None and not isinstance(content, str | list):
             raise CorpusError(f"{place} has a {type(content).__name__} as content, expected text")
+        for part in content if isinstance(content, list) else ():
+            if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+                raise CorpusError(f"{place} has a part that is not text; only text can be used")
         kept = {key: item for key, item in message.items() if item is not None or key == "content"}
         if "tool_calls" in kept:
             kept["tool_calls"] = tool_calls_of(kept["tool_calls"], place)
@@ -56,8 +60,11 @@ def tools_of(value: object, where: str) -> list[dict[str, Any]]:
         function = tool.get("function", tool)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise CorpusError(f"{where}: tools[{index}] has no function with a name")
-        wrapped = {"type": "function", "function": _function(tool)}
-        tools.append(dict(tool) if "function" in tool else wrapped)
+        if "function" in tool:
+            tools.append(dict(tool))
+        else:
+            schema = _schema(tool.get("parameters") or {}, f"{where}: tools[{index}]")
+            tools.append({"type": "function", "function": {**tool, "parameters": schema}})
     return tools
 
 
@@ -99,21 +106,23 @@ def _arguments(value: object) -> object:
     return parsed if isinstance(parsed, dict) else value
 
 
-def _function(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool that lists its parameters by name, as a function with a JSON schema.
+def _schema(parameters: object, where: str) -> Mapping[str, Any]:
+    """A tool's parameters as a JSON schema.
 
-    Its parameters are `{name: {"type": "List[int], optional", "description", "default"}}`.
+    They are one already, or `{name: {"type": "List[int], optional", "description", ...}}`.
     """
-    parameters = flat.get("parameters") or {}
-    if "properties" in parameters and "type" in parameters:
-        return dict(flat)
+    if not isinstance(parameters, Mapping):
+        raise CorpusError(f"{where} has a {type(parameters).__name__} as parameters")
+    if isinstance(parameters.get("properties"), Mapping) and parameters.get("type") == "object":
+        return parameters
     properties: dict[str, Any] = {}
     required: list[str] = []
     for name, parameter in parameters.items():
-        words = str(parameter.get("type", "")).split(",")
-        python_type = words[0].strip().split("[")[0].lower()
-        properties[name] = {**parameter, "type": _JSON_TYPES.get(python_type, words[0].strip())}
-        if "optional" not in (word.strip() for word in words[1:]):
+        if not isinstance(parameter, Mapping):
+            raise CorpusError(f"{where}: its parameter {name!r} is not an object with a type")
+        words = [word.strip() for word in str(parameter.get("type", "")).split(",")]
+        python_type = words[0].split("[")[0].lower()
+        properties[name] = {**parameter, "type": _JSON_TYPES.get(python_type, words[0])}
+        if "optional" not in words:
             required.append(name)
-    schema = {"type": "object", "properties": properties, "required": required}
-    return {**flat, "parameters": schema}
+    return {"type": "object", "properties": properties, "required": required}
