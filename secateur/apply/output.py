@@ -10,7 +10,6 @@ from typing import Any
 from secateur.apply.checkpoint import write_beside, write_checkpoint
 from secateur.apply.gguf import write_gguf_form
 from secateur.apply.importance import importance_matrix
-from secateur.calibration.calibrate import model_facts
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError, StatisticsError
@@ -52,7 +51,7 @@ def check_plan(plan: Plan, sources: Sources) -> None:
 
 def check_model(model: Any, checkpoint: Checkpoint) -> None:
     """Raises PlanError unless the plan was made for this very checkpoint."""
-    facts = model_facts(checkpoint)
+    facts = checkpoint.facts()
     for what in ("family", "layers", "experts", "top_k", "identity"):
         if model.get(what) != facts[what]:
             raise PlanError(
@@ -63,7 +62,7 @@ def check_model(model: Any, checkpoint: Checkpoint) -> None:
 
 def check_statistics(statistics: Statistics, checkpoint: Checkpoint) -> None:
     """Raises StatisticsError unless the statistics were made on this very checkpoint."""
-    facts = model_facts(checkpoint)
+    facts = checkpoint.facts()
     for what in ("family", "layers", "experts", "top_k", "identity"):
         if statistics.model.get(what) != facts[what]:
             raise StatisticsError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +79,7 @@ def calibrate(
             progress((layer + 1) * corpus.tokens, checkpoint.layers * corpus.tokens)
         skipped = forward.skipped
     return Statistics(
-        model=model_facts(checkpoint),
+        model=checkpoint.facts(),
         categories=corpus.categories,
         tokens=dict(corpus.description["tokens_by_category"]),
         skipped=skipped,
@@ -88,19 +87,6 @@ def calibrate(
         samples=tuple(distinct_samples(corpus)[1]),
         arrays={name: arrays[name] for name in sorted(arrays)},
     )
-
-
-def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What statistics and plans remember of a checkpoint, to recognise it again."""
-    return {
-        "source": checkpoint.source,
-        "revision": checkpoint.revision,
-        "identity": checkpoint.identity(),
-        "family": checkpoint.family.name,
-        "layers": checkpoint.layers,
-        "experts": checkpoint.experts,
-        "top_k": checkpoint.top_k,
-    }
 
 
 def _observe_layer(

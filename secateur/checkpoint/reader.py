@@ -86,6 +86,18 @@ class Checkpoint:
         for name in self.specs if names is None else names:
             yield self.read(name)
 
+    def facts(self) -> dict[str, Any]:
+        """What statistics and plans remember of a checkpoint, to recognise it again."""
+        return {
+            "source": self.source,
+            "revision": self.revision,
+            "identity": self.identity(),
+            "family": self.family.name,
+            "layers": self.layers,
+            "experts": self.experts,
+            "top_k": self.top_k,
+        }
+
     def identity(self) -> str:
         """sha256 over the config, the headers and the first 512 bytes of every tensor.
 

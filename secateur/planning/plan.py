@@ -51,7 +51,7 @@ class PlannedTensor:
 class Plan:
     """What will be written, decided.
 
-    `model` are the facts that recognise the checkpoint (calibration.calibrate.model_facts),
+    `model` are the facts that recognise the checkpoint (Checkpoint.facts),
     `selection` says how `keep` came about, `files` gives the exact bytes of every weight file.
     """
 

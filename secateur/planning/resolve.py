@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from secateur.calibration.calibrate import model_facts
 from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.writer import Layout, lay_out
 from secateur.errors import PlanError
@@ -48,7 +47,7 @@ def make_plan(
         files[form] = sizes
     selection = {**choice.selection, "imatrix": has_imatrix}
     return Plan(
-        model_facts(checkpoint), selection, dict(choice.keep), tuple(tensors), files, tuple(notes)
+        checkpoint.facts(), selection, dict(choice.keep), tuple(tensors), files, tuple(notes)
     )
 
 

@@ -1,0 +1,126 @@
+"""What the command line prints for people: a few lines per result, every number with its unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secateur.checkpoint.inspection import Inspection
+    from secateur.planning.plan import Plan
+    from secateur.release.report import Report
+
+_TENTHS = (0.0, 0.125, 0.25, 0.375, 0.5)
+
+
+def amount(number: float, unit: str) -> str:
+    """A number with its unit; bytes in decimal multiples."""
+    if unit != "bytes":
+        return f"{number:,.0f} {unit}"
+    for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{number / size:.2f} {name}"
+    return f"{number:.0f} B"
+
+
+def inspection_lines(found: Inspection) -> list[str]:
+    """A model at a glance, and what it would be with fewer experts."""
+    lines = [
+        f"{found.source}: {found.family}",
+        f"  {found.layers} layers, {found.moe_layers} with {found.experts} routed experts, "
+        f"{found.top_k} per token",
+        f"  {found.parameters / 1e6:,.2f} M parameters, {found.active / 1e6:,.2f} M active per "
+        f"token, {found.tensors} tensors, {amount(found.bytes, 'bytes')}",
+    ]
+    if found.revision:
+        lines.append(f"  revision {found.revision}")
+    lines += [
+        f"  {name}: {part.tensors} tensors, {part.parameters / 1e6:,.2f} M parameters, "
+        f"{amount(part.bytes, 'bytes')}"
+        for name, part in found.parts.items()
+    ]
+    lines.append("  with fewer experts:")
+    for share in _TENTHS[1:]:
+        kept = found.experts - int(found.experts * share)
+        if kept >= found.top_k:
+            parameters, nbytes = found.with_experts(kept)
+            lines.append(
+                f"    --experts {kept} (drop {share:.1%}): {parameters / 1e6:,.2f} M parameters, "
+                f"{amount(nbytes, 'bytes')}"
+            )
+    return lines
+
+
+def calibration_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What a calibration run saw."""
+    counts = ", ".join(f"{name} {count:,}" for name, count in summary["tokens"].items())
+    lines = [
+        f"{summary['statistics']}: {sum(summary['tokens'].values()):,} tokens of "
+        f"{summary['samples']:,} documents ({counts})"
+    ]
+    if summary["skipped"]:
+        lines.append(f"  {summary['skipped']} tokens became NaN or infinite and were left out")
+    lines += [f"  warning: {warning}" for warning in summary["warnings"]]
+    return lines + [f"  {sentence}" for sentence in summary["coverage"]]
+
+
+def plan_lines(plan: Plan, out: Path | None) -> list[str]:
+    """The decisions of a plan, by format and type."""
+    lines = [
+        f"{plan.model['source']}: {plan.experts} of {plan.model['experts']} experts stay in each "
+        f"of {len(plan.keep)} layers ({plan.selection.get('criterion') or 'as given'})"
+    ]
+    for form in plan.formats:
+        kinds: dict[str, list[int]] = {}
+        for tensor in plan.of(form):
+            counted = kinds.setdefault(tensor.type, [0, 0])
+            counted[0] += 1
+            counted[1] += tensor.bytes
+        lines.append(
+            f"  {form}: {amount(plan.file_bytes(form), 'bytes')} ({plan.file_bytes(form):,} bytes) "
+            f"in {len(plan.files[form])} file(s)"
+        )
+        lines += [
+            f"    {name}: {count} tensors, {amount(nbytes, 'bytes')}"
+            for name, (count, nbytes) in sorted(kinds.items(), key=lambda item: -item[1][1])
+        ]
+    lines += [f"  note: {note}" for note in plan.notes]
+    return [*lines, f"  written to {out}"] if out is not None else lines
+
+
+def output_lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The files of an output."""
+    files = manifest["files"]
+    total = sum(entry["bytes"] for entry in files.values())
+    return [
+        f"{out}: {len(files)} files, {amount(total, 'bytes')}",
+        *(f"  {name}: {amount(entry['bytes'], 'bytes')}" for name, entry in files.items()),
+    ]
+
+
+def measurement_lines(report: Report) -> list[str]:
+    """Per artefact the pooled numbers, then the mean divergence of every domain."""
+    lines = [
+        f"against {report.original}, on {report.answers['answers']} of its own answers "
+        f"({report.answers['tokens']:,} assistant tokens):"
+    ]
+    for artefact in report.artefacts:
+        lines.append(f"  {artefact.name}, {amount(artefact.bytes, 'bytes')}")
+        for name in ("kl_mean", "kl_median", "kl_p99", "top1_agreement", "perplexity_ratio"):
+            if entry := artefact.value(name):
+                lines.append(f"    {entry}")
+        for kind, domain in artefact.groups:
+            entry = artefact.value("kl_mean", domain, kind)
+            if entry and kind == "answers" and domain != "pooled":
+                lines.append(f"    {entry}")
+    return lines
+
+
+def shrink_lines(report: Report, out: Path) -> list[str]:
+    """The end of the main job: what was found, and where the report lies."""
+    lines = [f"note: {note}" for note in report.notes]
+    for form, sizes in report.sizes.items():
+        same = "as predicted" if sizes["predicted"] == sizes["written"] else "NOT as predicted"
+        lines.append(f"{form}: {sizes['written']:,} bytes, {same}")
+    return [*lines, *measurement_lines(report), f"report: {out / 'report.md'}"]

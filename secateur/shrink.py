@@ -1,0 +1,187 @@
+"""The whole line in one go: calibrate, plan, apply, measure, report; resumes where it stopped.
+
+Everything is made in a work folder beside the output. A stage's result is a file that is whole
+or absent, under a name that holds the hash of all that decides it; so an interrupted run finds
+what it had finished, and a run with another wish finds nothing of the old one. At the end the
+result is renamed to its place and the work folder goes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from secateur import __version__, verbs
+from secateur.apply.output import Sources, check_plan, write_output
+from secateur.calibration import statistics as statistics_file
+from secateur.calibration.coverage import coverage
+from secateur.calibration.statistics import Statistics
+from secateur.checkpoint.hub import GEMMULE
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.errors import OutputError, WriteError
+from secateur.planning.choose import Pruning, choose
+from secateur.planning.resolve import make_plan
+from secateur.release.manifest import versions, write_manifest
+from secateur.release.report import REPORT, Report, write_report
+
+SUFFIX = ".secateur-work"
+STATISTICS = "statistics.safetensors"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """All that a run is asked for."""
+
+    pruning: Pruning
+    formats: verbs.Formats
+    calibration: verbs.Calibration
+    measuring: verbs.Measuring
+
+
+def shrink(
+    model: str | Path,
+    out: Path,
+    wish: Wish,
+    *,
+    revision: str | None = None,
+    workers: int | None = None,
+    progress: verbs.Progress = verbs.silent,
+) -> Report:
+    """Make `out` from `model`; returns the report, which also lies in `out`.
+
+    Raises OutputError when `out` exists; see the verbs for the rest. Interrupted, it leaves
+    `out` absent and the work folder beside it, and goes on from there the next time.
+    """
+    checkpoint = open_checkpoint(model, revision)
+    wish = replace(wish, calibration=_with_corpus(wish.calibration, model))
+    with _work_folder(out) as work:
+        statistics = _statistics(checkpoint, wish, work, workers, progress)
+        choice = choose(checkpoint, statistics, wish.pruning)
+        plan = make_plan(checkpoint, choice, wish.formats.names, has_imatrix=True)
+        sources = Sources(checkpoint, statistics)
+        check_plan(plan, sources)
+        made = work / f"output-{plan.sha256()[:16]}"
+        made.mkdir(exist_ok=True)
+        hashes = write_output(
+            plan,
+            sources,
+            made,
+            threads=workers or os.cpu_count() or 1,
+            progress=lambda form, done, total: progress(f"write {form}", done, total, "bytes"),
+        )
+        shutil.copyfile(_statistics_path(checkpoint, wish, work), made / STATISTICS)
+        write_manifest(made, verbs.facts(plan, statistics), hashes)
+        measured = verbs.measure(
+            made, checkpoint, wish.measuring, work=work, workers=workers, progress=progress
+        )
+        report = replace(
+            measured,
+            calibration=_calibration_facts(statistics),
+            notes=_notes(statistics, plan.notes),
+        )
+        write_report(report, made)
+        known = {n: d for n, d in hashes.items() if n != REPORT}
+        write_manifest(made, verbs.facts(plan, statistics), known)
+        _finish(made, out, work)
+    return report
+
+
+def _with_corpus(calibration: verbs.Calibration, model: str | Path) -> verbs.Calibration:
+    """gemmule brings its own calibration set; other models need one to be named."""
+    if calibration.corpus is None and calibration.rows is None and str(model) == GEMMULE:
+        return replace(calibration, corpus=GEMMULE)
+    return calibration
+
+
+def _statistics(
+    checkpoint: Checkpoint,
+    wish: Wish,
+    work: Path,
+    workers: int | None,
+    progress: verbs.Progress,
+) -> Statistics:
+    path = _statistics_path(checkpoint, wish, work)
+    if path.exists():
+        return statistics_file.load(path)
+    return verbs.calibrate(checkpoint, path, wish.calibration, workers=workers, progress=progress)
+
+
+def _statistics_path(checkpoint: Checkpoint, wish: Wish, work: Path) -> Path:
+    """Its name holds the hash of model, corpus wish, the files behind it, and our versions."""
+    calibration = wish.calibration
+    decides = {
+        "secateur": __version__,
+        "versions": versions(),
+        "model": checkpoint.identity(),
+        "calibration": {k: str(v) for k, v in asdict(calibration).items()},
+        "files": [
+            hashlib.sha256(Path(name).read_bytes()).hexdigest()
+            for name in (calibration.corpus, calibration.rows)
+            if name is not None and Path(name).is_file()
+        ],
+    }
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return work / f"statistics-{key[:16]}.safetensors"
+
+
+def _calibration_facts(statistics: Statistics) -> dict[str, Any]:
+    return {
+        "total": sum(statistics.tokens.values()),
+        "tokens": dict(statistics.tokens),
+        "samples": len(statistics.samples),
+        "skipped": statistics.skipped,
+        "coverage": coverage(statistics).sentences(),
+        "corpora": [corpus["sha256"] for corpus in statistics.corpora],
+    }
+
+
+def _notes(statistics: Statistics, planned: tuple[str, ...]) -> tuple[str, ...]:
+    warnings = [str(w) for corpus in statistics.corpora for w in corpus.get("warnings", ())]
+    return (*planned, *warnings)
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """The work folder of an output, locked. Raises OutputError when the output exists."""
+    out = Path(os.path.abspath(out))
+    if os.path.lexists(out):
+        raise OutputError(f"{out} exists already: remove it, or name another output folder")
+    work = out.with_name(out.name + SUFFIX)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise WriteError(f"cannot make {work}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OutputError(
+            f"another secateur process is making {out} right now: wait for it"
+        ) from None
+    try:
+        yield work
+    finally:
+        os.close(descriptor)
+
+
+def _finish(made: Path, out: Path, work: Path) -> None:
+    """Sync all files to disk, put the result in its place, remove the work folder."""
+    for path in [*made.rglob("*"), made]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    if os.path.lexists(out):
+        raise OutputError(f"{out} appeared while it was being made; the result lies in {made}")
+    made.rename(out)
+    shutil.rmtree(work)
