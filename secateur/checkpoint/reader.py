@@ -164,7 +164,7 @@ def _specs(path: Path) -> dict[str, TensorSpec]:
         raise CheckpointError(f"{index} has no readable weight_map: {error!r}") from None
     specs: dict[str, TensorSpec] = {}
     for shard in sorted(set(shards.values())):
-        if Path(shard).name != shard:
+        if Path(shard).name != shard or shard in ("", ".."):
             raise CheckpointError(
                 f"{index} names {shard!r}, a file outside the model folder: "
                 "refuse this checkpoint, or mend its index"

@@ -12,9 +12,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -28,11 +29,15 @@ from secateur.errors import CheckpointError, WriteError
 SHARD_LIMIT = 5_000_000_000
 """Bytes of tensor data per shard; a larger tensor gets a shard of its own."""
 
-_BUFFER = 16 << 20
-"""Bytes per buffer; a multiple of every element size, so that no element is cut in two."""
+_BUFFER = 1 << 20
+"""Bytes per buffer: it stays in a core's cache from reading to writing, and is a multiple of
+every element size, so that no element is cut in two."""
 
 _BUFFERS = 2
 """One is being hashed while the other is filled and written."""
+
+_FLUSH = 256 << 20
+"""Bytes after which the disk is set to work, rather than at the end with all of them."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +102,15 @@ def write_shards(
 ) -> dict[str, str]:
     """Write the files of `layout` into `folder`; returns name -> sha256 (hex) of each.
 
-    Memory: two buffers of 16 MiB. `progress` is told the bytes of every block written.
+    Memory: two buffers of 1 MiB. `progress` is told the bytes of every block written.
     Refuses NaN and infinity where a tensor does not allow them (CheckpointError, as for a
     source that cannot be read); raises WriteError, before starting, when the disk has not
     enough room, and later when a write fails. Files are not yet synced: `folder.py` does that.
     """
-    free = shutil.disk_usage(folder).free
-    if free < layout.nbytes:
+    room = shutil.disk_usage(folder).free
+    if room < layout.nbytes:
         raise WriteError(
-            f"{folder} has {free} bytes free, but the output takes {layout.nbytes}: "
+            f"{folder} has {room} bytes free, but the output takes {layout.nbytes}: "
             "make room or choose another disk"
         )
     free: SimpleQueue[memoryview] = SimpleQueue()
@@ -136,9 +141,10 @@ def writing(path: Path, nbytes: int) -> Iterator[None]:
 def _write_shard(
     folder: Path, shard: Shard, free: SimpleQueue[memoryview], progress: Callable[[int], None]
 ) -> str:
-    """One shard, its sha256 computed on the way by a second thread.
+    """One shard; a second thread hashes and a third flushes what is written so far.
 
-    A buffer taken from `free` goes back once it is written and hashed.
+    A buffer taken from `free` goes back once it is hashed; it is written by then, because only
+    this thread takes buffers.
     """
     path = folder / shard.name
     digest = hashlib.sha256(shard.header)
@@ -150,9 +156,9 @@ def _write_shard(
     with ExitStack() as stack:
         sources = _Sources(stack)
         with writing(path, shard.nbytes):
-            out = stack.enter_context(path.open("xb", buffering=0))
-            _write_all(out.fileno(), memoryview(shard.header))
-        # Leaving the stack waits for the hashes first, then closes the files.
+            out = _Output(stack.enter_context(path.open("xb", buffering=0)), stack)
+            out.write(memoryview(shard.header))
+        # Leaving the stack waits for the threads first, then closes the files.
         hasher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sha256"))
         for tensor in shard.tensors:
             element = 0
@@ -162,8 +168,10 @@ def _write_shard(
                 element += used // STORAGE[tensor.dtype].itemsize
                 hasher.submit(take_in, buffer, used)
                 with writing(path, shard.nbytes):
-                    _write_all(out.fileno(), block)
+                    out.write(block)
                 progress(used)
+        with writing(path, shard.nbytes):
+            out.flushed()
     return digest.hexdigest()
 
 
@@ -211,9 +219,28 @@ class _Sources:
         return got
 
 
-def _write_all(descriptor: int, block: memoryview) -> None:
-    while len(block):
-        block = block[os.write(descriptor, block) :]
+class _Output:
+    """A file being written, and flushed behind the writing."""
+
+    def __init__(self, file: FileIO, stack: ExitStack) -> None:
+        self._descriptor = file.fileno()
+        self._unflushed = 0
+        self._flusher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="flush"))
+        self._flush: Future[None] | None = None
+
+    def write(self, block: memoryview) -> None:
+        self._unflushed += len(block)
+        while len(block):
+            block = block[os.write(self._descriptor, block) :]
+        if self._unflushed >= _FLUSH and (self._flush is None or self._flush.done()):
+            self.flushed()
+            self._flush = self._flusher.submit(os.fdatasync, self._descriptor)
+            self._unflushed = 0
+
+    def flushed(self) -> None:
+        """Wait for the last flush; what it failed with is raised here."""
+        if self._flush is not None:
+            self._flush.result()
 
 
 def _shard(name: str, tensors: list[PiecedTensor]) -> Shard:
