@@ -8,8 +8,9 @@
     [[gguf.generate]] one tensor that no checkpoint holds: name, rule, and the rule's sources
 
 A source is a list of alternatives, tried in order: a string is a path into the text model's
-config section ("rope_parameters.full_attention.rope_theta"; `{layer}` is the layer's number and
-`{first:WORD}` the first layer whose `layer_types` entry is WORD), anything else is a constant.
+config section ("rope_parameters.full_attention.rope_theta"; `last` is a list's last item,
+`{layer}` the layer's number and `{first:WORD}` the first layer whose `layer_types` entry is WORD),
+anything else is a constant.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def find(config: Mapping[str, Any], source: Source, layer: int | None = None) ->
             return alternative
         value: Any = config
         for step in _filled(config, alternative, layer).split("."):
-            value = value.get(step) if isinstance(value, Mapping) else None
+            value = _step(value, step)
         if value is not None:
             return value
     return None
@@ -115,6 +116,12 @@ def require(config: Mapping[str, Any], source: Source, what: str, layer: int | N
             f"config.json gives no {what}{at}: looked for {', '.join(map(str, source))}"
         )
     return value
+
+
+def _step(value: Any, step: str) -> Any:
+    if isinstance(value, list):
+        return value[-1] if value and step == "last" else None
+    return value.get(step) if isinstance(value, Mapping) else None
 
 
 def _filled(config: Mapping[str, Any], path: str, layer: int | None) -> str:
