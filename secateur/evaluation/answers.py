@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calibration.json_lines import read_json_lines
+from secateur.corpus.json_lines import read_json_lines
 from secateur.errors import CorpusError, WriteError
 from secateur.evaluation.measurement import POOLED
 

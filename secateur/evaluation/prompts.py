@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from secateur.calibration.json_lines import JsonLines, read_json_lines
-from secateur.calibration.tokenizer import tokenizer_sha256
-from secateur.calibration.tools import messages_of, tools_of
+from secateur.corpus.json_lines import JsonLines, read_json_lines
+from secateur.corpus.tokenizer import tokenizer_sha256
+from secateur.corpus.tools import messages_of, tools_of
 from secateur.errors import CorpusError
 from secateur.evaluation.answers import Answer, AnswerSet, Kind, answer_set
 
