@@ -1,3 +1,56 @@
-"""secateur makes Mixture-of-Experts language models smaller and proves what that cost."""
+"""secateur makes Mixture-of-Experts language models smaller and proves what that cost.
+
+The verbs of the command line as functions, and the values they take and give. Names are
+imported when they are first used, so that `import secateur` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Calibration": "verbs",
+    "Formats": "verbs",
+    "Measuring": "verbs",
+    "apply": "verbs",
+    "calibrate": "verbs",
+    "coverage": "verbs",
+    "inspect": "verbs",
+    "measure": "verbs",
+    "merge": "verbs",
+    "plan": "verbs",
+    "save_plan": "verbs",
+    "scores": "verbs",
+    "verify": "verbs",
+    "Wish": "pipeline",
+    "shrink": "pipeline",
+    "Checkpoint": "checkpoint.reader",
+    "open_checkpoint": "checkpoint.reader",
+    "Inspection": "checkpoint.inspection",
+    "Statistics": "calibration.statistics",
+    "Coverage": "calibration.coverage",
+    "Pruning": "planning.choose",
+    "Plan": "planning.plan",
+    "PlannedTensor": "planning.plan",
+    "read_plan": "planning.plan",
+    "Measurement": "evaluation.measurement",
+    "Report": "release.report",
+    "SecateurError": "errors",
+    "InputError": "errors",
+    "GateError": "errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"secateur.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "__version__"])

@@ -304,9 +304,9 @@ def shrink(
 ) -> None:
     """The whole line: calibrate, plan, apply, measure, report. Resumes where it stopped."""
     from secateur import verbs
+    from secateur.pipeline import Wish
+    from secateur.pipeline import shrink as run
     from secateur.report_text import shrink_lines
-    from secateur.shrink import Wish
-    from secateur.shrink import shrink as run
 
     pruning = _pruning(
         experts=experts, drop=drop, criterion=criterion, aggregation=aggregation, gate=gate,

@@ -28,7 +28,7 @@ from secateur.release import manifest as manifest_file
 from secateur.release.manifest import Problem
 
 if TYPE_CHECKING:
-    from secateur.calibration.rows import Corpus
+    from secateur.corpus.rows import Corpus
     from secateur.evaluation.answers import AnswerSet
     from secateur.release.report import Report
 
@@ -137,7 +137,7 @@ def calibrate(
 
 def corpus_for(checkpoint: Checkpoint, wish: Calibration) -> Corpus:
     """The rows of a calibration wish, checked against the model's vocabulary."""
-    from secateur.calibration.corpus import load_corpus, load_rows, load_tokenizer
+    from secateur.corpus.load import load_corpus, load_rows, load_tokenizer
 
     vocabulary = checkpoint.family.number(checkpoint.config, "vocab")
     if (wish.corpus is None) == (wish.rows is None):
@@ -184,7 +184,7 @@ def plan(
     revision: str | None = None,
 ) -> Plan:
     """Decide every output tensor. Reads headers, tokenizer and statistics; no weights."""
-    from secateur.apply.output import check_statistics
+    from secateur.output.write import check_statistics
     from secateur.planning.resolve import make_plan
 
     checkpoint = _opened(model, revision)
@@ -210,7 +210,7 @@ def apply(
     complete or absent. Raises PlanError for a plan that does not fit, OutputError when `out`
     exists, WriteError when the disk fails.
     """
-    from secateur.apply.output import Sources, check_plan, write_output
+    from secateur.output.write import Sources, check_plan, write_output
 
     decided = read_plan(plan) if isinstance(plan, Path) else plan
     origin = model if model is not None else decided.model["source"]
@@ -344,7 +344,7 @@ def answers_for(
     original: Checkpoint, wish: Measuring, folder: Path, progress: Progress = silent
 ) -> AnswerSet:
     """The original's answers: given, kept in `folder` from an earlier run, or generated now."""
-    from secateur.calibration.corpus import load_tokenizer
+    from secateur.corpus.load import load_tokenizer
     from secateur.evaluation.answers import load_answers
     from secateur.evaluation.generate import generate_answers, stop_tokens
     from secateur.evaluation.prompts import given_answers, read_prompts

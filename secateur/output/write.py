@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.apply.checkpoint import write_beside, write_checkpoint
-from secateur.apply.gguf import write_gguf_form
-from secateur.apply.importance import importance_matrix
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError, StatisticsError
 from secateur.formats.imatrix import write_imatrix
+from secateur.output.checkpoint import write_beside, write_checkpoint
+from secateur.output.gguf import write_gguf_form
+from secateur.output.importance import importance_matrix
 from secateur.planning.plan import SAFETENSORS, Plan, compare, to_json
 from secateur.planning.resolve import planned_gguf, resolve_again
 

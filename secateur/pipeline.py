@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from secateur import __version__, verbs
-from secateur.apply.output import Sources, check_plan, write_output
 from secateur.calibration import statistics as statistics_file
 from secateur.calibration.coverage import coverage
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import OutputError, WriteError
+from secateur.output.write import Sources, check_plan, write_output
 from secateur.planning.choose import Pruning, choose
 from secateur.planning.resolve import make_plan
 from secateur.release.manifest import versions, write_manifest

@@ -1,1 +1,0 @@
-"""A plan and a checkpoint become tensors, and tensors become files."""

@@ -1,0 +1,145 @@
+"""The house rules that a machine can check: import order, no cycles, no family names in code."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import secateur
+from secateur.checkpoint.families import families
+
+PACKAGE = Path(secateur.__file__).parent
+ROOMS = (
+    "errors",
+    "checkpoint",
+    "formats",
+    "corpus",
+    "forward",
+    "calibration",
+    "planning",
+    "output",
+    "evaluation",
+    "release",
+    "verbs",
+    "pipeline",
+    "report_text",
+    "cli",
+)
+"""Each may import only what stands before it."""
+
+WITHOUT_TORCH = ("errors", "checkpoint", "formats", "planning", "cli")
+"""Rooms in which nothing imports torch, not even inside a function."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if module.count(".") else ""
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules() -> dict[str, Path]:
+    return {module_of(path): path for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_room_imports_only_rooms_before_it(path: Path) -> None:
+    mine = room_of(module_of(path))
+    if not mine:
+        return
+    known = modules()
+    for name in imports_of(path):
+        if name.startswith("secateur.") and name in known:
+            theirs = room_of(name)
+            assert ROOMS.index(theirs) <= ROOMS.index(mine), f"{module_of(path)} imports {name}"
+
+
+def test_no_module_is_in_an_import_cycle() -> None:
+    known = modules()
+    edges = {
+        module: {name for name in imports_of(path) if name in known and name != module}
+        for module, path in known.items()
+        if module != "secateur"
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module in done:
+            return
+        for following in edges.get(module, ()):
+            # A package's __init__ holds a docstring only; importing it imports nothing else.
+            if following.count(".") > 1 or following in ("secateur.verbs", "secateur.pipeline"):
+                visit(following, (*trail, module))
+        done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_torch_stays_out_of_the_rooms_that_do_not_run_a_model(path: Path) -> None:
+    if room_of(module_of(path)) in WITHOUT_TORCH:
+        assert not any(name.split(".")[0] == "torch" for name in imports_of(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_family_is_named_in_code(path: Path) -> None:
+    names = {family.name for family in families()}
+    names |= {kind for family in families() for kind in family.model_types}
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert node.value not in names, f"line {node.lineno} names the family {node.value!r}"
+
+
+def test_no_module_is_called_by_a_word_that_means_miscellaneous() -> None:
+    words = {"utils", "util", "common", "base", "helpers", "misc", "manager", "tools_"}
+    assert not {path.stem for path in FILES} & words
+
+
+def test_all_is_what_is_visible() -> None:
+    visible = {name for name in dir(secateur) if not name.startswith("_")}
+    assert set(secateur.__all__) - {"__version__"} == visible
+    for name in secateur.__all__:
+        assert getattr(secateur, name) is not None
+
+
+@pytest.mark.parametrize("words", [["--help"], ["inspect", "gemmule"], ["verify", "nowhere"]])
+def test_commands_without_weights_import_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom secateur.cli import main\n"
+        f"sys.argv = ['secateur', *{words!r}]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+        "assert 'transformers' not in sys.modules, 'transformers was imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_verbs_are_not_hidden_by_modules() -> None:
+    import secateur.pipeline  # noqa: F401
+
+    for path in FILES:
+        __import__(module_of(path))
+    for name in secateur.__all__:
+        assert type(getattr(secateur, name)).__name__ != "module", name
