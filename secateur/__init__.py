@@ -43,7 +43,7 @@ _HOMES = {
     "GateError": "errors",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - keys of _HOMES are strings
 
 
 def __getattr__(name: str) -> Any:
