@@ -11,8 +11,8 @@ import pytest
 import yaml
 from tiny_tokenizer import save_tokenizer
 
-from secateur.calibration.corpus import Corpus, load_corpus, load_tokenizer, mix_names
-from secateur.calibration.mix import MIXES, read_mix
+from secateur.corpus.load import Corpus, load_corpus, load_tokenizer, mix_names
+from secateur.corpus.mix import MIXES, read_mix
 from secateur.errors import CorpusError
 
 
@@ -276,7 +276,7 @@ def test_the_mixes_that_come_with_secateur():
 
 
 def test_card_002_reads_sets_that_models_are_scored_on():
-    from secateur.calibration.evaluation_sets import evaluation_set
+    from secateur.corpus.evaluation_sets import evaluation_set
 
     known = {source.hub: evaluation_set(source) for source in read_mix("card-002").sources}
     assert known["HuggingFaceH4/MATH-500"] == "MATH-500"

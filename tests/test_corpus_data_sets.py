@@ -10,8 +10,8 @@ import pytest
 import yaml
 from tiny_tokenizer import save_tokenizer
 
-from secateur.calibration.corpus import load_corpus, load_tokenizer
-from secateur.calibration.mix import MIXES
+from secateur.corpus.load import load_corpus, load_tokenizer
+from secateur.corpus.mix import MIXES
 from secateur.errors import CorpusError, EngineError
 
 datasets = pytest.importorskip("datasets")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_tokenizer import save_tokenizer
 
-from secateur.calibration.corpus import load_corpus, load_tokenizer
+from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.errors import CheckpointError, CorpusError, InputError
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.calibration.corpus import load_rows
+from secateur.corpus.load import load_rows
 from secateur.errors import CorpusError
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.calibration.packing import Document, pack
-from secateur.calibration.rows import Row
+from secateur.corpus.packing import Document, pack
+from secateur.corpus.rows import Row
 
 DOCUMENTS = st.lists(
     st.tuples(st.sampled_from(["chat", "code", "tools"]), st.integers(1, 40)), min_size=1

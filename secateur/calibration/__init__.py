@@ -1,1 +1,1 @@
-"""Text in, sums out: what every expert did."""
+"""Rows in, sums out: what every expert did."""

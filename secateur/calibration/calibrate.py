@@ -24,10 +24,10 @@ from secateur.calibration.observe import (
 )
 from secateur.calibration.reroute import LayerSample, solve_layer
 from secateur.calibration.routing import routing_of
-from secateur.calibration.rows import Corpus
 from secateur.calibration.statistics import Array, Statistics
 from secateur.calibration.token_sample import Drawn, Seen, draw, join
 from secateur.checkpoint.reader import Checkpoint
+from secateur.corpus.rows import Corpus
 from secateur.errors import CorpusError, FamilyError
 from secateur.forward.batches import MicroBatch, micro_batches
 from secateur.forward.experts import is_experts

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.calibration import exact
-from secateur.calibration.rows import Corpus
 from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Array
 from secateur.calibration.token_sample import Drawn, Seen, see
 from secateur.checkpoint.families import Family
+from secateur.corpus.rows import Corpus
 from secateur.errors import NumericError
 from secateur.forward.batches import MicroBatch
 from secateur.forward.experts import WATCHER, ExpertPairs, is_experts

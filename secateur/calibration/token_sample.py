@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.calibration.reroute import LayerSample
-from secateur.calibration.rows import Corpus
+from secateur.corpus.rows import Corpus
 from secateur.forward.batches import MicroBatch
 
 

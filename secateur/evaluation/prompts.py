@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import TemplateError
-
+from secateur.corpus.chat_template import chat_text
 from secateur.corpus.json_lines import JsonLines, read_json_lines
 from secateur.corpus.tokenizer import tokenizer_sha256
 from secateur.corpus.tools import messages_of, tools_of
@@ -124,7 +123,7 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """
     marker = "SECATEURANSWER"
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": marker}]
-    text = _render(messages, [], tokenizer, {}, "a test conversation")
+    text = chat_text(tokenizer, messages, [], {}, "a test conversation")
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     following = _ids(text.rpartition(marker)[2], tokenizer)
     return frozenset([token for token in following if token in special][:1])
@@ -168,7 +167,7 @@ def _prompt_text(
     if not messages:
         raise CorpusError(f"{record.where}: nothing is left to answer without the last message")
     options = {**options, "add_generation_prompt": True}
-    return _render(messages, record.tools, tokenizer, options, record.where)
+    return chat_text(tokenizer, messages, record.tools, options, record.where)
 
 
 def _answer_text(
@@ -178,8 +177,8 @@ def _answer_text(
     options: Mapping[str, Any],
 ) -> str:
     """What the template writes for the last message, without the header of its turn."""
-    before = _render(record.messages[:-1], record.tools, tokenizer, options, record.where)
-    whole = _render(record.messages, record.tools, tokenizer, options, record.where)
+    before = chat_text(tokenizer, record.messages[:-1], record.tools, options, record.where)
+    whole = chat_text(tokenizer, record.messages, record.tools, options, record.where)
     if not whole.startswith(before) or not prompt.startswith(before):
         raise CorpusError(
             f"{record.where}: the chat template rewrites earlier turns when an answer follows, so "
@@ -189,28 +188,6 @@ def _answer_text(
     tail = whole[len(before) :]
     header = os.path.commonprefix([tail, prompt[len(before) :]])
     return tail[len(header) :]
-
-
-def _render(
-    messages: list[dict[str, Any]],
-    tools: list[dict[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
-    options: Mapping[str, Any],
-    where: str,
-) -> str:
-    if tokenizer.chat_template is None:
-        raise CorpusError(
-            f"{where}: the model's folder has no chat template, so conversations cannot be "
-            "written: copy chat_template.jinja of the original into it"
-        )
-    declared: list[Any] | None = list(tools) or None
-    try:
-        return str(
-            tokenizer.apply_chat_template(messages, tools=declared, tokenize=False, **options)
-        )
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise CorpusError(f"{where}: the chat template refuses the messages: {reason}") from None
 
 
 def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from secateur.calibration.hub_data import load_data_set
-from secateur.calibration.json_lines import Record, read_bytes, read_json_lines
-from secateur.calibration.mix import Source
+from secateur.corpus.hub_data import load_data_set
+from secateur.corpus.json_lines import Record, read_bytes, read_json_lines
+from secateur.corpus.mix import Source
 from secateur.errors import CorpusError
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import yaml
 
-from secateur.calibration.mix import Source
+from secateur.corpus.mix import Source
 
 
 class EvaluationSet(NamedTuple):

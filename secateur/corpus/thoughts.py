@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from secateur.calibration.chat_template import chat_text
+from secateur.corpus.chat_template import chat_text
 from secateur.errors import CorpusError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calibration.rows import Row
+from secateur.corpus.rows import Row
 
 
 class Document(NamedTuple):

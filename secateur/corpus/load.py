@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from secateur.calibration.evaluation_sets import evaluation_set
-from secateur.calibration.mix import Mix, mix_names, read_mix
-from secateur.calibration.packing import Document, pack
-from secateur.calibration.row_file import load_rows
-from secateur.calibration.rows import PADDING, Corpus, Row, Sample, corpus_of
-from secateur.calibration.sampling import Chosen, Progress, Sampling, take
-from secateur.calibration.thoughts import thought_format, unknown_markers
-from secateur.calibration.tokenizer import load_tokenizer, tokenizer_sha256
+from secateur.corpus.evaluation_sets import evaluation_set
+from secateur.corpus.mix import Mix, mix_names, read_mix
+from secateur.corpus.packing import Document, pack
+from secateur.corpus.row_file import load_rows
+from secateur.corpus.rows import PADDING, Corpus, Row, Sample, corpus_of
+from secateur.corpus.sampling import Chosen, Progress, Sampling, take
+from secateur.corpus.thoughts import thought_format, unknown_markers
+from secateur.corpus.tokenizer import load_tokenizer, tokenizer_sha256
 from secateur.errors import CorpusError
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calibration.fields import Content, content_sha256, read_content
-from secateur.calibration.hub_data import is_commit
-from secateur.calibration.json_lines import Record
-from secateur.calibration.mix import Overlong, Source
-from secateur.calibration.records import open_records
-from secateur.calibration.render import token_ids
-from secateur.calibration.rows import Sample
+from secateur.corpus.fields import Content, content_sha256, read_content
+from secateur.corpus.hub_data import is_commit
+from secateur.corpus.json_lines import Record
+from secateur.corpus.mix import Overlong, Source
+from secateur.corpus.records import open_records
+from secateur.corpus.render import token_ids
+from secateur.corpus.rows import Sample
 from secateur.errors import CorpusError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calibration.json_lines import read_json_lines
-from secateur.calibration.rows import PADDING, Corpus, Row, Sample, corpus_of
+from secateur.corpus.json_lines import read_json_lines
+from secateur.corpus.rows import PADDING, Corpus, Row, Sample, corpus_of
 from secateur.errors import CorpusError
 
 _KEYS = ("input_ids", "attention_mask", "category")

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from secateur.calibration.json_lines import Record
-from secateur.calibration.tools import messages_of, tool_calls_of, tools_of
+from secateur.corpus.json_lines import Record
+from secateur.corpus.tools import messages_of, tool_calls_of, tools_of
 from secateur.errors import CorpusError
 
 FIELDS: Mapping[str, str] = {"messages": "messages", "tools": "tools", "text": "text"}

@@ -30,8 +30,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from secateur.calibration.fields import FIELDS, Fields, fields_of
-from secateur.calibration.settings import Settings, read_yaml
+from secateur.corpus.fields import FIELDS, Fields, fields_of
+from secateur.corpus.settings import Settings, read_yaml
 from secateur.errors import CorpusError
 
 MIXES = Path(__file__).parent / "mixes"

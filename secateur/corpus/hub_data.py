@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from secateur.calibration.json_lines import Record, read_bytes
-from secateur.calibration.mix import Source
+from secateur.corpus.json_lines import Record, read_bytes
+from secateur.corpus.mix import Source
 from secateur.errors import CorpusError, EngineError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

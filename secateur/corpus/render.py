@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calibration.chat_template import chat_text
-from secateur.calibration.fields import Content
-from secateur.calibration.thoughts import THOUGHT_KEYS
+from secateur.corpus.chat_template import chat_text
+from secateur.corpus.fields import Content
+from secateur.corpus.thoughts import THOUGHT_KEYS
 from secateur.errors import CorpusError
 
 if TYPE_CHECKING:
