@@ -11,16 +11,9 @@ from collections.abc import Callable
 from math import gcd
 from typing import Any
 
-Task = tuple[str, str, str]
+from tables import NAMES, THINGS
 
-NAMES = (
-    "Ana Ben Carla Dan Ella Felix Grace Hugo Ines Jonas Kira Leo Mia Nils Olga Paul Quinn Rosa Sam "
-    "Tara Uma Vera Yara Zoe Amir Bela Chen Dora Emil Fatima Goran Hana Ivan Jana Karim Lena Marco"
-).split()
-THINGS = (
-    "apples books pens tickets stamps marbles cards coins shells stickers eggs cups chairs letters "
-    "photos bricks oranges buttons candles bottles flowers pencils plates lamps keys beads"
-).split()
+Task = tuple[str, str, str]
 
 
 def _add(rng: random.Random) -> Task:
@@ -52,7 +45,9 @@ def _multiply(rng: random.Random) -> Task:
     parts = [int(d) * 10 ** (len(str(a)) - 1 - i) for i, d in enumerate(str(a)) if d != "0"]
     split = " + ".join(f"{p} * {b}" for p in parts)
     sums = " + ".join(str(p * b) for p in parts)
-    steps = f"{a} * {b} = {split} = {sums} = {a * b}." if len(parts) > 1 else f"{a} * {b} = {a * b}."
+    steps = (
+        f"{a} * {b} = {split} = {sums} = {a * b}." if len(parts) > 1 else f"{a} * {b} = {a * b}."
+    )
     ask = rng.choice(["What is {} * {}?", "Multiply {} by {}.", "{} times {}?", "{} * {} = ?"])
     return ask.format(a, b), steps, f"{a} * {b} = {a * b}."
 
@@ -72,8 +67,13 @@ def _story(rng: random.Random) -> Task:
     a, b, c = rng.randrange(8, 90), rng.randrange(2, 40), rng.randrange(2, 12)
     kind = rng.randrange(6)
     if kind == 0:
-        ask = f"{one} has {a} {thing}. {two} gives {one} {b} more. How many {thing} does {one} have now?"
-        return ask, f"{one} starts with {a} and gets {b}: {a} + {b} = {a + b}.", f"{one} has {a + b} {thing}."
+        ask = f"{one} has {a} {thing}. {two} gives {one} {b} more. "
+        ask += f"How many {thing} does {one} have now?"
+        return (
+            ask,
+            f"{one} starts with {a} and gets {b}: {a} + {b} = {a + b}.",
+            f"{one} has {a + b} {thing}.",
+        )
     if kind == 1:
         a += b
         ask = f"{one} had {a} {thing} and gave {b} of them to {two}. How many are left?"
@@ -82,11 +82,17 @@ def _story(rng: random.Random) -> Task:
         ask = f"There are {c} boxes with {b} {thing} in each. How many {thing} are there in all?"
         return ask, f"{c} boxes of {b}: {c} * {b} = {c * b}.", f"There are {c * b} {thing} in all."
     if kind == 3:
-        ask = f"{one} shares {b * c} {thing} equally among {c} friends. How many does each friend get?"
+        ask = f"{one} shares {b * c} {thing} equally among {c} friends. "
+        ask += "How many does each friend get?"
         return ask, f"{b * c} / {c} = {b}.", f"Each friend gets {b} {thing}."
     if kind == 4:
-        ask = f"One of the {thing} costs {c} euros. {one} pays with {c * b + a} euros for {b}. What is the change?"
-        return ask, f"{b} * {c} = {b * c}; {b * c + a} - {b * c} = {a}.", f"{one} gets {a} euros back."
+        ask = f"One of the {thing} costs {c} euros. {one} pays with {c * b + a} euros for {b}. "
+        ask += "What is the change?"
+        return (
+            ask,
+            f"{b} * {c} = {b * c}; {b * c + a} - {b * c} = {a}.",
+            f"{one} gets {a} euros back.",
+        )
     ask = f"{one} has {a} {thing}, {two} has {b} more than {one}. How many do they have together?"
     steps = f"{two} has {a} + {b} = {a + b}; together {a} + {a + b} = {2 * a + b}."
     return ask, steps, f"Together they have {2 * a + b} {thing}."
@@ -97,8 +103,12 @@ def _sequence(rng: random.Random) -> Task:
     row = [start + 60 * (step < 0) + step * i for i in range(rng.randrange(4, 7))]
     sign = "+" if step > 0 else "-"
     last = row.pop()
-    ask = rng.choice(["What comes next: {}?", "Continue the sequence {}.", "Find the next number: {}."])
-    steps = f"Each number is the one before {sign} {abs(step)}; {row[-1]} {sign} {abs(step)} = {last}."
+    ask = rng.choice(
+        ["What comes next: {}?", "Continue the sequence {}.", "Find the next number: {}."]
+    )
+    steps = (
+        f"Each number is the one before {sign} {abs(step)}; {row[-1]} {sign} {abs(step)} = {last}."
+    )
     return ask.format(", ".join(map(str, row))), steps, f"The next number is {last}."
 
 
@@ -114,7 +124,11 @@ def _row(rng: random.Random) -> Task:
         return f"Add up {text}.", "; ".join(sums) + ".", f"The sum is {total}."
     ordered = ", ".join(map(str, sorted(row)))
     if kind == 1:
-        return f"Sort these numbers: {text}.", f"From small to large: {ordered}.", f"Sorted: {ordered}."
+        return (
+            f"Sort these numbers: {text}.",
+            f"From small to large: {ordered}.",
+            f"Sorted: {ordered}.",
+        )
     name, pick = ("largest", max(row)) if kind == 2 else ("smallest", min(row))
     return f"Which is the {name} of {text}?", f"In order: {ordered}.", f"The {name} is {pick}."
 
@@ -142,8 +156,15 @@ def _expression(rng: random.Random) -> Task:
 
 def _convert(rng: random.Random) -> Task:
     unit, small, factor = rng.choice(
-        [("metres", "centimetres", 100), ("kilometres", "metres", 1000), ("hours", "minutes", 60),
-         ("minutes", "seconds", 60), ("weeks", "days", 7), ("kilograms", "grams", 1000), ("days", "hours", 24)]
+        [
+            ("metres", "centimetres", 100),
+            ("kilometres", "metres", 1000),
+            ("hours", "minutes", 60),
+            ("minutes", "seconds", 60),
+            ("weeks", "days", 7),
+            ("kilograms", "grams", 1000),
+            ("days", "hours", 24),
+        ]
     )
     n = rng.randrange(2, 40)
     steps = f"One of the {unit} is {factor} {small}; {n} * {factor} = {n * factor}."
@@ -153,8 +174,10 @@ def _convert(rng: random.Random) -> Task:
 def _clock(rng: random.Random) -> Task:
     h, m, d = rng.randrange(6, 20), rng.randrange(0, 60, 5), rng.randrange(10, 180, 5)
     end = h * 60 + m + d
-    steps = f"{h}:{m:02d} is {h} * 60 + {m} = {h * 60 + m} minutes; plus {d} is {end}; {end} / 60 = {end // 60} remainder {end % 60}."
-    ask = f"{rng.choice(['A film', 'A train ride', 'A meeting', 'A lesson'])} starts at {h}:{m:02d} and takes {d} minutes. When does it end?"
+    steps = f"{h}:{m:02d} is {h} * 60 + {m} = {h * 60 + m} minutes; plus {d} is {end}; "
+    steps += f"{end} / 60 = {end // 60} remainder {end % 60}."
+    what = rng.choice(["A film", "A train ride", "A meeting", "A lesson"])
+    ask = f"{what} starts at {h}:{m:02d} and takes {d} minutes. When does it end?"
     return ask, steps, f"It ends at {end // 60}:{end % 60:02d}."
 
 
@@ -170,8 +193,21 @@ def _divisor(rng: random.Random) -> Task:
 
 
 MAKERS: tuple[Callable[[random.Random], Task], ...] = (
-    _add, _subtract, _multiply, _divide, _story, _story, _story, _sequence, _row, _percent, _equation,
-    _expression, _convert, _clock, _divisor,
+    _add,
+    _subtract,
+    _multiply,
+    _divide,
+    _story,
+    _story,
+    _story,
+    _sequence,
+    _row,
+    _percent,
+    _equation,
+    _expression,
+    _convert,
+    _clock,
+    _divisor,
 )
 
 
@@ -180,7 +216,10 @@ def exercise(rng: random.Random) -> dict[str, Any]:
     messages: list[dict[str, Any]] = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         question, steps, answer = rng.choice(MAKERS)(rng)
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": f"{steps} {answer}"}]
+        messages += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": f"{steps} {answer}"},
+        ]
     if rng.random() < 0.25:
         messages[-1] = {"role": "assistant", "content": answer, "thought": steps}
     return {"messages": messages}

@@ -10,60 +10,22 @@ import json
 import random
 from collections.abc import Callable
 
-from arithmetic import NAMES, THINGS
-from tools import CITIES, WORDS
+from tables import (
+    ANIMALS,
+    CITIES,
+    COUNTRIES,
+    GROUPS,
+    NAMES,
+    OPPOSITES,
+    PLACES,
+    STEPS,
+    THINGS,
+    VERBS,
+    WORDS,
+)
 
 Turns = list[tuple[str, str]]
 
-COUNTRIES = [
-    row.split(",") for row in (
-        "France,Paris,Europe,French|Germany,Berlin,Europe,German|Spain,Madrid,Europe,Spanish|"
-        "Italy,Rome,Europe,Italian|Portugal,Lisbon,Europe,Portuguese|Austria,Vienna,Europe,German|"
-        "Greece,Athens,Europe,Greek|Poland,Warsaw,Europe,Polish|Norway,Oslo,Europe,Norwegian|"
-        "Sweden,Stockholm,Europe,Swedish|Finland,Helsinki,Europe,Finnish|Denmark,Copenhagen,Europe,Danish|"
-        "Hungary,Budapest,Europe,Hungarian|Czechia,Prague,Europe,Czech|Romania,Bucharest,Europe,Romanian|"
-        "Japan,Tokyo,Asia,Japanese|China,Beijing,Asia,Chinese|Thailand,Bangkok,Asia,Thai|"
-        "Vietnam,Hanoi,Asia,Vietnamese|South Korea,Seoul,Asia,Korean|Mongolia,Ulaanbaatar,Asia,Mongolian|"
-        "Turkey,Ankara,Asia,Turkish|Egypt,Cairo,Africa,Arabic|Morocco,Rabat,Africa,Arabic|"
-        "Kenya,Nairobi,Africa,Swahili|Ethiopia,Addis Ababa,Africa,Amharic|Ghana,Accra,Africa,English|"
-        "Nigeria,Abuja,Africa,English|Peru,Lima,South America,Spanish|Chile,Santiago,South America,Spanish|"
-        "Brazil,Brasilia,South America,Portuguese|Colombia,Bogota,South America,Spanish|"
-        "Cuba,Havana,North America,Spanish|Mexico,Mexico City,North America,Spanish|"
-        "Australia,Canberra,Oceania,English|Ireland,Dublin,Europe,English|Iceland,Reykjavik,Europe,Icelandic"
-    ).split("|")
-]
-ANIMALS = [
-    row.split(",") for row in (
-        "dog,mammal,4,meat,on land,barks|cat,mammal,4,meat,on land,meows|horse,mammal,4,grass,on land,neighs|"
-        "cow,mammal,4,grass,on land,moos|sheep,mammal,4,grass,on land,bleats|lion,mammal,4,meat,on land,roars|"
-        "wolf,mammal,4,meat,on land,howls|duck,bird,2,plants,near water,quacks|owl,bird,2,meat,in trees,hoots|"
-        "hen,bird,2,seeds,on land,clucks|crow,bird,2,seeds,in trees,caws|frog,amphibian,4,insects,near water,croaks|"
-        "bee,insect,6,nectar,in hives,buzzes|ant,insect,6,seeds,in nests,is silent|spider,arachnid,8,insects,in webs,is silent|"
-        "salmon,fish,0,insects,in water,is silent|shark,fish,0,meat,in water,is silent|snake,reptile,0,meat,on land,hisses|"
-        "lizard,reptile,4,insects,on land,is silent|whale,mammal,0,fish,in water,sings|bat,mammal,2,insects,in caves,squeaks"
-    ).split("|")
-]
-GROUPS = {
-    "fruit": "apple pear plum cherry grape banana orange lemon peach mango".split(),
-    "colour": "red blue green yellow black white brown purple orange pink".split(),
-    "tool": "hammer saw drill file wrench axe shovel rake knife pliers".split(),
-    "season": "spring summer autumn winter".split(),
-    "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
-    "planet": "Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune".split(),
-    "instrument": "piano violin flute drum guitar harp trumpet cello organ oboe".split(),
-    "vegetable": "carrot onion potato cabbage pea bean spinach leek turnip radish".split(),
-}
-OPPOSITES = [pair.split() for pair in (
-    "hot cold|big small|fast slow|early late|old young|hard soft|light dark|full empty|rich poor|near far|"
-    "high low|open closed|wet dry|strong weak|loud quiet|happy sad|clean dirty|deep shallow|thick thin|"
-    "wide narrow|long short|heavy light|sweet bitter|safe dangerous|true false|first last"
-).split("|")]
-VERBS = [row.split() for row in (
-    "bake baked|write wrote|read read|buy bought|sell sold|paint painted|carry carried|find found|"
-    "lose lost|make made|build built|break broke|clean cleaned|open opened|bring brought|hide hid|count counted|"
-    "draw drew|take took|wash washed|send sent|keep kept|throw threw|catch caught"
-).split("|")]
-PLACES = "kitchen garden park market library school office station cellar harbour museum bakery".split()
 DAYS = GROUPS["day"]
 
 
@@ -73,12 +35,22 @@ def _pick(rng: random.Random, options: str) -> str:
 
 def _country(rng: random.Random) -> Turns:
     name, capital, continent, language = rng.choice(COUNTRIES)
-    ask = _pick(rng, f"What is the capital of {name}?|Which city is the capital of {name}?|Name the capital of {name}.")
+    ask = _pick(
+        rng,
+        f"What is the capital of {name}?|Which city is the capital of {name}?|"
+        f"Name the capital of {name}.",
+    )
     turns = [(ask, f"The capital of {name} is {capital}.")]
     more = [
         (_pick(rng, "And where is it?|On which continent is that?"), f"{name} is in {continent}."),
-        (_pick(rng, "What do people speak there?|Which language is spoken there?"), f"In {name} most people speak {language}."),
-        (f"Is {capital} in {rng.choice(['Europe', 'Asia', 'Africa'])}?", f"{capital} is in {continent}."),
+        (
+            _pick(rng, "What do people speak there?|Which language is spoken there?"),
+            f"In {name} most people speak {language}.",
+        ),
+        (
+            f"Is {capital} in {rng.choice(['Europe', 'Asia', 'Africa'])}?",
+            f"{capital} is in {continent}.",
+        ),
     ]
     return turns + rng.sample(more, rng.randrange(3))
 
@@ -87,7 +59,10 @@ def _animal(rng: random.Random) -> Turns:
     name, kind, legs, food, home, sound = rng.choice(ANIMALS)
     turns = [
         (f"What kind of animal is a {name}?", f"A {name} is a kind of {kind}."),
-        (f"How many legs does a {name} have?", f"A {name} has {legs} legs." if legs != "0" else f"A {name} has no legs."),
+        (
+            f"How many legs does a {name} have?",
+            f"A {name} has {legs} legs." if legs != "0" else f"A {name} has no legs.",
+        ),
         (f"What does a {name} eat?", f"A {name} eats {food}."),
         (f"Where does a {name} live?", f"A {name} lives {home}."),
         (f"What sound does a {name} make?", f"A {name} {sound}."),
@@ -100,10 +75,16 @@ def _group(rng: random.Random) -> Turns:
     n = rng.randrange(2, 5)
     chosen = rng.sample(GROUPS[kind], n)
     count = ["two", "three", "four"][n - 2]
-    turns = [(_pick(rng, f"Name {count} {kind}s.|Give me {count} {kind}s.|List {count} {kind}s."),
-              "\n".join(f"{i}. {w}" for i, w in enumerate(chosen, 1)))]
+    turns = [
+        (
+            _pick(rng, f"Name {count} {kind}s.|Give me {count} {kind}s.|List {count} {kind}s."),
+            "\n".join(f"{i}. {w}" for i, w in enumerate(chosen, 1)),
+        )
+    ]
     if rng.random() < 0.5:
-        turns.append(("Put them in alphabetical order.", ", ".join(sorted(chosen, key=str.lower)) + "."))
+        turns.append(
+            ("Put them in alphabetical order.", ", ".join(sorted(chosen, key=str.lower)) + ".")
+        )
     if rng.random() < 0.4:
         turns.append((f"Is {chosen[0]} a {kind}?", f"Yes, {chosen[0]} is a {kind}."))
     return turns
@@ -115,14 +96,22 @@ def _odd(rng: random.Random) -> Turns:
     if odd in GROUPS[one]:
         return _opposite(rng)
     mixed = rng.sample([*row, odd], 4)
-    return [(f"Which word does not belong: {', '.join(mixed)}?", f"{odd} does not belong: it is a {two}, the others are {one}s.")]
+    return [
+        (
+            f"Which word does not belong: {', '.join(mixed)}?",
+            f"{odd} does not belong: it is a {two}, the others are {one}s.",
+        )
+    ]
 
 
 def _opposite(rng: random.Random) -> Turns:
     a, b = rng.sample(rng.choice(OPPOSITES), 2)
     noun = rng.choice(WORDS)
     return [
-        (_pick(rng, f"What is the opposite of {a}?|Give the opposite of '{a}'."), f"The opposite of {a} is {b}."),
+        (
+            _pick(rng, f"What is the opposite of {a}?|Give the opposite of '{a}'."),
+            f"The opposite of {a} is {b}.",
+        ),
         (f"Use both words with {noun}.", f"This {noun} is {a}, but that {noun} is {b}."),
     ][: rng.randrange(1, 3)]
 
@@ -147,29 +136,44 @@ def _words(rng: random.Random) -> Turns:
 def _rewrite(rng: random.Random) -> Turns:
     who, (now, past) = rng.choice(NAMES), rng.choice(VERBS)
     thing, place, day = rng.choice(THINGS), rng.choice(PLACES), rng.choice(DAYS)
-    present, bare = f"{who} will {now} the {thing} in the {place}", f"{now} the {thing} in the {place}"
+    present, bare = (
+        f"{who} will {now} the {thing} in the {place}",
+        f"{now} the {thing} in the {place}",
+    )
     turns = [
         (f"Put into the past: {present}.", f"{who} {past} the {thing} in the {place}."),
         (f"Make this a question: {present}.", f"Will {who} {bare}?"),
         (f"Make this negative: {present}.", f"{who} will not {bare}."),
         (f"Say this politely: {bare.capitalize()}.", f"Could you please {bare}?"),
         (f"Add '{day}' to this sentence: {present}.", f"On {day}, {present}."),
-        (f"Shorten this: On {day}, as everybody knows, {who} {past} all of the {thing} in the {place}.",
-         f"On {day} {who} {past} the {thing}."),
+        (
+            f"Shorten this: On {day}, as everybody knows, {who} {past} all of the {thing} "
+            f"in the {place}.",
+            f"On {day} {who} {past} the {thing}.",
+        ),
         (f"Write with 'they' instead of the name: {present}.", f"They will {bare}."),
     ]
     return rng.sample(turns, rng.randrange(1, 3))
 
 
 def _reading(rng: random.Random) -> Turns:
-    (a, b), thing, place, day = rng.sample(NAMES, 2), rng.choice(THINGS), rng.choice(PLACES), rng.choice(DAYS)
+    (a, b), thing, place, day = (
+        rng.sample(NAMES, 2),
+        rng.choice(THINGS),
+        rng.choice(PLACES),
+        rng.choice(DAYS),
+    )
     (_, past), colour, n = rng.choice(VERBS), rng.choice(GROUPS["colour"]), rng.randrange(2, 30)
     city = rng.choice(CITIES)
-    story = rng.choice([
-        f"On {day} {a} went to the {place} in {city}. There {a} met {b}, who {past} {n} {colour} {thing}.",
-        f"{a} lives in {city} and works near the {place}. On {day} {b} came to visit and {past} {n} {colour} {thing}.",
-        f"The {place} of {city} was closed on {day}. {a} waited outside, while {b} {past} {n} {colour} {thing}.",
-    ])
+    did = f"{past} {n} {colour} {thing}"
+    story = rng.choice(
+        [
+            f"On {day} {a} went to the {place} in {city}. There {a} met {b}, who {did}.",
+            f"{a} lives in {city} and works near the {place}. "
+            f"On {day} {b} came to visit and {did}.",
+            f"The {place} of {city} was closed on {day}. {a} waited outside, while {b} {did}.",
+        ]
+    )
     asks = [
         (f"Who {past} the {thing}?", f"{b} {past} the {thing}."),
         (f"How many {thing} were there?", f"There were {n} {thing}."),
@@ -182,24 +186,59 @@ def _reading(rng: random.Random) -> Turns:
 
 
 def _memory(rng: random.Random) -> Turns:
-    me, city, thing, colour = rng.choice(NAMES), rng.choice(CITIES), rng.choice(THINGS), rng.choice(GROUPS["colour"])
+    me, city, thing, colour = (
+        rng.choice(NAMES),
+        rng.choice(CITIES),
+        rng.choice(THINGS),
+        rng.choice(GROUPS["colour"]),
+    )
     facts = [
-        (f"My name is {me}.", f"Nice to meet you, {me}.", "What is my name?", f"Your name is {me}."),
-        (f"I live in {city}.", f"{city} is a fine place to live.", "Where do I live?", f"You live in {city}."),
-        (f"I collect {thing}.", f"How many {thing} do you have?", "What do I collect?", f"You collect {thing}."),
-        (f"I like {colour}.", f"{colour.capitalize()} is a nice colour.", "Which colour do I like?", f"You like {colour}."),
+        (
+            f"My name is {me}.",
+            f"Nice to meet you, {me}.",
+            "What is my name?",
+            f"Your name is {me}.",
+        ),
+        (
+            f"I live in {city}.",
+            f"{city} is a fine place to live.",
+            "Where do I live?",
+            f"You live in {city}.",
+        ),
+        (
+            f"I collect {thing}.",
+            f"How many {thing} do you have?",
+            "What do I collect?",
+            f"You collect {thing}.",
+        ),
+        (
+            f"I like {colour}.",
+            f"{colour.capitalize()} is a nice colour.",
+            "Which colour do I like?",
+            f"You like {colour}.",
+        ),
     ]
     chosen = rng.sample(facts, rng.randrange(1, 4))
-    return [(f[0], f[1]) for f in chosen] + [(f[2], f[3]) for f in rng.sample(chosen, rng.randrange(1, len(chosen) + 1))]
+    return [(f[0], f[1]) for f in chosen] + [
+        (f[2], f[3]) for f in rng.sample(chosen, rng.randrange(1, len(chosen) + 1))
+    ]
 
 
 def _letter(rng: random.Random) -> Turns:
-    (a, b), place, day, thing = rng.sample(NAMES, 2), rng.choice(PLACES), rng.choice(DAYS), rng.choice(THINGS)
+    (a, b), place, day, thing = (
+        rng.sample(NAMES, 2),
+        rng.choice(PLACES),
+        rng.choice(DAYS),
+        rng.choice(THINGS),
+    )
     kind = rng.choice(["invitation", "thank-you note", "apology", "reminder"])
     body = {
-        "invitation": f"I would like to invite you to the {place} on {day}. Please bring some {thing}.",
-        "thank-you note": f"Thank you very much for the {thing}. I used them at the {place} on {day}.",
-        "apology": f"I am sorry that I missed you at the {place} on {day}. I will bring the {thing} next time.",
+        "invitation": f"I would like to invite you to the {place} on {day}. "
+        f"Please bring some {thing}.",
+        "thank-you note": f"Thank you very much for the {thing}. "
+        f"I used them at the {place} on {day}.",
+        "apology": f"I am sorry that I missed you at the {place} on {day}. "
+        f"I will bring the {thing} next time.",
         "reminder": f"Please remember to bring the {thing} to the {place} on {day}.",
     }[kind]
     ask = f"Write a short {kind} from {a} to {b} about the {thing}, the {place} and {day}."
@@ -209,27 +248,54 @@ def _letter(rng: random.Random) -> Turns:
 def _story(rng: random.Random) -> Turns:
     animal, (a, b), thing = rng.choice(ANIMALS)[0], rng.sample(NAMES, 2), rng.choice(THINGS)
     (good, bad), place = rng.choice(OPPOSITES), rng.choice(PLACES)
-    text = " ".join([
-        rng.choice([f"Once there was a {good} {animal} called {a}.", f"{a} was a {animal} who lived behind the {place}."]),
-        rng.choice([f"Every day {a} looked for {thing} near the {place}.", f"{a} had a friend, a {bad} {animal} called {b}."]),
-        rng.choice([f"One {rng.choice(DAYS)} all the {thing} were gone.", f"One morning the {place} was closed."]),
-        rng.choice([f"{b} said: 'Do not worry, we will look together.'", f"{a} asked {b} for help."]),
-        rng.choice([f"They searched until evening and found the {thing} under a stone.", f"In the end they shared the last of the {thing}."]),
-    ])
-    return [(f"Tell me a short story about a {animal} called {a}, {b} and some {thing}. Use the words {good} and {place}.", text)]
+    text = " ".join(
+        [
+            rng.choice(
+                [
+                    f"Once there was a {good} {animal} called {a}.",
+                    f"{a} was a {animal} who lived behind the {place}.",
+                ]
+            ),
+            rng.choice(
+                [
+                    f"Every day {a} looked for {thing} near the {place}.",
+                    f"{a} had a friend, a {bad} {animal} called {b}.",
+                ]
+            ),
+            rng.choice(
+                [
+                    f"One {rng.choice(DAYS)} all the {thing} were gone.",
+                    f"One morning the {place} was closed.",
+                ]
+            ),
+            rng.choice(
+                [f"{b} said: 'Do not worry, we will look together.'", f"{a} asked {b} for help."]
+            ),
+            rng.choice(
+                [
+                    f"They searched until evening and found the {thing} under a stone.",
+                    f"In the end they shared the last of the {thing}.",
+                ]
+            ),
+        ]
+    )
+    return [
+        (
+            f"Tell me a short story about a {animal} called {a}, {b} and some {thing}. "
+            f"Use the words {good} and {place}.",
+            text,
+        )
+    ]
 
 
 def _steps(rng: random.Random) -> Turns:
-    what, steps = rng.choice([
-        ("make tea", ["Boil the water.", "Put the tea into a cup.", "Pour the water over it.", "Wait a few minutes."]),
-        ("plant a tree", ["Dig a hole.", "Set the tree into it.", "Fill the hole with earth.", "Give it water."]),
-        ("send a letter", ["Write the letter.", "Put it into an envelope.", "Add the address and a stamp.", "Take it to the post."]),
-        ("bake bread", ["Mix flour, water, salt and yeast.", "Knead the dough.", "Let it rise.", "Bake it until it is brown."]),
-        ("wash a car", ["Rinse the car.", "Rub it with soap.", "Rinse it again.", "Dry it with a cloth."]),
-        ("change a bulb", ["Switch off the light.", "Unscrew the old bulb.", "Screw in the new one.", "Switch on the light."]),
-    ])
-    turns = [(_pick(rng, f"How do I {what}?|Tell me how to {what}.|List the steps to {what}."),
-              "\n".join(f"{i}. {s}" for i, s in enumerate(steps, 1)))]
+    what, steps = rng.choice(STEPS)
+    turns = [
+        (
+            _pick(rng, f"How do I {what}?|Tell me how to {what}.|List the steps to {what}."),
+            "\n".join(f"{i}. {s}" for i, s in enumerate(steps, 1)),
+        )
+    ]
     n = rng.randrange(len(steps))
     ordinal = ["first", "second", "third", "fourth"]
     if rng.random() < 0.6:
@@ -238,8 +304,21 @@ def _steps(rng: random.Random) -> Turns:
 
 
 SKILLS: tuple[Callable[[random.Random], Turns], ...] = (
-    _country, _animal, _group, _odd, _opposite, _words, _words, _rewrite, _rewrite, _reading, _reading,
-    _memory, _letter, _story, _steps,
+    _country,
+    _animal,
+    _group,
+    _odd,
+    _opposite,
+    _words,
+    _words,
+    _rewrite,
+    _rewrite,
+    _reading,
+    _reading,
+    _memory,
+    _letter,
+    _story,
+    _steps,
 )
 
 
@@ -247,10 +326,22 @@ def dialogue(rng: random.Random) -> dict[str, object]:
     """One chat document of one to three skills, some with a greeting or a system turn."""
     messages = []
     if rng.random() < 0.1:
-        messages.append({"role": "system", "content": rng.choice(["You are a friendly assistant.", "Answer in short sentences."])})
+        messages.append(
+            {
+                "role": "system",
+                "content": rng.choice(
+                    ["You are a friendly assistant.", "Answer in short sentences."]
+                ),
+            }
+        )
     turns: Turns = []
     if rng.random() < 0.15:
-        turns.append((_pick(rng, "Hello!|Hi.|Good morning.|Hello, can you help me?"), _pick(rng, "Hello! How can I help?|Hi! What can I do for you?")))
+        turns.append(
+            (
+                _pick(rng, "Hello!|Hi.|Good morning.|Hello, can you help me?"),
+                _pick(rng, "Hello! How can I help?|Hi! What can I do for you?"),
+            )
+        )
     for _ in range(rng.choice([1, 1, 2, 3])):
         turns += rng.choice(SKILLS)(rng)
     for ask, answer in turns:

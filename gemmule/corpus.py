@@ -6,7 +6,7 @@ Downloads the Debian packages named in `sources.py` below WORK, reads them and t
 Python packages, adds the documents that `arithmetic.py`, `tools.py` and `chat.py` make, and writes
 WORK/corpus/{train,calibration,selection,test}.jsonl, one document per line:
 {"id", "domain", "source", "messages", "tools"?} or {"id", "domain", "source", "text"}.
-A source file (for generated text: a document) falls into exactly one split, by the hash of its name.
+A source file (for generated text: a document) falls into one split, by the hash of its name.
 """
 
 from __future__ import annotations
@@ -35,11 +35,18 @@ CHUNK = 1800  # characters of raw text in one document, about 500 tokens
 CODE_LIMIT = 5_000_000  # characters taken of one code package
 
 CONTINUE = (
-    "Continue this text:\n\n{}", "Continue the following text.\n\n{}", "What comes next in this text?\n\n{}",
-    "Please go on with this passage:\n\n{}", "Write the next paragraph.\n\n{}",
+    "Continue this text:\n\n{}",
+    "Continue the following text.\n\n{}",
+    "What comes next in this text?\n\n{}",
+    "Please go on with this passage:\n\n{}",
+    "Write the next paragraph.\n\n{}",
 )
 MEANING = (
-    "What does {} mean?", "Define {}.", "What is the meaning of {}?", "Explain the word {}.", "{}: what is that?",
+    "What does {} mean?",
+    "Define {}.",
+    "What is the meaning of {}?",
+    "Explain the word {}.",
+    "{}: what is that?",
     "Give a definition of {}.",
 )
 
@@ -99,7 +106,7 @@ def prose_records(documents: Iterator[sources.Document], rng: random.Random) -> 
             cut = max(1, len(chunk) // 3)
             rest = "\n\n".join(chunk[cut:])
             base = {"domain": "prose", "source": document.source, "name": document.name}
-            if rng.random() < 0.4 and 150 < len(rest):
+            if rng.random() < 0.4 and len(rest) > 150:
                 ask = rng.choice(CONTINUE).format("\n\n".join(chunk[:cut]))
                 yield base | {"messages": turns(ask, rest)}
             else:
@@ -128,8 +135,10 @@ def _entry(document: sources.Document) -> tuple[str, list[tuple[str, str]]]:
     return line, answers
 
 
-def definition_records(documents: Iterator[sources.Document], rng: random.Random) -> Iterator[Record]:
-    """Pages of dictionary lines, and dialogues that ask for meanings; entries of one split stay together."""
+def definition_records(
+    documents: Iterator[sources.Document], rng: random.Random
+) -> Iterator[Record]:
+    """Pages of dictionary lines, and dialogues about meanings, of entries of one split."""
     shuffled = list(documents)
     rng.shuffle(shuffled)
     groups: dict[tuple[str, str], list[sources.Document]] = {}
@@ -138,7 +147,11 @@ def definition_records(documents: Iterator[sources.Document], rng: random.Random
         group.append(document)
         if len(group) < rng.randrange(2, 8):
             continue
-        base = {"domain": "definitions", "source": document.source, "split": split_of(f"definitions/{document.head}")}
+        base = {
+            "domain": "definitions",
+            "source": document.source,
+            "split": split_of(f"definitions/{document.head}"),
+        }
         entries = [(member, *_entry(member)) for member in group]
         group.clear()
         if rng.random() < 0.4:
@@ -155,7 +168,11 @@ def definition_records(documents: Iterator[sources.Document], rng: random.Random
 def _functions(part: str) -> Iterator[tuple[str, str, str]]:
     """(signature with docstring, body, first sentence of the docstring) of documented functions."""
     for node in ast.walk(ast.parse(part)):
-        if not isinstance(node, ast.FunctionDef) or not isinstance(node.body[0], ast.Expr) or len(node.body) < 2:
+        if (
+            not isinstance(node, ast.FunctionDef)
+            or not isinstance(node.body[0], ast.Expr)
+            or len(node.body) < 2
+        ):
             continue
         about = ast.get_docstring(node) or ""
         lines = part.split("\n")[node.lineno - 1 : node.end_lineno]
@@ -188,10 +205,22 @@ def code_records(documents: Iterator[sources.Document], rng: random.Random) -> I
             for head, body, about in _functions(part):
                 kind = rng.random()
                 if kind < 0.3:
-                    ask = rng.choice(("Complete this function:", "Write the body of this function.", "Finish the code:"))
-                    yield base | {"messages": turns(f"{ask}\n```python\n{head}\n```", f"```python\n{body}\n```")}
+                    ask = rng.choice(
+                        (
+                            "Complete this function:",
+                            "Write the body of this function.",
+                            "Finish the code:",
+                        )
+                    )
+                    yield base | {
+                        "messages": turns(
+                            f"{ask}\n```python\n{head}\n```", f"```python\n{body}\n```"
+                        )
+                    }
                 elif kind < 0.38:
-                    ask = rng.choice(("What does this code do?", "Explain this function in one sentence."))
+                    ask = rng.choice(
+                        ("What does this code do?", "Explain this function in one sentence.")
+                    )
                     yield base | {"messages": turns(f"{ask}\n```python\n{body}\n```", about)}
 
 
@@ -209,9 +238,12 @@ def _pieces(part: str) -> Iterator[str]:
 def made_records(seed: int) -> Iterator[Record]:
     """Documents made by rule: chat form and raw form of arithmetic, tool use and dialogue."""
     plans: tuple[tuple[str, Callable[[random.Random], Record], int], ...] = (
-        ("arithmetic", arithmetic.exercise, 36_000), ("arithmetic", arithmetic.worksheet, 9_000),
-        ("tools", tools.session, 16_000), ("tools", tools.log, 6_000),
-        ("chat", chat.dialogue, 30_000), ("chat", chat.transcript, 9_000),
+        ("arithmetic", arithmetic.exercise, 36_000),
+        ("arithmetic", arithmetic.worksheet, 9_000),
+        ("tools", tools.session, 16_000),
+        ("tools", tools.log, 6_000),
+        ("chat", chat.dialogue, 30_000),
+        ("chat", chat.transcript, 9_000),
     )
     for domain, maker, count in plans:
         rng = random.Random(f"{seed}/{domain}/{maker.__name__}")
@@ -224,8 +256,10 @@ def build(work: Path, seed: int) -> Counter[tuple[str, str]]:
     rng = random.Random(seed)
     src = work / "src"
     records = (
-        prose_records(sources.prose(src), rng), definition_records(sources.definitions(src), rng),
-        code_records(sources.code(), rng), made_records(seed),
+        prose_records(sources.prose(src), rng),
+        definition_records(sources.definitions(src), rng),
+        code_records(sources.code(), rng),
+        made_records(seed),
     )
     folder = work / "corpus"
     folder.mkdir(exist_ok=True)
@@ -237,7 +271,9 @@ def build(work: Path, seed: int) -> Counter[tuple[str, str]]:
         for record in stream:
             key = digest(content(record))
             name = record.pop("name", None)
-            split = record.pop("split", None) or split_of(f"{record['source']}/{name}" if name else key)
+            split = record.pop("split", None) or split_of(
+                f"{record['source']}/{name}" if name else key
+            )
             if home.setdefault(key, split) != split or (key in home and size[("seen", key)]):
                 continue
             size[("seen", key)] = 1
@@ -251,17 +287,28 @@ def build(work: Path, seed: int) -> Counter[tuple[str, str]]:
 
 def main() -> None:
     """Build the corpus and print what it was built from."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=4)
     args = parser.parse_args()
     versions: dict[str, str] = sources.unpack_debian(args.work)
     for name in sources.CODE_PACKAGES:
-        versions[name] = importlib.metadata.version({"markdown_it": "markdown-it-py"}.get(name, name))
+        versions[name] = importlib.metadata.version(
+            {"markdown_it": "markdown-it-py"}.get(name, name)
+        )
     size = build(args.work, args.seed)
-    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((args.work / "corpus").glob("*.jsonl"))}
-    report = {"seed": args.seed, "versions": versions, "sha256": hashes,
-              "characters": {f"{s}/{d}": n for (s, d), n in sorted(size.items())}}
+    hashes = {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted((args.work / "corpus").glob("*.jsonl"))
+    }
+    report = {
+        "seed": args.seed,
+        "versions": versions,
+        "sha256": hashes,
+        "characters": {f"{s}/{d}": n for (s, d), n in sorted(size.items())},
+    }
     (args.work / "corpus" / "report.json").write_text(json.dumps(report, indent=1))
     print(json.dumps(report, indent=1))
 

@@ -2,9 +2,10 @@
 
     python gemmule/export.py --work WORK --tokenizer secateur/gemmule --out FOLDER
 
-The folder is built aside and renamed into place. The weights are bf16; the config carries both forms
-of the full-attention shape: `per_layer_config`, which transformers 5.15 and later write, and the flat
-keys (`global_head_dim`, `num_global_key_value_heads`), which mlx-lm and older converters read.
+The folder is built aside and renamed into place. The weights are bf16; the config carries both
+forms of the full-attention shape: `per_layer_config`, which transformers 5.15 and later write, and
+the flat keys (`global_head_dim`, `num_global_key_value_heads`), which mlx-lm and older converters
+read.
 """
 
 from __future__ import annotations
@@ -27,21 +28,28 @@ STOPS = [1, 106, 50]  # <eos>, <turn|>, <|tool_response>
 def config() -> dict[str, Any]:
     """config.json with both forms."""
     full = {
-        str(i): {"head_dim": SHAPE["global_head_dim"], "num_key_value_heads": SHAPE["num_global_key_value_heads"]}
+        str(i): {
+            "head_dim": SHAPE["global_head_dim"],
+            "num_key_value_heads": SHAPE["num_global_key_value_heads"],
+        }
         for i, kind in enumerate(SHAPE["layer_types"])
         if kind == "full_attention"
     }
-    head = {"architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text", "dtype": "bfloat16"}
+    head = {
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "dtype": "bfloat16",
+    }
     return head | SHAPE | {"per_layer_config": full, "use_cache": True}
 
 
 def generation_config() -> dict[str, Any]:
-    """generation_config.json: greedy unless asked otherwise, stop at the end of a turn or a tool call."""
+    """generation_config.json: greedy, stop at the end of a turn or of a tool call."""
     return {"bos_token_id": 2, "eos_token_id": STOPS, "pad_token_id": 0, "do_sample": False}
 
 
 def weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors in bf16, layer scalars written into their buffers, tied head left out."""
+    """The checkpoint's tensors in bf16: layer scalars in their buffers, the tied head left out."""
     tensors = {name: t for name, t in checkpoint["model"].items() if name != "lm_head.weight"}
     for i, scalar in enumerate(checkpoint["scalars"]):
         tensors[f"model.layers.{i}.layer_scalar"] = scalar.reshape(1)
@@ -78,14 +86,20 @@ def export(checkpoint: dict[str, Any], tokenizer: Path, out: Path) -> None:
 
 def main() -> None:
     """Export WORK/checkpoint.pt, or a fresh model with --untrained (for tests of the tools)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--untrained", action="store_true")
     args = parser.parse_args()
     if args.untrained:
-        checkpoint = {"model": build(0).state_dict(), "scalars": torch.ones(SHAPE["num_hidden_layers"]), "tokens": 0}
+        checkpoint = {
+            "model": build(0).state_dict(),
+            "scalars": torch.ones(SHAPE["num_hidden_layers"]),
+            "tokens": 0,
+        }
     else:
         checkpoint = torch.load(args.work / "checkpoint.pt", weights_only=True)
     export(checkpoint, args.tokenizer, args.out)

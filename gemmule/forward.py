@@ -18,15 +18,57 @@ from torch.nn import functional as F
 Gradients = tuple[Tensor | None, ...]
 
 
+def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
+    """tanh-GELU and its derivative, in terms of one tanh."""
+    t = torch.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))
+    slope = 0.7978845608028654 * (1 + 0.134145 * x * x)
+    return 0.5 * x * (1 + t), 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope
+
+
+@torch.compile(dynamic=False)
+def activate(inner: Tensor, gates: Tensor) -> Tensor:
+    """gate * GELU(a) * b for inner = (a, b); (pairs, 2f) and (pairs, 1) -> (pairs, f)."""
+    a, b = inner.chunk(2, 1)
+    return _gelu(a)[0] * b * gates
+
+
+@torch.compile(dynamic=False)
+def activate_backward(g: Tensor, inner: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of `activate`: of inner (pairs, 2f) and of the gates (pairs,)."""
+    a, b = inner.chunk(2, 1)
+    value, slope = _gelu(a)
+    spread = g * gates
+    return torch.cat((spread * b * slope, spread * value), 1), (g * value * b).sum(1)
+
+
+@torch.compile(dynamic=False)
+def collect(rows: Tensor, slots: Tensor) -> Tensor:
+    """Sum of the rows of each token's slots; (pairs, d) and (n, k) -> (n, d)."""
+    return rows[slots].sum(1)
+
+
+@torch.compile(dynamic=False)
+def softcap_chunk(raw: Tensor, target: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """Summed loss of raw logits (n, v) and its gradient with respect to them."""
+    bounded = torch.tanh(raw / cap)
+    logits = bounded * cap
+    norm = torch.logsumexp(logits, 1, keepdim=True)
+    hit = torch.arange(raw.shape[1]).unsqueeze(0) == target.unsqueeze(1)
+    total = (norm.squeeze(1) - torch.where(hit, logits, 0.0).sum(1)).sum()
+    return total, (torch.exp(logits - norm) - hit.float()) * (1 - bounded * bounded)
+
+
 class SortedExperts(torch.autograd.Function):
     """Gated experts over token-expert pairs sorted by expert, one matrix product a projection.
 
-    The gate multiplies the inner activation (width 96) instead of the output (width 256): the result
-    is the same, and the gradient of the gate needs no expert output to be kept.
+    The gate multiplies the inner activation (width 96) instead of the output (width 256): the
+    result is the same, and the gradient of the gate needs no expert output to be kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, gate: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, index: Tensor, gate: Tensor, w_in: Tensor, w_out: Tensor
+    ) -> Tensor:
         """x (n, d), index and gate (n, k), w_in (e, 2f, d), w_out (e, d, f) -> (n, d)."""
         k = index.shape[1]
         flat = index.flatten()
@@ -39,11 +81,8 @@ class SortedExperts(torch.autograd.Function):
         for expert, count in enumerate(counts):
             torch.mm(xs[at : at + count], w_in[expert].t(), out=inner[at : at + count])
             at += count
-        half = w_in.shape[1] // 2
-        acted = F.gelu(inner[:, :half], approximate="tanh")
-        hidden = acted * inner[:, half:]
         gates = gate.flatten()[order].unsqueeze(1)
-        scaled = hidden * gates
+        scaled = activate(inner, gates)
         ys = torch.empty(len(order), x.shape[1])
         at = 0
         for expert, count in enumerate(counts):
@@ -51,18 +90,16 @@ class SortedExperts(torch.autograd.Function):
             at += count
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order))
-        ctx.save_for_backward(xs, token, order, back, gates, inner, acted, hidden, w_in, w_out)
+        ctx.save_for_backward(xs, token, back, gates, inner, scaled, w_in, w_out)
         ctx.counts = counts
-        return ys[back].view(-1, k, x.shape[1]).sum(1)
+        return collect(ys, back.view(-1, k))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
         """Gradients of x, gate and both weights."""
-        xs, token, order, back, gates, inner, acted, hidden, w_in, w_out = ctx.saved_tensors
+        xs, token, back, gates, inner, scaled, w_in, w_out = ctx.saved_tensors
         gy = grads[0][token]
-        scaled = hidden * gates
-        half = acted.shape[1]
-        g_scaled = torch.empty_like(hidden)
+        g_scaled = torch.empty_like(scaled)
         g_out, g_in = torch.zeros_like(w_out), torch.zeros_like(w_in)
         at = 0
         for expert, count in enumerate(ctx.counts):
@@ -70,13 +107,7 @@ class SortedExperts(torch.autograd.Function):
             torch.mm(gy[rows], w_out[expert], out=g_scaled[rows])
             torch.mm(gy[rows].t(), scaled[rows], out=g_out[expert])
             at += count
-        g_gate = (g_scaled * hidden).sum(1)
-        g_hidden = g_scaled * gates
-        g_inner = torch.empty_like(inner)
-        torch.mul(g_hidden, acted, out=g_inner[:, half:])
-        g_inner[:, :half] = torch.ops.aten.gelu_backward(
-            g_hidden * inner[:, half:], inner[:, :half], approximate="tanh"
-        )
+        g_inner, g_gate = activate_backward(g_scaled, inner, gates)
         gx = torch.empty_like(xs)
         at = 0
         for expert, count in enumerate(ctx.counts):
@@ -84,8 +115,8 @@ class SortedExperts(torch.autograd.Function):
             torch.mm(g_inner[rows], w_in[expert], out=gx[rows])
             torch.mm(g_inner[rows].t(), xs[rows], out=g_in[expert])
             at += count
-        k = len(order) // len(grads[0])
-        return gx[back].view(-1, k, xs.shape[1]).sum(1), None, g_gate[back].view(-1, k), g_in, g_out
+        slots = back.view(len(grads[0]), -1)
+        return collect(gx, slots), None, g_gate[slots], g_in, g_out
 
 
 class SoftcapLoss(torch.autograd.Function):
@@ -101,13 +132,8 @@ class SoftcapLoss(torch.autograd.Function):
         g_hidden, g_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         for at in range(0, len(hidden), 1024):
             h, t = hidden[at : at + 1024], target[at : at + 1024]
-            bounded = torch.tanh(torch.mm(h, weight.t()).mul_(1 / cap))
-            logits = bounded * cap
-            norm = torch.logsumexp(logits, 1, keepdim=True)
-            total += (norm.squeeze(1) - logits.gather(1, t.unsqueeze(1)).squeeze(1)).sum()
-            g = logits.sub_(norm).exp_()
-            g[torch.arange(len(t)), t] -= 1
-            g.mul_(bounded.square_().neg_().add_(1))
+            nats, g = softcap_chunk(torch.mm(h, weight.t()), t, cap)
+            total += nats
             g_hidden[at : at + 1024] = torch.mm(g, weight)
             g_weight.addmm_(g.t(), h)
         ctx.save_for_backward(g_hidden, g_weight)
@@ -145,7 +171,11 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     column = torch.arange(2 * window)
     near = (column <= row) & (column > row - window)
     first = near & (column >= window)
-    mask = torch.cat((first.expand(1, -1, -1), near.expand(n - 1, -1, -1))).unsqueeze(1).repeat(b, 1, 1, 1)
+    mask = (
+        torch.cat((first.expand(1, -1, -1), near.expand(n - 1, -1, -1)))
+        .unsqueeze(1)
+        .repeat(b, 1, 1, 1)
+    )
 
     def pairs(x: Tensor) -> Tensor:
         blocks = x.view(b, x.shape[1], n, window, d).transpose(1, 2)
@@ -153,7 +183,9 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         return torch.cat((before, blocks), 3).reshape(b * n, x.shape[1], 2 * window, d)
 
     blocks = q.view(b, h, n, window, d).transpose(1, 2).reshape(b * n, h, window, d)
-    out = F.scaled_dot_product_attention(blocks, pairs(k), pairs(v), mask, scale=1.0, enable_gqa=True)
+    out = F.scaled_dot_product_attention(
+        blocks, pairs(k), pairs(v), mask, scale=1.0, enable_gqa=True
+    )
     return out.view(b, n, h, window, d).transpose(1, 2).reshape(b, h, t, d)
 
 
@@ -161,7 +193,9 @@ def attention(layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Self-attention of one layer; full layers use their keys as values."""
     a: Any = layer.self_attn
     b, t, _ = x.shape
-    q = rotate(norm(a.q_proj(x).view(b, t, -1, a.head_dim), a.q_norm.weight), cos, sin).transpose(1, 2)
+    q = rotate(norm(a.q_proj(x).view(b, t, -1, a.head_dim), a.q_norm.weight), cos, sin).transpose(
+        1, 2
+    )
     k = a.k_proj(x).view(b, t, -1, a.head_dim)
     v = k if a.v_proj is None else a.v_proj(x).view(b, t, -1, a.head_dim)
     k = rotate(norm(k, a.k_norm.weight), cos, sin).transpose(1, 2)
@@ -192,12 +226,16 @@ def mixture(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return out, balance, load
 
 
-def decoder_layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, scalar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def decoder_layer(
+    layer: Any, x: Tensor, cos: Tensor, sin: Tensor, scalar: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """One decoder layer on (b, t, d): output, balance loss, expert load."""
     h = attention(layer, norm(x, layer.input_layernorm.weight), cos, sin)
     x = x + norm(h, layer.post_attention_layernorm.weight)
     h = norm(x, layer.pre_feedforward_layernorm.weight)
-    h = layer.mlp.down_proj(F.gelu(layer.mlp.gate_proj(h), approximate="tanh") * layer.mlp.up_proj(h))
+    h = layer.mlp.down_proj(
+        F.gelu(layer.mlp.gate_proj(h), approximate="tanh") * layer.mlp.up_proj(h)
+    )
     routed, balance, load = mixture(layer, x.reshape(-1, x.shape[-1]))
     h = norm(h, layer.post_feedforward_layernorm_1.weight)
     h = h + norm(routed.view_as(h), layer.post_feedforward_layernorm_2.weight)
@@ -207,8 +245,10 @@ def decoder_layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, scalar: Tenso
 compiled_layer = torch.compile(decoder_layer, dynamic=False)
 
 
-def loss(model: Any, ids: Tensor, scalars: Tensor, fused: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean next-token loss in nats, summed balance loss and load (layers, experts) of ids (b, t + 1).
+def loss(
+    model: Any, ids: Tensor, scalars: Tensor, fused: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean loss in nats, summed balance loss and load (layers, experts) of ids (b, t + 1).
 
     With `fused`, layers run compiled: 1.5 times as fast after a minute of compiling for each shape.
     """
@@ -228,6 +268,9 @@ def loss(model: Any, ids: Tensor, scalars: Tensor, fused: bool = False) -> tuple
     x = norm(x, body.norm.weight)
     target = ids[:, 1:].reshape(-1)
     total: Tensor = SoftcapLoss.apply(
-        x.reshape(-1, x.shape[-1]), body.embed_tokens.weight, target, model.config.final_logit_softcapping
+        x.reshape(-1, x.shape[-1]),
+        body.embed_tokens.weight,
+        target,
+        model.config.final_logit_softcapping,
     )
     return total / len(target), torch.stack(balances).sum(), torch.stack(loads)

@@ -32,7 +32,11 @@ SHAPE: dict[str, Any] = {
     "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
     "rope_parameters": {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+        "full_attention": {
+            "rope_type": "proportional",
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 1000000.0,
+        },
     },
     "final_logit_softcapping": 30.0,
     "tie_word_embeddings": True,

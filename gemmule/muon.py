@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +24,15 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; experts stacked as (e, m, n) are treated one by one.
 
-    The step is lr * sqrt(max(1, m / n)) in every singular direction, so lr does not depend on width.
+    A group with split = 2 holds gate and up projections on top of each other: two matrices.
+    The step is lr * sqrt(max(1, m / n)) in every singular direction, so lr does not depend on
+    the width.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(
+        self, params: Iterable[dict[str, Any]], lr: float = 0.02, momentum: float = 0.95
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "split": 1})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -39,7 +44,10 @@ class Muon(torch.optim.Optimizer):
                 held = state.setdefault("momentum", torch.zeros_like(p))
                 held.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(held, group["momentum"])
-                shapes.setdefault(p.shape[-2:], []).append((p, update.view(-1, *p.shape[-2:])))
+                rows = p.shape[-2] // group["split"]
+                shapes.setdefault(torch.Size((rows, p.shape[-1])), []).append(
+                    (p, update.view(-1, rows, p.shape[-1]))
+                )
             for (m, n), pairs in shapes.items():
                 done = orthogonalise(torch.cat([u for _, u in pairs]))
                 scale = group["lr"] * max(1.0, m / n) ** 0.5

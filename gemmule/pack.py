@@ -2,9 +2,10 @@
 
     python gemmule/pack.py --work WORK --model secateur/gemmule
 
-Writes WORK/tokens/{train,test}-{domain}.npy (uint16). Every document begins with <bos>; raw text ends
-with <eos>, a dialogue with its last <turn|>. The final answer of a dialogue follows either the plain
-turn header or the generation prompt (with its empty thought channel), so that the model knows both.
+Writes WORK/tokens/{train,test}-{domain}.npy (uint16). Every document begins with <bos>; raw text
+ends with <eos>, a dialogue with its last <turn|>. The final answer of a dialogue follows either the
+plain turn header or the generation prompt (with its empty thought channel), so that the model knows
+both.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> t
 
 
 def render(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> str:
-    """A training document as text with control tokens; choices depend on the document's id alone."""
+    """A training document with control tokens; choices depend on the document's id alone."""
     if "text" in record:
         return f"<bos>{record['text']}<eos>"
     rng = random.Random(record["id"])
@@ -62,7 +63,9 @@ def _encode(job: tuple[str, list[str]]) -> list[tuple[str, list[int]]]:
     """Domain and token ids of a batch of JSON lines (runs in a worker)."""
     tokenizer = AutoTokenizer.from_pretrained(job[0])
     records = [json.loads(line) for line in job[1]]
-    encoded = tokenizer([render(tokenizer, r) for r in records], add_special_tokens=False)["input_ids"]
+    encoded = tokenizer([render(tokenizer, r) for r in records], add_special_tokens=False)[
+        "input_ids"
+    ]
     return [(record["domain"], ids) for record, ids in zip(records, encoded, strict=True)]
 
 
@@ -74,7 +77,9 @@ def _batches(model: str, path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def main() -> None:
     """Pack the train and test splits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     args = parser.parse_args()
@@ -84,7 +89,9 @@ def main() -> None:
         streams: dict[str, list[np.ndarray]] = defaultdict(list)
         documents: dict[str, int] = defaultdict(int)
         with Pool(2) as pool:
-            for batch in pool.imap(_encode, _batches(str(args.model), args.work / "corpus" / f"{split}.jsonl")):
+            for batch in pool.imap(
+                _encode, _batches(str(args.model), args.work / "corpus" / f"{split}.jsonl")
+            ):
                 for domain, ids in batch:
                     streams[domain].append(np.array(ids, dtype=np.uint16))
                     documents[domain] += 1

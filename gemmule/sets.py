@@ -2,9 +2,9 @@
 
     python gemmule/sets.py --work WORK --model secateur/gemmule
 
-Every domain gets about the same number of tokens, half raw and half dialogue (test: 60 dialogues whose
-last message is the reference answer, and raw text for perplexity). The splits are checked to be
-disjoint from each other and from the training text by content hash.
+Every domain gets about the same number of tokens, half raw and half dialogue (test: 60 dialogues
+whose last message is the reference answer, and raw text for perplexity). The splits are checked to
+be disjoint from each other and from the training text by content hash.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def usable(record: dict[str, Any]) -> bool:
 def choose(
     records: list[tuple[int, dict[str, Any]]], kind: str, tokens: int, count: int | None = None
 ) -> list[dict[str, Any]]:
-    """Documents of one kind ("text" or "messages") in hash order until `tokens` or `count` is reached."""
+    """Documents of one kind ("text" or "messages") in hash order up to `tokens` or `count`."""
     taken: list[dict[str, Any]] = []
     total = 0
     for size, record in records:
@@ -46,7 +46,9 @@ def choose(
     return taken
 
 
-def load(path: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[tuple[int, dict[str, Any]]]]:
+def load(
+    path: Path, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[tuple[int, dict[str, Any]]]]:
     """(tokens, document) of a split by domain, in the order of the documents' hashes."""
     by_domain: dict[str, list[tuple[int, dict[str, Any]]]] = {domain: [] for domain in DOMAINS}
     rows = [json.loads(line) for line in path.open(encoding="utf-8")]
@@ -59,19 +61,26 @@ def load(path: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[tuple
 
 def main() -> None:
     """Write sets/*.jsonl below the model folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    seen = {digest(content(json.loads(line))) for line in (args.work / "corpus/train.jsonl").open(encoding="utf-8")}
+    seen = {
+        digest(content(json.loads(line)))
+        for line in (args.work / "corpus/train.jsonl").open(encoding="utf-8")
+    }
     out = args.model / "sets"
     out.mkdir(exist_ok=True)
     for split in ("calibration", "selection", "test"):
         chosen: list[dict[str, Any]] = []
         for records in load(args.work / f"corpus/{split}.jsonl", tokenizer).values():
             if split == "test":
-                chosen += choose(records, "messages", 0, TEST_PROMPTS) + choose(records, "text", TEST_RAW_TOKENS)
+                chosen += choose(records, "messages", 0, TEST_PROMPTS) + choose(
+                    records, "text", TEST_RAW_TOKENS
+                )
             else:
                 share = TOKENS[split] // len(DOMAINS) // 2
                 chosen += choose(records, "messages", share) + choose(records, "text", share)
@@ -82,7 +91,10 @@ def main() -> None:
         with (out / f"{split}.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in chosen)
         total = sum(len(tokenizer(render(tokenizer, record))["input_ids"]) for record in chosen)
-        print(f"{split}: {len(chosen)} documents, {total} tokens, {(out / f'{split}.jsonl').stat().st_size} bytes")
+        print(
+            f"{split}: {len(chosen)} documents, {total} tokens, "
+            f"{(out / f'{split}.jsonl').stat().st_size} bytes"
+        )
 
 
 if __name__ == "__main__":

@@ -78,11 +78,20 @@ def unpack_debian(work: Path) -> dict[str, str]:
 
 
 class _Paragraphs(HTMLParser):
-    """Collects the text of paragraph-like elements; navigation, tables and listings are left out."""
+    """Collects the text of paragraph-like elements, without navigation, tables and listings."""
 
     KEEP = {"p", "dd", "h1", "h2", "h3", "h4"}
     SKIP = {"script", "style", "nav", "table", "pre", "svg", "footer", "button", "form"}
-    SKIP_CLASS = ("nav", "menu", "sphinxsidebar", "footer", "related", "toc", "search", "headerlink")
+    SKIP_CLASS = (
+        "nav",
+        "menu",
+        "sphinxsidebar",
+        "footer",
+        "related",
+        "toc",
+        "search",
+        "headerlink",
+    )
     VOID = {"br", "img", "meta", "link", "input", "hr", "col", "wbr", "area", "base"}
 
     def __init__(self) -> None:
@@ -131,8 +140,23 @@ class _Paragraphs(HTMLParser):
 
 def clean(text: str) -> str:
     """Fold typographic characters that a 4096-token vocabulary would have to spell as bytes."""
-    table = {"“": '"', "”": '"', "‘": "'", "’": "'", "—": " - ", "–": "-", "…": "...", "¶": "",
-             "\u00a0": " ", "\u200b": "", "™": "(TM)", "•": "*", "→": "->", "×": "x", "\u00ad": ""}
+    table = {
+        "“": '"',
+        "”": '"',
+        "‘": "'",
+        "’": "'",
+        "—": " - ",
+        "–": "-",
+        "…": "...",
+        "¶": "",
+        "\u00a0": " ",
+        "\u200b": "",
+        "™": "(TM)",
+        "•": "*",
+        "→": "->",
+        "×": "x",
+        "\u00ad": "",
+    }
     return re.sub(" {2,}", " ", text.translate(str.maketrans(table))).strip()
 
 
@@ -177,7 +201,9 @@ def prose(src: Path) -> Iterator[Document]:
     """Technical manuals and novels."""
     share = "usr/share/doc"
     yield from _novels(src / "r-cran-janeaustenr")
-    yield from _html(src / "postgresql-doc-15", "postgresql-doc-15", (f"{share}/postgresql-doc-15/html",))
+    yield from _html(
+        src / "postgresql-doc-15", "postgresql-doc-15", (f"{share}/postgresql-doc-15/html",)
+    )
     yield from _html(src / "sqlite3-doc" / share / "sqlite3", "sqlite3-doc", (".",))
     yield from _html(
         src / "python3.11-doc" / share / "python3.11/html",
@@ -201,13 +227,17 @@ def _wordnet(root: Path) -> Iterator[Document]:
         for row in rows:
             fields = row[0].split()
             count = int(fields[3], 16)
-            words = [re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in fields[4 : 4 + 2 * count : 2]]
+            words = [
+                re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in fields[4 : 4 + 2 * count : 2]
+            ]
             parent = re.search(r" @ (\d{8}) ", row[0])
             above = first.get(parent.group(1), "").replace("_", " ") if parent else ""
             gloss = clean(row[1])
             if len(gloss) >= 25:
                 text = "|".join((kind, ", ".join(words[1:4]), above, gloss))
-                yield Document("definitions", "wordnet-base", f"{stem}/{fields[0]}", (text,), words[0])
+                yield Document(
+                    "definitions", "wordnet-base", f"{stem}/{fields[0]}", (text,), words[0]
+                )
 
 
 def _dict_entries(path: Path, source: str) -> Iterator[Document]:
@@ -216,8 +246,10 @@ def _dict_entries(path: Path, source: str) -> Iterator[Document]:
     for entry in re.split(r"\n\n(?=\S)", text)[3:]:
         head, _, body = entry.partition("\n")
         body = clean(" ".join(re.sub(r"[{}]", "", body).split()))
-        body = re.sub(r"^(/[^/]*/,? *|//,? *)?((n|v|adj|adv|vt|vi|interj|excl|prep|pref)\b\.? *)?", "", body)
-        if 60 <= len(body) and len(head) < 40 and "database" not in head:
+        body = re.sub(
+            r"^(/[^/]*/,? *|//,? *)?((n|v|adj|adv|vt|vi|interj|excl|prep|pref)\b\.? *)?", "", body
+        )
+        if len(body) >= 60 and len(head) < 40 and "database" not in head:
             name = head.split(",")[0].strip().lower()
             yield Document("definitions", source, head, (body,), name)
 
@@ -252,7 +284,17 @@ def code() -> Iterator[Document]:
     for source, root in roots.items():
         for path in sorted(root.rglob("*.py")):
             name = str(path.relative_to(root))
-            skipped = ("site-packages", "test/", "tests/", "idlelib", "encodings", "turtledemo", "lib2to3", "_vendor", "testing")
+            skipped = (
+                "site-packages",
+                "test/",
+                "tests/",
+                "idlelib",
+                "encodings",
+                "turtledemo",
+                "lib2to3",
+                "_vendor",
+                "testing",
+            )
             if any(word in name for word in skipped) or not 600 < path.stat().st_size < 200_000:
                 continue
             document = _python_file(path, source, name)

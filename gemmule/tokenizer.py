@@ -21,13 +21,30 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 VOCAB = 4096
 CONTROL = {
-    "<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "<mask>": 4,
-    "<|tool>": 46, "<tool|>": 47, "<|tool_call>": 48, "<tool_call|>": 49,
-    "<|tool_response>": 50, "<tool_response|>": 51, '<|"|>': 52,
-    "<|think|>": 98, "<|channel>": 100, "<channel|>": 101, "<|turn>": 105, "<turn|>": 106,
+    "<pad>": 0,
+    "<eos>": 1,
+    "<bos>": 2,
+    "<unk>": 3,
+    "<mask>": 4,
+    "<|tool>": 46,
+    "<tool|>": 47,
+    "<|tool_call>": 48,
+    "<tool_call|>": 49,
+    "<|tool_response>": 50,
+    "<tool_response|>": 51,
+    '<|"|>': 52,
+    "<|think|>": 98,
+    "<|channel>": 100,
+    "<channel|>": 101,
+    "<|turn>": 105,
+    "<turn|>": 106,
 }
 BYTE_START = 238  # id of <0x00> in the real vocabulary
-SHARE = {"prose": 10_000_000, "definitions": 5_000_000, "code": 12_000_000}  # characters to learn merges from
+SHARE = {
+    "prose": 10_000_000,
+    "definitions": 5_000_000,
+    "code": 12_000_000,
+}  # characters to learn merges from
 SHARE_MADE = 1_500_000  # the same for each domain that is made by rule and repeats itself
 WORDS = r"\n+|\t+|▁{2,}|▁?\p{L}+|\p{N}|▁?[^\p{L}\p{N}\s▁]+|▁"
 
@@ -48,7 +65,9 @@ def learn(texts: Iterator[str]) -> tuple[list[str], list[tuple[str, str]]]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "isolated")
     room = VOCAB - len(CONTROL) - 256
-    trainer = trainers.BpeTrainer(vocab_size=room, limit_alphabet=120, max_token_length=20, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=room, limit_alphabet=120, max_token_length=20, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     ordered = sorted(model["vocab"], key=model["vocab"].get)
@@ -56,7 +75,7 @@ def learn(texts: Iterator[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def lay_out(tokens: list[str]) -> dict[str, int]:
-    """Ids: control and byte tokens where the real model has them, the others in order around them."""
+    """Ids: control and byte tokens where the real model has them, the others around them."""
     taken = dict(CONTROL) | {f"<0x{b:02X}>": BYTE_START + b for b in range(256)}
     used = set(taken.values())
     free = (i for i in range(VOCAB) if i not in used)
@@ -66,7 +85,13 @@ def lay_out(tokens: list[str]) -> dict[str, int]:
 
 def tokenizer_json(vocab: dict[str, int], merges: list[tuple[str, str]]) -> dict[str, Any]:
     """The file that the tokenizers library reads, field for field in Gemma 4's form."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     bos = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
     one, two = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
     second = {"SpecialToken": {"id": "<bos>", "type_id": 1}}
@@ -77,7 +102,10 @@ def tokenizer_json(vocab: dict[str, int], merges: list[tuple[str, str]]) -> dict
         "added_tokens": [{"id": i, "content": t, **flags} for t, i in CONTROL.items()],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
         "pre_tokenizer": {
-            "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
         },
         "post_processor": {
             "type": "TemplateProcessing",
@@ -94,9 +122,16 @@ def tokenizer_json(vocab: dict[str, int], merges: list[tuple[str, str]]) -> dict
             ],
         },
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
-            "vocab": vocab, "merges": [list(pair) for pair in merges],
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": [list(pair) for pair in merges],
         },
     }
 
@@ -105,7 +140,11 @@ def tokenizer_config() -> dict[str, Any]:
     """What transformers needs beside tokenizer.json."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
         "additional_special_tokens": [t for t, i in CONTROL.items() if i > 4],
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
@@ -116,7 +155,9 @@ def tokenizer_config() -> dict[str, Any]:
 
 def main() -> None:
     """Learn the merges and write the three tokenizer files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--template", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -124,8 +165,12 @@ def main() -> None:
     tokens, merges = learn(training_texts(args.work / "corpus" / "train.jsonl"))
     args.out.mkdir(parents=True, exist_ok=True)
     written = tokenizer_json(lay_out(tokens), merges)
-    (args.out / "tokenizer.json").write_text(json.dumps(written, ensure_ascii=False, indent=1), encoding="utf-8")
-    (args.out / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(), indent=1), encoding="utf-8")
+    (args.out / "tokenizer.json").write_text(
+        json.dumps(written, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
+    (args.out / "tokenizer_config.json").write_text(
+        json.dumps(tokenizer_config(), indent=1), encoding="utf-8"
+    )
     shutil.copyfile(args.template, args.out / "chat_template.jinja")
     print(f"{len(tokens)} ordinary tokens, {len(merges)} merges")
 
