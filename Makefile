@@ -1,0 +1,46 @@
+# The verbs of this project. `demo` and `test` do all the set-up that they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := out/gemmule-24e
+
+# Pins the build's own requirements too, which -c does not reach.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test slow check format bench size clean
+
+demo: $(READY)  ## the main job on gemmule: calibrate, plan, prune, quantize, measure, report
+	rm -rf $(DEMO)
+	$(BIN)/secateur shrink gemmule --experts 24 --types Q4_K_M,Q8_0 --per-domain 10 -o $(DEMO)
+
+test: $(READY)  ## the default suite, under five minutes
+	$(BIN)/python -m pytest
+
+slow: $(READY)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## style, types
+	$(BIN)/ruff format --check secateur tests benchmarks gemmule
+	$(BIN)/ruff check secateur tests benchmarks gemmule
+	$(BIN)/mypy --strict -p secateur
+
+format: $(READY)
+	$(BIN)/ruff format secateur tests benchmarks gemmule
+	$(BIN)/ruff check --fix secateur tests benchmarks gemmule
+
+bench: $(READY)  ## every claim in docs/ and README.md, measured again into benchmarks/*.json
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+size: $(READY)  ## lines of code by room
+	@wc -l $$(git ls-files 'secateur/*.py') | sort -n | tail -40
+
+clean:
+	rm -rf $(VENV) out
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
