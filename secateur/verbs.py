@@ -6,8 +6,6 @@ to `progress(stage, done, total, unit)`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +19,15 @@ from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.folder import complete_or_absent
 from secateur.checkpoint.inspection import Inspection, inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
-from secateur.errors import CorpusError, OutputError
+from secateur.errors import CorpusError
 from secateur.planning.choose import Pruning, choose, scores_of
 from secateur.planning.plan import GGUF, SAFETENSORS, Plan, read_plan, to_json
 from secateur.release import manifest as manifest_file
 from secateur.release.manifest import Problem
+from secateur.release.measuring import Measuring
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
-    from secateur.evaluation.answers import AnswerSet
     from secateur.release.report import Report
 
 Progress = Callable[[str, int, int, str], None]
@@ -72,28 +70,6 @@ class Formats:
         """The formats as plans name them."""
         first = (SAFETENSORS,) if self.safetensors else ()
         return (*first, *(GGUF + name for name in self.types))
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """What to measure on, and the limits to hold.
-
-    `prompts` are answered by the original first, `answers` were answered by it elsewhere; with
-    neither, the test set that lies beside the model is taken (gemmule has one). `per_domain`
-    takes that many of each domain. Limits: mean KL in nats at most, top-1 agreement at least.
-    """
-
-    prompts: Path | None = None
-    answers: Path | None = None
-    per_domain: int | None = None
-    max_kl: float | None = None
-    min_top1: float | None = None
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """The limits that are set, as the gate calls them."""
-        named = {"max_mean_kl": self.max_kl, "min_top1": self.min_top1}
-        return {name: value for name, value in named.items() if value is not None}
 
 
 def _opened(model: Model, revision: str | None) -> Checkpoint:
@@ -261,138 +237,18 @@ def measure(
     up to date. `work` keeps the original's answers and probabilities for the next time (default:
     the user's cache folder). Raises InputError when there is nothing to measure on.
     """
-    from secateur.evaluation.decode import open_artefact
-    from secateur.evaluation.divergence import score
-    from secateur.evaluation.summary import summarise
-    from secateur.evaluation.teacher import TOP_K, teacher_for
-    from secateur.forward.weights import CheckpointWeights
-    from secateur.release.report import ArtefactReport, Report, write_report
+    from secateur.release.measure import measure_output
 
     original = _opened(against, revision)
-    threads = workers or os.cpu_count() or 1
     folder = work or _cache() / original.identity()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    answers = answers_for(original, wish, folder, progress)
-    teacher = teacher_for(
-        CheckpointWeights(original),
-        original.identity(),
-        answers,
-        folder,
-        workers=threads,
-        progress=lambda done, total, unit: progress("original", done, total, unit),
-    )
-    reports = []
-    for path in artefacts_of(out):
-        artefact = open_artefact(path, original, threads=threads)
-        stage = f"measure {path.name}"
-        found = score(
-            teacher,
-            artefact.source,
-            artefact.identity,
-            answers,
-            workers=threads,
-            progress=lambda done, total, unit, stage=stage: progress(stage, done, total, unit),  # type: ignore[misc]
-        )
-        files = path.glob("*.safetensors") if path.is_dir() else [path]
-        nbytes = sum(file.stat().st_size for file in files)
-        name = "safetensors" if path.is_dir() else path.name
-        reports.append(ArtefactReport(name, nbytes, summarise(found, answers)))
-    kinds = [answer.kind for answer in answers.answers]
-    measured_on = {
-        "answers": kinds.count("answers"),
-        "raw": kinds.count("raw"),
-        "tokens": answers.tokens,
-        "sha256": answers.sha256,
-        "top_k": min(TOP_K, teacher.top_ids.shape[1]),
-        "provenance": dict(answers.provenance),
-    }
-    ours = (out / manifest_file.MANIFEST).is_file()
-    made = manifest_file.read_manifest(out) if ours else {}
-    known = {name: entry["sha256"] for name, entry in made.pop("files", {}).items()}
-    report = Report(
-        original=original.source,
-        made={key: made[key] for key in made if key not in ("secateur", "versions")},
-        calibration={},
-        sizes=_sizes(out) if ours else {},
-        answers=measured_on,
-        artefacts=tuple(reports),
-        limits=wish.limits,
-    )
-    if ours:
-        write_report(report, out)
-        for name in ("report.json", "report.md"):
-            known.pop(name, None)
-        manifest_file.write_manifest(out, report.made, known)
-    return report
-
-
-def artefacts_of(out: Path) -> list[Path]:
-    """What can be measured in `out`: the folder itself when it holds a checkpoint, its GGUF files.
-
-    Raises OutputError when there is nothing.
-    """
-    if out.suffix == ".gguf":
-        return [out]
-    found = [out] if any(out.glob("model*.safetensors")) else []
-    found += sorted(path for path in out.glob("*.gguf") if path.name != "imatrix.gguf")
-    if not found:
-        raise OutputError(f"{out} holds neither a checkpoint nor a GGUF file: nothing to measure")
-    return found
-
-
-def answers_for(
-    original: Checkpoint, wish: Measuring, folder: Path, progress: Progress = silent
-) -> AnswerSet:
-    """The original's answers: given, kept in `folder` from an earlier run, or generated now."""
-    from secateur.corpus.load import load_tokenizer
-    from secateur.evaluation.answers import load_answers
-    from secateur.evaluation.generate import generate_answers, stop_tokens
-    from secateur.evaluation.prompts import given_answers, read_prompts
-
-    tokenizer = load_tokenizer(original.path)
-    if wish.answers is not None:
-        return given_answers(wish.answers, tokenizer, per_domain=wish.per_domain)
-    prompts = wish.prompts or original.path / "sets" / "test.jsonl"
-    if not prompts.is_file():
-        raise CorpusError(
-            f"nothing to measure on: {prompts} does not exist; name held-out prompts with "
-            "--prompts, or the original's answers with --answers"
-        )
-    asked = read_prompts(prompts, tokenizer, per_domain=wish.per_domain)
-    key = hashlib.sha256(
-        json.dumps(
-            [original.identity(), dict(asked.provenance), wish.per_domain],
-            sort_keys=True,
-            default=str,
-        ).encode()
-    ).hexdigest()
-    path = folder / f"answers-{key[:16]}.jsonl"
-    if path.exists():
-        return load_answers(path, original.family.number(original.config, "vocab"))
-    return generate_answers(
-        original,
-        asked,
-        path,
-        stop_ids=stop_tokens(original, tokenizer),
-        progress=lambda done, total, unit: progress("answers", done, total, unit),
-    )
+    threads = workers or os.cpu_count() or 1
+    return measure_output(out, original, wish, folder, threads=threads, progress=progress)
 
 
 def _cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "secateur"
-
-
-def _sizes(out: Path) -> dict[str, dict[str, int]]:
-    """{format: predicted and written bytes} of an output, by its plan."""
-    decided = read_plan(out / "plan.json")
-    return {
-        form: {
-            "predicted": decided.file_bytes(form),
-            "written": sum((out / name).stat().st_size for name in decided.files[form]),
-        }
-        for form in decided.formats
-    }
 
 
 def verify(out: Path, progress: Progress = silent) -> tuple[Problem, ...]:

@@ -1,0 +1,181 @@
+"""Measuring artefacts against the original: answers, teacher, scores, report.
+
+Everything costly is kept in a folder under names that hold the hash of what decides it, so that
+the next artefact of the same original, or the next try, finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from secateur.checkpoint.reader import Checkpoint
+from secateur.corpus.tokenizer import load_tokenizer
+from secateur.errors import CorpusError, OutputError
+from secateur.evaluation.answers import AnswerSet, load_answers
+from secateur.evaluation.decode import open_artefact
+from secateur.evaluation.divergence import score
+from secateur.evaluation.generate import generate_answers, stop_tokens
+from secateur.evaluation.prompts import given_answers, read_prompts
+from secateur.evaluation.summary import summarise
+from secateur.evaluation.teacher import Teacher, teacher_for
+from secateur.forward.weights import CheckpointWeights
+from secateur.planning.plan import read_plan
+from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
+from secateur.release.measuring import Measuring
+from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report, write_report
+
+IMATRIX = "imatrix.gguf"
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (stage, done, total, unit)."""
+
+
+def measure_output(
+    out: Path,
+    original: Checkpoint,
+    wish: Measuring,
+    folder: Path,
+    *,
+    threads: int,
+    progress: Progress,
+) -> Report:
+    """Measure all artefacts of `out`; `folder` keeps the original's answers and probabilities.
+
+    In an output of ours the report is written and the manifest brought up to date.
+    """
+    answers = answers_for(original, wish, folder, progress)
+    teacher = teacher_for(
+        CheckpointWeights(original),
+        original.identity(),
+        answers,
+        folder,
+        workers=threads,
+        progress=lambda done, total, unit: progress("original", done, total, unit),
+    )
+    artefacts = tuple(
+        _measured(path, original, answers, teacher, threads, progress) for path in artefacts_of(out)
+    )
+    report = Report(
+        original=original.source,
+        made={},
+        calibration={},
+        sizes={},
+        answers=_measured_on(answers, teacher),
+        artefacts=artefacts,
+        limits=wish.limits,
+    )
+    return _published(report, out) if (out / MANIFEST).is_file() else report
+
+
+def artefacts_of(out: Path) -> list[Path]:
+    """What can be measured in `out`: the folder itself when it holds a checkpoint, its GGUF files.
+
+    Raises OutputError when there is nothing.
+    """
+    if out.suffix == ".gguf":
+        return [out]
+    found = [out] if any(out.glob("model*.safetensors")) else []
+    found += sorted(path for path in out.glob("*.gguf") if path.name != IMATRIX)
+    if not found:
+        raise OutputError(f"{out} holds neither a checkpoint nor a GGUF file: nothing to measure")
+    return found
+
+
+def answers_for(
+    original: Checkpoint, wish: Measuring, folder: Path, progress: Progress
+) -> AnswerSet:
+    """The original's answers: given, kept in `folder` from an earlier run, or generated now."""
+    tokenizer = load_tokenizer(original.path)
+    if wish.answers is not None:
+        return given_answers(wish.answers, tokenizer, per_domain=wish.per_domain)
+    prompts = wish.prompts or original.path / "sets" / "test.jsonl"
+    if not prompts.is_file():
+        raise CorpusError(
+            f"nothing to measure on: {prompts} does not exist; name held-out prompts with "
+            "--prompts, or the original's answers with --answers"
+        )
+    asked = read_prompts(prompts, tokenizer, per_domain=wish.per_domain)
+    decides: list[Any] = [original.identity(), dict(asked.provenance), wish.per_domain]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+    path = folder / f"answers-{key[:16]}.jsonl"
+    if path.exists():
+        return load_answers(path, original.family.number(original.config, "vocab"))
+    return generate_answers(
+        original,
+        asked,
+        path,
+        stop_ids=stop_tokens(original, tokenizer),
+        progress=lambda done, total, unit: progress("answers", done, total, unit),
+    )
+
+
+def _measured(
+    path: Path,
+    original: Checkpoint,
+    answers: AnswerSet,
+    teacher: Teacher,
+    threads: int,
+    progress: Progress,
+) -> ArtefactReport:
+    artefact = open_artefact(path, original, threads=threads)
+    scores = score(
+        teacher,
+        artefact.source,
+        artefact.identity,
+        answers,
+        workers=threads,
+        progress=lambda done, total, unit: progress(f"measure {path.name}", done, total, unit),
+    )
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    nbytes = sum(
+        file.stat().st_size for file in files if file.name.startswith("model") or file == path
+    )
+    name = "safetensors" if path.is_dir() else path.name
+    return ArtefactReport(name, nbytes, summarise(scores, answers))
+
+
+def _measured_on(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
+    kinds = [answer.kind for answer in answers.answers]
+    return {
+        "answers": kinds.count("answers"),
+        "raw": kinds.count("raw"),
+        "tokens": answers.tokens,
+        "sha256": answers.sha256,
+        "top_k": int(teacher.top_ids.shape[1]),
+        "provenance": dict(answers.provenance),
+    }
+
+
+def _published(report: Report, out: Path) -> Report:
+    """The report with the facts of the output it belongs to, written into it."""
+    made = read_manifest(out)
+    files = made.pop("files")
+    decided = read_plan(out / "plan.json")
+    sizes = {
+        form: {
+            "predicted": decided.file_bytes(form),
+            "written": sum((out / name).stat().st_size for name in decided.files[form]),
+        }
+        for form in decided.formats
+    }
+    facts = {key: made[key] for key in made if key not in ("secateur", "versions")}
+    whole = Report(
+        report.original,
+        facts,
+        report.calibration,
+        sizes,
+        report.answers,
+        report.artefacts,
+        decided.notes,
+        report.limits,
+    )
+    write_report(whole, out)
+    known = {name: entry["sha256"] for name, entry in files.items()}
+    write_manifest(
+        out, facts, {n: digest for n, digest in known.items() if n not in (REPORT, REPORT_TEXT)}
+    )
+    return whole
