@@ -104,6 +104,25 @@ def test_full_layers_without_an_override_have_the_common_value() -> None:
     assert edited["num_global_key_value_heads"] == 4
 
 
+def test_layer_numbers_may_be_padded(tmp_path: Path) -> None:
+    from transformers import Gemma4TextConfig
+
+    Gemma4TextConfig(
+        num_hidden_layers=12,
+        num_experts=8,
+        head_dim=256,
+        global_head_dim=384,
+        num_key_value_heads=4,
+        num_global_key_value_heads=2,
+        attention_k_eq_v=True,
+    ).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    assert set(json.loads(text)["per_layer_config"]) == {"05", "11"}
+    edited = json.loads(with_experts(text, GEMMA4, 6))
+    assert edited["global_head_dim"] == 384
+    assert edited["num_global_key_value_heads"] == 2
+
+
 def test_full_layers_that_differ_cannot_be_told_to_other_readers() -> None:
     config = {
         "num_hidden_layers": 2,

@@ -72,7 +72,7 @@ def _value(also: AlsoKey, part: Mapping[str, Any]) -> Any:
         return _lookup(part, also.source)
     otherwise = part.get(also.otherwise) if also.otherwise else None
     values = {
-        layer: _lookup(part, also.source.replace("{layer}", str(layer)), otherwise)
+        layer: _lookup(part, also.source, otherwise, layer)
         for layer, kind in enumerate(part.get("layer_types", ()))
         if kind == also.layers
     }
@@ -85,10 +85,18 @@ def _value(also: AlsoKey, part: Mapping[str, Any]) -> Any:
     return next(iter(values.values()), None)
 
 
-def _lookup(part: Mapping[str, Any], path: str, otherwise: Any = None) -> Any:
+def _lookup(
+    part: Mapping[str, Any], path: str, otherwise: Any = None, layer: int | None = None
+) -> Any:
     value: Any = part
-    for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
+    for step in path.split("."):
+        if not isinstance(value, Mapping):
+            return otherwise
+        key = step
+        if step == "{layer}":
+            # transformers pads layer numbers to one width: layer 5 of 30 is "05".
+            key = next((k for k in value if k.isdigit() and int(k) == layer), step)
+        if key not in value:
             return otherwise
         value = value[key]
     return value
