@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,10 @@ def write(path: Path, records: list[dict[str, Any]]) -> Path:
     return path
 
 
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids)))
+
+
 @pytest.fixture
 def prompts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> PromptSet:
     return read_prompts(write(tmp_path / "prompts.jsonl", CONVERSATIONS), tokenizer)
@@ -123,7 +127,7 @@ def answered(
 def test_a_prompt_ends_where_the_model_answers(
     prompts: PromptSet, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    texts = [tokenizer.decode(prompt.input_ids) for prompt in prompts.prompts]
+    texts = [text_of(tokenizer, prompt.input_ids) for prompt in prompts.prompts]
     assert texts[0] == "<bos><|turn>user\nhi<turn|>\n<|turn>model\n"
     assert texts[2] == (
         "<bos><|turn>user\none<turn|>\n<|turn>assistant\ntwo<turn|>\n"
@@ -141,8 +145,8 @@ def test_tools_and_thinking_reach_the_template(
     path = write(tmp_path / "p.jsonl", [record])
     plain = read_prompts(path, tokenizer)
     thinking = read_prompts(path, tokenizer, enable_thinking=True)
-    assert '<|tool>look{"at": {}}<tool|>' in tokenizer.decode(plain.prompts[0].input_ids)
-    assert tokenizer.decode(thinking.prompts[0].input_ids).startswith("<bos><|think|>")
+    assert '<|tool>look{"at": {}}<tool|>' in text_of(tokenizer, plain.prompts[0].input_ids)
+    assert text_of(tokenizer, thinking.prompts[0].input_ids).startswith("<bos><|think|>")
     assert plain.provenance["enable_thinking"] is None
     assert thinking.provenance["enable_thinking"] is True
     assert (plain.prompts[0].id, plain.prompts[0].domain) == ("1", "all")
@@ -155,7 +159,7 @@ def test_the_first_of_each_domain_and_kind_are_taken(
     path = write(tmp_path / "p.jsonl", [*texts, *CONVERSATIONS])
     found = read_prompts(path, tokenizer, per_domain=1, raw_tokens=4)
     assert [prompt.id for prompt in found.prompts] == ["t0", "c0", "c1"]
-    assert tokenizer.decode(found.prompts[0].input_ids) == "<bos>som"
+    assert text_of(tokenizer, found.prompts[0].input_ids) == "<bos>som"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +209,7 @@ def test_answers_written_elsewhere_are_scored_from_the_generation_prompt_on(
         found.answers, asked.prompts, ("three<turn|>", "y<turn|>"), strict=True
     ):
         assert answer.input_ids[: answer.begin] == prompt.input_ids
-        assert tokenizer.decode(answer.input_ids[answer.begin :]).endswith(text)
+        assert text_of(tokenizer, answer.input_ids[answer.begin :]).endswith(text)
         assert answer.finish == "given"
     with pytest.raises(CorpusError, match=r"q\.jsonl:1: does not end with an assistant"):
         given_answers(write(tmp_path / "q.jsonl", CONVERSATIONS[:1]), tokenizer)
@@ -311,9 +315,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     monkeypatch.setattr(generate, "_keep", keep)
     asked: list[int] = []
     work = generate._answered
-    monkeypatch.setattr(
-        generate, "_answered", lambda m, batch, **k: asked.append(len(batch)) or work(m, batch, **k)
-    )
+
+    def noted(loaded: Any, batch: Any, **options: Any) -> Any:
+        asked.append(len(batch))
+        return work(loaded, batch, **options)
+
+    monkeypatch.setattr(generate, "_answered", noted)
     again = answered(model, prompts, path, temperature=1.0)
     assert asked == [1]
     assert again.sha256 == whole.sha256
@@ -332,7 +339,7 @@ def test_raw_documents_pass_as_they_are(
     found = answered(model, asked, tmp_path / "a.jsonl")
     assert [answer.kind for answer in found.answers] == ["raw", "answers"]
     assert found.answers[0].begin == 1
-    assert tokenizer.decode(found.answers[0].input_ids) == "<bos>plain words"
+    assert text_of(tokenizer, found.answers[0].input_ids) == "<bos>plain words"
     assert raw_documents(asked).answers == found.answers[:1]
 
 

@@ -1,0 +1,327 @@
+"""Every artefact is measured in one way: GGUF files decoded into the same forward."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from test_divergence import some_answers
+
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.checkpoint.tensors import to_float32
+from secateur.corpus.tokenizer import load_tokenizer
+from secateur.errors import CheckpointError, EngineError, FormatError, InputError
+from secateur.evaluation.decode import GgufWeights, open_artefact
+from secateur.evaluation.divergence import score
+from secateur.evaluation.engine import engine_agreement, llama_server
+from secateur.evaluation.prompts import Prompt, read_prompts
+from secateur.evaluation.teacher import teach
+from secateur.formats.ggml import encode
+from secateur.formats.gguf import TensorInfo, Value
+from secateur.formats.gguf_metadata import model_metadata
+from secateur.formats.gguf_reader import read_gguf
+from secateur.formats.gguf_rules import gguf_rules
+from secateur.formats.gguf_tensors import gguf_tensors
+from secateur.formats.gguf_tokenizer import tokenizer_metadata
+from secateur.formats.gguf_writer import TensorChunk, write_gguf
+from secateur.formats.types import TYPES
+from secateur.forward.weights import CheckpointWeights
+
+Tiny = Callable[[str], Checkpoint]
+Change = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
+
+ARCHITECTURE = "gemma4"
+
+
+def write(
+    checkpoint: Checkpoint,
+    path: Path,
+    kind: str,
+    *,
+    keys: Mapping[str, Value] | None = None,
+    change: Change = lambda _, values: values,
+    rename: Callable[[str], str | None] = lambda name: name,
+    vocabulary: bool = False,
+) -> Path:
+    """A GGUF of a checkpoint: matrices in `kind` (F32 where its blocks do not fit)."""
+    family = checkpoint.family
+    tensors = gguf_tensors(
+        family, checkpoint.config, {name: spec.shape for name, spec in checkpoint.specs.items()}
+    )
+    infos, chunks = [], []
+    for tensor in tensors:
+        arrays = (
+            [tensor.values]
+            if tensor.values is not None
+            else [to_float32(checkpoint.read(source)) for source in tensor.sources]
+        )
+        stacked = np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
+        values = change(tensor.info.name, stacked.reshape(tensor.info.shape))
+        name = rename(tensor.info.name)
+        if name is None:
+            continue
+        fits = tensor.info.type != "F32" and values.shape[-1] % TYPES[kind].block == 0
+        info = TensorInfo(name, kind if fits else "F32", values.shape)
+        rows = np.ascontiguousarray(values.reshape(-1, values.shape[-1]), np.float32)
+        infos.append(info)
+        chunks.append(TensorChunk(name, encode(rows, info.type).reshape(-1)))
+    metadata = model_metadata(family, checkpoint.config, infos, "tiny", 1)
+    if vocabulary:
+        size = next(info.shape[0] for info in infos if info.name == "token_embd.weight")
+        rules = gguf_rules(family).tokenizer
+        metadata |= tokenizer_metadata(checkpoint.path, checkpoint.config, rules, size)
+    write_gguf(path, {**metadata, **(keys or {})}, infos, chunks)
+    return path
+
+
+def divergence(checkpoint: Checkpoint, path: Path) -> NDArray[np.float64]:
+    answers = some_answers()
+    teacher = teach(CheckpointWeights(checkpoint), checkpoint.identity(), answers)
+    artefact = open_artefact(path, checkpoint)
+    return score(teacher, artefact.source, artefact.identity, answers).kl
+
+
+def test_a_float32_gguf_is_the_original_itself(tiny: Tiny, tmp_path: Path) -> None:
+    assert divergence(tiny("gemma4"), write(tiny("gemma4"), tmp_path / "a.gguf", "F32")).max() == 0
+
+
+def test_the_text_part_of_a_wrapper_is_measured(tiny: Tiny, tmp_path: Path) -> None:
+    checkpoint = tiny("gemma4_wrapper")
+    assert divergence(checkpoint, write(checkpoint, tmp_path / "a.gguf", "F32")).max() == 0
+
+
+def test_fewer_bits_diverge_more(tiny: Tiny, tmp_path: Path) -> None:
+    found = [
+        divergence(tiny("gemma4"), write(tiny("gemma4"), tmp_path / f"{kind}.gguf", kind)).mean()
+        for kind in ("F16", "BF16", "Q8_0", "Q5_0", "Q4_0")
+    ]
+    assert 0 < found[0] < 1e-4
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("F16", torch.float16), ("BF16", torch.bfloat16)])
+def test_16_bit_tensors_stay_16_bits(
+    kind: str, dtype: torch.dtype, tiny: Tiny, tmp_path: Path
+) -> None:
+    checkpoint = tiny("gemma4")
+    path = write(checkpoint, tmp_path / "a.gguf", kind)
+    source = GgufWeights(read_gguf(path), checkpoint.family, checkpoint.config)
+    value = source.tensor("model.layers.1.experts.down_proj")
+    assert value.dtype == dtype
+    assert torch.equal(
+        value, CheckpointWeights(checkpoint).tensor("model.layers.1.experts.down_proj").to(dtype)
+    )
+
+
+def test_names_are_those_of_the_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    checkpoint = tiny("gemma4")
+    path = write(checkpoint, tmp_path / "a.gguf", "Q8_0")
+    source = GgufWeights(read_gguf(path), checkpoint.family, checkpoint.config, threads=2)
+    expected = CheckpointWeights(checkpoint)
+    assert set(source.names()) == set(expected.names())
+    for name in expected.names():
+        got, wanted = source.tensor(name), expected.tensor(name)
+        assert got.shape == wanted.shape
+        assert (got - wanted).abs().max() <= wanted.abs().max() / 100
+
+
+def test_the_expert_count_is_the_files_own(tiny: Tiny, tmp_path: Path) -> None:
+    checkpoint = tiny("gemma4")
+    kept = [0, 2, 3, 5, 7]
+
+    def prune(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values[kept] if "_exps." in name or name.endswith("ffn_gate_inp.weight") else values
+
+    path = write(
+        checkpoint,
+        tmp_path / "a.gguf",
+        "F32",
+        change=prune,
+        keys={f"{ARCHITECTURE}.expert_count": Value("u32", len(kept))},
+    )
+    source = GgufWeights(read_gguf(path), checkpoint.family, checkpoint.config)
+    assert checkpoint.family.number(source.config, "experts") == len(kept)
+    assert checkpoint.experts == 8
+    assert divergence(checkpoint, path).mean() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"general.architecture": Value("string", "llama")}, "of the architecture 'llama'"),
+        ({"gemma4.expert_used_count": Value("u32", 3)}, "expert_used_count is 3, but .* says 2"),
+        ({"gemma4.rope.freq_base": Value("f32", 7.0)}, r"freq_base is 7\.0, but the original's"),
+        ({"gemma4.attention.head_count_kv": Value("i32", (2, 2))}, "head_count_kv is"),
+        ({"split.count": Value("u16", 2)}, "one of 2 parts: merge them first"),
+    ],
+)
+def test_a_file_of_another_model_is_refused(
+    keys: dict[str, Value], message: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    path = write(tiny("gemma4"), tmp_path / "a.gguf", "F32", keys=keys)
+    with pytest.raises(FormatError, match=message):
+        open_artefact(path, tiny("gemma4"))
+
+
+def test_unknown_missing_and_strange_tensors_are_named(tiny: Tiny, tmp_path: Path) -> None:
+    checkpoint = tiny("gemma4")
+    name = "blk.1.ffn_down.weight"
+
+    def renamed(to: str | None) -> Path:
+        return write(
+            checkpoint,
+            tmp_path / "a.gguf",
+            "F32",
+            rename=lambda given: to if given == name else given,
+        )
+
+    with pytest.raises(FormatError, match=r"'blk\.1\.ffn_odd\.weight' is not known to the family"):
+        open_artefact(renamed("blk.1.ffn_odd.weight"), checkpoint)
+    with pytest.raises(FormatError, match=r"no tensor for .*layers\.1\.mlp\.down_proj\.weight'"):
+        divergence(checkpoint, renamed(None))
+    wide = write(
+        checkpoint,
+        tmp_path / "a.gguf",
+        "F32",
+        change=lambda given, v: np.repeat(v, 2, axis=0) if given == name else v,
+    )
+    with pytest.raises(CheckpointError, match=r"has shape \[64, 48\].* expects \[32, 48\]"):
+        divergence(checkpoint, wide)
+    turned = write(
+        checkpoint,
+        tmp_path / "a.gguf",
+        "F32",
+        change=lambda given, v: v + 1 if given == "rope_freqs.weight" else v,
+    )
+    with pytest.raises(FormatError, match=r"rope_freqs\.weight holds other values"):
+        open_artefact(turned, checkpoint)
+
+
+def test_gate_and_up_of_their_own_are_joined(tiny: Tiny, tmp_path: Path) -> None:
+    """A family whose GGUF keeps gate and up apart, as its rows say."""
+    checkpoint = tiny("qwen3_moe")
+    counts = ["num_experts", "num_local_experts"]
+    table = {
+        "architecture": "qwen3moe",
+        "tokenizer": {"model": "gpt2"},
+        "key": [
+            {"key": "expert_count", "kind": "u32", "from": ["num_experts", "num_local_experts"]}
+        ],
+    }
+    known = tuple(row for row in checkpoint.family.rows if not row.name.endswith(".bias"))
+    family = dataclasses.replace(checkpoint.family, gguf=table, rows=known)
+    expected = CheckpointWeights(checkpoint)
+    names = ("model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj")
+    up, down = (expected.tensor(name).numpy() for name in names)
+    half = up.shape[1] // 2
+    arrays = {
+        "blk.0.ffn_up_exps.weight": up[:, half:],
+        "blk.0.ffn_gate_exps.weight": up[:, :half],
+        "blk.0.ffn_down_exps.weight": down,
+    }
+    infos = [TensorInfo(name, "F32", array.shape) for name, array in arrays.items()]
+    keys = {
+        "general.architecture": Value("string", "qwen3moe"),
+        "qwen3moe.expert_count": Value("u32", 8),
+    }
+
+    def opened(count: int) -> GgufWeights:
+        path = tmp_path / f"{count}.gguf"
+        chunks = [
+            TensorChunk(name, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            for name, array in list(arrays.items())[-count:]
+        ]
+        write_gguf(path, keys, infos[-count:], chunks)
+        return GgufWeights(read_gguf(path), family, checkpoint.config)
+
+    source = opened(3)
+    for name in names:
+        assert torch.equal(source.tensor(name), expected.tensor(name))
+    with pytest.raises(FormatError, match="is made of gate, up, but the file has only gate"):
+        opened(2).tensor(names[0])
+
+
+def test_a_checkpoint_folder_is_an_artefact(tiny: Tiny, tmp_path: Path) -> None:
+    checkpoint = tiny("gemma4")
+    found = open_artefact(checkpoint.path, checkpoint)
+    assert (found.kind, found.identity) == ("safetensors", checkpoint.identity())
+    with pytest.raises(InputError, match="give the original that it was made from"):
+        open_artefact(tiny("mixtral").path, checkpoint)
+    with pytest.raises(InputError, match="neither a model folder nor a .gguf file"):
+        open_artefact(tmp_path / "model.bin", checkpoint)
+    with pytest.raises(FormatError, match="cannot be read"):
+        open_artefact(tmp_path / "absent.gguf", checkpoint)
+
+
+def test_identity_tells_files_apart(tiny: Tiny, tmp_path: Path) -> None:
+    checkpoint = tiny("gemma4")
+    one = write(checkpoint, tmp_path / "a.gguf", "Q8_0")
+    same = write(checkpoint, tmp_path / "b.gguf", "Q8_0")
+    other = write(checkpoint, tmp_path / "c.gguf", "Q5_0")
+    found = [open_artefact(path, checkpoint).identity for path in (one, same, other)]
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.fixture(scope="module")
+def gemmule() -> Checkpoint:
+    return open_checkpoint("gemmule")
+
+
+@pytest.fixture(scope="module")
+def questions(gemmule: Checkpoint) -> Sequence[Prompt]:
+    path = gemmule.path / "sets" / "test.jsonl"
+    found = read_prompts(path, load_tokenizer(gemmule.path), per_domain=1).prompts
+    return [prompt for prompt in found if prompt.kind == "answers"]
+
+
+@pytest.mark.parametrize(("kind", "agreement", "gap"), [("F16", 1.0, 0.002), ("Q8_0", 0.9, 0.1)])
+def test_llama_cpp_says_what_the_decoded_weights_say(
+    kind: str,
+    agreement: float,
+    gap: float,
+    gemmule: Checkpoint,
+    questions: Sequence[Prompt],
+    tmp_path: Path,
+) -> None:
+    # llama.cpp rounds activations to 8 bits for Q8_0, hence the wider tolerance.
+    path = write(gemmule, tmp_path / "gemmule.gguf", kind, vocabulary=True)
+    source = open_artefact(path, gemmule).source
+    same, difference = engine_agreement(path, source, questions, count=8)
+    assert same.n["prompts"] == 6
+    assert same.value >= agreement
+    assert difference.value <= gap
+
+
+def test_an_engine_that_fails_says_why_and_leaves_nothing_behind(
+    gemmule: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
+
+    def start(*args: Any, **options: Any) -> subprocess.Popen[str]:
+        started.append(popen(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 5, 5))
+    with (
+        pytest.raises(EngineError, match=r"llama\.cpp did not load .*damaged\.gguf: \w+"),
+        llama_server(damaged),
+    ):
+        pass
+    path = write(gemmule, tmp_path / "gemmule.gguf", "F16", vocabulary=True)
+    with (
+        llama_server(path, context=64) as server,
+        pytest.raises(EngineError, match=r"did not complete a prompt .*gemmule\.gguf: \S+"),
+    ):
+        server.complete([2] * 600, 4)
+    assert [process.poll() is not None for process in started] == [True, True]
