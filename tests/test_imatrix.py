@@ -13,6 +13,7 @@ from secateur.formats.imatrix import (
     Imatrix,
     ImatrixEntry,
     merge,
+    quantize_metadata,
     read_imatrix,
     select_experts,
     starved_experts,
@@ -87,6 +88,20 @@ def test_importance_is_the_mean_and_flat_for_an_unseen_expert():
     np.testing.assert_array_equal(importance[0], [1, 2, 3, 4, 5, 6])
     np.testing.assert_array_equal(importance[1], np.ones(6))
     assert imatrix.importance("token_embd.weight") is None
+
+
+def test_a_quantized_model_names_its_imatrix():
+    metadata = quantize_metadata(recording(), "é" * 100)
+    assert metadata == {
+        "quantize.imatrix.file": Value("string", "é" * 63),
+        "quantize.imatrix.dataset": Value("string", "a.txt"),
+        "quantize.imatrix.entries_count": Value("u32", 2),
+        "quantize.imatrix.chunks_count": Value("u32", 3),
+    }
+    assert list(quantize_metadata(Imatrix((), 0, 1, {}), "x")) == [
+        "quantize.imatrix.file",
+        "quantize.imatrix.entries_count",
+    ]
 
 
 def test_merging_adds_and_keeps_what_only_one_has():

@@ -19,7 +19,7 @@ from secateur.formats.ggml_engine import engine
 from secateur.formats.types import INTERNAL_TYPES, TYPES, GgmlType, bytes_of, ggml_type
 
 FLOATS = frozenset({"F32", "F16", "BF16"})
-"""Types that are rounded in numpy."""
+"""Types that are rounded in numpy, as llama.cpp rounds them."""
 
 _INTEGERS = frozenset({"I8", "I16", "I32", "I64", "F64"})
 
@@ -47,14 +47,20 @@ def encode(
     if rows.ndim != 2 or rows.dtype != np.float32 or not rows.flags.c_contiguous:
         raise ValueError(f"expected float32 [R, C] in C order, got {rows.dtype} {rows.shape}")
     row_bytes = bytes_of(kind.name, rows.shape[1:])
-    if kind.name in FLOATS:
-        return _round(rows, kind.name).view(np.uint8).reshape(len(rows), row_bytes)
+    out = np.empty((len(rows), row_bytes), dtype=np.uint8)
     weights = _checked_importance(importance, rows.shape[1], kind)
+
+    def round_rows(first: int, last: int) -> None:
+        _require_finite(rows[first:last], kind.name)
+        out[first:last] = _ROUND[kind.name](rows[first:last]).view(np.uint8)
+
+    if kind.name in FLOATS:
+        _in_threads(round_rows, len(rows), threads)
+        return out
     library = engine()
     library.ggml_quantize_init(kind.id)
-    out = np.empty((len(rows), row_bytes), dtype=np.uint8)
 
-    def run(first: int, last: int) -> None:
+    def encode_rows(first: int, last: int) -> None:
         _require_finite(rows[first:last], kind.name)
         part = out[first:last]
         library.ggml_quantize_chunk(
@@ -69,7 +75,7 @@ def encode(
         if not library.ggml_validate_row_data(kind.id, part.ctypes.data, part.nbytes):
             raise NumericError(f"encoding to {kind.name} made scales that are not finite")
 
-    _in_threads(run, len(rows), threads)
+    _in_threads(encode_rows, len(rows), threads)
     return out
 
 
@@ -138,23 +144,30 @@ def _require_finite(values: NDArray[np.float32], what: str) -> None:
         raise NumericError(f"{what}: an element is NaN or infinite")
 
 
-def _round(rows: NDArray[np.float32], type_name: str) -> NDArray[np.generic]:
-    """Round to nearest, ties to even; a number that overflows is an error."""
-    _require_finite(rows, type_name)
-    if type_name == "F32":
-        return rows.copy()
-    if type_name == "F16":
-        with np.errstate(over="ignore"):
-            half = rows.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise NumericError("an element is beyond 65504, the largest F16: use BF16 or F32")
-        return half
+def _to_f32(rows: NDArray[np.float32]) -> NDArray[np.generic]:
+    return rows
+
+
+def _to_f16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
+    """Nearest, ties to even; a number beyond the largest is an error."""
+    with np.errstate(over="ignore"):
+        half = rows.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise NumericError("an element is beyond 65504, the largest F16: use BF16 or F32")
+    return half
+
+
+def _to_bf16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
+    """Nearest, ties to even; a number that rounds to infinity is an error."""
     bits = rows.view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     rounded = ((bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype(np.uint16)
     if (rounded & np.uint16(0x7F80) == 0x7F80).any():
         raise NumericError("an element rounds to infinity in BF16: use F32")
     return rounded
+
+
+_ROUND = {"F32": _to_f32, "F16": _to_f16, "BF16": _to_bf16}
 
 
 def _in_threads(run: Callable[[int, int], None], count: int, threads: int) -> None:

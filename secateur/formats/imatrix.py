@@ -105,6 +105,24 @@ def write_imatrix(path: Path, imatrix: Imatrix) -> int:
     return write_gguf(path, metadata, infos, _chunks(imatrix))
 
 
+def quantize_metadata(imatrix: Imatrix, file: str) -> dict[str, Value]:
+    """The keys by which llama-quantize says, in the model's file, what it weighed errors with.
+
+    `file` is the importance matrix's name; llama.cpp keeps 127 bytes of a text here.
+    """
+    metadata = {"quantize.imatrix.file": Value(STRING, _short(file))}
+    if imatrix.datasets:
+        metadata["quantize.imatrix.dataset"] = Value(STRING, _short(imatrix.datasets[0]))
+    metadata["quantize.imatrix.entries_count"] = Value("u32", len(imatrix.entries))
+    if imatrix.chunk_count:
+        metadata["quantize.imatrix.chunks_count"] = Value("u32", imatrix.chunk_count)
+    return metadata
+
+
+def _short(text: str) -> str:
+    return text.encode()[:127].decode(errors="ignore")
+
+
 def merge(first: Imatrix, second: Imatrix) -> Imatrix:
     """Both recordings as one: sums and counts add, entries of either are kept.
 
