@@ -17,11 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from secateur import __version__, verbs
 from secateur.calibration import statistics as statistics_file
-from secateur.calibration.coverage import coverage
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
@@ -30,7 +28,7 @@ from secateur.output.write import Sources, check_plan, write_output
 from secateur.planning.choose import Pruning, choose
 from secateur.planning.resolve import make_plan
 from secateur.release.manifest import versions, write_manifest
-from secateur.release.report import REPORT, Report, write_report
+from secateur.release.report import Report
 
 SUFFIX = ".secateur-work"
 STATISTICS = "statistics.safetensors"
@@ -79,17 +77,9 @@ def shrink(
         )
         shutil.copyfile(_statistics_path(checkpoint, wish, work), made / STATISTICS)
         write_manifest(made, verbs.facts(plan, statistics), hashes)
-        measured = verbs.measure(
+        report = verbs.measure(
             made, checkpoint, wish.measuring, work=work, workers=workers, progress=progress
         )
-        report = replace(
-            measured,
-            calibration=_calibration_facts(statistics),
-            notes=_notes(statistics, plan.notes),
-        )
-        write_report(report, made)
-        known = {n: d for n, d in hashes.items() if n != REPORT}
-        write_manifest(made, verbs.facts(plan, statistics), known)
         _finish(made, out, work)
     return report
 
@@ -130,22 +120,6 @@ def _statistics_path(checkpoint: Checkpoint, wish: Wish, work: Path) -> Path:
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return work / f"statistics-{key[:16]}.safetensors"
-
-
-def _calibration_facts(statistics: Statistics) -> dict[str, Any]:
-    return {
-        "total": sum(statistics.tokens.values()),
-        "tokens": dict(statistics.tokens),
-        "samples": len(statistics.samples),
-        "skipped": statistics.skipped,
-        "coverage": coverage(statistics).sentences(),
-        "corpora": [corpus["sha256"] for corpus in statistics.corpora],
-    }
-
-
-def _notes(statistics: Statistics, planned: tuple[str, ...]) -> tuple[str, ...]:
-    warnings = [str(w) for corpus in statistics.corpora for w in corpus.get("warnings", ())]
-    return (*planned, *warnings)
 
 
 @contextmanager

@@ -207,18 +207,27 @@ def apply(
 
 def facts(plan: Plan, statistics: Statistics | None) -> dict[str, object]:
     """What a manifest says an output was made from."""
-    corpora = statistics.corpora if statistics else ()
-    return {
+    made: dict[str, object] = {
         "model": dict(plan.model),
         "experts": plan.experts,
         "selection": dict(plan.selection),
         "plan_sha256": plan.sha256(),
-        "corpora": [
-            {key: corpus.get(key) for key in ("mix", "rows_file", "sha256", "tokens")}
-            for corpus in corpora
-        ],
         "edits": [],
     }
+    if statistics is not None:
+        warnings = [str(w) for corpus in statistics.corpora for w in corpus.get("warnings", ())]
+        made["calibration"] = {
+            "tokens": dict(statistics.tokens),
+            "samples": len(statistics.samples),
+            "skipped_tokens": statistics.skipped,
+            "coverage": coverage_of(statistics).sentences(),
+            "corpora": [
+                {key: corpus[key] for key in ("mix", "rows_file", "sha256") if key in corpus}
+                for corpus in statistics.corpora
+            ],
+            "warnings": warnings,
+        }
+    return made
 
 
 def measure(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,6 @@ def measure_output(
     report = Report(
         original=original.source,
         made={},
-        calibration={},
         sizes={},
         answers=_measured_on(answers, teacher),
         artefacts=artefacts,
@@ -163,19 +163,10 @@ def _published(report: Report, out: Path) -> Report:
         for form in decided.formats
     }
     facts = {key: made[key] for key in made if key not in ("secateur", "versions")}
-    whole = Report(
-        report.original,
-        facts,
-        report.calibration,
-        sizes,
-        report.answers,
-        report.artefacts,
-        decided.notes,
-        report.limits,
-    )
+    whole = replace(report, made=facts, sizes=sizes, notes=decided.notes)
     write_report(whole, out)
     known = {name: entry["sha256"] for name, entry in files.items()}
-    write_manifest(
-        out, facts, {n: digest for n, digest in known.items() if n not in (REPORT, REPORT_TEXT)}
-    )
+    for name in (REPORT, REPORT_TEXT):
+        known.pop(name, None)
+    write_manifest(out, facts, known)
     return whole

@@ -54,13 +54,11 @@ class ArtefactReport:
 class Report:
     """What was made of which model, and what each artefact lost against it.
 
-    `made` holds the facts of the manifest, `calibration` tokens, samples and coverage,
-    `sizes` {format: {"predicted", "written"}} in bytes; `answers` says what was measured on.
+    `made` holds the facts of the manifest (empty for an artefact that is not ours), `sizes` {format: {"predicted", "written"}} in bytes; `answers` says what was measured on.
     """
 
     original: str
     made: Mapping[str, Any] = field(repr=False)
-    calibration: Mapping[str, Any]
     sizes: Mapping[str, Mapping[str, int]]
     answers: Mapping[str, Any]
     artefacts: tuple[ArtefactReport, ...]
@@ -79,7 +77,6 @@ class Report:
             "secateur": __version__,
             "original": self.original,
             "made": dict(self.made),
-            "calibration": dict(self.calibration),
             "sizes": {form: dict(sizes) for form, sizes in self.sizes.items()},
             "answers": dict(self.answers),
             "artefacts": [
@@ -101,7 +98,6 @@ def report_from_json(data: Mapping[str, Any]) -> Report:
         return Report(
             original=data["original"],
             made=data["made"],
-            calibration=data["calibration"],
             sizes=data["sizes"],
             answers=data["answers"],
             artefacts=tuple(
