@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import EXPERTS, FORMS, difference, load, logits
 
@@ -161,6 +161,7 @@ _VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     others=st.dictionaries(st.text(), _VALUES, max_size=5),
     indent=st.sampled_from([None, 0, 1, 4, "\t"]),

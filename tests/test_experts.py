@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import EXPERTS, FORMS, GROUPS, TOP_K, difference, load, logits
 from torch.overrides import TorchFunctionMode
 
-from secateur.planning.experts import arrange_experts, check_keep, select_experts
 from secateur.checkpoint.config import with_experts
 from secateur.checkpoint.families import EXPERT
 from secateur.checkpoint.pieces import PiecedTensor
@@ -30,6 +29,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.sidecars import copy_sidecars
 from secateur.checkpoint.writer import lay_out, write_shards
 from secateur.errors import PlanError
+from secateur.planning.experts import arrange_experts, check_keep, select_experts
 
 TINY = Callable[[str], Checkpoint]
 TOLERANCE = 1e-5
@@ -219,6 +219,7 @@ def test_a_later_expert_axis_becomes_many_pieces(tiny: TINY) -> None:
     assert data == array[:, [1, 2, 6]].tobytes()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_neighbouring_experts_share_a_piece(tiny: TINY, data: st.DataObject) -> None:
     checkpoint = tiny("gemma4")

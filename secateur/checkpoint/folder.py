@@ -30,8 +30,8 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     the disk fails or is full.
     """
     path = Path(os.path.abspath(path))
-    aside = path.with_name(path.name + SUFFIX)
     _refuse(path)
+    aside = path.with_name(path.name + SUFFIX)
     lock = _claim(path, aside)
     try:
         yield aside
