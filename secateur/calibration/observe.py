@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.calibration import exact
-from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Array
+from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Array, sample_key
 from secateur.calibration.token_sample import Drawn, Seen, see
 from secateur.checkpoint.families import Family
 from secateur.corpus.rows import Corpus
@@ -211,20 +212,16 @@ def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> Ex
 
 
 def distinct_samples(corpus: Corpus) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
-    """(owner, samples): the corpus' samples by hash, as statistics list them.
+    """(owner, samples): the corpus' samples as statistics list them, sorted by `sample_key`.
 
     `owner` int64 [samples of the corpus] gives each one's place; equal content shares a place.
     """
-    places = {key: place for place, key in enumerate(sorted({s.sha256 for s in corpus.samples}))}
-    described: list[dict[str, Any]] = [{} for _ in places]
+    described: dict[tuple[str, str], dict[str, Any]] = {}
     for sample in corpus.samples:
-        entry = described[places[sample.sha256]]
-        tokens = entry.get("tokens", 0) + sample.tokens
-        entry.update(
-            source=sample.source,
-            category=sample.category,
-            sha256=sample.sha256,
-            tokens=tokens,
-        )
-    owner = np.array([places[sample.sha256] for sample in corpus.samples], np.int64)
-    return owner, described
+        whole = asdict(sample)
+        entry = described.setdefault(sample_key(whole), {**whole, "tokens": 0})
+        entry["tokens"] += sample.tokens
+        entry["source"] = min(entry["source"], sample.source)
+    places = {key: place for place, key in enumerate(sorted(described))}
+    owner = [places[sample.sha256, sample.category] for sample in corpus.samples]
+    return np.array(owner, np.int64), [described[key] for key in sorted(described)]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ class Statistics:
 
     `model` names the checkpoint (source, revision, identity, layers, experts, top_k);
     `corpora` describes every corpus merged in, sorted by hash; `samples` lists source, category,
-    sha256 and tokens of each document, sorted by hash, and gives the `samples` arrays their rows.
+    sha256 and tokens of each document, sorted by `sample_key`, and gives the `samples` arrays
+    their rows.
     """
 
     model: Mapping[str, Any]
@@ -147,7 +148,7 @@ def load(path: Path) -> Statistics:
                 f"{path} has statistics of version {header['version']}, this secateur reads "
                 f"{VERSION}: calibrate again"
             )
-        return Statistics(
+        statistics = Statistics(
             model=header["model"],
             categories=tuple(header["categories"]),
             tokens=header["tokens"],
@@ -156,12 +157,35 @@ def load(path: Path) -> Statistics:
             samples=tuple(header["samples"]),
             arrays=arrays,
         )
+        _check_shapes(statistics)
+        return statistics
     except FileNotFoundError:
         raise StatisticsError(f"{path} does not exist: make it with `secateur calibrate`") from None
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise StatisticsError(
             f"{path} is no statistics file of secateur ({error}): calibrate again"
         ) from None
+
+
+def _check_shapes(statistics: Statistics) -> None:
+    """Raises KeyError or ValueError when an array of the experts is missing or of another shape."""
+    categories, experts = len(statistics.categories), statistics.experts
+    shapes = {
+        "tokens": (categories, experts),
+        "sums": (2, len(FIELDS), categories, experts),
+        "largest": (categories, experts),
+        "samples": (len(statistics.samples), experts),
+    }
+    for layer in statistics.layers:
+        for what, shape in shapes.items():
+            name = f"layer.{layer}.{what}"
+            if (got := statistics.arrays[name].shape) != shape:
+                raise ValueError(f"{name} has shape {list(got)}, expected {list(shape)}")
+
+
+def sample_key(sample: Mapping[str, Any]) -> tuple[str, str]:
+    """What makes two documents the same sample: their content and their category."""
+    return str(sample["sha256"]), str(sample["category"])
 
 
 def merge(left: Statistics, right: Statistics) -> Statistics:
@@ -177,7 +201,7 @@ def merge(left: Statistics, right: Statistics) -> Statistics:
         )
     categories = tuple(sorted({*left.categories, *right.categories}))
     samples = _merged_samples(left.samples, right.samples)
-    rows = {str(sample["sha256"]): row for row, sample in enumerate(samples)}
+    rows = {sample_key(sample): row for row, sample in enumerate(samples)}
     arrays: dict[str, Array] = {}
     for part in (left, right):
         for name, array in part.arrays.items():
@@ -188,8 +212,9 @@ def merge(left: Statistics, right: Statistics) -> Statistics:
     tokens = {c: left.tokens.get(c, 0) + right.tokens.get(c, 0) for c in categories}
     corpora = {json.dumps(corpus, sort_keys=True): corpus for corpus in left.corpora}
     corpora.update({json.dumps(corpus, sort_keys=True): corpus for corpus in right.corpora})
-    return replace(
-        left,
+    return Statistics(
+        # The same weights may lie in two places; either name would do, if it is always the same.
+        model=min(left.model, right.model, key=lambda model: json.dumps(model, sort_keys=True)),
         categories=categories,
         tokens=tokens,
         skipped=left.skipped + right.skipped,
@@ -202,13 +227,11 @@ def merge(left: Statistics, right: Statistics) -> Statistics:
 def _merged_samples(
     left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]
 ) -> tuple[Mapping[str, Any], ...]:
-    together: dict[str, dict[str, Any]] = {}
+    together: dict[tuple[str, str], dict[str, Any]] = {}
     for sample in (*left, *right):
-        key = str(sample["sha256"])
-        if key in together:
-            together[key]["tokens"] += sample["tokens"]
-        else:
-            together[key] = dict(sample)
+        known = together.setdefault(sample_key(sample), {**sample, "tokens": 0})
+        known["tokens"] += sample["tokens"]
+        known["source"] = min(known["source"], sample["source"])
     return tuple(together[key] for key in sorted(together))
 
 
@@ -217,12 +240,12 @@ def _spread(
     array: Array,
     part: Statistics,
     categories: Sequence[str],
-    rows: Mapping[str, int],
+    rows: Mapping[tuple[str, str], int],
 ) -> Array:
     """The part's array with its categories or samples at the places they have in the whole."""
     if name.endswith(".samples"):
         axis, size = 0, len(rows)
-        places = [rows[str(sample["sha256"])] for sample in part.samples]
+        places = [rows[sample_key(sample)] for sample in part.samples]
     elif name.startswith("layer."):
         axis, size = array.ndim - 2, len(categories)
         places = [categories.index(category) for category in part.categories]
