@@ -54,7 +54,8 @@ class ArtefactReport:
 class Report:
     """What was made of which model, and what each artefact lost against it.
 
-    `made` holds the facts of the manifest (empty for an artefact that is not ours), `sizes` {format: {"predicted", "written"}} in bytes; `answers` says what was measured on.
+    `made` holds the facts of the manifest (empty for an artefact that is not ours), `sizes`
+    {format: {"predicted", "written"}} in bytes; `answers` says what was measured on.
     """
 
     original: str
