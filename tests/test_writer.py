@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import FORMS, save_tiny
 
-from secateur.planning.experts import select_experts
 from secateur.checkpoint import writer
 from secateur.checkpoint.finite import first_forbidden, refuse_forbidden
 from secateur.checkpoint.headers import read_header
@@ -23,6 +22,7 @@ from secateur.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoin
 from secateur.checkpoint.tensors import STORAGE
 from secateur.checkpoint.writer import lay_out, write_shards
 from secateur.errors import CheckpointError
+from secateur.planning.experts import select_experts
 
 TINY = Callable[[str], Checkpoint]
 
