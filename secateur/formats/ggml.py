@@ -26,6 +26,9 @@ _INTEGERS = frozenset({"I8", "I16", "I32", "I64", "F64"})
 ENCODABLE = tuple(name for name in TYPES if name not in INTERNAL_TYPES | _INTEGERS)
 """Names of the types that `encode` can write."""
 
+_ELEMENTS = 1 << 18
+"""Elements that a thread takes at a time."""
+
 NEEDS_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS", "IQ1_S"})
 """Types whose kernel cannot run without an importance vector (ggml_quantize_requires_imatrix)."""
 
@@ -39,7 +42,7 @@ def encode(
     """Encode the rows of a matrix, the same bytes for every number of threads.
 
     `rows` is [R, C] float32 in C order; `importance` is [C], the weight of each column's squared
-    error. Returns uint8 [R, bytes of a row]. Peak memory: the result and one byte per element.
+    error. Returns uint8 [R, bytes of a row]. Peak memory: the result, and 4 MiB a thread.
     Raises FormatError if C does not divide into blocks or the type needs an importance,
     NumericError if an element is not finite, or is not after rounding.
     """
@@ -55,7 +58,7 @@ def encode(
         out[first:last] = _ROUND[kind.name](rows[first:last]).view(np.uint8)
 
     if kind.name in FLOATS:
-        _in_threads(round_rows, len(rows), threads)
+        _in_threads(round_rows, len(rows), rows.shape[1], threads)
         return out
     library = engine()
     library.ggml_quantize_init(kind.id)
@@ -75,7 +78,7 @@ def encode(
         if not library.ggml_validate_row_data(kind.id, part.ctypes.data, part.nbytes):
             raise NumericError(f"encoding to {kind.name} made scales that are not finite")
 
-    _in_threads(encode_rows, len(rows), threads)
+    _in_threads(encode_rows, len(rows), rows.shape[1], threads)
     return out
 
 
@@ -108,7 +111,7 @@ def decode(
         target = out[first * kind.block : last * kind.block]
         to_float(source.ctypes.data, target.ctypes.data, target.size)
 
-    _in_threads(run, out.size // kind.block, threads)
+    _in_threads(run, out.size // kind.block, kind.block, threads)
     return out.reshape(shape)
 
 
@@ -170,14 +173,17 @@ def _to_bf16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
 _ROUND = {"F32": _to_f32, "F16": _to_f16, "BF16": _to_bf16}
 
 
-def _in_threads(run: Callable[[int, int], None], count: int, threads: int) -> None:
-    """Call run(first, last) over [0, count) in at most `threads` threads."""
-    step = max(1, math.ceil(count / max(1, threads)))
-    ranges = [(first, min(first + step, count)) for first in range(0, count, step)]
-    if len(ranges) < 2:
-        for first, last in ranges:
-            run(first, last)
+def _in_threads(run: Callable[[int, int], None], count: int, each: int, threads: int) -> None:
+    """Call run(first, last) over [0, count), items of `each` elements, in `threads` threads.
+
+    A call gets few enough items for temporary arrays to stay in a processor's cache.
+    """
+    step = max(1, _ELEMENTS // max(1, each))
+    starts = range(0, count, step)
+    if threads < 2 or len(starts) < 2:
+        for first in starts:
+            run(first, min(first + step, count))
         return
-    with ThreadPoolExecutor(len(ranges)) as pool:
-        for done in [pool.submit(run, first, last) for first, last in ranges]:
+    with ThreadPoolExecutor(min(threads, len(starts))) as pool:
+        for done in [pool.submit(run, first, min(first + step, count)) for first in starts]:
             done.result()
