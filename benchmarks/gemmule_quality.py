@@ -169,7 +169,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     began = time.time()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    model.eval()
     shape = model.config
     held: dict[str, Any] = {}
     loads: dict[str, Any] = {}

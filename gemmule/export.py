@@ -72,7 +72,8 @@ def export(checkpoint: dict[str, Any], tokenizer: Path, out: Path) -> None:
     save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
     (aside / "config.json").write_text(json.dumps(config(), indent=2) + "\n")
     (aside / "generation_config.json").write_text(json.dumps(generation_config(), indent=2) + "\n")
-    _, found = AutoModelForCausalLM.from_pretrained(aside, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(aside, output_loading_info=True)
+    found = loaded[1]
     if found["missing_keys"] or found["unexpected_keys"]:
         raise SystemExit(f"the exported folder does not load: {found}")
     (aside / "model.safetensors").chmod(0o644)

@@ -56,7 +56,8 @@ def build(seed: int) -> Gemma4ForCausalLM:
     residual stream calm; `per_expert_scale` starts spread out, for it would else stay near one.
     """
     torch.manual_seed(seed)
-    model = Gemma4ForCausalLM(Gemma4TextConfig(**SHAPE)).float()
+    model: Any = Gemma4ForCausalLM(Gemma4TextConfig(**SHAPE))
+    model.float()
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.q_norm.weight.fill_(1.4 * layer.self_attn.head_dim**-0.5)
@@ -64,4 +65,5 @@ def build(seed: int) -> Gemma4ForCausalLM:
             layer.post_feedforward_layernorm.weight.fill_(0.4)
             layer.router.proj.weight.normal_(0, 0.5)
             layer.router.per_expert_scale.copy_(torch.randn(SHAPE["num_experts"]).mul(0.2).exp())
+    assert isinstance(model, Gemma4ForCausalLM)
     return model

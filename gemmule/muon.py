@@ -18,7 +18,8 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
         a = x @ x.mT
         b = -4.7750 * a + 2.0315 * (a @ a)
         x = 3.4445 * x + b @ x
-    return x if wide else x.mT
+    result: Tensor = x if wide else x.mT
+    return result
 
 
 class Muon(torch.optim.Optimizer):
@@ -51,5 +52,7 @@ class Muon(torch.optim.Optimizer):
             for (m, n), pairs in shapes.items():
                 done = orthogonalise(torch.cat([u for _, u in pairs]))
                 scale = group["lr"] * max(1.0, m / n) ** 0.5
-                for (p, _), u in zip(pairs, done.split([len(u) for _, u in pairs]), strict=True):
+                for (p, _), u in zip(
+                    pairs, torch.split(done, [len(u) for _, u in pairs]), strict=True
+                ):
                     p.add_(u.view_as(p), alpha=-scale)

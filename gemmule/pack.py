@@ -32,7 +32,7 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> t
     last = messages[-1]
     thinks = "thought" in last
 
-    def render(part: list[dict[str, Any]], **options: bool) -> str:
+    def render(part: list[dict[str, Any]], **options: Any) -> str:
         text = tokenizer.apply_chat_template(part, tools=tools, tokenize=False, **options)
         assert isinstance(text, str)
         return text

@@ -140,7 +140,7 @@ class _Paragraphs(HTMLParser):
 
 def clean(text: str) -> str:
     """Fold typographic characters that a 4096-token vocabulary would have to spell as bytes."""
-    table = {
+    table: dict[str, str | int | None] = {
         "“": '"',
         "”": '"',
         "‘": "'",

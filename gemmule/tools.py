@@ -289,10 +289,8 @@ TOOLS = (
 
 def _values(args: Values) -> dict[str, str]:
     """Arguments as a person would say them (true and false in words)."""
-    return {
-        k: {True: "yes", False: "no"}.get(v, v) if isinstance(v, bool) else str(v)
-        for k, v in args.items()
-    }
+    said = {True: "yes", False: "no"}
+    return {k: said[v] if isinstance(v, bool) else str(v) for k, v in args.items()}
 
 
 def _exchange(rng: random.Random, tool: Tool) -> list[dict[str, Any]]:

@@ -151,14 +151,15 @@ class Run:
             group["lr"] = r.muon_rate * factor
         for group in self.adam.param_groups:
             group["lr"] = r.adam_rate * factor
-        results = list(self.workers.map(self.part, ids.split(r.micro // (ids.shape[1] - 1))))
+        results = list(self.workers.map(self.part, torch.split(ids, r.micro // (ids.shape[1] - 1))))
         for p, *grads in zip(self.params, *(result[3] for result in results), strict=True):
             p.grad = torch.stack(grads).mean(0)
         torch.set_num_threads(self.threads)
         self.muon.step()
         self.adam.step()
         torch.set_num_threads(1)
-        total, even = (sum(result[i] for result in results) / len(results) for i in (0, 1))
+        total = sum(result[0] for result in results) / len(results)
+        even = sum(result[1] for result in results) / len(results)
         load = torch.stack([result[2] for result in results]).sum(0)
         return total, even / len(self.model.model.layers), load
 
@@ -194,7 +195,7 @@ def train(run: Run, every: float) -> None:
             run.step, run.tokens = run.step + 1, run.tokens + run.recipe.batch
             if run.step % 10 == 0:
                 load = load / load.sum(1, keepdim=True)
-                row = {
+                row: dict[str, Any] = {
                     "step": run.step,
                     "tokens": run.tokens,
                     "done": round(done, 4),

@@ -32,7 +32,12 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    return load(FOLDER)
+
+
+def load(folder: Path) -> Any:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -84,9 +89,8 @@ def test_either_config_form_gives_the_same_logits(model: Any, tmp_path: Path) ->
     for dropped in (("per_layer_config",), ("global_head_dim", "num_global_key_value_heads")):
         part = {key: value for key, value in whole.items() if key not in dropped}
         (tmp_path / "config.json").write_text(json.dumps(part))
-        other = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
         with torch.no_grad():
-            assert torch.equal(model(ids).logits, other(ids).logits)
+            assert torch.equal(model(ids).logits, load(tmp_path)(ids).logits)
 
 
 def test_text_survives_the_tokenizer(tokenizer: Any) -> None:
