@@ -1,6 +1,7 @@
 """What a family's TOML says about its GGUF form: the `[gguf]` table, checked and typed.
 
-    [gguf]            architecture: llama.cpp's name for it
+    [gguf]            architecture: llama.cpp's name for it; maybe `refuse`, parts of the names of
+                      tensors that it cannot hold in that form
     [gguf.tokenizer]  the fields of TokenizerRules
     [gguf.quantize]   fields of llama_mixes.ModelTraits that single architectures set
     [gguf.expect]     "config path" = [allowed values]; a config without the path is allowed
@@ -18,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from secateur.checkpoint.families import Family
 from secateur.errors import CheckpointError, FamilyError
@@ -50,12 +51,19 @@ class GeneratedRow:
 class TokenizerRules:
     """How llama.cpp names and treats the family's tokenizer.
 
-    `model` and `pre` are its tokenizer.ggml.model and .pre; `score` is written for every token;
-    `visible` are special tokens that are rendered, because llama.cpp's chat parser reads them.
+    `model` and `pre` are its tokenizer.ggml.model and .pre, by which llama.cpp splits text before
+    merging; `split` is the regular expression of tokenizer.json that they stand for (None: no
+    expression), `byte_fallback` what its model must say. `score` is written for every token.
+    `kinds` says which tokens are control tokens: those that tokenizer_config.json names
+    ("named"), or all added tokens that are special or look so ("added"). `visible` are special
+    tokens that are rendered, because llama.cpp's chat parser reads them.
     """
 
     model: str
     pre: str | None = None
+    split: str | None = None
+    byte_fallback: bool = False
+    kinds: Literal["named", "added"] = "named"
     score: float | None = None
     add_bos: bool | None = None
     add_space_prefix: bool | None = None
@@ -70,6 +78,7 @@ class GgufRules:
     tokenizer: TokenizerRules
     quantize: Mapping[str, Any]
     expect: Mapping[str, Sequence[Any]]
+    refuse: tuple[str, ...]
     keys: tuple[KeyRow, ...]
     generated: tuple[GeneratedRow, ...]
 
@@ -89,6 +98,7 @@ def gguf_rules(family: Family) -> GgufRules:
         tokenizer=TokenizerRules(**words),
         quantize=table.get("quantize", {}),
         expect=table.get("expect", {}),
+        refuse=tuple(table.get("refuse", ())),
         keys=tuple(_key(row) for row in table.get("key", ())),
         generated=tuple(_generated(row) for row in table.get("generate", ())),
     )
@@ -121,7 +131,12 @@ def require(config: Mapping[str, Any], source: Source, what: str, layer: int | N
 def _step(value: Any, step: str) -> Any:
     if isinstance(value, list):
         return value[-1] if value and step == "last" else None
-    return value.get(step) if isinstance(value, Mapping) else None
+    if not isinstance(value, Mapping):
+        return None
+    if step.isdigit():
+        # transformers pads layer numbers to one width: layer 5 of 30 is "05".
+        step = next((key for key in value if key.isdigit() and int(key) == int(step)), step)
+    return value.get(step)
 
 
 def _filled(config: Mapping[str, Any], path: str, layer: int | None) -> str:

@@ -26,14 +26,15 @@ def write_checkpoint(
 ) -> dict[str, str]:
     """Write the shards of the plan into `folder`; returns file -> sha256.
 
-    `progress` is told the bytes of every block. Memory: two buffers of 16 MiB.
+    `progress` is told the bytes of every block. Memory: a few MiB of buffers.
     """
     return write_shards(folder, safetensors_layout(checkpoint, plan.keep), progress)
 
 
 def write_beside(plan: Plan, checkpoint: Checkpoint, folder: Path) -> dict[str, str]:
     """Write config, tokenizer, templates and the drop map into `folder`; returns file -> sha256."""
-    config = (checkpoint.path / "config.json").read_text("utf-8")
+    # Bytes, not text mode: line ends stay as they are.
+    config = (checkpoint.path / "config.json").read_bytes().decode("utf-8")
     texts = {
         "config.json": with_experts(config, checkpoint.family, plan.experts),
         DROP_MAP: json.dumps(drop_map(plan.keep, checkpoint.experts), indent=1) + "\n",

@@ -83,7 +83,7 @@ def write_output(
     """Write all files of a checked plan into `folder`; returns file -> sha256 where known.
 
     A GGUF file that is there already with its planned size was finished by an interrupted run
-    (files appear only when they are whole) and is kept. Peak memory: two buffers of 16 MiB, or
+    (files appear only when they are whole) and is kept. Peak memory: a few MiB of buffers, or
     one slab for GGUF.
     """
     checkpoint = sources.checkpoint
