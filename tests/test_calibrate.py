@@ -92,7 +92,7 @@ class Reference:
         self.model: Any = load(checkpoint.path)
         self.checkpoint = checkpoint
         self.rows = rows
-        self.pairs: dict[int, list[dict[str, Any]]] = {l: [] for l in checkpoint.moe_layers}
+        self.pairs: dict[int, list[dict[str, Any]]] = {layer: [] for layer in checkpoint.moe_layers}
         """Per layer one entry per token and chosen expert."""
         self.squares: dict[str, np.ndarray] = {}
         self.behind: dict[str, np.ndarray] = {}
