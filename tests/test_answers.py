@@ -397,6 +397,7 @@ def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
         [0, 2, 3],
         [0, 0, 1],
     )
+    assert again.finishes == {"stop": 1}
     with pytest.raises(CorpusError, match=r"a\.jsonl:2: input_ids holds 6, .* 0 to 5"):
         load_answers(path, vocab_size=6)
 

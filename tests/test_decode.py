@@ -22,7 +22,9 @@ from secateur.errors import CheckpointError, EngineError, FormatError, InputErro
 from secateur.evaluation.decode import GgufWeights, open_artefact
 from secateur.evaluation.divergence import score
 from secateur.evaluation.engine import engine_agreement, llama_server
-from secateur.evaluation.prompts import Prompt, read_prompts
+from secateur.evaluation.engine_scores import engine_scores
+from secateur.evaluation.generate import Generation, generate_answers, stop_tokens
+from secateur.evaluation.prompts import Prompt, PromptSet, read_prompts
 from secateur.evaluation.teacher import teach
 from secateur.formats.ggml import encode
 from secateur.formats.gguf import TensorInfo, Value
@@ -212,9 +214,7 @@ def test_gate_and_up_of_their_own_are_joined(tiny: Tiny, tmp_path: Path) -> None
     table = {
         "architecture": "qwen3moe",
         "tokenizer": {"model": "gpt2"},
-        "key": [
-            {"key": "expert_count", "kind": "u32", "from": ["num_experts", "num_local_experts"]}
-        ],
+        "key": [{"key": "expert_count", "kind": "u32", "from": counts}],
     }
     known = tuple(row for row in checkpoint.family.rows if not row.name.endswith(".bias"))
     family = dataclasses.replace(checkpoint.family, gguf=table, rows=known)
@@ -325,3 +325,32 @@ def test_an_engine_that_fails_says_why_and_leaves_nothing_behind(
     ):
         server.complete([2] * 600, 4)
     assert [process.poll() is not None for process in started] == [True, True]
+
+
+def test_llama_cpp_is_scored_on_the_same_answers(
+    gemmule: Checkpoint, questions: Sequence[Prompt], tmp_path: Path
+) -> None:
+    answers = generate_answers(
+        gemmule,
+        PromptSet(tuple(questions[:3]), {}),
+        tmp_path / "answers.jsonl",
+        stop_ids=stop_tokens(gemmule, load_tokenizer(gemmule.path)),
+        settings=Generation(max_new_tokens=8, temperature=1.0),
+    )
+    teacher = teach(CheckpointWeights(gemmule), gemmule.identity(), answers)
+    found = {}
+    for kind in ("F16", "Q4_0"):
+        path = write(gemmule, tmp_path / f"{kind}.gguf", kind, vocabulary=True)
+        artefact = open_artefact(path, gemmule)
+        decoded = score(teacher, artefact.source, artefact.identity, answers)
+        engine = engine_scores(path, artefact.identity, teacher, answers, shown=4096)
+        assert engine.answers_sha256 == decoded.answers_sha256
+        assert engine.provenance["teacher"] == decoded.provenance["teacher"]
+        assert "xllamacpp" in engine.provenance["engine"]
+        found[kind] = (decoded.kl.mean(), engine.kl.mean())
+        assert np.abs(decoded.student - engine.student).mean() < 0.1
+    assert found["F16"][1] < 1e-3
+    # The engine's own rounding is small beside that of 4 bits.
+    assert found["Q4_0"][1] == pytest.approx(found["Q4_0"][0], rel=0.3)
+    few = engine_scores(path, "few", teacher, answers, shown=3)
+    assert (few.kl <= engine.kl + 1e-5).all()

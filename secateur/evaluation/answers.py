@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -92,6 +93,11 @@ class AnswerSet:
     def answer_of_token(self) -> NDArray[np.intp]:
         """[N]: the index of the answer that each scored token belongs to."""
         return np.repeat(np.arange(len(self.answers)), np.diff(self.offsets))
+
+    @property
+    def finishes(self) -> dict[str, int]:
+        """{how: how many answers ended that way}; many "length" mean answers were cut."""
+        return dict(Counter(entry.finish for entry in self.answers if entry.kind == "answers"))
 
     @property
     def rows(self) -> list[AnswerRow]:

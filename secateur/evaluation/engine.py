@@ -58,9 +58,13 @@ class LlamaServer:
     model: Path
 
     def complete(
-        self, prompt: Sequence[int], count: int, *, top: int = 10
+        self, prompt: Sequence[int], count: int, *, top: int = 10, cached: bool = False
     ) -> tuple[EngineToken, ...]:
-        """Continue token ids greedily by at most `count` tokens. Raises EngineError."""
+        """Continue token ids greedily by at most `count` tokens. Raises EngineError.
+
+        `top`: how many of the most probable tokens are shown per step. `cached` computes only
+        what is new since the last prompt.
+        """
         answer = self._post(
             "/completion",
             {
@@ -68,7 +72,7 @@ class LlamaServer:
                 "n_predict": count,
                 "n_probs": top,
                 "temperature": 0,
-                "cache_prompt": False,
+                "cache_prompt": cached,
                 "return_tokens": True,
             },
         )

@@ -137,7 +137,12 @@ def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
         with ThreadPoolExecutor(
             max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
-            yield pool
+            try:
+                yield pool
+            except BaseException:
+                # Else the pool would finish everything before it lets the error out.
+                pool.shutdown(cancel_futures=True)
+                raise
     finally:
         torch.set_num_threads(threads)
 

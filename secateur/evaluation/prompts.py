@@ -80,7 +80,8 @@ def read_prompts(
         else:
             text = _prompt_text(record, tokenizer, options)
             prompts.append(Prompt(record.id, record.domain, "answers", _ids(text, tokenizer)))
-    return PromptSet(tuple(prompts), _provenance(path, lines, tokenizer, enable_thinking))
+    provenance = _provenance(path, lines, tokenizer, enable_thinking, per_domain)
+    return PromptSet(tuple(prompts), {**provenance, "raw_tokens": raw_tokens})
 
 
 def given_answers(
@@ -113,7 +114,7 @@ def given_answers(
         found.append(
             Answer(record.id, record.domain, "answers", ids + answer[:end], len(ids), "given")
         )
-    return answer_set(found, _provenance(path, lines, tokenizer, enable_thinking))
+    return answer_set(found, _provenance(path, lines, tokenizer, enable_thinking, per_domain))
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -199,9 +200,10 @@ def _provenance(
     lines: JsonLines,
     tokenizer: PreTrainedTokenizerBase,
     enable_thinking: bool | None,
+    per_domain: int | None,
 ) -> dict[str, Any]:
     return {
-        "prompts": {"file": path.name, "sha256": lines.sha256},
+        "prompts": {"file": path.name, "sha256": lines.sha256, "per_domain": per_domain},
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "enable_thinking": enable_thinking,
     }
