@@ -24,7 +24,13 @@ from secateur.evaluation.generate import (
     raw_documents,
     stop_tokens,
 )
-from secateur.evaluation.prompts import PromptSet, given_answers, read_prompts, turn_end_ids
+from secateur.evaluation.prompts import (
+    PromptSet,
+    given_answers,
+    read_answers,
+    read_prompts,
+    turn_end_ids,
+)
 from secateur.evaluation.whole_model import weight_bytes
 
 if TYPE_CHECKING:
@@ -211,6 +217,9 @@ def test_answers_written_elsewhere_are_scored_from_the_generation_prompt_on(
         assert answer.input_ids[: answer.begin] == prompt.input_ids
         assert text_of(tokenizer, answer.input_ids[answer.begin :]).endswith(text)
         assert answer.finish == "given"
+    save_answers(found, tmp_path / "a.jsonl")
+    for form in (path, tmp_path / "a.jsonl"):
+        assert read_answers(form, tokenizer, VOCAB).sha256 == found.sha256
     with pytest.raises(CorpusError, match=r"q\.jsonl:1: does not end with an assistant"):
         given_answers(write(tmp_path / "q.jsonl", CONVERSATIONS[:1]), tokenizer)
 

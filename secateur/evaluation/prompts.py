@@ -19,7 +19,7 @@ from secateur.corpus.json_lines import JsonLines, read_json_lines
 from secateur.corpus.tokenizer import tokenizer_sha256
 from secateur.corpus.tools import messages_of, tools_of
 from secateur.errors import CorpusError
-from secateur.evaluation.answers import Answer, AnswerSet, Kind, answer_set
+from secateur.evaluation.answers import Answer, AnswerSet, Kind, answer_set, load_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,6 +115,22 @@ def given_answers(
             Answer(record.id, record.domain, "answers", ids + answer[:end], len(ids), "given")
         )
     return answer_set(found, _provenance(path, lines, tokenizer, enable_thinking, per_domain))
+
+
+def read_answers(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    vocab_size: int,
+    *,
+    enable_thinking: bool | None = None,
+    per_domain: int | None = None,
+) -> AnswerSet:
+    """Answers in either form: a file of `save_answers`, used whole, or conversations as
+    `given_answers` takes them. Raises CorpusError, naming file and line."""
+    lines = read_json_lines(path)
+    if lines.records and "format" in lines.records[0]:
+        return load_answers(path, vocab_size)
+    return given_answers(path, tokenizer, enable_thinking=enable_thinking, per_domain=per_domain)
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
