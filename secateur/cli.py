@@ -1,17 +1,18 @@
 """The command line: parse, call a verb, print. No decision is made here.
 
-Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 a quality gate was not met. Results go to
-stdout (one JSON document with --json), progress and errors to stderr.
+Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 a quality gate was not met, 130 interrupted.
+Results go to stdout (one JSON document with --json), progress and errors to stderr.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -21,10 +22,12 @@ from secateur.errors import SecateurError
 if TYPE_CHECKING:
     from secateur.planning.choose import Pruning
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells count: 128 and the number of the signal."""
+
 app = typer.Typer(
     name="secateur",
     help="Make Mixture-of-Experts language models smaller, and prove what it cost.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -62,22 +65,42 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 def main() -> None:
     """Run the command line; the entry point of the `secateur` script."""
     try:
-        app()
+        code = app(prog_name="secateur", standalone_mode=False)
     except SecateurError as error:
-        sys.stderr.write(f"secateur: {error}\n")
-        sys.exit(error.exit_code)
+        _leave(str(error), error.exit_code)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "secateur"
+        _leave(f"{error.format_message().rstrip('.')}: see `{command} --help`", 2)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read our output has gone; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _leave(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+    except MemoryError:
+        _leave("out of memory: use fewer --workers, or a larger machine", 1)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _leave("interrupted", INTERRUPTED)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    """Say why in one line, and exit."""
+    sys.stderr.write(f"secateur: {' '.join(message.split())}\n")
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"secateur {__version__}\n")
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
 
 
 @app.command()

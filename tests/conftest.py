@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_line import Line, Run, runner, save_line
 from tiny_models import save_tiny
 
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
@@ -23,3 +24,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint
         return opened[form]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """A tiny model with tokenizer and template, a corpus and answers: read only."""
+    return save_line(tmp_path_factory.mktemp("line"))
+
+
+@pytest.fixture(scope="session")
+def stats(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The statistics of `line`'s model on its corpus."""
+    from secateur import Calibration, calibrate
+
+    path = tmp_path_factory.mktemp("stats") / "stats.safetensors"
+    calibrate(line.model, path, Calibration(str(line.corpus)), workers=1)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """The command line in this process; what it caches goes to the test's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return runner(monkeypatch, capfd)

@@ -135,10 +135,10 @@ def hints(keep: int) -> list[str]:
     usual = [ranks for ranks in (2, 4, 8) if keep % ranks]
     if not usual:
         return []
+    below, above = keep - keep % 8, keep - keep % 8 + 8
     return [
         f"{keep} experts per layer cannot be split evenly over {', '.join(map(str, usual))} "
-        f"ranks: servers with expert parallelism prefer {keep - keep % 8} or "
-        f"{keep - keep % 8 + 8}"
+        f"ranks: servers with expert parallelism prefer {f'{below} or ' if below else ''}{above}"
     ]
 
 
