@@ -20,33 +20,24 @@ CONVERT = Path(__file__).parent / "golden/convert"
 LEFT_OUT = {"tokenizer.ggml.add_sep_token"}
 
 
-def shapes_of(config, prefix):
-    """The checkpoint tensors of a golden folder, from its recorded GGUF names back to ours."""
-    family = family_of(config)
-    expected = json.loads((CONVERT / NAMES[prefix] / "expected.json").read_text())["tensors"]
-    rows = {row.gguf: row for row in family.rows if row.gguf}
-    out = {}
-    for name, _, shape in expected:
-        layer = name.split(".")[1] if name.startswith("blk.") else None
-        row = rows.get(name.replace(f"blk.{layer}.", "blk.{layer}."))
-        if row is not None:
-            template = row.name.replace("{layer}", str(layer))
-            out[template.replace("{model}", prefix)] = tuple(shape)
-    return out
+NAMES = ("text", "wrapper", "single")
 
 
-NAMES = {"model.": "text", "model.language_model.": "wrapper"}
+def shapes_of(name):
+    """The tensors of a golden folder's checkpoint."""
+    expected = json.loads((CONVERT / name / "expected.json").read_text())
+    return {tensor: tuple(shape) for tensor, shape in expected["checkpoint"].items()}
 
 
-def converted(prefix):
-    folder = CONVERT / NAMES[prefix]
+def converted(name):
+    folder = CONVERT / name
     config = json.loads((folder / "config.json").read_text())
     family = family_of(config)
-    tensors = gguf_tensors(family, config, shapes_of(config, prefix))
+    tensors = gguf_tensors(family, config, shapes_of(name))
     infos = [tensor.info for tensor in tensors]
     rows = next(info.shape[0] for info in infos if info.name == "token_embd.weight")
     metadata = {
-        **model_metadata(family, config, infos, NAMES[prefix].title(), 1),
+        **model_metadata(family, config, infos, name.title(), 1),
         **sampling_metadata(folder),
         **tokenizer_metadata(folder, config, gguf_rules(family).tokenizer, rows),
     }
@@ -54,9 +45,9 @@ def converted(prefix):
     return metadata, tensors, expected
 
 
-@pytest.mark.parametrize("prefix", list(NAMES))
-def test_every_key_equals_the_converters(prefix):
-    metadata, _, expected = converted(prefix)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_equals_the_converters(name):
+    metadata, _, expected = converted(name)
     theirs = expected["metadata"]
     assert set(theirs) - set(metadata) <= LEFT_OUT
     assert set(metadata) <= set(theirs)
@@ -69,16 +60,16 @@ def test_every_key_equals_the_converters(prefix):
         assert ours == content, key
 
 
-@pytest.mark.parametrize("prefix", list(NAMES))
-def test_every_tensor_equals_the_converters(prefix):
-    _, tensors, expected = converted(prefix)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tensor_equals_the_converters(name):
+    _, tensors, expected = converted(name)
     ours = {t.info.name: (t.info.type, list(t.info.shape)) for t in tensors}
-    assert ours == {name: (kind, shape) for name, kind, shape in expected["tensors"]}
+    assert ours == {tensor: (kind, shape) for tensor, kind, shape in expected["tensors"]}
     assert [t.info.name for t in tensors] == sorted(ours, key=file_order)
 
 
 def test_the_generated_rope_factors_stop_the_rotation_of_the_rest():
-    _, tensors, _ = converted("model.")
+    _, tensors, _ = converted("text")
     rope = next(tensor for tensor in tensors if tensor.info.name == "rope_freqs.weight")
     assert rope.sources == ()
     np.testing.assert_array_equal(rope.values, np.float32([1] * 4 + [1e30] * 12))
@@ -101,7 +92,7 @@ def test_the_real_models_architecture_keys_equal_its_published_ones():
 def test_pruned_experts_are_counted_and_stacks_keep_their_order():
     config = json.loads((CONVERT / "text/config.json").read_text())
     family = family_of(config)
-    shapes = shapes_of(config, "model.") | {
+    shapes = shapes_of("text") | {
         f"model.layers.{layer}.{name}": shape
         for layer in range(3)
         for name, shape in {
@@ -133,6 +124,13 @@ def test_experts_in_single_tensors_become_one_stack_in_the_order_of_their_number
     shapes[stack.sources[3]] = (8, 5)
     with pytest.raises(CheckpointError, match="differs in shape"):
         gathered(family, shapes)
+
+
+def test_a_stack_that_llama_cpp_cannot_read_is_refused():
+    config = json.loads((CONVERT / "single/config.json").read_text())
+    fused = {"model.layers.0.mlp.experts.gate_up_proj": (4, 64, 64)}
+    with pytest.raises(CheckpointError, match="gate_up_proj would be blk.0.ffn_gate_up_exps.weig"):
+        gguf_tensors(family_of(config), config, fused)
 
 
 def gathered(family, shapes):
@@ -222,6 +220,8 @@ def test_special_ids_come_from_the_config_where_the_tokenizer_names_none(tmp_pat
     ("change", "message"),
     [
         (lambda c: c["model"].update(type="Unigram"), "is a Unigram tokenizer, expected BPE"),
+        (lambda c: c["model"].update(byte_fallback=False), r"are \(False, \[\]\), but llama.cpp's"),
+        (lambda c: c.update(pre_tokenizer={"a": [{"Regex": "x+"}]}), r"are \(True, \['x\+'\]\)"),
         (lambda c: (c["model"]["vocab"].pop("<pad>"), c["added_tokens"].pop(0)), "id 0 is miss"),
         (lambda c: c["model"]["vocab"].update({f"x{n}": 500 + n for n in range(200)}), "missing"),
     ],

@@ -10,6 +10,7 @@ from secateur.errors import PlanError
 from secateur.formats.gguf import TensorInfo, file_bytes
 from secateur.formats.gguf_reader import read_gguf
 from secateur.formats.gguf_tensors import file_order
+from secateur.formats.types import bytes_of
 from secateur.planning.llama_mixes import FILE_TYPES, ModelTraits
 from secateur.planning.llama_types import TypeRequest, choose_types
 
@@ -106,6 +107,8 @@ def test_types_equal_llama_quantizes(number):
         needed = any(c.needs_importance for c in choices) and not case["request"]["has_imatrix"]
         assert needed == case["needs_imatrix"], case
         assert sum(c.fallback_from is not None for c in choices) == case["fallbacks"], case
+        for tensor, choice in zip(tensors, choices, strict=True):
+            assert bytes_of(choice.type, tensor.shape, tensor.name) > 0
 
 
 def test_the_golden_cases_reach_every_file_type_and_layout():

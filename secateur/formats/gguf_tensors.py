@@ -53,7 +53,8 @@ def gguf_tensors(
 
     `shapes` are the checkpoint's tensors as they will be (pruned); `float_type` is the 16-bit
     type of matrices. Tensors of rows without a GGUF name (a vision tower) are left out.
-    Raises FamilyError for a tensor without a row, CheckpointError for an uneven stack.
+    Raises FamilyError for a tensor without a row, CheckpointError for an uneven stack or a tensor
+    in a form that llama.cpp does not read.
     """
     stacks: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
     for name in shapes:
@@ -65,6 +66,12 @@ def gguf_tensors(
     rules = gguf_rules(family)
     _, part = family.section(config)
     tensors = [_generate(row, part) for row in rules.generated]
+    refused = next((n for n in stacks for word in rules.refuse if word in n), None)
+    if refused is not None:
+        raise CheckpointError(
+            f"{stacks[refused][0][1]} would be {refused}, which llama.cpp's {rules.architecture} "
+            "does not read: save the checkpoint in its published form, one tensor per projection"
+        )
     for target, members in stacks.items():
         tensors.append(_gather(target, sorted(members), shapes, float_type))
     return tuple(sorted(tensors, key=lambda tensor: file_order(tensor.info.name)))

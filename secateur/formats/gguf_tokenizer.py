@@ -31,6 +31,8 @@ _SPECIAL_IDS = {
 """Special token -> llama.cpp's key, its spelling."""
 
 _PREFIX = "tokenizer.ggml."
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_SPECIAL_FORM = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>", re.DOTALL)
 
 
 def tokenizer_metadata(
@@ -44,6 +46,7 @@ def tokenizer_metadata(
     """
     tokenizer = _json(folder / "tokenizer.json")
     settings = _json(folder / "tokenizer_config.json")
+    _check_form(folder, tokenizer, rules)
     tokens = _tokens(folder, tokenizer, rows)
     kinds = _kinds(tokenizer, settings, tokens, rules)
     tokens += [f"[PAD{number}]" for number in range(len(tokens), rows)]
@@ -77,13 +80,37 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _tokens(folder: Path, tokenizer: Mapping[str, Any], rows: int) -> list[str]:
+def _check_form(folder: Path, tokenizer: Mapping[str, Any], rules: TokenizerRules) -> None:
+    """Refuse a tokenizer that llama.cpp, told the family's `model` and `pre`, would misread."""
     model = tokenizer.get("model", {})
     if model.get("type") != "BPE":
         raise CheckpointError(
             f"{folder}/tokenizer.json: is a {model.get('type')} tokenizer, expected BPE"
         )
-    by_id = {number: text for text, number in model["vocab"].items()}
+    form = (bool(model.get("byte_fallback")), sorted(_expressions(tokenizer.get("pre_tokenizer"))))
+    expected = (rules.byte_fallback, [rules.split] if rules.split else [])
+    if form != expected:
+        raise CheckpointError(
+            f"{folder}/tokenizer.json: byte fallback and split expressions are {form}, but "
+            f"llama.cpp's {rules.pre or rules.model!r} tokenizer has {expected}"
+        )
+
+
+def _expressions(node: Any) -> Iterator[str]:
+    """Every regular expression in a pre-tokenizer's description."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _expressions(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key == "Regex":
+                yield value
+            else:
+                yield from _expressions(value)
+
+
+def _tokens(folder: Path, tokenizer: Mapping[str, Any], rows: int) -> list[str]:
+    by_id = {number: text for text, number in tokenizer["model"]["vocab"].items()}
     for added in tokenizer.get("added_tokens", ()):
         by_id.setdefault(added["id"], added["content"])
     missing = next((number for number in range(len(by_id)) if number not in by_id), None)
@@ -104,22 +131,31 @@ def _kinds(
 ) -> list[int]:
     """The kind of each token.
 
-    Control tokens are those that tokenizer_config.json names. Other added tokens are user-defined
-    if they lie beyond the merge vocabulary, plain if they are in it.
+    An added token that is no control token is user-defined; where control tokens are those that
+    are named, it is so only beyond the merge vocabulary.
     """
     base = len(tokenizer["model"]["vocab"])
-    control = set(_named_tokens(settings))
+    added = {token["content"]: token["special"] for token in tokenizer.get("added_tokens", ())}
+    if rules.kinds == "added":
+        control = {text for text, special in added.items() if special or _looks_special(text)}
+        user_defined = set(added) - control
+    else:
+        control = set(_named_tokens(settings))
+        user_defined = {text for text in tokens[base:] if text not in control}
     kinds = []
     for number, text in enumerate(tokens):
-        if text in rules.visible:
+        if text in rules.visible or text in user_defined:
             kinds.append(USER_DEFINED)
-        elif number < base and re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", text):
+        elif rules.byte_fallback and number < base and _BYTE.fullmatch(text):
             kinds.append(BYTE)
-        elif text in control:
-            kinds.append(CONTROL)
         else:
-            kinds.append(NORMAL if number < base else USER_DEFINED)
+            kinds.append(CONTROL if text in control else NORMAL)
     return kinds
+
+
+def _looks_special(text: str) -> bool:
+    """llama.cpp's converter's guess for tokens that are not marked as special."""
+    return text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]") or bool(_SPECIAL_FORM.fullmatch(text))
 
 
 def _named_tokens(settings: Mapping[str, Any]) -> Iterator[str]:
