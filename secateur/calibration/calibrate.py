@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,9 +24,11 @@ from secateur.calibration.observe import (
     reference_gates,
 )
 from secateur.calibration.reroute import LayerSample, solve_layer
+from secateur.calibration.reroute import cost as reroute_cost
 from secateur.calibration.routing import routing_of
 from secateur.calibration.statistics import Array, Statistics
 from secateur.calibration.token_sample import Drawn, Seen, draw, join
+from secateur.checkpoint.inspection import inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
 from secateur.errors import CorpusError, FamilyError
@@ -40,6 +43,48 @@ REROUTE_TOKENS = 4096
 
 Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens in all), counted once per layer."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating point operations of a calibration run, known before it starts.
+
+    `forward` is the pass itself (two per active parameter and token, attention over the context
+    left out), `reroute` what the criterion `rerouted` adds.
+    """
+
+    forward: float
+    reroute: float
+
+    def sentence(self) -> str:
+        """For a person, before the run."""
+        told = f"about {self.forward / 1e12:.3g} TFLOP for the pass"
+        if not self.reroute:
+            return told
+        return told + (
+            f" and {self.reroute / 1e12:.3g} TFLOP ({self.reroute / self.forward:.2f} times that) "
+            "to solve the criterion 'rerouted'"
+        )
+
+
+def cost_of(checkpoint: Checkpoint, corpus: Corpus, reroute_tokens: int = REROUTE_TOKENS) -> Cost:
+    """What calibrating a checkpoint on a corpus will cost. Reads headers only."""
+    family, config = checkpoint.family, checkpoint.config
+    sampled = min(reroute_tokens, corpus.tokens)
+    per_layer = reroute_cost(
+        checkpoint.experts,
+        sampled,
+        family.number(config, "hidden"),
+        family.number(config, "expert_width"),
+        gated=True,
+        norm=family.post_norm is not None,
+    )
+    embedding = family.number(config, "vocab") * family.number(config, "hidden")
+    active = inspect_checkpoint(checkpoint).active - embedding
+    return Cost(
+        forward=2.0 * active * corpus.tokens,
+        reroute=per_layer * len(checkpoint.moe_layers) if sampled else 0.0,
+    )
 
 
 def calibrate(
