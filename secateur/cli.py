@@ -138,7 +138,7 @@ def calibrate(
     wish = verbs.Calibration(corpus, rows, seed, sequence_length, reroute_tokens, on_nan)
     with _progress() as report:
         found = verbs.calibrate(
-            model, out, wish, revision=revision, workers=workers, progress=report
+            model, out, wish, revision=revision, workers=workers, tell=_note, progress=report
         )
     summary = {
         "statistics": str(out),
@@ -416,6 +416,11 @@ def _show(data: Any, lines: list[str], as_json: bool) -> None:
         sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
     else:
         _print(lines)
+
+
+def _note(sentence: str) -> None:
+    """A sentence beside the result, for the person who waits."""
+    sys.stderr.write(f"{sentence}\n")
 
 
 def _print(lines: list[str]) -> None:

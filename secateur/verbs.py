@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,12 @@ from secateur.calibration import statistics as statistics_file
 from secateur.calibration.coverage import LEAST, Coverage
 from secateur.calibration.coverage import coverage as coverage_of
 from secateur.calibration.statistics import Statistics
-from secateur.checkpoint.folder import complete_or_absent
+from secateur.checkpoint.folder import complete_or_absent, ready_for, write_whole
 from secateur.checkpoint.inspection import Inspection, inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
-from secateur.errors import CorpusError
+from secateur.errors import CorpusError, StatisticsError
 from secateur.planning.choose import Pruning, choose, scores_of
-from secateur.planning.plan import GGUF, SAFETENSORS, Plan, read_plan, to_json
+from secateur.planning.plan import GGUF, PATH, SAFETENSORS, Plan, published, read_plan, to_json
 from secateur.release import manifest as manifest_file
 from secateur.release.manifest import Problem
 from secateur.release.measuring import Measuring
@@ -88,16 +88,23 @@ def calibrate(
     *,
     revision: str | None = None,
     workers: int | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
     progress: Progress = silent,
 ) -> Statistics:
     """Observe a model on a corpus and write the statistics to `out`.
 
-    Raises CorpusError, CheckpointError, NumericError (see calibration.calibrate).
+    `tell` is told what the run will cost before it starts. Raises CorpusError, CheckpointError, NumericError (see calibration.calibrate).
     """
     from secateur.calibration.calibrate import calibrate as run
+    from secateur.calibration.calibrate import cost_of
 
     checkpoint = _opened(model, revision)
+    ready_for(out)
     corpus = corpus_for(checkpoint, wish)
+    tell(
+        f"calibrating on {corpus.tokens:,} tokens: "
+        f"{cost_of(checkpoint, corpus, wish.reroute_tokens).sentence()}"
+    )
     found = run(
         checkpoint,
         corpus,
@@ -132,7 +139,8 @@ def corpus_for(checkpoint: Checkpoint, wish: Calibration) -> Corpus:
 def merge(paths: Sequence[Path], out: Path) -> Statistics:
     """Merge statistics files of one model into one; exact, whatever the order."""
     if not paths:
-        raise CorpusError("name at least one statistics file to merge")
+        raise StatisticsError("name at least one statistics file to merge")
+    ready_for(out)
     merged = statistics_file.load(paths[0])
     for path in paths[1:]:
         merged = statistics_file.merge(merged, statistics_file.load(path))
@@ -168,7 +176,8 @@ def plan(
     if loaded is not None:
         check_statistics(loaded, checkpoint)
     choice = choose(checkpoint, loaded, wish)
-    return make_plan(checkpoint, choice, formats.names, has_imatrix=loaded is not None)
+    decided = make_plan(checkpoint, choice, formats.names, has_imatrix=loaded is not None)
+    return replace(decided, model={**decided.model, PATH: checkpoint.source})
 
 
 def apply(
@@ -189,7 +198,7 @@ def apply(
     from secateur.output.write import Sources, check_plan, write_output
 
     decided = read_plan(plan) if isinstance(plan, Path) else plan
-    origin = model if model is not None else decided.model["source"]
+    origin = model if model is not None else decided.model.get(PATH, decided.model["source"])
     checkpoint = _opened(origin, decided.model.get("revision"))
     loaded = statistics_file.load(statistics) if statistics else None
     sources = Sources(checkpoint, loaded)
@@ -208,7 +217,7 @@ def apply(
 def facts(plan: Plan, statistics: Statistics | None) -> dict[str, object]:
     """What a manifest says an output was made from."""
     made: dict[str, object] = {
-        "model": dict(plan.model),
+        "model": dict(published(plan).model),
         "experts": plan.experts,
         "selection": dict(plan.selection),
         "plan_sha256": plan.sha256(),
@@ -275,10 +284,8 @@ def verify(out: Path, progress: Progress = silent) -> tuple[Problem, ...]:
 
 
 def save_plan(plan: Plan, path: Path) -> None:
-    """Write a plan as JSON, complete or absent."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(to_json(plan), "utf-8")
-    aside.replace(path)
+    """Write a plan as JSON, complete or absent. Raises OutputError or WriteError."""
+    write_whole(path, to_json(plan))
 
 
 __all__ = [
