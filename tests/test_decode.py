@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
 from test_divergence import some_answers
+from tiny_models import VOCAB
 
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.tensors import to_float32
@@ -207,46 +208,35 @@ def test_unknown_missing_and_strange_tensors_are_named(tiny: Tiny, tmp_path: Pat
         open_artefact(turned, checkpoint)
 
 
-def test_gate_and_up_of_their_own_are_joined(tiny: Tiny, tmp_path: Path) -> None:
-    """A family whose GGUF keeps gate and up apart, as its rows say."""
-    checkpoint = tiny("qwen3_moe")
-    counts = ["num_experts", "num_local_experts"]
-    table = {
-        "architecture": "qwen3moe",
-        "tokenizer": {"model": "gpt2"},
-        "key": [{"key": "expert_count", "kind": "u32", "from": counts}],
-    }
-    known = tuple(row for row in checkpoint.family.rows if not row.name.endswith(".bias"))
-    family = dataclasses.replace(checkpoint.family, gguf=table, rows=known)
-    expected = CheckpointWeights(checkpoint)
-    names = ("model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj")
-    up, down = (expected.tensor(name).numpy() for name in names)
-    half = up.shape[1] // 2
-    arrays = {
-        "blk.0.ffn_up_exps.weight": up[:, half:],
-        "blk.0.ffn_gate_exps.weight": up[:, :half],
-        "blk.0.ffn_down_exps.weight": down,
-    }
-    infos = [TensorInfo(name, "F32", array.shape) for name, array in arrays.items()]
-    keys = {
-        "general.architecture": Value("string", "qwen3moe"),
-        "qwen3moe.expert_count": Value("u32", 8),
-    }
-
-    def opened(count: int) -> GgufWeights:
-        path = tmp_path / f"{count}.gguf"
-        chunks = [
-            TensorChunk(name, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-            for name, array in list(arrays.items())[-count:]
-        ]
-        write_gguf(path, keys, infos[-count:], chunks)
-        return GgufWeights(read_gguf(path), family, checkpoint.config)
-
-    source = opened(3)
-    for name in names:
-        assert torch.equal(source.tensor(name), expected.tensor(name))
+def test_experts_of_separate_projections_are_joined(tmp_path: Path) -> None:
+    """A family whose checkpoint has one matrix per expert, and whose GGUF one stack per kind."""
+    torch.manual_seed(0)
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.Qwen3MoeConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        num_experts=8,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+        mlp_only_layers=[],
+    )
+    transformers.Qwen3MoeForCausalLM(config).save_pretrained(tmp_path / "model")
+    checkpoint = open_checkpoint(tmp_path / "model")
+    assert divergence(checkpoint, write(checkpoint, tmp_path / "a.gguf", "F32")).max() == 0
+    without_up = write(
+        checkpoint,
+        tmp_path / "b.gguf",
+        "F32",
+        rename=lambda name: None if name == "blk.1.ffn_up_exps.weight" else name,
+    )
     with pytest.raises(FormatError, match="is made of gate, up, but the file has only gate"):
-        opened(2).tensor(names[0])
+        divergence(checkpoint, without_up)
 
 
 def test_a_checkpoint_folder_is_an_artefact(tiny: Tiny, tmp_path: Path) -> None:
@@ -343,7 +333,7 @@ def test_llama_cpp_is_scored_on_the_same_answers(
         path = write(gemmule, tmp_path / f"{kind}.gguf", kind, vocabulary=True)
         artefact = open_artefact(path, gemmule)
         decoded = score(teacher, artefact.source, artefact.identity, answers)
-        engine = engine_scores(path, artefact.identity, teacher, answers, shown=4096)
+        engine = engine_scores(path, artefact.identity, teacher, answers, shown=1024)
         assert engine.answers_sha256 == decoded.answers_sha256
         assert engine.provenance["teacher"] == decoded.provenance["teacher"]
         assert "xllamacpp" in engine.provenance["engine"]

@@ -5,7 +5,6 @@ And the gate that turns such numbers into a verdict (exit code 3).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -98,8 +97,3 @@ def gate(
             failed.append(f"{found}: the limit is at least {min_top1:g}")
     if failed:
         raise GateError("the quality gate is not met: " + "; ".join(failed))
-
-
-def finite(value: float) -> float | None:
-    """None for NaN and infinity, which JSON has no words for."""
-    return value if math.isfinite(value) else None
