@@ -21,13 +21,15 @@ from pathlib import Path
 from secateur import __version__, verbs
 from secateur.calibration import statistics as statistics_file
 from secateur.calibration.statistics import Statistics
+from secateur.checkpoint.folder import sync_all
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import OutputError, WriteError
 from secateur.output.write import Sources, check_plan, write_output
 from secateur.planning.choose import Pruning, choose
+from secateur.planning.plan import Plan
 from secateur.planning.resolve import make_plan
-from secateur.release.manifest import versions, write_manifest
+from secateur.release.manifest import MANIFEST, versions, write_manifest
 from secateur.release.report import Report
 
 SUFFIX = ".secateur-work"
@@ -66,22 +68,37 @@ def shrink(
         plan = make_plan(checkpoint, choice, wish.formats.names, has_imatrix=True)
         sources = Sources(checkpoint, statistics)
         check_plan(plan, sources)
-        made = work / f"output-{plan.sha256()[:16]}"
-        made.mkdir(exist_ok=True)
-        hashes = write_output(
-            plan,
-            sources,
-            made,
-            threads=workers or os.cpu_count() or 1,
-            progress=lambda form, done, total: progress(f"write {form}", done, total, "bytes"),
-        )
-        shutil.copyfile(_statistics_path(checkpoint, wish, work), made / STATISTICS)
-        write_manifest(made, verbs.facts(plan, statistics), hashes)
+        observed = _statistics_path(checkpoint, wish, work)
+        made = work / f"output-{plan.sha256()[:16]}-{observed.stem[-16:]}"
+        if not (made / MANIFEST).exists():
+            _write(plan, sources, made, observed, workers, progress)
         report = verbs.measure(
             made, checkpoint, wish.measuring, work=work, workers=workers, progress=progress
         )
         _finish(made, out, work)
     return report
+
+
+def _write(
+    plan: Plan,
+    sources: Sources,
+    made: Path,
+    observed: Path,
+    workers: int | None,
+    progress: verbs.Progress,
+) -> None:
+    """All files of the plan, the statistics behind it (`observed`), and the manifest last."""
+    made.mkdir(exist_ok=True)
+    hashes = write_output(
+        plan,
+        sources,
+        made,
+        threads=workers or os.cpu_count() or 1,
+        progress=lambda form, done, total: progress(f"write {form}", done, total, "bytes"),
+    )
+    shutil.copyfile(observed, made / STATISTICS)
+    sync_all(made)
+    write_manifest(made, verbs.facts(plan, sources.statistics), hashes)
 
 
 def _with_corpus(calibration: verbs.Calibration, model: str | Path) -> verbs.Calibration:
@@ -143,18 +160,17 @@ def _work_folder(out: Path) -> Iterator[Path]:
         ) from None
     try:
         yield work
+    except OSError as error:
+        raise WriteError(f"cannot make {out}: {error.filename}: {error.strerror}") from None
     finally:
         os.close(descriptor)
 
 
 def _finish(made: Path, out: Path, work: Path) -> None:
     """Sync all files to disk, put the result in its place, remove the work folder."""
-    for path in [*made.rglob("*"), made]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for leftover in made.glob(".*.partial"):
+        leftover.unlink()
+    sync_all(made)
     if os.path.lexists(out):
         raise OutputError(f"{out} appeared while it was being made; the result lies in {made}")
     made.rename(out)

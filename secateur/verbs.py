@@ -93,7 +93,8 @@ def calibrate(
 ) -> Statistics:
     """Observe a model on a corpus and write the statistics to `out`.
 
-    `tell` is told what the run will cost before it starts. Raises CorpusError, CheckpointError, NumericError (see calibration.calibrate).
+    `tell` is told what the run will cost before it starts. Raises CorpusError, CheckpointError,
+    NumericError (see calibration.calibrate).
     """
     from secateur.calibration.calibrate import calibrate as run
     from secateur.calibration.calibrate import cost_of

@@ -17,6 +17,7 @@ The file is safetensors with one JSON document in its metadata:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from secateur.calibration import exact
-from secateur.errors import StatisticsError
+from secateur.errors import StatisticsError, WriteError
 
 FIELDS = (
     "gate",
@@ -125,12 +126,23 @@ class Statistics:
 
 
 def save(statistics: Statistics, path: Path) -> None:
-    """Write to a file that is complete or absent; same statistics, same bytes."""
+    """Write to a file that is complete or as it was; same statistics, same bytes.
+
+    Raises WriteError when the disk refuses.
+    """
     text = json.dumps(statistics.header(), sort_keys=True, ensure_ascii=False)
-    aside = path.with_name(path.name + ".partial")
+    aside = path.with_name(f".{path.name}.partial")
     arrays = {name: np.ascontiguousarray(statistics.arrays[name]) for name in statistics.arrays}
-    save_file(arrays, aside, metadata={"secateur": text})
-    aside.replace(path)
+    try:
+        save_file(arrays, aside, metadata={"secateur": text})
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WriteError(f"cannot write {path}: {reason}") from None
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Statistics:

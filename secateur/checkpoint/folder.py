@@ -35,7 +35,7 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     lock = _claim(path, aside)
     try:
         yield aside
-        _sync(aside)
+        sync_all(aside)
         _refuse(path)
         aside.rename(path)
         _sync_one(path.parent)
@@ -49,6 +49,46 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(lock)
+
+
+def ready_for(path: Path) -> None:
+    """Check that the file `path` can be written, before the work for it begins.
+
+    Makes its folder. Raises OutputError when it is a folder, WriteError when it cannot be made.
+    """
+    path = Path(os.path.abspath(path))
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _cannot(path, error) from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is complete or as it was. Raises as `ready_for` does."""
+    ready_for(path)
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise _cannot(path, error) from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def sync_all(folder: Path) -> None:
+    """Sync every file and folder below `folder`, and itself, to disk."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            _sync_one(Path(parent) / name)
+        _sync_one(Path(parent))
 
 
 def _refuse(path: Path) -> None:
@@ -81,13 +121,6 @@ def _lock(path: Path, folder: Path) -> int:
             "or name another output folder"
         ) from None
     return descriptor
-
-
-def _sync(folder: Path) -> None:
-    for parent, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            _sync_one(Path(parent) / name)
-        _sync_one(Path(parent))
 
 
 def _sync_one(path: Path) -> None:

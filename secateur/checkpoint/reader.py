@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,12 @@ class Checkpoint:
     family: Family = field(repr=False)
     specs: Mapping[str, TensorSpec] = field(repr=False)
     places: Mapping[str, Place] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """What it is called where others read it: the hub id, or its folder's name, no path."""
+        local = Path(self.source) == self.path
+        return Path(os.path.abspath(self.path)).name if local else self.source
 
     @property
     def layers(self) -> int:
@@ -89,7 +96,7 @@ class Checkpoint:
     def facts(self) -> dict[str, Any]:
         """What statistics and plans remember of a checkpoint, to recognise it again."""
         return {
-            "source": self.source,
+            "source": self.name,
             "revision": self.revision,
             "identity": self.identity(),
             "family": self.family.name,

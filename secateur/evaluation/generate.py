@@ -283,7 +283,7 @@ def _provenance(
 
     return {
         **prompts.provenance,
-        "model": checkpoint.source,
+        "model": checkpoint.name,
         "revision": checkpoint.revision,
         "original": checkpoint.identity(),
         "generation": asdict(settings),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint
-from secateur.errors import PlanError, StatisticsError
+from secateur.errors import PlanError, StatisticsError, WriteError
 from secateur.formats.imatrix import write_imatrix
 from secateur.output.checkpoint import write_beside, write_checkpoint
 from secateur.output.gguf import write_gguf_form
 from secateur.output.importance import importance_matrix
-from secateur.planning.plan import SAFETENSORS, Plan, compare, to_json
+from secateur.planning.plan import SAFETENSORS, Plan, compare, published, to_json
 from secateur.planning.resolve import planned_gguf, resolve_again
 
 PLAN = "plan.json"
@@ -83,12 +84,14 @@ def write_output(
     """Write all files of a checked plan into `folder`; returns file -> sha256 where known.
 
     A GGUF file that is there already with its planned size was finished by an interrupted run
-    (files appear only when they are whole) and is kept. Peak memory: a few MiB of buffers, or
-    one slab for GGUF.
+    (these appear only when they are whole) and is kept; all else in `folder` is removed. Raises
+    WriteError, before it starts, when the disk has not enough room. Peak memory: a few MiB of
+    buffers, or one slab for GGUF.
     """
     checkpoint = sources.checkpoint
+    _make_room(plan, folder)
     hashes = write_beside(plan, checkpoint, folder)
-    (folder / PLAN).write_text(to_json(plan), "utf-8")
+    (folder / PLAN).write_text(to_json(published(plan)), "utf-8")
     imatrix = None
     if plan.selection.get("imatrix") and sources.statistics is not None:
         imatrix = importance_matrix(sources.statistics, checkpoint.family, plan.keep)
@@ -100,8 +103,7 @@ def write_output(
         decided = planned_gguf(plan, form, checkpoint)
         if imatrix is not None and not (folder / IMATRIX).exists():
             write_imatrix(folder / IMATRIX, imatrix)
-        target = folder / decided.file
-        if not (target.exists() and target.stat().st_size == decided.nbytes):
+        if not (folder / decided.file).exists():
             write_gguf_form(
                 decided,
                 checkpoint,
@@ -112,6 +114,23 @@ def write_output(
                 progress=count,
             )
     return hashes
+
+
+def _make_room(plan: Plan, folder: Path) -> None:
+    """Remove what an interrupted run left half done, and check that the rest fits the disk."""
+    sizes = {name: n for form in plan.formats for name, n in plan.files[form].items()}
+    finished = {name: n for name, n in sizes.items() if name.endswith(".gguf")}
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif finished.get(path.name) != path.stat().st_size:
+            path.unlink()
+    needed = sum(n for name, n in sizes.items() if not (folder / name).exists())
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise WriteError(
+            f"{folder} has {free} bytes free, but the output takes {needed}: "
+            "make room or choose another disk"
+        )
 
 
 class _Counter:

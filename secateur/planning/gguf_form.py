@@ -130,7 +130,7 @@ def _action(checkpoint: Checkpoint, tensor: GgufTensor, pruned: bool) -> Action:
 
 
 def _model_name(checkpoint: Checkpoint, kept: int) -> str:
-    base = checkpoint.source.rstrip("/").rpartition("/")[2] or checkpoint.path.name
+    base = checkpoint.name.rpartition("/")[2]
     return base if kept == checkpoint.experts else f"{base}-{kept}e"
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,9 @@ planned type. generate: made from the config (rotary factors)."""
 
 SAFETENSORS = "safetensors"
 GGUF = "gguf-"
+
+PATH = "path"
+"""In a plan's `model`: the folder as the user named it, so that `apply` finds it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,13 @@ class Plan:
         return sum(self.files[form].values())
 
     def sha256(self) -> str:
-        """Over the plan's JSON."""
-        return hashlib.sha256(to_json(self).encode()).hexdigest()
+        """Over the JSON of the plan as it is published."""
+        return hashlib.sha256(to_json(published(self)).encode()).hexdigest()
+
+
+def published(plan: Plan) -> Plan:
+    """The plan without the path at which its model lies on this machine."""
+    return replace(plan, model={k: v for k, v in plan.model.items() if k != PATH})
 
 
 def to_json(plan: Plan) -> str:

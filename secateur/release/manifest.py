@@ -42,7 +42,7 @@ def write_manifest(
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name != MANIFEST:
+        if name != MANIFEST and not _unfinished(path):
             digest = (known or {}).get(name) or sha256_of(path)
             files[name] = {"bytes": path.stat().st_size, "sha256": digest}
     manifest = {
@@ -51,7 +51,7 @@ def write_manifest(
         "versions": versions(),
         "files": files,
     }
-    aside = folder / (MANIFEST + ".partial")
+    aside = folder / f".{MANIFEST}.partial"
     with aside.open("w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1, ensure_ascii=False)
         file.write("\n")
@@ -105,6 +105,11 @@ def verify(
         if name not in listed and name != MANIFEST:
             problems.append(Problem(name, "is not in the manifest"))
     return tuple(problems)
+
+
+def _unfinished(path: Path) -> bool:
+    """Written aside by a process that was killed before it could rename it."""
+    return path.name.startswith(".") and path.suffix == ".partial"
 
 
 def sha256_of(path: Path) -> str:

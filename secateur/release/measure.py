@@ -48,7 +48,7 @@ def measure_output(
 
     In an output of ours the report is written and the manifest brought up to date.
     """
-    answers = answers_for(original, wish, folder, progress)
+    answers = answers_for(original, wish, folder, threads, progress)
     teacher = teacher_for(
         CheckpointWeights(original),
         original.identity(),
@@ -61,7 +61,7 @@ def measure_output(
         _measured(path, original, answers, teacher, threads, progress) for path in artefacts_of(out)
     )
     report = Report(
-        original=original.source,
+        original=original.name,
         made={},
         sizes={},
         answers=_measured_on(answers, teacher),
@@ -86,7 +86,7 @@ def artefacts_of(out: Path) -> list[Path]:
 
 
 def answers_for(
-    original: Checkpoint, wish: Measuring, folder: Path, progress: Progress
+    original: Checkpoint, wish: Measuring, folder: Path, threads: int, progress: Progress
 ) -> AnswerSet:
     """The original's answers: given, kept in `folder` from an earlier run, or generated now."""
     tokenizer = load_tokenizer(original.path)
@@ -109,6 +109,7 @@ def answers_for(
         asked,
         path,
         stop_ids=stop_tokens(original, tokenizer),
+        workers=threads,
         progress=lambda done, total, unit: progress("answers", done, total, unit),
     )
 
