@@ -14,6 +14,7 @@ import json
 import platform
 import time
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ BATCH = 16  # documents of similar length in one padded batch
 
 @dataclass
 class Document:
-    """Token ids, the index where the answer begins (0 for raw text), and which half it is in."""
+    """Token ids, where the answer begins (0 for raw text), its half, and bytes of raw text."""
 
     domain: str
     ids: list[int]
     answer: int
     half: int
+    size: int = 0
 
 
 @dataclass
@@ -87,10 +89,9 @@ def read(model: Path, tokenizer: Any, names: tuple[str, ...]) -> list[Document]:
             record = json.loads(line)
             half = len(documents) % 2
             if "text" in record:
-                ids = tokenizer(f"<bos>{record['text']}<eos>", add_special_tokens=False)[
-                    "input_ids"
-                ]
-                documents.append(Document(record["domain"], ids, 0, half))
+                text = record["text"]
+                ids = tokenizer(f"<bos>{text}<eos>", add_special_tokens=False)["input_ids"]
+                documents.append(Document(record["domain"], ids, 0, half, len(text.encode())))
                 continue
             options = {"tools": record.get("tools"), "tokenize": False}
             before = tokenizer.apply_chat_template(record["messages"][:-1], **options)
@@ -156,6 +157,22 @@ def correlations(scores: dict[str, np.ndarray]) -> dict[str, Any]:
     return {"within": within, "between": between}
 
 
+def measure(model: Any, documents: dict[str, list[Document]], observer: Observer) -> dict[str, Any]:
+    """One domain's perplexities of the test set; the observer sees the other sets too."""
+    rng = np.random.default_rng(0)
+    nats = losses(model, documents["test"], observer)
+    pairs = list(zip(nats, documents["test"], strict=True))
+    raw = [n for n, d in pairs if not d.answer]
+    bits = float(sum(part.sum() for part in raw)) / float(np.log(2))
+    per_byte = round(bits / sum(d.size for _, d in pairs), 3)
+    losses(model, documents["others"], observer)
+    return {
+        "all": perplexity(nats, rng),
+        "raw text": perplexity(raw, rng) | {"bits_per_byte": per_byte},
+        "answers": perplexity([n[d.answer - 1 :] for n, d in pairs if d.answer], rng),
+    }
+
+
 def main() -> None:
     """Measure and write the JSON file."""
     parser = argparse.ArgumentParser(
@@ -171,42 +188,30 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model: Any = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     model.eval()
-    shape = model.config
+    sets = {"test": ("test",), "others": ("calibration", "selection")}
+    read_sets = {key: read(args.model, tokenizer, names) for key, names in sets.items()}
     held: dict[str, Any] = {}
     loads: dict[str, Any] = {}
     scores: dict[str, np.ndarray] = {}
-    rng = np.random.default_rng(0)
-    test, all_sets = (
-        read(args.model, tokenizer, ("test",)),
-        read(args.model, tokenizer, ("calibration", "selection")),
-    )
     for domain in DOMAINS:
-        observer = Observer(shape.num_hidden_layers, shape.num_experts)
+        observer = Observer(model.config.num_hidden_layers, model.config.num_experts)
         ALL_EXPERTS_FUNCTIONS.register("gemmule_observed", observer)
         model.set_experts_implementation("gemmule_observed")
-        documents = [d for d in test if d.domain == domain]
-        nats = losses(model, documents, observer)
-        answers = [n[d.answer - 1 :] for n, d in zip(nats, documents, strict=True) if d.answer]
-        raw = [n for n, d in zip(nats, documents, strict=True) if not d.answer]
-        held[domain] = {
-            "all": perplexity(nats, rng),
-            "raw text": perplexity(raw, rng),
-            "answers": perplexity(answers, rng),
-        }
-        losses(model, [d for d in all_sets if d.domain == domain], observer)
+        mine = {key: [d for d in found if d.domain == domain] for key, found in read_sets.items()}
+        held[domain] = measure(model, mine, observer)
         total = observer.count.sum(1)
         loads[domain] = (total / total.sum(1, keepdims=True)).round(4).tolist()
         scores[domain] = observer.reap()
         print(domain, held[domain]["all"], f"{time.time() - began:.0f} s", flush=True)
-    table = np.array([loads[d] for d in DOMAINS])
     report = {
         "what": "perplexity per token of the test set; expert load (shares of a layer); "
         "REAP rank correlation",
         "machine": f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, float32 from bf16 weights",
+        "weights_sha256": sha256((args.model / "model.safetensors").read_bytes()).hexdigest(),
         "held_out": held,
         "reap_spearman": correlations(scores),
-        "least_load_of_any_expert": float(table.mean(0).min()),
+        "least_load_of_any_expert": float(np.mean(list(loads.values()), 0).min()),
         "expert_load": loads,
         "seconds": round(time.time() - began),
     }

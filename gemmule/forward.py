@@ -1,7 +1,7 @@
 """A training forward of Gemma 4's MoE text model that is several times faster on a CPU.
 
 It reads the parameters of the transformers module, whose own forward stays the reference (the two
-agree to rounding, see `check` in train.py), and differs in how the work is arranged:
+agree to rounding, as tests/test_gemmule.py shows), and differs in how the work is arranged:
 token-expert pairs are sorted by expert once and every expert multiplies one contiguous slice;
 sliding layers attend in blocks of the window; the loss keeps neither logits nor probabilities.
 """

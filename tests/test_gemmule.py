@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +177,26 @@ def test_every_expert_is_used(model: Any, tokenizer: Any) -> None:
     for hook in hooks:
         hook.remove()
     assert min(counts.min() for counts in used) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the training forward compiles kernels")
+def test_the_training_forward_is_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER.parents[1] / "gemmule"))
+    monkeypatch.delitem(sys.modules, "forward", raising=False)
+    loss: Any = importlib.import_module("forward").loss
+
+    fresh = load(FOLDER)
+    names, params = zip(*fresh.named_parameters(), strict=True)
+    scalars = torch.stack([layer.layer_scalar[0] for layer in fresh.model.layers])
+    ids = torch.randint(500, 4096, (2, 385), generator=torch.Generator().manual_seed(0))
+    mine, _, load_of = loss(fresh, ids, scalars)
+    theirs = torch.nn.functional.cross_entropy(
+        fresh(ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten()
+    )
+    assert load_of.sum() == 6 * 4 * ids[:, 1:].numel()
+    assert torch.allclose(mine, theirs, rtol=1e-5)
+    pairs = zip(torch.autograd.grad(mine, params), torch.autograd.grad(theirs, params), strict=True)
+    for name, (one, two) in zip(names, pairs, strict=True):
+        assert (one - two).norm() <= 2e-3 * two.norm(), name
