@@ -350,6 +350,10 @@ def test_raw_documents_pass_as_they_are(
     assert found.answers[0].begin == 1
     assert text_of(tokenizer, found.answers[0].input_ids) == "<bos>plain words"
     assert raw_documents(asked).answers == found.answers[:1]
+    # Nothing to generate, so no weights and no memory.
+    only = PromptSet(asked.prompts[:1], asked.provenance)
+    path = tmp_path / "raw.jsonl"
+    assert generate_answers(model, only, path, stop_ids=frozenset(), memory=0).tokens == 11
 
 
 @contextmanager

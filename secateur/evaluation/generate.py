@@ -100,7 +100,6 @@ def generate_answers(
     """
     from transformers import GenerationConfig
 
-    check_memory(checkpoint, free_memory() if memory is None else memory)
     asked = [prompt for prompt in prompts.prompts if prompt.kind == "answers"]
     _check_lengths(checkpoint, asked, settings)
     provenance = _provenance(checkpoint, prompts, stop_ids, settings)
@@ -112,6 +111,7 @@ def generate_answers(
     pending = [batch for batch in _batches(asked, settings.batch_size) if batch[0].id not in found]
     progress(len(found), len(asked), "answers")
     if pending:
+        check_memory(checkpoint, free_memory() if memory is None else memory)
         work = partial(_answered, stop_ids=stop_ids, settings=settings)
         with whole_model(checkpoint) as model, _one_thread_each(workers) as pool:
             # The model's own defaults would be merged into ours.
