@@ -370,7 +370,12 @@ def test_a_model_too_large_is_refused_before_it_is_read(
     assert need == model.nbytes
     with pytest.raises(EngineError, match=rf"{need} bytes, but {need - 1} are free; let the"):
         generate_answers(
-            model, prompts, tmp_path / "a.jsonl", stop_ids=frozenset({1}), memory=need - 1
+            model,
+            prompts,
+            tmp_path / "a.jsonl",
+            stop_ids=frozenset({1}),
+            settings=Generation(max_new_tokens=8),
+            memory=need - 1,
         )
     with pytest.raises(InputError, match=r"prompt 'c2' has \d+ tokens .* context is 96"):
         answered(model, prompts, tmp_path / "a.jsonl", max_new_tokens=60)
