@@ -65,7 +65,7 @@ def shrink(
     with _work_folder(out) as work:
         statistics = _statistics(checkpoint, wish, work, workers, progress)
         choice = choose(checkpoint, statistics, wish.pruning)
-        plan = make_plan(checkpoint, choice, wish.formats.names, has_imatrix=True)
+        plan = make_plan(checkpoint, choice, wish.formats.names, statistics)
         sources = Sources(checkpoint, statistics)
         check_plan(plan, sources)
         observed = _statistics_path(checkpoint, wish, work)

@@ -177,7 +177,7 @@ def plan(
     if loaded is not None:
         check_statistics(loaded, checkpoint)
     choice = choose(checkpoint, loaded, wish)
-    decided = make_plan(checkpoint, choice, formats.names, has_imatrix=loaded is not None)
+    decided = make_plan(checkpoint, choice, formats.names, loaded)
     return replace(decided, model={**decided.model, PATH: checkpoint.source})
 
 

@@ -14,12 +14,11 @@ from secateur.errors import PlanError, StatisticsError, WriteError
 from secateur.formats.imatrix import write_imatrix
 from secateur.output.checkpoint import write_beside, write_checkpoint
 from secateur.output.gguf import write_gguf_form
-from secateur.output.importance import importance_matrix
-from secateur.planning.plan import SAFETENSORS, Plan, compare, published, to_json
+from secateur.planning import importance
+from secateur.planning.plan import IMATRIX, SAFETENSORS, Plan, compare, published, to_json
 from secateur.planning.resolve import planned_gguf, resolve_again
 
 PLAN = "plan.json"
-IMATRIX = "imatrix.gguf"
 
 Progress = Callable[[str, int, int], None]
 """Called with (format, bytes written, bytes in all)."""
@@ -42,7 +41,7 @@ def check_plan(plan: Plan, sources: Sources) -> None:
     check_model(plan.model, sources.checkpoint)
     if sources.statistics is not None:
         check_statistics(sources.statistics, sources.checkpoint)
-    elif plan.selection.get("imatrix") and any(f != SAFETENSORS for f in plan.formats):
+    elif plan.selection.get(IMATRIX) and any(f != SAFETENSORS for f in plan.formats):
         raise PlanError(
             "the plan quantizes with an importance matrix, which is made from the statistics: "
             "name them with --stats"
@@ -93,16 +92,16 @@ def write_output(
     hashes = write_beside(plan, checkpoint, folder)
     (folder / PLAN).write_text(to_json(published(plan)), "utf-8")
     imatrix = None
-    if plan.selection.get("imatrix") and sources.statistics is not None:
-        imatrix = importance_matrix(sources.statistics, checkpoint.family, plan.keep)
+    if plan.selection.get(IMATRIX) and sources.statistics is not None:
+        imatrix = importance.importance_matrix(sources.statistics, checkpoint.family, plan.keep)
     for form in plan.formats:
         count = _Counter(form, plan.file_bytes(form), progress)
         if form == SAFETENSORS:
             hashes.update(write_checkpoint(plan, checkpoint, folder, count))
             continue
         decided = planned_gguf(plan, form, checkpoint)
-        if imatrix is not None and not (folder / IMATRIX).exists():
-            write_imatrix(folder / IMATRIX, imatrix)
+        if imatrix is not None and not (folder / importance.FILE).exists():
+            write_imatrix(folder / importance.FILE, imatrix)
         if not (folder / decided.file).exists():
             write_gguf_form(
                 decided,

@@ -14,12 +14,13 @@ from typing import Any
 
 from secateur.checkpoint.config import with_experts
 from secateur.checkpoint.reader import Checkpoint
-from secateur.formats.gguf import Metadata, TensorInfo, file_bytes
+from secateur.formats.gguf import STRING, Metadata, TensorInfo, Value, file_bytes
 from secateur.formats.gguf_metadata import model_metadata, sampling_metadata
 from secateur.formats.gguf_rules import gguf_rules
 from secateur.formats.gguf_tensors import GgufTensor, gguf_tensors
 from secateur.formats.gguf_tokenizer import tokenizer_metadata
 from secateur.planning.experts import select_experts
+from secateur.planning.importance import Facts
 from secateur.planning.llama_mixes import FILE_TYPES, ModelTraits, file_type
 from secateur.planning.llama_types import TypeChoice, TypeRequest, choose_types
 from secateur.planning.plan import GGUF, Action, PlannedTensor
@@ -56,11 +57,12 @@ def gguf_form(
     keep: Keep,
     ftype: str,
     *,
-    has_imatrix: bool,
+    imatrix: Facts | None,
     chosen: Mapping[str, str] | None = None,
 ) -> GgufForm:
     """Decide the GGUF of file type `ftype` (llama-quantize's name) for the experts kept.
 
+    `imatrix` are the facts of the importance matrix it will be quantized with, None without one.
     `chosen` gives types by tensor name that take the place of the rules' (a hand-edited plan).
     Raises PlanError for an unknown file type, FamilyError for a family without a GGUF form,
     CheckpointError for a tokenizer or config that cannot be expressed.
@@ -72,7 +74,7 @@ def gguf_form(
     shapes = {tensor.name: tensor.shape for tensor in select_experts(checkpoint, keep)}
     tensors = gguf_tensors(checkpoint.family, config, shapes, _UNQUANTIZED)
     infos = [tensor.info for tensor in tensors]
-    request = TypeRequest(name, has_imatrix=has_imatrix)
+    request = TypeRequest(name, has_imatrix=imatrix is not None)
     choices = choose_types(infos, _traits(checkpoint, config, rules.quantize), request)
     if chosen is not None:
         choices = [_edited(choice, chosen) for choice in choices]
@@ -82,6 +84,10 @@ def gguf_form(
         **model_metadata(checkpoint.family, config, infos, model, FILE_TYPES[name].number),
         **sampling_metadata(checkpoint.path),
         **tokenizer_metadata(checkpoint.path, config, rules.tokenizer, rows),
+        **{
+            key: Value(STRING if isinstance(value, str) else "u32", value)
+            for key, value in (imatrix or {}).items()
+        },
     }
     return GgufForm(f"{model}-{name}.gguf", metadata, tensors, tuple(choices))
 

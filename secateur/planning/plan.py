@@ -31,6 +31,9 @@ planned type. generate: made from the config (rotary factors)."""
 SAFETENSORS = "safetensors"
 GGUF = "gguf-"
 
+IMATRIX = "imatrix"
+"""In a plan's `selection`: the facts of the importance matrix it quantizes with, or None."""
+
 PATH = "path"
 """In a plan's `model`: the folder as the user named it, so that `apply` finds it again."""
 

@@ -7,45 +7,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.writer import Layout, lay_out
 from secateur.errors import PlanError
 from secateur.planning.choose import Choice
 from secateur.planning.experts import select_experts
 from secateur.planning.gguf_form import GgufForm, gguf_form, plan_gguf
-from secateur.planning.plan import GGUF, SAFETENSORS, Plan, PlannedTensor
+from secateur.planning.importance import importance_facts
+from secateur.planning.plan import GGUF, IMATRIX, SAFETENSORS, Plan, PlannedTensor
 from secateur.planning.selection import Keep
 
 
 def make_plan(
-    checkpoint: Checkpoint, choice: Choice, formats: Sequence[str], *, has_imatrix: bool
+    checkpoint: Checkpoint,
+    choice: Choice,
+    formats: Sequence[str],
+    statistics: Statistics | None = None,
 ) -> Plan:
     """The plan for a choice of experts and formats (`safetensors`, `gguf-Q4_K_M`, ...).
 
-    `has_imatrix` tells whether an importance matrix will be there when it is applied: it changes
-    some of llama.cpp's types. Raises PlanError for an unknown format or none at all.
+    `statistics` are those that will give the importance matrix when the plan is applied: with one,
+    llama.cpp chooses some types differently. Raises PlanError for an unknown format or none at all.
     """
     if not formats:
         raise PlanError("the plan writes nothing: name a format with --to or a type with --types")
     tensors: list[PlannedTensor] = []
     files: dict[str, Mapping[str, int]] = {}
     notes = list(choice.notes)
+    imatrix = None
+    if statistics is not None and any(form != SAFETENSORS for form in formats):
+        imatrix = importance_facts(statistics, checkpoint.family, choice.keep)
     for form in dict.fromkeys(formats):
         if form == SAFETENSORS:
             planned, sizes = plan_safetensors(checkpoint, choice.keep)
         elif form.startswith(GGUF):
             ftype = form.removeprefix(GGUF)
-            decided = gguf_form(checkpoint, choice.keep, ftype, has_imatrix=has_imatrix)
+            decided = gguf_form(checkpoint, choice.keep, ftype, imatrix=imatrix)
             planned, sizes = plan_gguf(checkpoint, choice.keep, decided, ftype)
             form = planned[0].format  # the canonical name of an alias  # noqa: PLW2901
-            notes += _gguf_notes(form, planned, decided, has_imatrix)
+            notes += _gguf_notes(form, planned, decided, imatrix is not None)
         else:
             raise PlanError(
                 f"unknown format {form!r}: expected {SAFETENSORS!r} or {GGUF!r} and a file type"
             )
         tensors += planned
         files[form] = sizes
-    selection = {**choice.selection, "imatrix": has_imatrix}
+    selection = {**choice.selection, IMATRIX: imatrix}
     return Plan(
         checkpoint.facts(), selection, dict(choice.keep), tuple(tensors), files, tuple(notes)
     )
@@ -79,7 +87,7 @@ def planned_gguf(plan: Plan, form: str, checkpoint: Checkpoint) -> GgufForm:
         checkpoint,
         plan.keep,
         form.removeprefix(GGUF),
-        has_imatrix=bool(plan.selection.get("imatrix")),
+        imatrix=plan.selection.get(IMATRIX),
         chosen={tensor.name: tensor.type for tensor in plan.of(form)},
     )
 

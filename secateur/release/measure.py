@@ -24,12 +24,11 @@ from secateur.evaluation.prompts import given_answers, read_prompts
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.teacher import Teacher, teacher_for
 from secateur.forward.weights import CheckpointWeights
+from secateur.planning import importance
 from secateur.planning.plan import read_plan
 from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
 from secateur.release.measuring import Measuring
 from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report, write_report
-
-IMATRIX = "imatrix.gguf"
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, total, unit)."""
@@ -79,7 +78,7 @@ def artefacts_of(out: Path) -> list[Path]:
     if out.suffix == ".gguf":
         return [out]
     found = [out] if any(out.glob("model*.safetensors")) else []
-    found += sorted(path for path in out.glob("*.gguf") if path.name != IMATRIX)
+    found += sorted(path for path in out.glob("*.gguf") if path.name != importance.FILE)
     if not found:
         raise OutputError(f"{out} holds neither a checkpoint nor a GGUF file: nothing to measure")
     return found

@@ -6,12 +6,28 @@ GGUF tensor name. Which names a parameter has there is in the family's rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.families import Family
-from secateur.formats.imatrix import Imatrix, ImatrixEntry, select_experts
+from secateur.formats.imatrix import Imatrix, ImatrixEntry, quantize_metadata, select_experts
 from secateur.planning.selection import Keep
+
+FILE = "imatrix.gguf"
+"""Its name in an output."""
+
+Facts = Mapping[str, str | int]
+"""What a GGUF says of the matrix it was quantized with: llama.cpp's quantize.imatrix.* keys."""
+
+
+def importance_facts(statistics: Statistics, family: Family, keep: Keep) -> Facts:
+    """The facts of the matrix that `importance_matrix` makes; what plans remember of it."""
+    metadata = quantize_metadata(importance_matrix(statistics, family, keep), FILE)
+    return {
+        key: value.value for key, value in metadata.items() if isinstance(value.value, str | int)
+    }
 
 
 def importance_matrix(statistics: Statistics, family: Family, keep: Keep) -> Imatrix:
