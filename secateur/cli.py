@@ -398,11 +398,15 @@ def _formats(to: str | None, types: str | None) -> Any:
     from secateur.verbs import Formats
 
     names = tuple(name.strip() for name in (types or "").split(",") if name.strip())
-    wanted = {word.strip() for word in (to or "safetensors").split(",")}
+    wanted = {word.strip() for word in ("safetensors" if to is None else to).split(",")}
     if odd := sorted(wanted - {"safetensors", "gguf"}):
         raise typer.BadParameter(f"unknown format {odd[0]!r}: safetensors, gguf", param_hint="--to")
     if "gguf" in wanted and not names:
         raise typer.BadParameter("a GGUF needs a file type: --types Q4_K_M", param_hint="--to")
+    if to is not None and names and "gguf" not in wanted:
+        raise typer.BadParameter(
+            "--types are for GGUF: add gguf, or leave them out", param_hint="--to"
+        )
     return Formats("safetensors" in wanted, names)
 
 

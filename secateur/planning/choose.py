@@ -84,6 +84,8 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning)
     """
     limits = constraints_of(checkpoint, wish, statistics)
     if wish.drop_map is not None:
+        if wish.experts is not None or wish.drop is not None:
+            raise PlanError("--drop-map says it all: leave --experts and --drop out")
         keep = read_drop_map(wish.drop_map, checkpoint.experts, checkpoint.moe_layers)
         return Choice(keep, {"drop_map": wish.drop_map.name}, _notes(checkpoint, keep))
     count = kept_count(checkpoint.experts, keep=wish.experts, drop=wish.drop)

@@ -107,9 +107,7 @@ def to_json(plan: Plan) -> str:
         "model": dict(plan.model),
         "selection": dict(plan.selection),
         "notes": list(plan.notes),
-        "experts": plan.experts,
-        "tensor_bytes": {form: plan.tensor_bytes(form) for form in plan.formats},
-        "file_bytes": {form: plan.file_bytes(form) for form in plan.formats},
+        **_sums(plan),
         "files": {form: dict(files) for form, files in plan.files.items()},
     }
     head = json.dumps(whole, indent=1, ensure_ascii=False)[:-2]
@@ -124,7 +122,7 @@ def from_json(text: str, where: object = "the plan") -> Plan:
     """Read a plan, hand-edited or not. Raises PlanError when it is not one."""
     try:
         data = json.loads(text)
-        return Plan(
+        plan = Plan(
             model=dict(data["model"]),
             selection=dict(data["selection"]),
             keep={int(layer): tuple(map(int, kept)) for layer, kept in data["keep"].items()},
@@ -132,10 +130,20 @@ def from_json(text: str, where: object = "the plan") -> Plan:
             files={form: dict(files) for form, files in data["files"].items()},
             notes=tuple(data.get("notes", ())),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        told = {key: data[key] for key in ("experts", "tensor_bytes", "file_bytes")}
+        sums = _sums(plan)
+        plan.model["source"]
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise PlanError(
             f"{where} is no plan of secateur ({error!r}): make one with `secateur plan`"
         ) from None
+    for key, value in told.items():
+        if value != sums[key]:
+            raise PlanError(
+                f"{where} says {key} {_shown(value)}, but its rows make {_shown(sums[key])}: "
+                "correct it, or plan again"
+            )
+    return plan
 
 
 def read_plan(path: Path) -> Plan:
@@ -151,6 +159,10 @@ def compare(planned: Plan, resolved: Plan) -> None:
 
     Raises PlanError for the first tensor or file that differs, with what it has to be.
     """
+    if odd := sorted({tensor.format for tensor in planned.tensors} ^ set(planned.formats)):
+        raise PlanError(
+            f"the plan has tensors or files of format {odd[0]!r}, but not both: plan again"
+        )
     for form in sorted({*planned.formats, *resolved.formats}):
         if form not in resolved.files:
             raise PlanError(f"the plan has files for the unknown format {form!r}: remove them")
@@ -180,6 +192,15 @@ def _compare_tensor(mine: PlannedTensor, right: PlannedTensor) -> None:
                 f"{_shown(got)}, expected {_shown(expected)} for type {mine.type} and the experts "
                 "kept: correct it, or plan again"
             )
+
+
+def _sums(plan: Plan) -> dict[str, Any]:
+    """What a person wants to see first; it follows from the rest."""
+    return {
+        "experts": plan.experts,
+        "tensor_bytes": {form: plan.tensor_bytes(form) for form in plan.formats},
+        "file_bytes": {form: plan.file_bytes(form) for form in plan.formats},
+    }
 
 
 def _shown(value: Any) -> str:

@@ -41,7 +41,8 @@ def kept_count(experts: int, *, keep: int | None = None, drop: float | None = No
     """
     if (keep is None) == (drop is None):
         raise PlanError(
-            "say either how many experts stay (--experts N) or what share goes (--drop R)"
+            "say either how many experts stay (--experts N) or what share goes (--drop R; "
+            "0 keeps them all)"
         )
     if drop is not None:
         if not 0.0 <= drop < 1.0:
@@ -165,7 +166,9 @@ def read_drop_map(path: Path, experts: int, layers: Sequence[int]) -> dict[int, 
     try:
         data = json.loads(path.read_text("utf-8"))
         entries = {int(layer): entry for layer, entry in data["layers"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise PlanError(f"cannot read drop map {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(
             f"{path} is no drop map ({error!r}): expected "
             '{"layers": {"0": {"drop": [numbers]}, ...}}'

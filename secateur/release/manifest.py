@@ -65,14 +65,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an output. Raises OutputError when there is none, or it is damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        if not isinstance(manifest["files"], dict):
-            raise TypeError("files is no object")
+        for entry in manifest["files"].values():
+            _ = int(entry["bytes"]), str(entry["sha256"])
         return dict(manifest)
     except FileNotFoundError:
         raise OutputError(
             f"{folder} has no {MANIFEST}: it is no output of secateur, or an unfinished one"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(f"{folder / MANIFEST} is damaged ({error!r}): make it again") from None
 
 
