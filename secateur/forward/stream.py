@@ -102,7 +102,10 @@ class ForwardPass:
         self._record()
         return self
 
-    def __exit__(self, *details: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            # Else the pool would finish every queued micro-batch before it lets the error out.
+            self._pool.shutdown(cancel_futures=True)
         self._hidden = []
         self._calls = []
         self._stack.close()

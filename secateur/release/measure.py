@@ -19,8 +19,8 @@ from secateur.errors import CorpusError, OutputError
 from secateur.evaluation.answers import AnswerSet, load_answers
 from secateur.evaluation.decode import open_artefact
 from secateur.evaluation.divergence import score
-from secateur.evaluation.generate import generate_answers, stop_tokens
-from secateur.evaluation.prompts import given_answers, read_prompts
+from secateur.evaluation.generate import Generation, generate_answers, stop_tokens
+from secateur.evaluation.prompts import read_answers, read_prompts
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.teacher import Teacher, teacher_for
 from secateur.forward.weights import CheckpointWeights
@@ -29,6 +29,10 @@ from secateur.planning.plan import read_plan
 from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
 from secateur.release.measuring import Measuring
 from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report, write_report
+
+GENERATION = Generation(temperature=1.0)
+"""Answers are drawn from the model's own distribution, with a fixed seed: greedy ones of a small
+model run in circles, and lie where the model is surest (docs/log.md)."""
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, total, unit)."""
@@ -89,8 +93,9 @@ def answers_for(
 ) -> AnswerSet:
     """The original's answers: given, kept in `folder` from an earlier run, or generated now."""
     tokenizer = load_tokenizer(original.path)
+    vocabulary = original.family.number(original.config, "vocab")
     if wish.answers is not None:
-        return given_answers(wish.answers, tokenizer, per_domain=wish.per_domain)
+        return read_answers(wish.answers, tokenizer, vocabulary, per_domain=wish.per_domain)
     prompts = wish.prompts or original.path / "sets" / "test.jsonl"
     if not prompts.is_file():
         raise CorpusError(
@@ -98,16 +103,18 @@ def answers_for(
             "--prompts, or the original's answers with --answers"
         )
     asked = read_prompts(prompts, tokenizer, per_domain=wish.per_domain)
-    decides: list[Any] = [original.identity(), dict(asked.provenance), wish.per_domain]
+    decides: list[Any] = [original.identity(), dict(asked.provenance), wish.per_domain, GENERATION]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
     path = folder / f"answers-{key[:16]}.jsonl"
     if path.exists():
-        return load_answers(path, original.family.number(original.config, "vocab"))
+        return load_answers(path, vocabulary)
     return generate_answers(
         original,
         asked,
         path,
         stop_ids=stop_tokens(original, tokenizer),
+        settings=GENERATION,
+        workers=threads,
         workers=threads,
         progress=lambda done, total, unit: progress("answers", done, total, unit),
     )
@@ -144,6 +151,7 @@ def _measured_on(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
         "answers": kinds.count("answers"),
         "raw": kinds.count("raw"),
         "tokens": answers.tokens,
+        "finishes": answers.finishes,
         "sha256": answers.sha256,
         "top_k": int(teacher.top_ids.shape[1]),
         "provenance": dict(answers.provenance),
