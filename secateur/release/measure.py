@@ -115,7 +115,6 @@ def answers_for(
         stop_ids=stop_tokens(original, tokenizer),
         settings=GENERATION,
         workers=threads,
-        workers=threads,
         progress=lambda done, total, unit: progress("answers", done, total, unit),
     )
 
