@@ -403,7 +403,7 @@ def test_nan_stops_and_names_layer_expert_and_sample(broken: Checkpoint) -> None
 
 def test_skipped_tokens_are_counted_and_leave_no_trace(broken: Checkpoint, tiny: TINY) -> None:
     rows = corpus()
-    found = calibrate(broken, rows, reroute_tokens=32, skip_bad=True, workers=2)
+    found = calibrate(broken, rows, reroute_tokens=0, skip_bad=True, workers=2)
     sound = Reference(tiny("gemma4"), rows)
     # Layer 0 is as it was; in layer 1 the tokens of expert 3 are out, with all their experts.
     assert np.array_equal(found.count(0), sound.sums(0, lambda _: 1))

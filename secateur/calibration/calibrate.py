@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -21,13 +20,13 @@ from secateur.calibration.observe import (
     LayerSums,
     distinct_samples,
     hook_layer,
-    reference_gates,
 )
 from secateur.calibration.reroute import LayerSample, solve_layer
 from secateur.calibration.reroute import cost as reroute_cost
 from secateur.calibration.routing import routing_of
 from secateur.calibration.statistics import Array, Statistics
 from secateur.calibration.token_sample import Drawn, Seen, draw, join
+from secateur.checkpoint.families import Family
 from secateur.checkpoint.inspection import inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
@@ -157,12 +156,12 @@ def _observe_layer(
     def add(batch: MicroBatch) -> None:
         watcher = watchers.pop(batch.index)
         if experts is not None:
-            _add_experts(sums, watcher, f"{prefix}.{path}", forward)
+            _add_experts(sums, watcher, f"{prefix}.{path}", forward.family)
         if watcher.seen is not None:
             seen.append(watcher.seen)
         counted = int(watcher.counted.sum())
         for name, squares in watcher.linears.items():
-            sums.add_squares(name, squares.unsqueeze(0), [counted])
+            sums.add_squares(name, squares, [counted])
 
     with hook_layer(module, prefix, forward.family, layer):
         forward.run(module, layer, watch, add)
@@ -216,15 +215,13 @@ def _solve(
     }
 
 
-def _add_experts(sums: LayerSums, watcher: BatchWatcher, path: str, forward: ForwardPass) -> None:
+def _add_experts(sums: LayerSums, watcher: BatchWatcher, path: str, family: Family) -> None:
     if watcher.scores is None:
         raise FamilyError(
-            f"the router of {path!r} was never called as {forward.family.router.module!r}: "
-            f"mend [router] in checkpoint/families/{forward.family.name}.toml"
+            f"the router of {path!r} was never called as {family.router.module!r}: "
+            f"mend [router] in checkpoint/families/{family.name}.toml"
         )
-    gates = reference_gates(watcher.scores, watcher.experts)
-    sums.add(watcher, gates, forward.skip_bad)
-    kept = watcher.experts[watcher.counted].reshape(-1)
-    behind = torch.bincount(kept, minlength=watcher.outer_squares.shape[0]).tolist()
-    sums.add_squares(f"{path}.gate_up_proj", watcher.outer_squares, behind)
-    sums.add_squares(f"{path}.down_proj", watcher.inner_squares, behind)
+    sums.add(watcher)
+    sums.add_squares(f"{path}.gate_up_proj", watcher.outer_squares, watcher.tokens)
+    if watcher.inner_squares.numel():
+        sums.add_squares(f"{path}.down_proj", watcher.inner_squares, watcher.tokens)

@@ -8,14 +8,14 @@ result does not depend on workers or shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from secateur.calibration import exact
@@ -28,11 +28,26 @@ from secateur.forward.batches import MicroBatch
 from secateur.forward.experts import WATCHER, ExpertPairs, is_experts
 
 
+class Work(NamedTuple):
+    """The pairs of token and expert of a layer on a micro-batch, ascending by expert, token.
+
+    All [P]: the token's place, the expert, its gate, the output's norm and largest absolute
+    element, the reference's gate.
+    """
+
+    token: NDArray[np.int64]
+    expert: NDArray[np.int64]
+    gate: NDArray[np.float64]
+    norm: NDArray[np.float64]
+    largest: NDArray[np.float64]
+    reference: NDArray[np.float64]
+
+
 class BatchWatcher:
     """Notes what the experts of one layer do on one micro-batch (T tokens, K choices, E experts).
 
-    Not a sum yet: per token and choice it keeps the output's norm and largest element, and per
-    expert the squared inputs. `LayerSums.add` turns them into sums.
+    Not a sum yet: per pair of token and expert it keeps the output's norm and largest element,
+    and per expert the squared inputs. `LayerSums.add` turns them into sums.
     """
 
     def __init__(
@@ -40,45 +55,70 @@ class BatchWatcher:
     ) -> None:
         self.batch = batch
         self.counted = counted.reshape(-1)
-        self._all = bool(self.counted.all())
-        self._number = experts
-        self._drawn = drawn
         self.seen: Seen | None = None
         self.scores: Tensor | None = None
-        self.experts = self.gates = self.norms = self.largest = torch.empty(0)
+        self.tokens = np.zeros(experts, np.int64)
         self.outer_squares = self.inner_squares = torch.empty(0)
         self.linears: dict[str, Tensor] = {}
+        self._weights = self.counted.float().unsqueeze(0)
+        self._drawn = drawn
         self._last: tuple[Tensor, Tensor] | None = None
+        self._experts = torch.empty(0)
+        self._places: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._squared_norms = self._squared_largest = torch.empty(0)
+        self._pairs = 0
 
     def chosen(self, hidden: Tensor, experts: Tensor, gates: Tensor) -> None:
-        self.experts, self.gates = experts, gates.float()
-        self.norms = torch.zeros(self.gates.shape)
-        self.largest = torch.zeros(self.gates.shape)
-        self.outer_squares = torch.zeros(self._number, hidden.shape[-1])
+        self._experts = experts
+        self._squared_norms = torch.empty(experts.numel())
+        self._squared_largest = torch.empty(experts.numel())
+        sent = torch.zeros(len(hidden), len(self.tokens)).scatter_(1, experts, 1.0)
+        self.outer_squares = self._summed(sent.mul_(self._weights.t()).t(), hidden)
         if self._drawn is not None and self.scores is not None:
-            self.seen = see(self._drawn, self.counted, hidden, self.scores, experts, self.gates)
+            self.seen = see(self._drawn, self.counted, hidden, self.scores, experts, gates.float())
 
     def pairs(self, pairs: ExpertPairs) -> None:
         if self.inner_squares.numel() == 0:
-            self.inner_squares = torch.zeros(self._number, pairs.inner.shape[-1])
-        norms = torch.linalg.vector_norm(pairs.outputs, dim=-1)
-        self.norms[pairs.token, pairs.slot] = norms
-        self.largest[pairs.token, pairs.slot] = pairs.outputs.abs().amax(-1)
-        inputs, inner = pairs.inputs, pairs.inner
-        if not bool(torch.isfinite(norms.sum())):
-            good = torch.isfinite(norms)
-            inputs, inner = inputs[good], inner[good]
-        self.outer_squares[pairs.expert] = inputs.square().sum(0)
-        self.inner_squares[pairs.expert] = inner.square().sum(0)
+            self.inner_squares = torch.zeros(len(self.tokens), pairs.inner.shape[-1])
+        number = len(pairs.token)
+        here = slice(self._pairs, self._pairs + number)
+        squares = pairs.outputs.square()
+        torch.sum(squares, -1, out=self._squared_norms[here])
+        torch.amax(squares, -1, out=self._squared_largest[here])
+        self.inner_squares[pairs.expert] = pairs.inner.square().sum(0)
+        self._places.append((pairs.token, pairs.slot, pairs.gate))
+        self.tokens[pairs.expert] = number
+        self._pairs += number
 
     def linear(self, path: str, inputs: Tensor) -> None:
         """Squared inputs of a dense linear; projections that share an input share the work."""
         if self._last is None or self._last[0] is not inputs:
-            flat = inputs.reshape(-1, inputs.shape[-1])
-            if not self._all and flat.shape[0] == self.counted.shape[0]:
-                flat = flat[self.counted]
-            self._last = (inputs, flat.float().square().sum(0))
+            flat = inputs.reshape(-1, inputs.shape[-1]).float()
+            self._last = (inputs, self._summed(self._weights, flat))
         self.linears[path] = self._last[1]
+
+    def work(self) -> Work:
+        """What the experts did, pair by pair."""
+        if not self._places:
+            return Work(*(np.zeros(0, np.int64),) * 2, *(np.zeros(0),) * 4)
+        token, slot, gate = (torch.cat(parts) for parts in zip(*self._places, strict=True))
+        assert self.scores is not None  # calibrate checks that the router was seen
+        reference = reference_gates(self.scores, self._experts)[token, slot]
+        return Work(
+            token.numpy(),
+            np.repeat(np.arange(len(self.tokens)), self.tokens),
+            gate.double().numpy(),
+            self._squared_norms[: self._pairs].sqrt().double().numpy(),
+            self._squared_largest[: self._pairs].sqrt().double().numpy(),
+            reference.double().numpy(),
+        )
+
+    def _summed(self, weights: Tensor, inputs: Tensor) -> Tensor:
+        """weights [M, T] @ inputs [T, N] squared; tokens that do not count may be NaN."""
+        sums = weights @ inputs.square()
+        if not bool(torch.isfinite(sums.sum())):
+            sums = weights[:, self.counted] @ inputs[self.counted].square()
+        return sums
 
 
 class LayerSums:
@@ -98,32 +138,26 @@ class LayerSums:
         self._squares: dict[str, exact.Limbs] = {}
         self._behind: dict[str, NDArray[np.int64]] = {}
 
-    def add(self, watcher: BatchWatcher, reference_gates: Tensor, skip_bad: bool) -> None:
-        """Add the experts' work on a micro-batch; `reference_gates` is float32 [T, K].
-
-        A NaN or infinite output raises NumericError, or its token is left out when `skip_bad`.
-        """
-        good = torch.isfinite(watcher.norms * watcher.gates).all(-1)
-        if not skip_bad and not bool(good[watcher.counted].all()):
-            raise self._bad_token(watcher, ~good & watcher.counted)
-        kept = watcher.counted & good
-        experts = watcher.experts[kept].numpy()
-        gates = watcher.gates[kept].double().numpy()
-        norms = watcher.norms[kept].double().numpy()
-        reference = reference_gates[kept].double().numpy()
-        category, sample = self._owners(watcher, kept)
-        flat = (category[:, None] * self._experts + experts).reshape(-1)
+    def add(self, watcher: BatchWatcher) -> None:
+        """Add the experts' work on a micro-batch. Raises NumericError for NaN and infinity."""
+        work = watcher.work()
+        finite = np.isfinite(work.gate * work.norm)
+        if not finite.all():
+            raise self._bad_token(watcher, work, np.flatnonzero(~finite))
+        category, sample = self._owners(watcher.batch)
+        flat = category[work.token] * self._experts + work.expert
         size = self._tokens.size
         self._tokens += np.bincount(flat, minlength=size).reshape(self._tokens.shape)
+        gates, norms, reference = work.gate, work.norm, work.reference
         fields = (gates, norms, gates * norms, norms * norms, reference, reference * norms)
-        sums = [np.bincount(flat, field.reshape(-1), minlength=size) for field in fields]
+        sums = [np.bincount(flat, field, minlength=size) for field in fields]
         self._sums = exact.add(self._sums, exact.limbs(np.reshape(sums, self._sums.shape[1:])))
-        largest = self._largest.reshape(-1)
-        np.maximum.at(largest, flat, watcher.largest[kept].numpy().reshape(-1))
+        np.maximum.at(self._largest.reshape(-1), flat, work.largest.astype(np.float32))
         weighted = np.rint(np.abs(gates * norms) / SAMPLE_UNIT).astype(np.int64)
-        np.add.at(self._samples, (self._owner[sample][:, None], experts), weighted)
+        rows = self._owner[sample[work.token]]
+        np.add.at(self._samples.reshape(-1), rows * self._experts + work.expert, weighted)
 
-    def add_squares(self, name: str, squares: Tensor, tokens: Sequence[int]) -> None:
+    def add_squares(self, name: str, squares: Tensor, tokens: ArrayLike) -> None:
         """Add squared inputs [M, N] of the matrices called `name`, seen by `tokens` [M]."""
         values = exact.limbs(squares.double().numpy())
         behind = np.asarray(tokens, np.int64)
@@ -146,29 +180,21 @@ class LayerSums:
             named[f"imatrix.{name}.tokens"] = self._behind[name]
         return named
 
-    def _owners(
-        self, watcher: BatchWatcher, kept: Tensor
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(category, sample) of every kept token of a micro-batch."""
-        length = watcher.batch.input_ids.shape[1]
-        categories, samples = [], []
-        for line in watcher.batch.lines:
-            row = self._corpus.rows[line.row]
-            categories.append(self._categories[row.category])
-            samples.append(row.samples[line.document])
-        where = kept.numpy()
-        return np.repeat(categories, length)[where], np.repeat(samples, length)[where]
+    def _owners(self, batch: MicroBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(category, sample) of every token of a micro-batch, filling included; int64 [T]."""
+        length = batch.input_ids.shape[1]
+        rows = [self._corpus.rows[line.row] for line in batch.lines]
+        categories = [self._categories[row.category] for row in rows]
+        samples = [row.samples[line.document] for row, line in zip(rows, batch.lines, strict=True)]
+        return np.repeat(categories, length), np.repeat(samples, length)
 
-    def _bad_token(self, watcher: BatchWatcher, bad: Tensor) -> NumericError:
-        token = int(bad.nonzero()[0])
-        products = watcher.norms[token] * watcher.gates[token]
-        expert = int(watcher.experts[token][~torch.isfinite(products)][0])
-        _, samples = self._owners(watcher, torch.ones_like(bad))
-        sample = self._corpus.samples[int(samples[token])]
+    def _bad_token(self, watcher: BatchWatcher, work: Work, bad: NDArray[np.int64]) -> NumericError:
+        first = bad[np.argmin(work.token[bad])]
+        sample = self._corpus.samples[int(self._owners(watcher.batch)[1][work.token[first]])]
         return NumericError(
-            f"layer {self._layer}, expert {expert} gave NaN or infinity for a token of sample "
-            f"{sample.sha256[:12]} ({sample.source}): mend the weights, or leave such tokens out "
-            "with --on-nan skip"
+            f"layer {self._layer}, expert {work.expert[first]} gave NaN or infinity for a token of "
+            f"sample {sample.sha256[:12]} ({sample.source}): mend the weights, or leave such "
+            "tokens out with --on-nan skip"
         )
 
 

@@ -38,7 +38,7 @@ class ExpertPairs(NamedTuple):
     inner: Tensor
     """float32 [n, I]: what its down projection saw."""
     outputs: Tensor
-    """float32 [n, H]: its output, before the gate."""
+    """float32 [n, H]: its output, before the gate; overwritten when the watcher returns."""
 
 
 class Watcher(Protocol):
@@ -135,7 +135,7 @@ def observed_experts(
         inner, outputs = run_expert(module, expert_weights(module, expert), inputs)
         if watcher is not None:
             watcher.pairs(ExpertPairs(expert, rows, slot[start:end], gate, inputs, inner, outputs))
-        total.index_add_(0, rows, outputs * gate.unsqueeze(-1))
+        total.index_add_(0, rows, outputs.mul_(gate.unsqueeze(-1)))
         start = end
     return total.to(hidden_states.dtype)
 

@@ -136,24 +136,40 @@ class ForwardPass:
 
         `watch` gives each micro-batch its watcher (called in the worker's thread); `done` is
         called in this thread, in the order of the micro-batches. When a token that counts
-        becomes NaN or infinite: NumericError, or with `skip_bad` it stops counting.
+        becomes NaN or infinite: NumericError, or with `skip_bad` it stops counting, and the
+        micro-batch is done again without it (with a new watcher).
         """
 
-        def step(batch: MicroBatch) -> MicroBatch:
-            token = WATCHER.set(watch(batch))
-            try:
-                with torch.inference_mode():
-                    call = self._call(batch, layer)
-                    output = module(self._hidden[batch.index], *call.args, **call.kwargs)
-                    output = output[0] if isinstance(output, tuple) else output
-                    self._hidden[batch.index].copy_(output)
-            finally:
-                WATCHER.reset(token)
-            return batch
+        def step(batch: MicroBatch) -> tuple[MicroBatch, Tensor]:
+            output = self._output(module, batch, layer, watch(batch))
+            broken = ~torch.isfinite(output.sum(-1))
+            bad = broken & self._counted[batch.index]
+            if self.skip_bad and bool(bad.any()):
+                self._counted[batch.index] &= ~bad
+                output = self._output(module, batch, layer, watch(batch))
+                output = output.masked_fill(broken.unsqueeze(-1), 0.0)
+            self._hidden[batch.index].copy_(output)
+            return batch, bad
 
-        for batch in self._pool.map(step, self.batches):
+        for batch, bad in self._pool.map(step, self.batches):
             done(batch)
-            self._check(batch, layer)
+            if not bool(bad.any()):
+                continue
+            if not self.skip_bad:
+                raise _bad_token(batch, layer, bad)
+            self.skipped += int(bad.sum())
+
+    def _output(
+        self, module: nn.Module, batch: MicroBatch, layer: int, watcher: Watcher | None
+    ) -> Tensor:
+        token = WATCHER.set(watcher)
+        try:
+            with torch.inference_mode():
+                call = self._call(batch, layer)
+                output = module(self._hidden[batch.index], *call.args, **call.kwargs)
+        finally:
+            WATCHER.reset(token)
+        return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
 
     def logits(self, batch: MicroBatch, where: Tensor) -> Tensor:
         """float32 [n, V]: logits at the flattened positions `where` (int64 [n]) of a micro-batch.
@@ -247,22 +263,15 @@ class ForwardPass:
             )
         return calls
 
-    def _check(self, batch: MicroBatch, layer: int) -> None:
-        hidden, counted = self._hidden[batch.index], self._counted[batch.index]
-        bad = ~torch.isfinite(hidden.sum(-1)) & counted
-        if not bool(bad.any()):
-            return
-        if not self.skip_bad:
-            number = int(bad.any(-1).nonzero()[0])
-            line = batch.lines[number]
-            raise NumericError(
-                f"layer {layer} gave NaN or infinity for row {line.row}, token "
-                f"{line.start + int(bad[number].nonzero()[0])}: "
-                "the checkpoint's weights or this row are damaged"
-            )
-        self.skipped += int(bad.sum())
-        counted &= ~bad
-        hidden[bad] = 0.0
+
+def _bad_token(batch: MicroBatch, layer: int, bad: Tensor) -> NumericError:
+    number = int(bad.any(-1).nonzero()[0])
+    line = batch.lines[number]
+    return NumericError(
+        f"layer {layer} gave NaN or infinity for row {line.row}, token "
+        f"{line.start + int(bad[number].nonzero()[0])}: "
+        "the checkpoint's weights or this row are damaged"
+    )
 
 
 @contextmanager
