@@ -9,6 +9,7 @@ import pytest
 from tiny_line import Line, Run, runner, save_line
 from tiny_models import save_tiny
 
+from secateur import Report
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 
 
@@ -40,6 +41,33 @@ def stats(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stats") / "stats.safetensors"
     calibrate(line.model, path, Calibration(str(line.corpus)), workers=1)
     return path
+
+
+@pytest.fixture(scope="session")
+def shrink_once(line: Line, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    """The whole line, run once."""
+    from secateur import Calibration, Formats, Measuring, Pruning, Wish, shrink
+
+    out = tmp_path_factory.mktemp("made") / "out"
+    wish = Wish(
+        Pruning(experts=6),
+        Formats(types=("Q8_0", "Q4_K_M")),
+        Calibration(str(line.corpus)),
+        Measuring(answers=line.answers),
+    )
+    return out, shrink(line.model, out, wish, workers=1)
+
+
+@pytest.fixture(scope="session")
+def made(shrink_once: tuple[Path, Report]) -> Path:
+    """What the whole line makes of `line` with 6 of 8 experts: read only."""
+    return shrink_once[0]
+
+
+@pytest.fixture(scope="session")
+def shrunk(shrink_once: tuple[Path, Report]) -> Report:
+    """The report of `made`."""
+    return shrink_once[1]
 
 
 @pytest.fixture

@@ -1,0 +1,219 @@
+"""The whole line: what comes out, that it is always the same, and that nothing can spoil it."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from killed_line import Killer, killer
+from tiny_line import Line, Run, files_of
+
+from secateur import Report, read_plan, verify
+
+TYPES = "Q8_0,Q4_K_M"
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Killer]:
+    with killer() as found:
+        yield found
+
+
+def argv(line: Line, out: Path, **options: object) -> list[object]:
+    """`shrink` on the tiny line, as one gives it to a shell."""
+    wish: dict[str, object] = {
+        "experts": 6, "types": TYPES, "corpus": line.corpus, "answers": line.answers,
+        "workers": 1, "out": out,
+    }  # fmt: skip
+    words: list[object] = ["shrink", line.model]
+    for name, value in (wish | options).items():
+        words += ["--" + name.replace("_", "-"), value]
+    return words
+
+
+def test_all_that_was_asked_for_is_there(made: Path) -> None:
+    expected = {
+        "LICENSE", "config.json", "expert_drop_metadata.json", "generation_config.json",
+        "imatrix.gguf", "manifest.json", "model.safetensors", "plan.json", "report.json",
+        "report.md", "statistics.safetensors", "tiny-moe-6e-Q4_K_M.gguf", "tiny-moe-6e-Q8_0.gguf",
+        "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert set(files_of(made)) == expected
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
+def test_every_weight_file_has_its_predicted_bytes(made: Path, shrunk: Report) -> None:
+    plan = read_plan(made / "plan.json")
+    for form in plan.formats:
+        for name, predicted in plan.files[form].items():
+            assert (made / name).stat().st_size == predicted
+        assert shrunk.sizes[form]["predicted"] == shrunk.sizes[form]["written"]
+    assert set(shrunk.sizes) == {"safetensors", "gguf-Q8_0", "gguf-Q4_K_M"}
+
+
+def test_the_manifest_is_right(made: Path) -> None:
+    assert verify(made) == ()
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert manifest["files"].keys() == files_of(made).keys() - {"manifest.json"}
+    assert manifest["plan_sha256"] == read_plan(made / "plan.json").sha256()
+    assert {"python", "torch", "transformers", "xllamacpp"} <= manifest["versions"].keys()
+    assert manifest["calibration"]["corpora"][0]["sha256"]
+
+
+def test_nothing_published_names_a_local_path(made: Path, line: Line) -> None:
+    folder = str(line.model.parent).encode()
+    for name, content in files_of(made).items():
+        assert folder not in content, name
+        assert str(made.parent).encode() not in content, name
+
+
+def test_the_same_wish_gives_the_same_bytes(
+    line: Line, made: Path, run: Run, tmp_path: Path
+) -> None:
+    ran = run(*argv(line, tmp_path / "out", workers=3))
+    assert ran.code == 0
+    assert files_of(tmp_path / "out") == files_of(made)
+
+
+def test_prompts_are_answered_by_the_original(line: Line, run: Run, tmp_path: Path) -> None:
+    """Twice, with other workers: answers are drawn, but always the same."""
+    words = argv(line, tmp_path / "out", types="Q8_0", per_domain=1)
+    at = words.index("--answers")
+    words[at : at + 2] = ["--prompts", line.prompts]
+    found = []
+    for workers in (1, 2):
+        words[words.index("--workers") + 1] = workers
+        words[words.index("--out") + 1] = tmp_path / f"out{workers}"
+        assert run(*words).code == 0
+        found.append(files_of(tmp_path / f"out{workers}"))
+    assert found[0] == found[1]
+    measured = json.loads(found[0]["report.json"])["answers"]
+    assert measured["answers"] == 2
+    assert measured["tokens"] > 0
+
+
+def test_killed_again_and_again_it_ends_the_same(
+    forks: Killer, line: Line, made: Path, tmp_path: Path
+) -> None:
+    """Each run is killed at a later change than the one before, and finds what that had done."""
+    out = tmp_path / "out"
+    cuts = 0
+    for at in (2, 4, 9, 14, 19, 12, 21, 0):
+        ended = forks.run(*argv(line, out), folder=tmp_path, at=at)
+        if ended.code == 0:
+            break
+        assert ended.code == -signal.SIGKILL, ended.err
+        assert not out.exists()
+        cuts += 1
+    assert cuts >= 4
+    assert files_of(out) == files_of(made)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.slow
+def test_killed_at_any_change_it_ends_the_same(
+    forks: Killer, line: Line, made: Path, tmp_path: Path
+) -> None:
+    at, done = 0, False
+    while not done:
+        at += 1
+        out = tmp_path / f"out{at}"
+        ended = forks.run(*argv(line, out), folder=tmp_path, at=at)
+        done = ended.code == 0
+        if not out.exists():
+            assert forks.run(*argv(line, out), folder=tmp_path).code == 0
+        assert files_of(out) == files_of(made), at
+    assert at > 40
+
+
+@pytest.mark.slow
+def test_killed_at_random_times_it_ends_the_same(line: Line, made: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+    import time
+
+    command = [sys.executable, "-m", "secateur.cli", *map(str, argv(line, tmp_path / "out"))]
+    draw = random.Random(0)
+    for _ in range(8):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(2, 9))
+        process.kill()
+        process.wait()
+        if (tmp_path / "out").exists():
+            break
+    if not (tmp_path / "out").exists():
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert files_of(tmp_path / "out") == files_of(made)
+
+
+def test_apply_killed_leaves_no_output_and_the_next_run_succeeds(
+    forks: Killer, line: Line, run: Run, tmp_path: Path
+) -> None:
+    plan, room = tmp_path / "plan.json", tmp_path / "room"
+    assert run("plan", line.model, experts=8, types="Q8_0", out=plan).code == 0
+    words = ["apply", plan, "--out", room / "out"]
+    for at in (3, 9, 14):
+        ended = forks.run(*words, folder=room, at=at)
+        assert ended.code == -signal.SIGKILL
+        assert not (room / "out").exists()
+    assert forks.run(*words, folder=room).code == 0
+    assert [path.name for path in room.iterdir()] == ["out"]
+    assert verify(room / "out") == ()
+
+
+@pytest.mark.parametrize("at", [2, 20])
+def test_ctrl_c_is_one_line_and_code_130(
+    at: int, forks: Killer, line: Line, made: Path, tmp_path: Path
+) -> None:
+    ended = forks.run(*argv(line, tmp_path / "out"), folder=tmp_path, at=at, signal=signal.SIGINT)
+    assert ended.code == 130
+    said = ended.err.splitlines()
+    assert [text for text in said if not text.startswith("calibrating on ")] == [
+        "secateur: interrupted"
+    ]
+    assert not (tmp_path / "out").exists()
+    if at > 2:
+        assert forks.run(*argv(line, tmp_path / "out"), folder=tmp_path).code == 0
+        assert files_of(tmp_path / "out") == files_of(made)
+
+
+def test_ctrl_c_in_apply_leaves_nothing(
+    forks: Killer, line: Line, run: Run, tmp_path: Path
+) -> None:
+    plan, room = tmp_path / "plan.json", tmp_path / "room"
+    assert run("plan", line.model, experts=8, out=plan).code == 0
+    words = ["apply", plan, "--out", room / "out"]
+    ended = forks.run(*words, folder=room, at=5, signal=signal.SIGINT)
+    assert (ended.code, ended.err) == (130, "secateur: interrupted\n")
+    assert list(room.iterdir()) == []
+
+
+def test_another_wish_in_the_same_place_takes_nothing_of_the_first(
+    forks: Killer, line: Line, made: Path, tmp_path: Path
+) -> None:
+    """An unfinished run on other rows, then the usual one: as if the first had never been."""
+    out = tmp_path / "out"
+    words = argv(line, out)
+    at = words.index("--corpus")
+    words[at : at + 2] = ["--rows", line.rows]
+    assert forks.run(*words, folder=tmp_path, at=30).code == -signal.SIGKILL
+    assert forks.run(*argv(line, out), folder=tmp_path).code == 0
+    assert files_of(out) == files_of(made)
+
+
+def test_two_runs_cannot_make_one_output(line: Line, run: Run, tmp_path: Path) -> None:
+    import fcntl
+    import os
+
+    work = tmp_path / "out.secateur-work"
+    work.mkdir()
+    held = os.open(work, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    ran = run(*argv(line, tmp_path / "out"))
+    os.close(held)
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1].startswith("secateur: another secateur process is making")
