@@ -12,9 +12,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from test_experts import Masked
-from tiny_models import EXPERTS, GROUPS, HIDDEN, TOP_K, VOCAB, load
+from tiny_models import EXPERTS, HIDDEN, TOP_K, VOCAB, load
 
-from secateur.calibration.branch_error import BranchError, Norm, branch_error, read_norm
+from secateur.calibration.branch_error import (
+    GRAMS_LIMIT,
+    BranchError,
+    branch_error,
+    most_tokens,
+    read_norm,
+)
 from secateur.calibration.reroute import LayerSample, Search, cost, solve_layer
 from secateur.calibration.routing import Routing, routing_of, scored
 from secateur.checkpoint.reader import Checkpoint
@@ -55,7 +61,7 @@ class Layer:
         finally:
             if self.bias is not None and saved is not None:
                 self.bias.copy_(saved)
-        return result.numpy().astype(np.float64)
+        return np.asarray(result.numpy(), np.float64)
 
     def error(self, workers: int = 1) -> BranchError:
         chosen = self.sample.experts.numpy()
@@ -211,6 +217,10 @@ def test_removal_is_solved_for_every_count(form: str, tiny: TINY) -> None:
             assert len(set(groups.tolist())) == 1
             expected = expected_errors(layer, removal.keep[kept])
             np.testing.assert_allclose(removal.per_category[kept], expected, rtol=1e-4, atol=2e-6)
+            by_score = removal.scores.reshape(layer.routing.groups, -1).argsort(-1).argsort(-1)
+            in_group = EXPERTS // layer.routing.groups
+            stay = by_score >= in_group - kept // layer.routing.groups
+            assert np.array_equal(removal.keep[kept], stay.reshape(-1))
     kept = EXPERTS // 2
     assert removals["pooled"].pooled[kept] <= removals["worst"].pooled[kept] + 1e-12
 
@@ -284,7 +294,8 @@ def test_an_unseen_experts_factor_must_be_given(tiny: TINY) -> None:
     lonely = replace(layer, sample=LayerSample(**few))
     with pytest.raises(NumericError, match="pass them as constants"):
         lonely.error()
-    scale = layer.router.per_expert_scale.detach().numpy().astype(np.float64)
+    router: Any = layer.router
+    scale = router.per_expert_scale.detach().numpy().astype(np.float64)
     replace(lonely, routing=replace(lonely.routing, constants=scale)).error()
 
 
@@ -307,5 +318,8 @@ def test_a_norm_that_adds_one_to_its_weight_is_refused() -> None:
 
 def test_cost_counts_experts_and_grams() -> None:
     assert cost(8, 10, 32, 16, gated=True, norm=False) == 10 * (8 * 6 * 32 * 16 + 2 * 64 * 32)
-    assert GROUPS * 2 <= EXPERTS
-    assert Norm(torch.ones(2), 1e-6).eps == 1e-6
+
+
+def test_the_largest_sample_fits_the_limit() -> None:
+    assert most_tokens(128, norm=True) == 6144
+    assert 4 * 256**2 * most_tokens(256, norm=False) <= GRAMS_LIMIT

@@ -31,6 +31,8 @@ from secateur.forward.experts import expert_weights, run_expert
 
 OUTPUTS_LIMIT = 192 << 20
 """Bytes of experts' outputs held at once."""
+GRAMS_LIMIT = 768 << 20
+"""Bytes of Gram matrices held at once."""
 _GRAM_TOKENS = 16
 """Tokens per Gram task: small, and fixed so that the bits do not depend on the workers."""
 _PAIRS = 1 << 16
@@ -109,6 +111,11 @@ class BranchError:
         return np.maximum(error, 0.0)
 
 
+def most_tokens(experts: int, *, norm: bool) -> int:
+    """The largest sample whose Gram matrices stay within GRAMS_LIMIT."""
+    return GRAMS_LIMIT // (4 * experts**2 * (2 if norm else 1))
+
+
 def read_norm(module: nn.Module | None) -> Norm | None:
     """Weight and eps of the RMSNorm behind the branch.
 
@@ -142,8 +149,8 @@ def branch_error(
 ) -> BranchError:
     """Run all experts on inputs float32 [S, H] and keep the Gram matrices; `chosen` [S, K].
 
-    Peak memory: 4 S E^2 bytes (8 with a norm), OUTPUTS_LIMIT, and one expert in float32 per
-    worker. The result does not depend on the number of workers.
+    Peak memory: 4 S E^2 bytes (8 with a norm; see `most_tokens`), OUTPUTS_LIMIT, and one expert
+    in float32 per worker. The result does not depend on the number of workers.
     """
     routing, scores = prepared
     tokens, hidden = inputs.shape

@@ -5,8 +5,11 @@ stratified sample of tokens it removes expert after expert, each time the one wh
 its tokens at their next-best experts, changes the MoE branch's output least (branch_error.py).
 The error is relative: 0 for the original, 1 for a branch that gives nothing.
 
-Deterministic: ties go to the lower expert number, sums have a fixed order, and the only threads
-run experts, whose results do not depend on their number.
+Greedy is enough: on gemmule no exchange of two experts improves its sets, and exchanges lead from
+random sets to the same ones (docs/log.md has this and what else was tried).
+
+Deterministic: of equals the lower expert number goes first, sums have a fixed order, and the only
+threads run experts, whose results do not depend on their number.
 
 Shapes: S tokens, E experts, K chosen, C categories, H hidden, I expert width.
 """
@@ -53,7 +56,8 @@ class Removal:
     """Which experts stay, for every count; row n is for n experts kept.
 
     Rows below the router's fewest are empty (`keep` False, errors NaN). With grouped experts only
-    rows whose n the groups divide are of use: groups shrink in turn.
+    rows whose n the groups divide are of use: groups shrink in turn. Row n is the n experts of
+    highest score (per group, n / G of each), so a constrained selection may go by the scores.
     """
 
     keep: NDArray[np.bool_]
