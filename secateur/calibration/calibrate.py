@@ -161,7 +161,7 @@ def _observe_layer(
             seen.append(watcher.seen)
         counted = int(watcher.counted.sum())
         for name, squares in watcher.linears.items():
-            sums.add_squares(name, squares, [counted])
+            sums.add_squares(name, squares[None], [counted])
 
     with hook_layer(module, prefix, forward.family, layer):
         forward.run(module, layer, watch, add)
@@ -223,5 +223,5 @@ def _add_experts(sums: LayerSums, watcher: BatchWatcher, path: str, family: Fami
         )
     sums.add(watcher)
     sums.add_squares(f"{path}.gate_up_proj", watcher.outer_squares, watcher.tokens)
-    if watcher.inner_squares.numel():
+    if watcher.inner_squares.size:
         sums.add_squares(f"{path}.down_proj", watcher.inner_squares, watcher.tokens)

@@ -8,9 +8,8 @@ result does not depend on workers or shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from secateur.calibration import exact
-from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Array, sample_key
+from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Array
 from secateur.calibration.token_sample import Drawn, Seen, see
 from secateur.checkpoint.families import Family
 from secateur.corpus.rows import Corpus
@@ -58,11 +57,11 @@ class BatchWatcher:
         self.seen: Seen | None = None
         self.scores: Tensor | None = None
         self.tokens = np.zeros(experts, np.int64)
-        self.outer_squares = self.inner_squares = torch.empty(0)
-        self.linears: dict[str, Tensor] = {}
-        self._weights = self.counted.float().unsqueeze(0)
+        self.outer_squares = self.inner_squares = np.empty(0)
+        self.linears: dict[str, NDArray[np.float64]] = {}
+        self._runs = _runs(self.counted)
         self._drawn = drawn
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, NDArray[np.float64]] | None = None
         self._experts = torch.empty(0)
         self._places: list[tuple[Tensor, Tensor, Tensor]] = []
         self._squared_norms = self._squared_largest = torch.empty(0)
@@ -73,19 +72,21 @@ class BatchWatcher:
         self._squared_norms = torch.empty(experts.numel())
         self._squared_largest = torch.empty(experts.numel())
         sent = torch.zeros(len(hidden), len(self.tokens)).scatter_(1, experts, 1.0)
-        self.outer_squares = self._summed(sent.mul_(self._weights.t()).t(), hidden)
+        # Tokens that do not count may be NaN, and zero times NaN is NaN.
+        squares = hidden.square().masked_fill_(~self.counted.unsqueeze(-1), 0.0)
+        self.outer_squares = (sent.t() @ squares).double().numpy()
         if self._drawn is not None and self.scores is not None:
             self.seen = see(self._drawn, self.counted, hidden, self.scores, experts, gates.float())
 
     def pairs(self, pairs: ExpertPairs) -> None:
-        if self.inner_squares.numel() == 0:
-            self.inner_squares = torch.zeros(len(self.tokens), pairs.inner.shape[-1])
+        if self.inner_squares.size == 0:
+            self.inner_squares = np.zeros((len(self.tokens), pairs.inner.shape[-1]))
         number = len(pairs.token)
         here = slice(self._pairs, self._pairs + number)
         squares = pairs.outputs.square()
         torch.sum(squares, -1, out=self._squared_norms[here])
         torch.amax(squares, -1, out=self._squared_largest[here])
-        self.inner_squares[pairs.expert] = pairs.inner.square().sum(0)
+        self.inner_squares[pairs.expert] = _squares(pairs.inner.numpy(), [slice(None)])
         self._places.append((pairs.token, pairs.slot, pairs.gate))
         self.tokens[pairs.expert] = number
         self._pairs += number
@@ -93,8 +94,8 @@ class BatchWatcher:
     def linear(self, path: str, inputs: Tensor) -> None:
         """Squared inputs of a dense linear; projections that share an input share the work."""
         if self._last is None or self._last[0] is not inputs:
-            flat = inputs.reshape(-1, inputs.shape[-1]).float()
-            self._last = (inputs, self._summed(self._weights, flat))
+            flat = inputs.reshape(-1, inputs.shape[-1]).float().numpy()
+            self._last = (inputs, _squares(flat, self._runs))
         self.linears[path] = self._last[1]
 
     def work(self) -> Work:
@@ -113,12 +114,22 @@ class BatchWatcher:
             reference.double().numpy(),
         )
 
-    def _summed(self, weights: Tensor, inputs: Tensor) -> Tensor:
-        """weights [M, T] @ inputs [T, N] squared; tokens that do not count may be NaN."""
-        sums = weights @ inputs.square()
-        if not bool(torch.isfinite(sums.sum())):
-            sums = weights[:, self.counted] @ inputs[self.counted].square()
-        return sums
+
+def _runs(counted: Tensor) -> list[slice]:
+    """The stretches of neighbouring tokens that count."""
+    edges = np.flatnonzero(np.diff(counted.numpy().astype(np.int8), prepend=0, append=0))
+    return [slice(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+
+
+def _squares(inputs: NDArray[np.float32], runs: Sequence[slice]) -> NDArray[np.float64]:
+    """float64 [N]: squares of inputs [T, N], summed over the tokens of the runs.
+
+    einsum squares and adds in one pass over memory, several times as fast as torch in two.
+    """
+    total = np.zeros(inputs.shape[-1])
+    for run in runs:
+        total += np.einsum("tn,tn->n", inputs[run], inputs[run])
+    return total
 
 
 class LayerSums:
@@ -157,9 +168,9 @@ class LayerSums:
         rows = self._owner[sample[work.token]]
         np.add.at(self._samples.reshape(-1), rows * self._experts + work.expert, weighted)
 
-    def add_squares(self, name: str, squares: Tensor, tokens: ArrayLike) -> None:
+    def add_squares(self, name: str, squares: NDArray[np.float64], tokens: ArrayLike) -> None:
         """Add squared inputs [M, N] of the matrices called `name`, seen by `tokens` [M]."""
-        values = exact.limbs(squares.double().numpy())
+        values = exact.limbs(squares)
         behind = np.asarray(tokens, np.int64)
         if name in self._squares:
             values = exact.add(self._squares[name], values)
@@ -244,8 +255,9 @@ def distinct_samples(corpus: Corpus) -> tuple[NDArray[np.int64], list[dict[str, 
     """
     described: dict[tuple[str, str], dict[str, Any]] = {}
     for sample in corpus.samples:
-        whole = asdict(sample)
-        entry = described.setdefault(sample_key(whole), {**whole, "tokens": 0})
+        key = (sample.sha256, sample.category)
+        named = {"source": sample.source, "category": sample.category, "sha256": sample.sha256}
+        entry = described.setdefault(key, {**named, "tokens": 0})
         entry["tokens"] += sample.tokens
         entry["source"] = min(entry["source"], sample.source)
     places = {key: place for place, key in enumerate(sorted(described))}
