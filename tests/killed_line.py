@@ -58,6 +58,13 @@ def killer() -> Iterator[Killer]:
 
 def _serve() -> None:
     import torch
+    import xllamacpp  # noqa: F401
+    from transformers import (  # noqa: F401
+        AutoModelForCausalLM,
+        Gemma4ForCausalLM,
+        GenerationConfig,
+        PreTrainedTokenizerFast,
+    )
 
     import secateur.calibration.calibrate
     import secateur.corpus.load
