@@ -1,0 +1,117 @@
+"""Criteria against a table small enough to do by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_statistics import MODEL
+
+from secateur.calibration import exact
+from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Statistics
+from secateur.errors import PlanError
+from secateur.planning.criteria import AGGREGATIONS, CRITERIA, Settings, score
+
+# Two categories, four experts; the last expert saw no token.
+TOKENS = [[2, 1, 4, 0], [2, 0, 4, 0]]
+SUMS = {
+    "gate": [[1.0, 0.5, 0.4, 0], [0.6, 0, 0.4, 0]],
+    "norm": [[6.0, 8.0, 4.0, 0], [2.0, 0, 4.0, 0]],
+    "gate_norm": [[3.0, 4.0, 0.4, 0], [1.0, 0, 1.2, 0]],
+    "squared_norm": [[20.0, 64.0, 4.0, 0], [4.0, 0, 4.0, 0]],
+    "reference_gate": [[2.0, 0.25, 1.0, 0], [2.0, 0, 1.0, 0]],
+    "reference_gate_norm": [[6.0, 2.0, 1.0, 0], [2.0, 0, 3.0, 0]],
+}
+LARGEST = [[3.0, 5.0, 1.0, 0], [7.0, 0, 1.0, 0]]
+SAMPLES = [[3.0, 2.0, 1.0, 0], [0.5, 2.5, 1.0, 0], [1.0, 0, 2.0, 0]]
+"""Two samples of the first category, one of the second."""
+
+
+def table() -> Statistics:
+    sums = np.array([SUMS[name] for name in FIELDS])
+    layer: dict[str, Any] = {
+        "tokens": np.array(TOKENS, np.int64),
+        "sums": exact.limbs(sums),
+        "largest": np.array(LARGEST, np.float32),
+        "samples": (np.array(SAMPLES) / SAMPLE_UNIT).astype(np.int64),
+    }
+    arrays = {f"layer.{n}.{name}": array for n in (2, 5) for name, array in layer.items()}
+    samples = tuple(
+        {"sha256": sha, "category": category, "source": "f", "tokens": 1}
+        for sha, category in (("a", "code"), ("b", "code"), ("c", "prose"))
+    )
+    return Statistics(
+        {**MODEL, "experts": 4}, ("code", "prose"), {"code": 5, "prose": 4}, 0, (), samples, arrays
+    )
+
+
+BY_HAND = {
+    "reap": [4.0 / 4, 4.0, 1.6 / 8, 0],
+    "frequency": [4, 1, 8, 0],
+    "ean_sum": [8, 8, 8, 0],
+    "ean_mean": [2, 8, 1, 0],
+    "weighted_ean_sum": [4, 4, 1.6, 0],
+    "weighted_frequency": [1.6, 0.5, 0.8, 0],
+    "max_activation": [7, 5, 1, 0],
+    "msan": [6, 64, 1, 0],
+}
+
+
+@pytest.mark.parametrize("criterion", BY_HAND)
+def test_a_criterion_equals_the_hand_count(criterion: str) -> None:
+    found = score(table(), criterion)
+    assert sorted(found) == [2, 5]
+    assert found[2] == pytest.approx(BY_HAND[criterion])
+
+
+def test_every_criterion_is_tested() -> None:
+    assert {*BY_HAND, "contribution", "random"} == set(CRITERIA)
+    assert set(AGGREGATIONS) == {"pooled", "mean-rank", "worst-category"}
+
+
+def test_the_reference_gate_changes_what_has_a_gate() -> None:
+    reference = Settings(gate="reference")
+    assert score(table(), "reap", reference)[2] == pytest.approx([2, 2, 0.5, 0])
+    assert score(table(), "weighted_frequency", reference)[2] == pytest.approx([4, 0.25, 2, 0])
+    assert score(table(), "ean_mean", reference)[2] == pytest.approx(BY_HAND["ean_mean"])
+
+
+def test_contribution_counts_the_samples_that_protect() -> None:
+    totals = np.array([4.5, 4.5, 4.0, 0])
+    one = score(table(), "contribution", Settings(protect=1))[2]
+    assert one == pytest.approx(np.array([1, 1, 1, 0]) + totals / 5.5)
+    two = score(table(), "contribution", Settings(protect=2))[2]
+    # The second of the third sample is expert 0; an expert that did nothing is never protected.
+    assert two == pytest.approx(np.array([2, 2, 2, 0]) + totals / 5.5)
+    all_of_them = score(table(), "contribution", Settings(protect=16))[2]
+    assert all_of_them == pytest.approx(np.array([3, 2, 3, 0]) + totals / 5.5)
+    with pytest.raises(PlanError, match="true gate only"):
+        score(table(), "contribution", Settings(gate="reference"))
+
+
+def test_random_is_seeded_and_differs_by_layer() -> None:
+    first, again = score(table(), "random"), score(table(), "random")
+    assert all(np.array_equal(first[layer], again[layer]) for layer in (2, 5))
+    assert sorted(first[2]) == [0, 1, 2, 3]
+    seeds = [score(table(), "random", Settings(seed=seed)) for seed in range(8)]
+    assert len({tuple(found[2]) for found in seeds}) > 1
+    assert any(not np.array_equal(found[2], found[5]) for found in seeds)
+
+
+def test_ranks_give_every_category_one_vote() -> None:
+    # ean_mean: code [3, 8, 1, 0] ranks 3 4 2 1; prose [1, 0, 1, 0] ranks 3.5 1.5 3.5 1.5.
+    found = score(table(), "ean_mean", aggregation="mean-rank")[2]
+    assert found == pytest.approx([3.25, 2.75, 2.75, 1.25])
+
+
+def test_worst_category_keeps_what_any_category_needs() -> None:
+    found = score(table(), "ean_mean", aggregation="worst-category")[2]
+    assert found == pytest.approx([3.5 + 3.25 / 5, 4 + 2.75 / 5, 3.5 + 2.75 / 5, 1.5 + 1.25 / 5])
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(PlanError, match="unknown criterion 'reep': choose one of reap, freq"):
+        score(table(), "reep")
+    with pytest.raises(PlanError, match="unknown aggregation 'mean': choose one of pooled, mean-"):
+        score(table(), "reap", aggregation="mean")
