@@ -106,7 +106,10 @@ def measurement_lines(report: Report) -> list[str]:
         f"({report.answers['tokens']:,} assistant tokens):"
     ]
     for artefact in report.artefacts:
-        lines.append(f"  {artefact.name}, {amount(artefact.bytes, 'bytes')}")
+        share = artefact.bytes / report.original_bytes
+        lines.append(
+            f"  {artefact.name}: {amount(artefact.bytes, 'bytes')}, {share:.1%} of the original"
+        )
         for name in ("kl_mean", "kl_median", "kl_p99", "top1_agreement", "perplexity_ratio"):
             if entry := artefact.value(name):
                 lines.append(f"    {entry}")

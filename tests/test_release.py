@@ -99,7 +99,9 @@ def test_every_number_has_unit_samples_and_interval(shrunk: Report) -> None:
         assert artefact.value("kl_p99") is not None
 
 
-def test_the_markdown_report_has_the_numbers_of_the_json_one(made: Path, shrunk: Report) -> None:
+def test_the_markdown_report_has_the_numbers_of_the_json_one(
+    made: Path, shrunk: Report, line: Line
+) -> None:
     text = (made / "report.md").read_text()
     assert text == to_markdown(shrunk)
     plan = read_plan(made / "plan.json")
@@ -108,13 +110,16 @@ def test_the_markdown_report_has_the_numbers_of_the_json_one(made: Path, shrunk:
     for artefact in shrunk.artefacts:
         assert f"{artefact.value('kl_mean').value:.4g}" in text
     assert "6 of 8 experts" in text
+    original = sum(path.stat().st_size for path in line.model.glob("*.safetensors"))
+    assert f"| the original | {original:,} |" in text
+    assert f"{100 * shrunk.artefacts[0].bytes / original:.1f} %" in text
     assert all(title in text for _, title in COLUMNS)
 
 
 def test_the_markdown_tables_are_tables(made: Path) -> None:
     """Each row as many cells as its head, no blank line inside."""
     tables = re.findall(r"(?:^\|.*\|\n)+", (made / "report.md").read_text(), re.MULTILINE)
-    assert len(tables) >= 2
+    assert len(tables) == 3
     for table in tables:
         head, rule, *rows = table.splitlines()
         assert re.fullmatch(r"[|:-]+", rule)

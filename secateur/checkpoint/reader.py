@@ -73,6 +73,11 @@ class Checkpoint:
         )
 
     @property
+    def shards(self) -> tuple[Path, ...]:
+        """The files that hold its tensors."""
+        return tuple(sorted({spec.path for spec in self.specs.values()}))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors together."""
         return sum(spec.nbytes for spec in self.specs.values())

@@ -65,6 +65,7 @@ def measure_output(
     )
     report = Report(
         original=original.name,
+        original_bytes=sum(path.stat().st_size for path in original.shards),
         made={},
         sizes={},
         answers=_measured_on(answers, teacher),

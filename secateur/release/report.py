@@ -26,7 +26,14 @@ COLUMNS = (
     ("perplexity", "perplexity"),
     ("perplexity_original", "original's perplexity"),
 )
-"""Measurements shown in the tables: name, title."""
+"""Measurements shown in the table of domains: name, title."""
+
+SUMMARY = {
+    "kl_mean": "mean KL",
+    "top1_agreement": "top-1 agreement",
+    "perplexity_ratio": "perplexity, times the original's",
+}
+"""Pooled measurements shown beside the sizes: name, title."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Report:
     """
 
     original: str
+    original_bytes: int
     made: Mapping[str, Any] = field(repr=False)
     sizes: Mapping[str, Mapping[str, int]]
     answers: Mapping[str, Any]
@@ -77,6 +85,7 @@ class Report:
         return {
             "secateur": __version__,
             "original": self.original,
+            "original_bytes": self.original_bytes,
             "made": dict(self.made),
             "sizes": {form: dict(sizes) for form, sizes in self.sizes.items()},
             "answers": dict(self.answers),
@@ -98,6 +107,7 @@ def report_from_json(data: Mapping[str, Any]) -> Report:
     try:
         return Report(
             original=data["original"],
+            original_bytes=data["original_bytes"],
             made=data["made"],
             sizes=data["sizes"],
             answers=data["answers"],
@@ -137,7 +147,7 @@ def to_markdown(report: Report) -> str:
     environment.filters["cell"] = _cell
     environment.filters["thousands"] = lambda number: f"{number:,}"
     return environment.from_string(template).render(
-        report=report, columns=COLUMNS, rows=list(_rows(report))
+        report=report, summary=SUMMARY, columns=COLUMNS, rows=list(_rows(report))
     )
 
 
