@@ -1,0 +1,114 @@
+"""The counts and sizes that the five cards give, from the real model's shape. Writes cards.json.
+
+No weights: names and shapes are those of transformers' text model on the meta device, built from
+the published config; experts are counted by our own selection, tensors and files by our own GGUF
+planning, with the header of the real vocabulary (its tokenizer metadata, 15.8 MB).
+
+    python benchmarks/cards.py [--data /work/shared/data/gemma-4-26b-a4b-it]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.checkpoint.config import with_experts
+from secateur.checkpoint.families import family_of
+from secateur.formats.gguf import Metadata, TensorInfo, file_bytes
+from secateur.formats.gguf_reader import read_gguf
+from secateur.formats.gguf_rules import gguf_rules
+from secateur.formats.gguf_tensors import gguf_tensors
+from secateur.planning.llama_mixes import ModelTraits
+from secateur.planning.llama_types import TypeRequest, choose_types
+from secateur.planning.selection import kept_count
+
+DATA = Path("/work/shared/data/gemma-4-26b-a4b-it")
+VISION = 573_000_000
+"""Parameters of the vision tower, to three digits. Not ours: the config at hand has no vision
+part; research/gguf.md section 1 has it from the published mmproj (27 layers of 1152 and 4304)."""
+KEPT = {0.0: 128, 0.15: 109, 0.20: 103, 0.30: 90}
+TYPES = ("F16", "Q8_0", "Q4_K_M")
+
+
+def text_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the text model's parameters and persistent buffers, as published."""
+    import transformers
+
+    text = transformers.Gemma4TextConfig.from_dict(config["text_config"])
+    with torch.device("meta"):
+        model = transformers.Gemma4ForCausalLM(text)
+    state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state.pop("lm_head.weight")  # the embedding
+    return {
+        name.replace("model.", "model.language_model.", 1): shape for name, shape in state.items()
+    }
+
+
+def sizes(config_text: str, experts: int, header: Metadata) -> dict[str, Any]:
+    """Parameters, tensors and exact GGUF bytes with `experts` experts a layer."""
+    family = family_of(json.loads(config_text))
+    config = json.loads(with_experts(config_text, family, experts))
+    shapes = text_shapes(config)
+    text = sum(math.prod(shape) for shape in shapes.values())
+    tensors = gguf_tensors(family, config, shapes)
+    infos = [tensor.info for tensor in tensors]
+    quantize: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in gguf_rules(family).quantize.items()
+    }
+    part = config["text_config"]
+    traits = ModelTraits(
+        layers=part["num_hidden_layers"],
+        experts=experts,
+        heads=part["num_attention_heads"],
+        kv_heads=part["num_key_value_heads"],
+        **quantize,
+    )
+    files, data = {}, {}
+    for ftype in TYPES:
+        choices = choose_types(infos, traits, TypeRequest(ftype))
+        typed = [TensorInfo(i.name, c.type, i.shape) for i, c in zip(infos, choices, strict=True)]
+        files[ftype] = file_bytes(header, typed)
+        data[ftype] = sum(info.nbytes for info in typed)
+    return {
+        "text_parameters": text,
+        "parameters_with_vision": text + VISION,
+        "gguf_tensors": len(infos),
+        "gguf_bytes": files,
+        "gguf_mib": {ftype: round(nbytes / 2**20, 3) for ftype, nbytes in files.items()},
+        # What llama-quantize prints, and card 000 gives: the tensors without the header.
+        "tensor_mib": {ftype: round(nbytes / 2**20, 3) for ftype, nbytes in data.items()},
+    }
+
+
+def cards(data: Path = DATA) -> dict[str, Any]:
+    """Everything by experts kept."""
+    config = (data / "config.json").read_text()
+    header = read_gguf(data / "ggml-vocab-gemma-4.gguf").metadata
+    found = {}
+    for drop in KEPT:
+        experts = kept_count(128, drop=drop)
+        found[str(experts)] = {
+            "drop": drop,
+            **sizes(config, experts, header),
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    options = parser.parse_args()
+    found = {"vision_parameters": VISION, "experts": cards(options.data)}
+    text = json.dumps(found, indent=1)
+    Path(__file__).with_suffix(".json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
