@@ -1,7 +1,19 @@
 """secateur makes Mixture-of-Experts language models smaller and proves what that cost.
 
-The verbs of the command line as functions, and the values they take and give. Names are
-imported when they are first used, so that `import secateur` costs nothing.
+The verbs of the command line as functions, and the values they take and give:
+
+    import secateur
+    from secateur import Calibration, Formats, Measuring, Pruning
+
+    secateur.calibrate("gemmule", "stats", Calibration(corpus="gemmule"))
+    plan = secateur.plan("gemmule", Pruning(experts=24), Formats(types=("Q4_K_M",)),
+                         statistics="stats")
+    print(plan.file_bytes("gguf-Q4_K_M"))
+    secateur.apply(plan, "out", statistics="stats")
+    report = secateur.measure("out", "gemmule", Measuring(per_domain=10))
+    print(report.artefacts[0].value("kl_mean"))
+
+Names are imported when they are first used, so that `import secateur` costs nothing.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.folder import sync_all
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
-from secateur.errors import OutputError, WriteError
+from secateur.errors import OutputError, PlanError, WriteError
 from secateur.output.write import Sources, check_plan, write_output
-from secateur.planning.choose import Pruning, choose
+from secateur.planning.choose import Pruning, check_wish, choose
+from secateur.planning.llama_mixes import file_type
 from secateur.planning.plan import Plan
 from secateur.planning.resolve import make_plan
 from secateur.release.manifest import MANIFEST, versions, write_manifest
@@ -41,14 +42,14 @@ class Wish:
     """All that a run is asked for."""
 
     pruning: Pruning
-    formats: verbs.Formats
-    calibration: verbs.Calibration
-    measuring: verbs.Measuring
+    formats: verbs.Formats = verbs.Formats()
+    calibration: verbs.Calibration = verbs.Calibration()
+    measuring: verbs.Measuring = verbs.Measuring()
 
 
 def shrink(
     model: str | Path,
-    out: Path,
+    out: verbs.File,
     wish: Wish,
     *,
     revision: str | None = None,
@@ -60,8 +61,10 @@ def shrink(
     Raises OutputError when `out` exists; see the verbs for the rest. Interrupted, it leaves
     `out` absent and the work folder beside it, and goes on from there the next time.
     """
+    out = Path(out)
     checkpoint = open_checkpoint(model, revision)
     wish = replace(wish, calibration=_with_corpus(wish.calibration, model))
+    _refuse_early(checkpoint, wish)
     with _work_folder(out) as work:
         statistics = _statistics(checkpoint, wish, work, workers, progress)
         choice = choose(checkpoint, statistics, wish.pruning)
@@ -99,6 +102,18 @@ def _write(
     shutil.copyfile(observed, made / STATISTICS)
     sync_all(made)
     write_manifest(made, verbs.facts(plan, sources.statistics), hashes)
+
+
+def _refuse_early(checkpoint: Checkpoint, wish: Wish) -> None:
+    """Raise InputError for what would otherwise show only after hours of calibration."""
+    from secateur.release.measure import measured_on
+
+    check_wish(checkpoint, wish.pruning)
+    for name in wish.formats.types:
+        file_type(name)
+    if not wish.formats.names:
+        raise PlanError("there is nothing to write: name a format with --to, or types with --types")
+    measured_on(checkpoint, wish.measuring)
 
 
 def _with_corpus(calibration: verbs.Calibration, model: str | Path) -> verbs.Calibration:
@@ -163,6 +178,8 @@ def _work_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise WriteError(f"cannot make {out}: {error.filename}: {error.strerror}") from None
     finally:
+        with suppress(OSError):  # it is empty only when nothing was made yet, or all was
+            work.rmdir()
         os.close(descriptor)
 
 

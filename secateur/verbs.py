@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, total, unit)."""
 
+File = str | os.PathLike[str]
+"""The path of a file or folder."""
+
 Model = Checkpoint | str | Path
 """An opened checkpoint, a folder, a hub id, or `gemmule`."""
 
@@ -83,7 +86,7 @@ def inspect(model: Model, revision: str | None = None) -> Inspection:
 
 def calibrate(
     model: Model,
-    out: Path,
+    out: File,
     wish: Calibration,
     *,
     revision: str | None = None,
@@ -100,6 +103,7 @@ def calibrate(
     from secateur.calibration.calibrate import cost_of
 
     checkpoint = _opened(model, revision)
+    out = Path(out)
     ready_for(out)
     corpus = corpus_for(checkpoint, wish)
     tell(
@@ -137,26 +141,26 @@ def corpus_for(checkpoint: Checkpoint, wish: Calibration) -> Corpus:
     )
 
 
-def merge(paths: Sequence[Path], out: Path) -> Statistics:
+def merge(paths: Sequence[File], out: File) -> Statistics:
     """Merge statistics files of one model into one; exact, whatever the order."""
     if not paths:
         raise StatisticsError("name at least one statistics file to merge")
-    ready_for(out)
-    merged = statistics_file.load(paths[0])
+    ready_for(Path(out))
+    merged = statistics_file.load(Path(paths[0]))
     for path in paths[1:]:
-        merged = statistics_file.merge(merged, statistics_file.load(path))
-    statistics_file.save(merged, out)
+        merged = statistics_file.merge(merged, statistics_file.load(Path(path)))
+    statistics_file.save(merged, Path(out))
     return merged
 
 
-def coverage(statistics: Path, least: int = LEAST) -> Coverage:
+def coverage(statistics: File, least: int = LEAST) -> Coverage:
     """Which experts saw fewer than `least` tokens."""
-    return coverage_of(statistics_file.load(statistics), least)
+    return coverage_of(statistics_file.load(Path(statistics)), least)
 
 
-def scores(statistics: Path, wish: Pruning) -> Mapping[int, list[float]]:
+def scores(statistics: File, wish: Pruning) -> Mapping[int, list[float]]:
     """{MoE layer: score per expert} by the wish's criterion; higher stays."""
-    found = scores_of(statistics_file.load(statistics), wish)
+    found = scores_of(statistics_file.load(Path(statistics)), wish)
     return {layer: values.tolist() for layer, values in found.items()}
 
 
@@ -165,7 +169,7 @@ def plan(
     wish: Pruning,
     formats: Formats,
     *,
-    statistics: Path | None = None,
+    statistics: File | None = None,
     revision: str | None = None,
 ) -> Plan:
     """Decide every output tensor. Reads headers, tokenizer and statistics; no weights."""
@@ -173,7 +177,7 @@ def plan(
     from secateur.planning.resolve import make_plan
 
     checkpoint = _opened(model, revision)
-    loaded = statistics_file.load(statistics) if statistics else None
+    loaded = statistics_file.load(Path(statistics)) if statistics else None
     if loaded is not None:
         check_statistics(loaded, checkpoint)
     choice = choose(checkpoint, loaded, wish)
@@ -182,11 +186,11 @@ def plan(
 
 
 def apply(
-    plan: Plan | Path,
-    out: Path,
+    plan: Plan | File,
+    out: File,
     *,
     model: Model | None = None,
-    statistics: Path | None = None,
+    statistics: File | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Mapping[str, object]:
@@ -198,13 +202,13 @@ def apply(
     """
     from secateur.output.write import Sources, check_plan, write_output
 
-    decided = read_plan(plan) if isinstance(plan, Path) else plan
+    decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     origin = model if model is not None else decided.model.get(PATH, decided.model["source"])
     checkpoint = _opened(origin, decided.model.get("revision"))
-    loaded = statistics_file.load(statistics) if statistics else None
+    loaded = statistics_file.load(Path(statistics)) if statistics else None
     sources = Sources(checkpoint, loaded)
     check_plan(decided, sources)
-    with complete_or_absent(out) as folder:
+    with complete_or_absent(Path(out)) as folder:
         hashes = write_output(
             decided,
             sources,
@@ -241,11 +245,11 @@ def facts(plan: Plan, statistics: Statistics | None) -> dict[str, object]:
 
 
 def measure(
-    out: Path,
+    out: File,
     against: Model,
     wish: Measuring,
     *,
-    work: Path | None = None,
+    work: File | None = None,
     revision: str | None = None,
     workers: int | None = None,
     progress: Progress = silent,
@@ -259,10 +263,10 @@ def measure(
     from secateur.release.measure import measure_output
 
     original = _opened(against, revision)
-    folder = work or _cache() / original.identity()[:16]
+    folder = Path(work) if work else _cache() / original.identity()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     threads = workers or os.cpu_count() or 1
-    return measure_output(out, original, wish, folder, threads=threads, progress=progress)
+    return measure_output(Path(out), original, wish, folder, threads=threads, progress=progress)
 
 
 def _cache() -> Path:
@@ -270,8 +274,9 @@ def _cache() -> Path:
     return Path(base).expanduser() / "secateur"
 
 
-def verify(out: Path, progress: Progress = silent) -> tuple[Problem, ...]:
+def verify(out: File, progress: Progress = silent) -> tuple[Problem, ...]:
     """Compare an output with its manifest; empty when all is as it was written."""
+    out = Path(out)
     listed = manifest_file.read_manifest(out)["files"]
     total = sum(int(entry["bytes"]) for entry in listed.values())
     done = 0
@@ -284,9 +289,9 @@ def verify(out: Path, progress: Progress = silent) -> tuple[Problem, ...]:
     return manifest_file.verify(out, advance)
 
 
-def save_plan(plan: Plan, path: Path) -> None:
+def save_plan(plan: Plan, path: File) -> None:
     """Write a plan as JSON, complete or absent. Raises OutputError or WriteError."""
-    write_whole(path, to_json(plan))
+    write_whole(Path(path), to_json(plan))
 
 
 __all__ = [

@@ -183,9 +183,9 @@ def test_a_corpus_that_gives_no_rows(
 ) -> None:
     (tmp_path / name).write_text(CORPORA[name])
     refused(run("calibrate", line.model, corpus=tmp_path / name, out=room / "s"))
-    refused(run("shrink", line.model, experts=6, corpus=tmp_path / name, out=room / "o"))
-    assert [path for path in room.rglob("*") if path.is_file()] == []
-    assert not (room / "o").exists()
+    wish = {"experts": 6, "corpus": tmp_path / name, "answers": line.answers}
+    refused(run("shrink", line.model, **wish, out=room / "o"))
+    assert list(room.iterdir()) == []
 
 
 ROWS = {
@@ -209,13 +209,16 @@ def test_rows_that_cannot_be_used(
 
 def test_what_to_calibrate_on(run: Run, line: Line, room: Path) -> None:
     both = {"corpus": line.corpus, "rows": line.rows}
-    for command, more in (("calibrate", {}), ("shrink", {"experts": 6})):
+    for command, more in (
+        ("calibrate", {}),
+        ("shrink", {"experts": 6, "answers": line.answers}),
+    ):
         refused(run(command, line.model, out=room / "x", **both, **more), "--corpus", "--rows")
         refused(run(command, line.model, out=room / "x", **more), "--corpus", "--rows")
         told = run(command, line.model, corpus="shakespeare", out=room / "x", **more)
         refused(told, "shakespeare", "gemmule")
     refused(run("calibrate", line.model, rows=room / "none", out=room / "x"), "none")
-    assert [path for path in room.rglob("*") if path.is_file()] == []
+    assert list(room.iterdir()) == []
 
 
 def test_statistics_of_another_model(
@@ -347,10 +350,11 @@ def test_a_plan_of_another_checkpoint(
 
 
 def test_an_output_that_exists(run: Run, line: Line, plan: Path, stats: Path, room: Path) -> None:
+    wish = {"experts": 6, "corpus": line.corpus, "answers": line.answers}
     (room / "mine").write_text("mine")
     for out in (room, room / "mine"):
         refused(run("apply", plan, stats=stats, out=out), "exists")
-        refused(run("shrink", line.model, experts=6, corpus=line.corpus, out=out), "exists")
+        refused(run("shrink", line.model, **wish, out=out), "exists")
     refused(run("calibrate", line.model, rows=line.rows, out=room), "folder")
     refused(run("plan", line.model, experts=8, out=room), "folder")
     refused(run("merge", stats, out=room), "folder")
@@ -362,10 +366,11 @@ def test_a_place_that_cannot_be_written(
     run: Run, line: Line, plan: Path, stats: Path, room: Path
 ) -> None:
     (room / "file").write_text("")
+    wish = {"experts": 6, "corpus": line.corpus, "answers": line.answers}
     for parent in (Path("/proc/secateur"), room / "file"):
         out = parent / "out"
         refused(run("apply", plan, stats=stats, out=out), str(parent), code=1)
-        told = run("shrink", line.model, experts=6, corpus=line.corpus, out=out)
+        told = run("shrink", line.model, **wish, out=out)
         refused(told, str(parent), code=1)
         told = run("calibrate", line.model, rows=line.rows, out=out)
         refused(told, str(parent), code=1)
@@ -393,7 +398,9 @@ def test_a_disk_that_fills_up(run: Run, line: Line, plan: Path, stats: Path, roo
         told = run("calibrate", line.model, corpus=line.corpus, out=room / "stats")
         refused(told, "stats", code=1)
         assert list(room.iterdir()) == []
-        told = run("shrink", line.model, experts=8, rows=line.rows, out=room / "out")
+        told = run(
+            "shrink", line.model, experts=8, rows=line.rows, answers=line.answers, out=room / "out"
+        )
         refused(told, code=1)
     assert not (room / "out").exists()
 
@@ -553,6 +560,26 @@ def test_a_missed_gate_leaves_the_output_and_code_3(run: Run, line: Line, room: 
     assert run("verify", room / "out").code == 0
     again = run("measure", room / "out", against=line.model, answers=line.answers, max_kl=1e-9)
     assert again.code == 3
+
+
+def test_the_whole_line_refuses_before_it_calibrates(run: Run, line: Line, room: Path) -> None:
+    for wish, word in (
+        ({"experts": 1}, "2"),
+        ({"experts": 6, "criterion": "best"}, "rerouted"),
+        ({"experts": 6, "aggregation": "median"}, "pooled"),
+        ({"experts": 6, "types": "Q9_K"}, "Q9_K"),
+        ({"experts": 6, "protect": "0:8"}, "7"),
+        ({"drop_map": room / "none.json"}, "none.json"),
+        ({}, "--experts"),
+        ({"experts": 6, "answers": room / "none.jsonl"}, "none.jsonl"),
+        ({"experts": 6, "prompts": line.prompts}, "either"),
+    ):
+        options = {"answers": line.answers, "corpus": line.corpus, "out": room / "out", **wish}
+        ran = run("shrink", line.model, **options)
+        refused(ran, word)
+        assert "calibrating on" not in ran.err
+    refused(run("shrink", line.model, experts=6, corpus=line.corpus, out=room / "out"), "--prompts")
+    assert list(room.iterdir()) == []
 
 
 def test_commands_and_options_that_are_none(run: Run, line: Line) -> None:

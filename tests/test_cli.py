@@ -238,3 +238,21 @@ def test_a_reader_that_leaves_early_is_no_failure(line: Line) -> None:
         shell=True, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("{", "")
+
+
+def test_the_example_of_the_python_functions_runs(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one in the package's docstring, on the tiny model instead of gemmule."""
+    import secateur
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lines = [text[4:] for text in (secateur.__doc__ or "").splitlines() if text.startswith("    ")]
+    code = "\n".join(lines).replace("experts=24", "experts=6").replace('"gemmule"', "MODEL", 1)
+    code = code.replace('corpus="gemmule"', "corpus=CORPUS").replace('"gemmule"', "MODEL")
+    code = code.replace("per_domain=10", "answers=ANSWERS")
+    given = {"MODEL": line.model, "CORPUS": str(line.corpus), "ANSWERS": line.answers}
+    exec(code, given)  # noqa: S102 - our own docstring
+    assert "kl_mean (pooled): " in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "out", "stats"}

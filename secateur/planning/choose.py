@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.planning import rerouted
-from secateur.planning.criteria import CRITERIA, Gate, Scores, Settings, score
+from secateur.planning.criteria import AGGREGATIONS, CRITERIA, Gate, Scores, Settings, score
 from secateur.planning.selection import (
     Constraints,
     Keep,
@@ -74,6 +74,24 @@ def scores_of(statistics: Statistics, wish: Pruning) -> dict[int, Scores]:
         raise PlanError(f"unknown criterion {wish.criterion!r}: choose one of {', '.join(NAMES)}")
     settings = Settings(wish.gate, wish.protect_per_sample, wish.seed)
     return score(statistics, wish.criterion, settings, wish.aggregation)
+
+
+def check_wish(checkpoint: Checkpoint, wish: Pruning) -> None:
+    """Refuse what no statistics could make possible, before hours of calibration.
+
+    Raises PlanError as `choose` would.
+    """
+    if wish.criterion not in NAMES:
+        raise PlanError(f"unknown criterion {wish.criterion!r}: choose one of {', '.join(NAMES)}")
+    if wish.aggregation not in AGGREGATIONS:
+        raise PlanError(
+            f"unknown aggregation {wish.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}"
+        )
+    if wish.drop_map is not None:
+        choose(checkpoint, None, wish)
+    else:
+        limits = constraints_of(checkpoint, replace(wish, protect_super_experts=False), None)
+        check_count(kept_count(checkpoint.experts, keep=wish.experts, drop=wish.drop), limits)
 
 
 def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning) -> Choice:

@@ -96,14 +96,10 @@ def answers_for(
     tokenizer = load_tokenizer(original.path)
     vocabulary = original.family.number(original.config, "vocab")
     if wish.answers is not None:
-        return read_answers(wish.answers, tokenizer, vocabulary, per_domain=wish.per_domain)
-    prompts = wish.prompts or original.path / "sets" / "test.jsonl"
-    if not prompts.is_file():
-        raise CorpusError(
-            f"nothing to measure on: {prompts} does not exist; name held-out prompts with "
-            "--prompts, or the original's answers with --answers"
+        return read_answers(
+            measured_on(original, wish), tokenizer, vocabulary, per_domain=wish.per_domain
         )
-    asked = read_prompts(prompts, tokenizer, per_domain=wish.per_domain)
+    asked = read_prompts(measured_on(original, wish), tokenizer, per_domain=wish.per_domain)
     decides: list[Any] = [original.identity(), dict(asked.provenance), wish.per_domain, GENERATION]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
     path = folder / f"answers-{key[:16]}.jsonl"
@@ -118,6 +114,19 @@ def answers_for(
         workers=threads,
         progress=lambda done, total, unit: progress("answers", done, total, unit),
     )
+
+
+def measured_on(original: Checkpoint, wish: Measuring) -> Path:
+    """The file of prompts or answers. Raises CorpusError when there is none, or both are named."""
+    if wish.prompts is not None and wish.answers is not None:
+        raise CorpusError("measuring takes either prompts (--prompts) or answers (--answers)")
+    path = wish.answers or wish.prompts or original.path / "sets" / "test.jsonl"
+    if not path.is_file():
+        raise CorpusError(
+            f"nothing to measure on: {path} does not exist; name held-out prompts with "
+            "--prompts, or the original's answers with --answers"
+        )
+    return path
 
 
 def _measured(
