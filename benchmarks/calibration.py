@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from secateur.forward.batches import MicroBatch, micro_batches
 
 THREADS = 2
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
-BATCH_TOKENS = (1024, 2048, 4096)
+BATCH_TOKENS = (512, 1024, 2048, 4096)
 TRIAL = 256
 """Tokens on which the implementations are compared (batched_mm copies weights per token)."""
 WIDE = {
@@ -129,15 +130,18 @@ def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[
         model.set_experts_implementation(name)
         seconds = min(timed(lambda: forward(model, short))[0] for _ in range(2))
         tried[f"{name}, one batch of {TRIAL}"] = seconds
-    name = min(IMPLEMENTATIONS, key=lambda name: tried[f"{name}, one batch of {TRIAL}"])
-    model.set_experts_implementation(name)
-    for tokens in BATCH_TOKENS:
-        if tokens <= corpus.tokens:
+    quickest = min(tried.values())
+    for name in IMPLEMENTATIONS:
+        if tried[f"{name}, one batch of {TRIAL}"] > 3 * quickest:
+            continue
+        model.set_experts_implementation(name)
+        for tokens in BATCH_TOKENS:
             batches = batches_of(corpus, tokens)
             key = f"{name}, batches of {tokens}"
-            tried[key] = min(timed(lambda: forward(model, batches))[0] for _ in range(2))
+            tried[key] = min(timed(partial(forward, model, batches))[0] for _ in range(2))
             choices[key] = (name, batches)
     best = min(choices, key=tried.__getitem__)
+    model.set_experts_implementation(choices[best][0])
     figures = {key: round(seconds, 3) for key, seconds in tried.items()}
     return model, choices[best][1], {"chosen": best, "seconds": figures}
 
@@ -160,7 +164,7 @@ def compare(checkpoint: Checkpoint, corpus: Corpus, rounds: int) -> dict[str, An
     same = timed(lambda: forward(model, batches[:1]))[0]
     wall = {name: [run[0] for run in runs[name]] for name in runs}
     cpu = {name: [run[1] for run in runs[name]] for name in runs}
-    pairs = [ours / theirs for ours, theirs in zip(*map(wall.get, ("calibrate", "forward")))]  # type: ignore[arg-type] # noqa: B905
+    pairs = [ours / theirs for ours, theirs in zip(wall["calibrate"], wall["forward"], strict=True)]
     found = {
         "tokens": corpus.tokens,
         "filled_tokens": {

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from secateur.checkpoint.config import with_experts
-from secateur.checkpoint.families import family_of
+from secateur.checkpoint.families import Family, family_of
 from secateur.formats.gguf import Metadata, TensorInfo, file_bytes
 from secateur.formats.gguf_reader import read_gguf
 from secateur.formats.gguf_rules import gguf_rules
@@ -32,10 +32,11 @@ VISION = 573_000_000
 """Parameters of the vision tower, to three digits. Not ours: the config at hand has no vision
 part; research/gguf.md section 1 has it from the published mmproj (27 layers of 1152 and 4304)."""
 KEPT = {0.0: 128, 0.15: 109, 0.20: 103, 0.30: 90}
+Shapes = dict[str, tuple[int, ...]]
 TYPES = ("F16", "Q8_0", "Q4_K_M")
 
 
-def text_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def text_shapes(config: dict[str, Any]) -> Shapes:
     """Names and shapes of the text model's parameters and persistent buffers, as published."""
     import transformers
 
@@ -49,11 +50,23 @@ def text_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def sizes(config_text: str, experts: int, header: Metadata) -> dict[str, Any]:
+def pruned(family: Family, whole: Shapes, experts: int) -> Shapes:
+    """The shapes with `experts` experts, by the family's rows."""
+    shapes = {}
+    for name, shape in whole.items():
+        axis = family.classify(name).row.expert_axis
+        changed = list(shape)
+        if axis is not None:
+            changed[axis] = experts
+        shapes[name] = tuple(changed)
+    return shapes
+
+
+def sizes(config_text: str, experts: int, whole: Shapes, header: Metadata) -> dict[str, Any]:
     """Parameters, tensors and exact GGUF bytes with `experts` experts a layer."""
     family = family_of(json.loads(config_text))
     config = json.loads(with_experts(config_text, family, experts))
-    shapes = text_shapes(config)
+    shapes = pruned(family, whole, experts)
     text = sum(math.prod(shape) for shape in shapes.values())
     tensors = gguf_tensors(family, config, shapes)
     infos = [tensor.info for tensor in tensors]
@@ -90,12 +103,13 @@ def cards(data: Path = DATA) -> dict[str, Any]:
     """Everything by experts kept."""
     config = (data / "config.json").read_text()
     header = read_gguf(data / "ggml-vocab-gemma-4.gguf").metadata
+    whole = text_shapes(json.loads(config))
     found = {}
     for drop in KEPT:
         experts = kept_count(128, drop=drop)
         found[str(experts)] = {
             "drop": drop,
-            **sizes(config, experts, header),
+            **sizes(config, experts, whole, header),
         }
     return found
 
