@@ -6,18 +6,40 @@ Results go to stdout (one JSON document with --json), progress and errors to std
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur import __version__
 from secateur.errors import SecateurError
+from secateur.options import (
+    Aggregation,
+    Corpus,
+    Criterion,
+    Drop,
+    DropMap,
+    Experts,
+    Gate,
+    Json,
+    Model,
+    Out,
+    PerSample,
+    Protect,
+    Revision,
+    Rows,
+    Seed,
+    Stats,
+    Super,
+    To,
+    Types,
+    Workers,
+    one_of,
+    protected_experts,
+)
+from secateur.terminal import leave, note, progress_bars, show, write_lines
 
 if TYPE_CHECKING:
     from secateur.planning.choose import Pruning
@@ -33,63 +55,29 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[str, typer.Argument(help="Model folder, hub id (owner/name), or 'gemmule'.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads. Default: one per core.")]
-Stats = Annotated[Path | None, typer.Option("--stats", help="Statistics of `calibrate`.")]
-Experts = Annotated[int | None, typer.Option(help="Experts per layer that stay.")]
-Drop = Annotated[float | None, typer.Option(help="Share of experts that goes; 0.30 of 128 is 38.")]
-Criterion = Annotated[str | None, typer.Option(help="What an expert is worth. Default: rerouted.")]
-Aggregation = Annotated[str, typer.Option(help="pooled, mean-rank or worst-category.")]
-Gate = Annotated[str, typer.Option(help="true, or reference (softmax only, as REAP's code).")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the criterion `random`.")]
-Protect = Annotated[
-    list[str] | None, typer.Option(help="LAYER:EXPERT[,EXPERT...] to keep; may be repeated.")
-]
-PerSample = Annotated[
-    int, typer.Option(min=1, help="Experts that `contribution` protects per sample.")
-]
-Super = Annotated[bool, typer.Option("--protect-super-experts", help="Keep outstanding experts.")]
-DropMap = Annotated[Path | None, typer.Option(help="JSON that says which experts stay or go.")]
-Types = Annotated[str | None, typer.Option(help="GGUF file types, comma-separated: Q4_K_M,Q8_0.")]
-To = Annotated[
-    str | None,
-    typer.Option(help="safetensors, gguf or both. Default: safetensors, and gguf if --types."),
-]
-Corpus = Annotated[str | None, typer.Option(help="A mix by name or YAML path, or JSONL/text.")]
-Rows = Annotated[Path | None, typer.Option(help="JSONL with input_ids per line, used as given.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
-
 
 def main() -> None:
     """Run the command line; the entry point of the `secateur` script."""
     try:
         code = app(prog_name="secateur", standalone_mode=False)
     except SecateurError as error:
-        _leave(str(error), error.exit_code)
+        leave(str(error), error.exit_code)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "secateur"
-        _leave(f"{error.format_message().rstrip('.')}: see `{command} --help`", 2)
+        leave(f"{error.format_message().rstrip('.')}: see `{command} --help`", 2)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _leave(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+        leave(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     except MemoryError:
-        _leave("out of memory: use fewer --workers, or a larger machine", 1)
+        leave("out of memory: use fewer --workers, or a larger machine", 1)
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        _leave("interrupted", INTERRUPTED)
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    """Say why in one line, and exit."""
-    sys.stderr.write(f"secateur: {' '.join(message.split())}\n")
-    sys.exit(code)
+        leave("interrupted", INTERRUPTED)
 
 
 @app.callback(invoke_without_command=True)
@@ -110,7 +98,7 @@ def inspect(model: Model, revision: Revision = None, as_json: Json = False) -> N
     from secateur.report_text import inspection_lines
 
     found = verbs.inspect(model, revision)
-    _show(found.to_json(), inspection_lines(found), as_json)
+    show(found.to_json(), inspection_lines(found), as_json)
 
 
 @app.command()
@@ -134,11 +122,11 @@ def calibrate(
     from secateur.calibration.coverage import coverage
     from secateur.report_text import calibration_lines
 
-    _one_of("--on-nan", on_nan, ("stop", "skip"))
+    one_of("--on-nan", on_nan, ("stop", "skip"))
     wish = verbs.Calibration(corpus, rows, seed, sequence_length, reroute_tokens, on_nan)
-    with _progress() as report:
+    with progress_bars() as report:
         found = verbs.calibrate(
-            model, out, wish, revision=revision, workers=workers, tell=_note, progress=report
+            model, out, wish, revision=revision, workers=workers, tell=note, progress=report
         )
     summary = {
         "statistics": str(out),
@@ -148,7 +136,7 @@ def calibrate(
         "warnings": [w for corpus in found.corpora for w in corpus.get("warnings", ())],
         "coverage": coverage(found).sentences(),
     }
-    _show(summary, calibration_lines(summary), as_json)
+    show(summary, calibration_lines(summary), as_json)
 
 
 @app.command()
@@ -162,7 +150,7 @@ def merge(
 
     merged = verbs.merge(statistics, out)
     summary = {"statistics": str(out), "tokens": dict(merged.tokens), "merged": len(statistics)}
-    _show(
+    show(
         summary,
         [f"{out}: {sum(merged.tokens.values())} tokens of {len(statistics)} files"],
         as_json,
@@ -181,7 +169,7 @@ def coverage(
     from secateur import verbs
 
     found = verbs.coverage(statistics, least)
-    _show(asdict(found), found.sentences(), as_json)
+    show(asdict(found), found.sentences(), as_json)
 
 
 @app.command()
@@ -210,7 +198,7 @@ def scores(
         f"{wish.criterion}, layer {k}: {' '.join(f'{v:.4g}' for v in vs)}"
         for k, vs in layers.items()
     ]
-    _show({"criterion": wish.criterion, "layers": layers}, lines, as_json)
+    show({"criterion": wish.criterion, "layers": layers}, lines, as_json)
 
 
 @app.command()
@@ -249,7 +237,7 @@ def plan(
     if as_json:
         sys.stdout.write(to_json(decided))
     else:
-        _print(plan_lines(decided, out))
+        write_lines(plan_lines(decided, out))
 
 
 @app.command()
@@ -265,11 +253,11 @@ def apply(
     from secateur import verbs
     from secateur.report_text import output_lines
 
-    with _progress() as report:
+    with progress_bars() as report:
         manifest = verbs.apply(
             plan, out, model=model, statistics=stats, threads=workers, progress=report
         )
-    _show(manifest, output_lines(out, manifest), as_json)
+    show(manifest, output_lines(out, manifest), as_json)
 
 
 @app.command()
@@ -284,6 +272,7 @@ def measure(
     ] = None,
     max_kl: Annotated[float | None, typer.Option(help="Gate: mean KL at most (nats).")] = None,
     min_top1: Annotated[float | None, typer.Option(help="Gate: top-1 agreement at least.")] = None,
+    revision: Revision = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -292,9 +281,11 @@ def measure(
     from secateur.report_text import measurement_lines
 
     wish = verbs.Measuring(prompts, answers, per_domain, max_kl, min_top1)
-    with _progress() as report:
-        found = verbs.measure(out, against, wish, work=work, workers=workers, progress=report)
-    _show(found.to_json(), measurement_lines(found), as_json)
+    with progress_bars() as report:
+        found = verbs.measure(
+            out, against, wish, work=work, revision=revision, workers=workers, progress=report
+        )
+    show(found.to_json(), measurement_lines(found), as_json)
     found.check_gate()
 
 
@@ -342,9 +333,9 @@ def shrink(
         calibration=verbs.Calibration(corpus, rows),
         measuring=verbs.Measuring(prompts, answers, per_domain, max_kl, min_top1),
     )
-    with _progress() as report:
+    with progress_bars() as report:
         result = run(model, out, wish, revision=revision, workers=workers, progress=report)
-    _show(result.to_json(), shrink_lines(result, out), as_json)
+    show(result.to_json(), shrink_lines(result, out), as_json)
     result.check_gate()
 
 
@@ -357,11 +348,11 @@ def verify(
     from secateur import verbs
     from secateur.errors import OutputError
 
-    with _progress() as report:
+    with progress_bars() as report:
         problems = verbs.verify(out, report)
     told = [{"file": problem.file, "what": problem.what} for problem in problems]
     lines = [] if problems else [f"{out}: every file is as its manifest says"]
-    _show({"output": str(out), "problems": told}, lines, as_json)
+    show({"output": str(out), "problems": told}, lines, as_json)
     if problems:
         first = problems[0]
         raise OutputError(
@@ -376,22 +367,10 @@ def _pruning(
 ) -> Pruning:
     from secateur.planning.choose import CRITERION, Pruning
 
-    _one_of("--gate", words.get("gate", "true"), ("true", "reference"))
-    return Pruning(criterion=criterion or CRITERION, protected=_protected(protect or []), **words)
-
-
-def _protected(entries: list[str]) -> dict[int, tuple[int, ...]]:
-    protected: dict[int, tuple[int, ...]] = {}
-    for entry in entries:
-        layer, _, experts = entry.partition(":")
-        try:
-            protected[int(layer)] = tuple(int(expert) for expert in experts.split(","))
-        except ValueError:
-            raise typer.BadParameter(
-                f"{entry!r}: expected LAYER:EXPERT[,EXPERT...], as in 0:3,17",
-                param_hint="--protect",
-            ) from None
-    return protected
+    one_of("--gate", words.get("gate", "true"), ("true", "reference"))
+    return Pruning(
+        criterion=criterion or CRITERION, protected=protected_experts(protect or []), **words
+    )
 
 
 def _formats(to: str | None, types: str | None) -> Any:
@@ -408,73 +387,6 @@ def _formats(to: str | None, types: str | None) -> Any:
             "--types are for GGUF: add gguf, or leave them out", param_hint="--to"
         )
     return Formats("safetensors" in wanted, names)
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise typer.BadParameter(f"{value!r}: expected {' or '.join(allowed)}", param_hint=option)
-
-
-def _show(data: Any, lines: list[str], as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
-    else:
-        _print(lines)
-
-
-def _note(sentence: str) -> None:
-    """A sentence beside the result, for the person who waits."""
-    sys.stderr.write(f"{sentence}\n")
-
-
-def _print(lines: list[str]) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int, str], None]]:
-    """One bar per stage on stderr: share, amount, rate and time left. Silent without a terminal."""
-    from rich.console import Console
-
-    from secateur.report_text import amount
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda stage, done, total, unit: None
-        return
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[amount]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, done: int, total: int, unit: str) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, amount="")
-            task = next(t for t in bars.tasks if t.id == tasks[stage])
-            rate = f", {amount(task.speed, unit)}/s" if task.speed else ""
-            bars.update(
-                tasks[stage],
-                completed=done,
-                total=total,
-                amount=f"{amount(done, unit)} of {amount(total, unit)}{rate}",
-            )
-
-        yield report
 
 
 if __name__ == "__main__":

@@ -175,6 +175,10 @@ def test_protected_experts_stay(run: Run, line: Line, stats: Path) -> None:
     found = good(run("plan", line.model, protect=f"1:{gone}", **options)).json["keep"]
     assert gone in found["1"]
     assert found["0"] == free["0"]
+    lost = [expert for expert in range(8) if expert not in free["0"]][:2]
+    twice = ["--protect", f"0:{lost[0]}", "--protect", f"0:{lost[1]}"]
+    found = good(run("plan", line.model, *twice, **options)).json["keep"]
+    assert set(lost) <= set(found["0"])
 
 
 def test_apply_measure_and_verify(run: Run, line: Line, stats: Path, tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""The arguments and options that several commands of the command line share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CRITERIA = (
+    "What an expert is worth: rerouted (default), reap, frequency, ean_sum, ean_mean, "
+    "weighted_ean_sum, weighted_frequency, max_activation, msan, contribution or random."
+)
+
+Model = Annotated[str, typer.Argument(help="Model folder, hub id (owner/name), or 'gemmule'.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads. Default: one per core.")]
+Stats = Annotated[Path | None, typer.Option("--stats", help="Statistics of `calibrate`.")]
+Experts = Annotated[int | None, typer.Option(help="Experts per layer that stay.")]
+Drop = Annotated[float | None, typer.Option(help="Share of experts that goes; 0.30 of 128 is 38.")]
+Criterion = Annotated[str | None, typer.Option(help=CRITERIA)]
+Aggregation = Annotated[str, typer.Option(help="pooled, mean-rank or worst-category.")]
+Gate = Annotated[str, typer.Option(help="true, or reference (softmax only, as REAP's code).")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the criterion `random`.")]
+Protect = Annotated[
+    list[str] | None, typer.Option(help="LAYER:EXPERT[,EXPERT...] to keep; may be repeated.")
+]
+PerSample = Annotated[
+    int, typer.Option(min=1, help="Experts that `contribution` protects per sample.")
+]
+Super = Annotated[bool, typer.Option("--protect-super-experts", help="Keep outstanding experts.")]
+DropMap = Annotated[Path | None, typer.Option(help="JSON that says which experts stay or go.")]
+Types = Annotated[str | None, typer.Option(help="GGUF file types, comma-separated: Q4_K_M,Q8_0.")]
+To = Annotated[
+    str | None,
+    typer.Option(help="safetensors, gguf or both. Default: safetensors, and gguf if --types."),
+]
+Corpus = Annotated[str | None, typer.Option(help="A mix by name or YAML path, or JSONL/text.")]
+Rows = Annotated[Path | None, typer.Option(help="JSONL with input_ids per line, used as given.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+
+
+def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that the option does not know."""
+    if value not in allowed:
+        raise typer.BadParameter(f"{value!r}: expected {' or '.join(allowed)}", param_hint=option)
+
+
+def protected_experts(entries: list[str]) -> dict[int, tuple[int, ...]]:
+    """{layer: experts} of LAYER:EXPERT[,EXPERT...] entries."""
+    protected: dict[int, tuple[int, ...]] = {}
+    for entry in entries:
+        layer, _, experts = entry.partition(":")
+        try:
+            named = tuple(int(expert) for expert in experts.split(","))
+            protected[int(layer)] = (*protected.get(int(layer), ()), *named)
+        except ValueError:
+            raise typer.BadParameter(
+                f"{entry!r}: expected LAYER:EXPERT[,EXPERT...], as in 0:3,17",
+                param_hint="--protect",
+            ) from None
+    return protected
