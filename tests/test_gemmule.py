@@ -19,12 +19,12 @@ FOLDER = Path(__file__).resolve().parents[1] / "secateur" / "gemmule"
 DOMAINS = {"prose", "definitions", "code", "arithmetic", "tools", "chat"}
 # Perplexity per token that a few held-out documents stay below; about twice what was measured.
 BOUND = {
-    "prose": 120.0,
-    "definitions": 50.0,
-    "code": 60.0,
-    "arithmetic": 4.0,
-    "tools": 3.0,
-    "chat": 4.0,
+    "prose": 65.0,
+    "definitions": 20.0,
+    "code": 30.0,
+    "arithmetic": 3.0,
+    "tools": 2.5,
+    "chat": 3.0,
 }
 
 
