@@ -25,12 +25,15 @@ from secateur.options import (
     Gate,
     Json,
     Model,
+    OnNan,
     Out,
     PerSample,
     Protect,
+    RerouteTokens,
     Revision,
     Rows,
     Seed,
+    SequenceLength,
     Stats,
     Super,
     To,
@@ -108,11 +111,9 @@ def calibrate(
     corpus: Corpus = None,
     rows: Rows = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the mix's own.")] = None,
-    sequence_length: Annotated[int | None, typer.Option(min=1, help="Tokens per row.")] = None,
-    reroute_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens sampled for `rerouted`; 0 leaves it out.")
-    ] = 4096,
-    on_nan: Annotated[str, typer.Option(help="stop, or skip tokens that become NaN.")] = "stop",
+    sequence_length: SequenceLength = None,
+    reroute_tokens: RerouteTokens = 4096,
+    on_nan: OnNan = "stop",
     revision: Revision = None,
     workers: Workers = None,
     as_json: Json = False,
@@ -299,6 +300,9 @@ def shrink(
     to: To = None,
     corpus: Corpus = None,
     rows: Rows = None,
+    sequence_length: SequenceLength = None,
+    reroute_tokens: RerouteTokens = 4096,
+    on_nan: OnNan = "stop",
     criterion: Criterion = None,
     aggregation: Aggregation = "pooled",
     gate: Gate = "true",
@@ -322,6 +326,7 @@ def shrink(
     from secateur.pipeline import shrink as run
     from secateur.report_text import shrink_lines
 
+    one_of("--on-nan", on_nan, ("stop", "skip"))
     pruning = _pruning(
         experts=experts, drop=drop, criterion=criterion, aggregation=aggregation, gate=gate,
         seed=seed, protect=protect, protect_per_sample=protect_per_sample,
@@ -330,7 +335,7 @@ def shrink(
     wish = Wish(
         pruning=pruning,
         formats=_formats(to, types),
-        calibration=verbs.Calibration(corpus, rows),
+        calibration=verbs.Calibration(corpus, rows, None, sequence_length, reroute_tokens, on_nan),
         measuring=verbs.Measuring(prompts, answers, per_domain, max_kl, min_top1),
     )
     with progress_bars() as report:

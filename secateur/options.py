@@ -61,3 +61,10 @@ def protected_experts(entries: list[str]) -> dict[int, tuple[int, ...]]:
                 param_hint="--protect",
             ) from None
     return protected
+
+
+SequenceLength = Annotated[int | None, typer.Option(min=1, help="Tokens per row.")]
+RerouteTokens = Annotated[
+    int, typer.Option(min=0, help="Tokens sampled for `rerouted`; 0 leaves it out.")
+]
+OnNan = Annotated[str, typer.Option(help="stop, or skip tokens that become NaN.")]

@@ -19,7 +19,7 @@ from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.folder import complete_or_absent, ready_for, write_whole
 from secateur.checkpoint.inspection import Inspection, inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
-from secateur.errors import CorpusError, StatisticsError
+from secateur.errors import CheckpointError, CorpusError, StatisticsError
 from secateur.planning.choose import Pruning, choose, scores_of
 from secateur.planning.plan import GGUF, PATH, SAFETENSORS, Plan, published, read_plan, to_json
 from secateur.release import manifest as manifest_file
@@ -204,7 +204,11 @@ def apply(
 
     decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     origin = model if model is not None else decided.model.get(PATH, decided.model["source"])
-    checkpoint = _opened(origin, decided.model.get("revision"))
+    try:
+        checkpoint = _opened(origin, decided.model.get("revision"))
+    except CheckpointError as error:
+        hint = "" if model is not None else " (a model that moved is named with --model)"
+        raise CheckpointError(f"{error}{hint}") from None
     loaded = statistics_file.load(Path(statistics)) if statistics else None
     sources = Sources(checkpoint, loaded)
     check_plan(decided, sources)

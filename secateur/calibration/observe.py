@@ -3,7 +3,7 @@
 The experts are watched through forward.experts; the inputs of dense linears, which no interface
 passes on, through one pre-hook each; the router's scores through one hook on the router. Per
 micro-batch everything is summed in a fixed order by one thread and then added exactly, so the
-result does not depend on workers or shards.
+result does not depend on workers, nor on how whole micro-batches are shared out.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-LARGEST = 4096
+LARGEST = 2048
 """Tokens of a micro-batch at most (unless one document is longer)."""
 SMALLEST = 512
 """Tokens below which splitting further costs more than it gives."""
