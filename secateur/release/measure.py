@@ -159,7 +159,7 @@ def _measured_on(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
     return {
         "answers": kinds.count("answers"),
         "raw": kinds.count("raw"),
-        "tokens": answers.tokens,
+        "tokens": sum(answer.scored for answer in answers.answers if answer.kind == "answers"),
         "finishes": answers.finishes,
         "sha256": answers.sha256,
         "top_k": int(teacher.top_ids.shape[1]),
