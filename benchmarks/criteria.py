@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from secateur.calibration.calibrate import REROUTE_TOKENS, calibrate
 from secateur.calibration.reroute import cost
+from secateur.calibration.routing import routing_of
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
@@ -253,7 +254,8 @@ def costs(checkpoint: Checkpoint, corpus: Corpus, workers: int) -> tuple[Statist
         checkpoint.family.number(checkpoint.config, what) for what in ("hidden", "expert_width")
     )
     norm = checkpoint.family.post_norm is not None
-    layer = cost(checkpoint.experts, REROUTE_TOKENS, hidden, width, gated=True, norm=norm)
+    ranks = routing_of(checkpoint.family, checkpoint.config).ranks(checkpoint.experts)
+    layer = cost(ranks, REROUTE_TOKENS, hidden, width, gated=True, norm=norm)
     added = whole["cpu_seconds"] - without["cpu_seconds"]
     return statistics, {
         "calibration_tokens": corpus.tokens,

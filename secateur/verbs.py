@@ -39,7 +39,7 @@ File = str | os.PathLike[str]
 Model = Checkpoint | str | Path
 """An opened checkpoint, a folder, a hub id, or `gemmule`."""
 
-REROUTE_TOKENS = 4096
+REROUTE_TOKENS = 16384
 
 
 def silent(stage: str, done: int, total: int, unit: str) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from test_experts import Masked
 from tiny_models import EXPERTS, HIDDEN, TOP_K, VOCAB, load
 
+from secateur.calibration import routing as routing_file
 from secateur.calibration.branch_error import (
     GRAMS_LIMIT,
     BranchError,
@@ -70,7 +71,7 @@ class Layer:
         )
         norm = read_norm(self.post_norm)
         inputs = self.sample.inputs
-        return branch_error(self.experts, norm, inputs, chosen, (self.routing, prepared), workers)
+        return branch_error(self.experts, norm, inputs, (self.routing, prepared), workers)
 
 
 def observe(checkpoint: Checkpoint, layer: int, **changes: Any) -> Layer:
@@ -164,6 +165,24 @@ def test_softmax_over_all_experts_rescales_the_untouched(tiny: TINY) -> None:
         np.testing.assert_allclose(got, expected_errors(layer, alive), rtol=1e-4, atol=2e-6)
         if alive.sum() > TOP_K:
             check_removals(search, alive)
+
+
+def test_ranks_beyond_the_first_change_no_token_that_finds_its_experts(
+    tiny: TINY, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = observe(tiny("gemma4"), 2)
+    whole = search_of(layer)
+    monkeypatch.setattr(routing_file, "RANKS_PER_CHOICE", 2)
+    part = search_of(layer)
+    assert (whole.error.plain.shape[-1], part.error.plain.shape[-1]) == (EXPERTS + 1, 5)
+    removal = part.remove("pooled")
+    assert removal.covered[EXPERTS] == 1.0 > removal.covered[TOP_K]
+    for alive in survivors(3, layer.routing):
+        expected, got = whole.state(alive), part.state(alive)
+        covered = got.near[:, TOP_K - 1] < 4
+        for one, other in zip(expected.now, got.now, strict=True):
+            np.testing.assert_allclose(other[covered], one[covered], rtol=1e-5)
+        assert np.isfinite(part.errors_without(got)).all()
 
 
 @pytest.mark.parametrize("form", FAMILIES)
@@ -321,5 +340,5 @@ def test_cost_counts_experts_and_grams() -> None:
 
 
 def test_the_largest_sample_fits_the_limit() -> None:
-    assert most_tokens(128, norm=True) == 6144
-    assert 4 * 256**2 * most_tokens(256, norm=False) <= GRAMS_LIMIT
+    assert 8 * 33**2 * most_tokens(32, norm=True) <= GRAMS_LIMIT
+    assert 4 * 257**2 * (most_tokens(256, norm=False) + 1) > GRAMS_LIMIT

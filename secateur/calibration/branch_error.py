@@ -7,10 +7,14 @@ of other coefficients w' against the original u = w / r is
 
     (w'/r')^T M (w'/r') - 2 (w'/r')^T M u + u^T M u,      r'^2 = w'^T P w' / H + eps
 
-(without a norm r = r' = 1 and P = M), so every expert runs once on every sampled token and any
-set of survivors is then priced in O(K^2) numbers per token instead of a forward.
+(without a norm r = r' = 1 and P = M), so every expert that a token may fall to runs once on it,
+and any set of survivors is then priced in O(K^2) numbers per token instead of a forward.
 
-Shapes: S tokens, E experts, K chosen, H hidden, I expert width.
+A token's experts are numbered by rank, best first; only the first R run (`Routing.ranks`). Rank R
+stands for all others and for nobody: it adds nothing. A token with fewer than K survivors among
+its first R is priced as if it got no more than those; `Removal.covered` says how many are not.
+
+Shapes: S tokens, E experts, R ranks, K chosen, H hidden, I expert width.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.calibration.routing import Routing, Scored, divisor
+from secateur.calibration.routing import Routing, Scored, choose, divisor
 from secateur.errors import FamilyError, NumericError
 from secateur.forward.experts import expert_weights, run_expert
 
@@ -65,11 +69,15 @@ class BranchError:
     """Squared error of a layer's MoE branch for any chosen experts, on sampled tokens."""
 
     plain: NDArray[np.float32]
-    """[S, E, E]: P"""
+    """[S, R + 1, R + 1]: P"""
     weighted: NDArray[np.float32]
-    """[S, E, E]: M; the same array as `plain` without a norm"""
+    """[S, R + 1, R + 1]: M; the same array as `plain` without a norm"""
     along: NDArray[np.float64]
-    """[S, E]: M u"""
+    """[S, R + 1]: M u"""
+    raw: NDArray[np.float64]
+    """[S, R + 1]: coefficients before normalisation"""
+    strength: NDArray[np.float64]
+    """[S, R + 1]: a_j"""
     energy: NDArray[np.float64]
     """[S]: u^T M u, the error of an empty branch"""
     routing: Routing
@@ -79,7 +87,7 @@ class BranchError:
     """the norm's, None without one"""
 
     def terms(self, token: NDArray[np.int64], chosen: NDArray[np.int64]) -> Terms:
-        """Terms of sets `chosen` [P, K] for the tokens [P]."""
+        """Terms of sets `chosen` [P, K], as ranks up to R, for the tokens [P]."""
         parts = [
             self._terms(token[start : start + _PAIRS], chosen[start : start + _PAIRS])
             for start in range(0, max(1, len(token)), _PAIRS)
@@ -87,33 +95,33 @@ class BranchError:
         return Terms(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _terms(self, token: NDArray[np.int64], chosen: NDArray[np.int64]) -> Terms:
-        experts = self.plain.shape[-1]
-        rows = token[:, None] * experts + chosen
-        raw = self.scored.raw.reshape(-1).take(rows)
-        cells = rows[:, :, None] * experts + chosen[:, None, :]
+        slots = self.plain.shape[-1]
+        rows = token[:, None] * slots + chosen
+        raw = self.raw.reshape(-1).take(rows)
+        cells = rows[:, :, None] * slots + chosen[:, None, :]
         pairs = raw[:, :, None] * raw[:, None, :]
         size = (self.plain.reshape(-1).take(cells) * pairs).sum((1, 2))
         measured = size
         if self.weighted is not self.plain:
             measured = (self.weighted.reshape(-1).take(cells) * pairs).sum((1, 2))
         along = (self.along.reshape(-1).take(rows) * raw).sum(1)
-        return Terms(size, measured, along, self.scored.strength.reshape(-1).take(rows).sum(1))
+        return Terms(size, measured, along, self.strength.reshape(-1).take(rows).sum(1))
 
     def price(
         self, terms: Terms, energy: NDArray[np.float64], total: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Squared error, [...], of priced sets; `total` is the sum of a_j over all survivors."""
         over = divisor(self.routing, terms.strength[..., None], total)
-        scale = 1.0 / over
+        scale = np.divide(1.0, over, out=np.zeros_like(over), where=over > 0)
         if self.eps is not None:
             scale = scale / np.sqrt(scale**2 * terms.size / self.hidden + self.eps)
         error = scale**2 * terms.measured - 2.0 * scale * terms.along + energy
         return np.maximum(error, 0.0)
 
 
-def most_tokens(experts: int, *, norm: bool) -> int:
+def most_tokens(ranks: int, *, norm: bool) -> int:
     """The largest sample whose Gram matrices stay within GRAMS_LIMIT."""
-    return GRAMS_LIMIT // (4 * experts**2 * (2 if norm else 1))
+    return GRAMS_LIMIT // (4 * (ranks + 1) ** 2 * (2 if norm else 1))
 
 
 def read_norm(module: nn.Module | None) -> Norm | None:
@@ -143,41 +151,47 @@ def branch_error(
     experts: nn.Module,
     norm: Norm | None,
     inputs: Tensor,
-    chosen: NDArray[np.int64],
     prepared: tuple[Routing, Scored],
     workers: int,
 ) -> BranchError:
-    """Run all experts on inputs float32 [S, H] and keep the Gram matrices; `chosen` [S, K].
+    """Run each token's first R experts on inputs float32 [S, H] and keep the Gram matrices.
 
-    Peak memory: 4 S E^2 bytes (8 with a norm; see `most_tokens`), OUTPUTS_LIMIT, and one expert
+    Peak memory: 4 S R^2 bytes (8 with a norm; see `most_tokens`), OUTPUTS_LIMIT, and one expert
     in float32 per worker. The result does not depend on the number of workers.
     """
     routing, scores = prepared
-    tokens, hidden = inputs.shape
-    count = scores.strength.shape[-1]
-    plain = np.empty((tokens, count, count), np.float32)
-    weighted = plain if norm is None else np.empty_like(plain)
-    with ThreadPoolExecutor(
-        max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        for start, outputs in _outputs(experts, inputs, count, pool):
+    ranks = routing.ranks(scores.order.shape[-1])
+    plain = np.zeros((len(inputs), ranks + 1, ranks + 1), np.float32)
+    weighted = plain if norm is None else np.zeros_like(plain)
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            for start, outputs in _outputs(experts, inputs, scores.ranks, ranks, pool):
 
-            def work(first: int, start: int = start, outputs: Tensor = outputs) -> None:
-                some = outputs[first : first + _GRAM_TOKENS]
-                place = slice(start + first, start + first + len(some))
-                torch.bmm(some, some.mT, out=torch.from_numpy(plain[place]))
-                if norm is not None:
-                    scaled = some * norm.weight
-                    torch.bmm(scaled, scaled.mT, out=torch.from_numpy(weighted[place]))
+                def work(first: int, start: int = start, outputs: Tensor = outputs) -> None:
+                    some = outputs[first : first + _GRAM_TOKENS]
+                    place = slice(start + first, start + first + len(some))
+                    plain[place, :-1, :-1] = torch.bmm(some, some.mT).numpy()
+                    if norm is not None:
+                        scaled = some * norm.weight
+                        weighted[place, :-1, :-1] = torch.bmm(scaled, scaled.mT).numpy()
 
-            list(pool.map(work, range(0, len(outputs), _GRAM_TOKENS)))
-    return _against_original(plain, weighted, chosen, prepared, hidden, norm)
+                list(pool.map(work, range(0, len(outputs), _GRAM_TOKENS)))
+    finally:
+        torch.set_num_threads(threads)
+    return _against_original(plain, weighted, prepared, inputs.shape[-1], norm)
 
 
 def _outputs(
-    experts: nn.Module, inputs: Tensor, count: int, pool: ThreadPoolExecutor
+    experts: nn.Module,
+    inputs: Tensor,
+    ranks: NDArray[np.int16],
+    count: int,
+    pool: ThreadPoolExecutor,
 ) -> Iterator[tuple[int, Tensor]]:
-    """(first token, outputs float32 [T, E, H]) for chunks of the tokens."""
+    """(first token, outputs float32 [T, R, H] by rank) for chunks of the tokens."""
     hidden = inputs.shape[-1]
     size = max(_GRAM_TOKENS, OUTPUTS_LIMIT // (4 * count * hidden))
     size -= size % _GRAM_TOKENS
@@ -185,34 +199,47 @@ def _outputs(
         some = inputs[start : start + size]
         outputs = torch.empty(len(some), count, hidden)
 
-        def work(expert: int, some: Tensor = some, outputs: Tensor = outputs) -> None:
-            with torch.inference_mode():
-                outputs[:, expert] = run_expert(experts, expert_weights(experts, expert), some)[1]
+        def work(
+            expert: int, some: Tensor = some, outputs: Tensor = outputs, start: int = start
+        ) -> None:
+            rank = torch.from_numpy(ranks[start : start + len(some), expert].astype(np.int64))
+            token = (rank < count).nonzero()[:, 0]
+            if len(token):
+                with torch.inference_mode():
+                    weights = expert_weights(experts, expert)
+                    outputs[token, rank[token]] = run_expert(experts, weights, some[token])[1]
 
-        list(pool.map(work, range(count)))
+        list(pool.map(work, range(ranks.shape[-1])))
         yield start, outputs
 
 
 def _against_original(
     plain: NDArray[np.float32],
     weighted: NDArray[np.float32],
-    chosen: NDArray[np.int64],
     prepared: tuple[Routing, Scored],
     hidden: int,
     norm: Norm | None,
 ) -> BranchError:
     """Put the original's coefficients in: M u and u^T M u per token."""
     routing, scores = prepared
-    strength = np.take_along_axis(scores.strength, chosen, -1)
-    over = divisor(routing, strength, scores.strength.sum(-1))
-    used = np.take_along_axis(scores.raw, chosen, -1) / over[:, None]
+    ranks = plain.shape[-1] - 1
+    first = scores.order[:, :ranks].astype(np.int64)
+    raw, strength = (
+        np.pad(np.take_along_axis(part, first, -1), ((0, 0), (0, 1)))
+        for part in (scores.raw, scores.strength)
+    )
+    chosen = choose(routing, scores.choice, scores.ranks)
+    over = divisor(routing, np.take_along_axis(strength, chosen, -1), scores.strength.sum(-1))
+    used = np.take_along_axis(raw, chosen, -1) / over[:, None]
     if norm is not None:
         rows = np.take_along_axis(plain, chosen[:, :, None], 1)
         block = np.take_along_axis(rows, chosen[:, None, :], 2)
         size = (block * used[:, :, None] * used[:, None, :]).sum((1, 2))
         used = used / np.sqrt(size / hidden + norm.eps)[:, None]
-    rows = np.take_along_axis(weighted, chosen[:, :, None], 1)
-    along = (rows * used[:, :, None]).sum(1)
+    along = np.zeros(raw.shape)
+    for slot in range(chosen.shape[-1]):
+        row = np.take_along_axis(weighted, chosen[:, slot, None, None], 1)[:, 0]
+        along += row * used[:, slot, None]
     energy = (np.take_along_axis(along, chosen, -1) * used).sum(-1)
     if not np.isfinite(along).all():
         token = int(np.flatnonzero(~np.isfinite(along).all(-1))[0])
@@ -220,6 +247,5 @@ def _against_original(
             f"the experts' outputs for sampled token {token} hold NaN or infinity: "
             "the checkpoint's expert weights are damaged"
         )
-    return BranchError(
-        plain, weighted, along, energy, routing, scores, hidden, norm.eps if norm else None
-    )
+    eps = None if norm is None else norm.eps
+    return BranchError(plain, weighted, along, raw, strength, energy, routing, scores, hidden, eps)

@@ -37,7 +37,7 @@ from secateur.forward.skeleton import decoder_layers, path_of
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
 
-REROUTE_TOKENS = 4096
+REROUTE_TOKENS = 16384
 """Tokens sampled per layer for the criterion `rerouted`, shared evenly by the categories."""
 
 Progress = Callable[[int, int], None]
@@ -71,7 +71,7 @@ def cost_of(checkpoint: Checkpoint, corpus: Corpus, reroute_tokens: int = REROUT
     family, config = checkpoint.family, checkpoint.config
     sampled = min(reroute_tokens, corpus.tokens)
     per_layer = reroute_cost(
-        checkpoint.experts,
+        routing_of(family, config).ranks(checkpoint.experts),
         sampled,
         family.number(config, "hidden"),
         family.number(config, "expert_width"),

@@ -11,7 +11,8 @@ random sets to the same ones (docs/log.md has this and what else was tried).
 Deterministic: of equals the lower expert number goes first, sums have a fixed order, and the only
 threads run experts, whose results do not depend on their number.
 
-Shapes: S tokens, E experts, K chosen, C categories, H hidden, I expert width.
+Shapes: S tokens, E experts, R ranks (a token's experts, best first), K chosen, C categories,
+H hidden, I expert width.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Removal:
     """[E + 1]: relative squared error over all tokens"""
     per_category: NDArray[np.float64]
     """[E + 1, C]: the same inside each category; 0 for a category without tokens"""
+    covered: NDArray[np.float64]
+    """[E + 1]: share of tokens with K survivors among their first R, priced exactly"""
     scores: NDArray[np.float64]
     """[E]: place in the order of removal, higher = keep"""
 
@@ -75,7 +78,7 @@ class _State(NamedTuple):
 
     alive: NDArray[np.bool_]
     near: NDArray[np.int64]
-    """[S, K or K + 1]: the chosen, and the next in line: while they stay, so do the prices"""
+    """[S, K + 1]: ranks of the chosen and of the next in line (with groups [S, K]: the chosen)"""
     now: Terms
     """[S]"""
     relevant: NDArray[np.int64]
@@ -100,16 +103,15 @@ def solve_layer(
     """
     chosen = sample.experts.numpy()
     prepared = scored(routing, sample.scores.numpy(), chosen, sample.gates.numpy())
-    error = branch_error(experts, norm, sample.inputs, chosen, (routing, prepared), workers)
+    error = branch_error(experts, norm, sample.inputs, (routing, prepared), workers)
     search = Search(error, sample.categories.numpy(), sample.weights.numpy(), categories)
     return {"pooled": search.remove("pooled"), "worst": search.remove("worst")}
 
 
-def cost(experts: int, tokens: int, hidden: int, width: int, *, gated: bool, norm: bool) -> float:
-    """Floating point operations of one layer: all experts on all tokens, and the Gram matrices."""
-    matrices = 3 if gated else 2
-    products = 2.0 * tokens * experts * hidden * width * matrices
-    return products + 2.0 * tokens * experts**2 * hidden * (2 if norm else 1)
+def cost(ranks: int, tokens: int, hidden: int, width: int, *, gated: bool, norm: bool) -> float:
+    """Floating point operations of one layer: `ranks` experts on each token, Gram matrices."""
+    products = 2.0 * tokens * ranks * hidden * width * (3 if gated else 2)
+    return products + 2.0 * tokens * ranks**2 * hidden * (2 if norm else 1)
 
 
 class Search:
@@ -124,7 +126,8 @@ class Search:
     ) -> None:
         self.error = error
         self.routing = error.routing
-        self.experts = error.plain.shape[-1]
+        self.experts = error.scored.order.shape[-1]
+        self._ranks = error.plain.shape[-1] - 1
         self._categories = categories
         self._count = count
         self._weights = weights.astype(np.float64)
@@ -137,11 +140,13 @@ class Search:
         experts = self.experts
         keep = np.zeros((experts + 1, experts), np.bool_)
         per_category = np.full((experts + 1, self._count), np.nan)
+        covered = np.full(experts + 1, np.nan)
         scores = np.zeros(experts)
         state = self.state(np.ones(experts, np.bool_))
         for kept in range(experts, self.routing.fewest - 1, -1):
             keep[kept] = state.alive
             per_category[kept] = self.errors(state)
+            covered[kept] = (state.near[:, self.routing.top_k - 1] < self._ranks).mean()
             aims = self.ordered(self.errors_without(state), state.alive, aim)
             if kept > self.routing.fewest:
                 scores[aims[0]] = experts - kept
@@ -150,7 +155,7 @@ class Search:
                 state = self.state(alive, state)
             else:
                 scores[aims] = np.arange(experts - kept, experts)
-        return Removal(keep, per_category @ self._share, per_category, scores)
+        return Removal(keep, per_category @ self._share, per_category, covered, scores)
 
     def errors(self, state: _State) -> NDArray[np.float64]:
         """Relative error of a set of survivors per category, [C]."""
@@ -190,27 +195,17 @@ class Search:
         return candidates[np.lexsort(tuple(key[candidates] for key in keys))]
 
     def state(self, alive: NDArray[np.bool_], known: _State | None = None) -> _State:
-        """Price a set of survivors; rows whose experts are as in `known` are taken from it."""
-        scores = self.error.scored
-        ranks = np.where(alive, scores.ranks, np.int16(self.experts))
-        near = self._near(ranks, int(alive.sum()))
-        chosen = near[:, : self.routing.top_k]
-        relevant = self._relevant(ranks, chosen)
-        relevant = np.where(self._candidates(alive)[relevant], relevant, -1)
-        if known is not None and self.routing.groups == 1 and known.near.shape == near.shape:
+        """Price a set of survivors; tokens that get what they got in `known` keep their prices."""
+        near = self._near(alive)
+        relevant = self._relevant(alive, near[:, : self.routing.top_k])
+        if known is not None and self.routing.groups == 1:
             token = np.flatnonzero((known.near != near).any(-1))
         else:
             token, known = np.arange(len(near)), None
-        now = self.error.terms(token, chosen[token])
+        now = self.error.terms(token, near[token, : self.routing.top_k])
         row, slot = np.nonzero(relevant[token] >= 0)
         pair = token[row]
-        fewer = ranks[pair]
-        fewer[np.arange(len(pair)), relevant[pair, slot]] = self.experts
-        if int(alive.sum()) > self.routing.fewest:
-            sets = choose(self.routing, scores.choice[pair], fewer, scores.order[pair])
-        else:
-            sets = chosen[pair]
-        priced = self.error.terms(pair, sets)
+        priced = self.error.terms(pair, self._without(alive, near, relevant, (pair, slot)))
         without = Terms(*(np.ones(relevant.shape) for _ in priced))
         if known is not None:
             now = Terms(*(_put(old, token, new) for old, new in zip(known.now, now, strict=True)))
@@ -219,26 +214,52 @@ class Search:
             part[pair, slot] = new
         return _State(alive, near, now, relevant, without)
 
-    def _near(self, ranks: NDArray[np.int16], survivors: int) -> NDArray[np.int64]:
-        scores = self.error.scored
+    def _near(self, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
+        scores, ranks, top_k = self.error.scored, self._ranks, self.routing.top_k
         if self.routing.groups > 1:
-            return choose(self.routing, scores.choice, ranks, scores.order)
-        size = min(self.routing.top_k + 1, survivors)
-        best = np.partition(ranks, size - 1, axis=-1)[:, :size]
+            dead = np.int16(self.experts)
+            return choose(self.routing, scores.choice, np.where(alive, scores.ranks, dead))
+        place = np.arange(ranks + 1, dtype=np.int16)
+        living = np.where(alive[scores.order[:, :ranks]], place[:-1], place[-1])
+        # One more column of nobody, for when K + 1 are more than there are ranks.
+        living = np.pad(living, ((0, 0), (0, 1)), constant_values=ranks)
+        best = np.partition(living, top_k, axis=-1)[:, : top_k + 1]
         best.sort(axis=-1)
-        return np.take_along_axis(scores.order, best.astype(np.int64), -1).astype(np.int64)
+        return best.astype(np.int64)
 
-    def _relevant(self, ranks: NDArray[np.int16], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[S, W]: the chosen; with groups also the experts that make their group what it is."""
+    def _without(
+        self,
+        alive: NDArray[np.bool_],
+        near: NDArray[np.int64],
+        relevant: NDArray[np.int64],
+        pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
+    ) -> NDArray[np.int64]:
+        """int64 [P, K]: what tokens get once one of their relevant experts is gone."""
+        token, slot = pairs
+        top_k = self.routing.top_k
         if self.routing.groups == 1:
-            return chosen
-        groups, best = self.routing.groups, self.routing.group_best
-        size = self.experts // groups
-        inside = np.argsort(ranks.reshape(len(ranks), groups, size), -1, kind="stable")[..., :best]
-        tops = (inside + np.arange(groups)[:, None] * size).reshape(len(ranks), -1)
-        dead = np.take_along_axis(ranks, tops, -1) >= self.experts
-        taken = (tops[:, :, None] == chosen[:, None, :]).any(-1)
-        return np.concatenate([chosen, np.where(dead | taken, -1, tops)], -1)
+            column = np.arange(top_k)
+            return near[token[:, None], column + (column >= slot[:, None])]
+        scores = self.error.scored
+        fewer = np.where(alive, scores.ranks, np.int16(self.experts))[token]
+        fewer[np.arange(len(token)), relevant[token, slot]] = self.experts
+        return choose(self.routing, scores.choice[token], fewer)
+
+    def _relevant(self, alive: NDArray[np.bool_], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[S, W]: the chosen; with groups also the experts that make their group what it is."""
+        scores, ranks = self.error.scored, self._ranks
+        experts = np.take_along_axis(scores.order, np.minimum(chosen, ranks - 1), -1)
+        relevant = np.where(chosen < ranks, experts, -1).astype(np.int64)
+        if self.routing.groups > 1:
+            groups, best = self.routing.groups, self.routing.group_best
+            size = self.experts // groups
+            grouped = np.where(alive, scores.ranks, self.experts).reshape(-1, groups, size)
+            inside = np.argsort(grouped, -1, kind="stable")[..., :best]
+            tops = (inside + np.arange(groups)[:, None] * size).reshape(len(chosen), -1)
+            taken = (tops[:, :, None] == relevant[:, None, :]).any(-1)
+            relevant = np.concatenate([relevant, np.where(taken, -1, tops)], -1)
+        # Index -1 reads the last expert, but stays -1 itself.
+        return np.where(self._candidates(alive)[relevant], relevant, -1)
 
     def _candidates(self, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """bool [E]: survivors that may go next: groups must stay of equal size."""

@@ -22,6 +22,8 @@ from secateur.errors import FamilyError, NumericError
 SELECTED, ALL, NONE = "selected", "all", "none"
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 _DEFAULT = {SOFTMAX: ALL, SIGMOID: NONE}
+RANKS_PER_CHOICE = 4
+"""Ranks run per expert chosen: with half of the experts gone, a token still finds K among them."""
 _LOWEST = -700.0
 """Smallest logit below the token's largest that exp() still tells from zero in float64."""
 _TIE = 1e-5
@@ -48,6 +50,13 @@ class Routing:
     group_best: int = 1
     bias: NDArray[np.float64] | None = None
     constants: NDArray[np.float64] | None = None
+
+    def ranks(self, experts: int) -> int:
+        """How many experts of a token, best first, are worth running to see what it falls to.
+
+        With group-limited choice that may be any of them.
+        """
+        return experts if self.groups > 1 else min(experts, RANKS_PER_CHOICE * self.top_k)
 
     @property
     def fewest(self) -> int:
@@ -129,7 +138,7 @@ def scored(
     np.put_along_axis(choice, experts, lifted, -1)
     order = np.argsort(-choice, axis=-1, kind="stable").astype(np.int16)
     ranks = np.argsort(order, axis=-1, kind="stable").astype(np.int16)
-    chosen = choose(routing, choice, ranks, order)
+    chosen = np.take_along_axis(order, choose(routing, choice, ranks), -1).astype(np.int64)
     same = (np.sort(chosen, -1) == np.sort(experts, -1)).all(-1)
     if not same.all():
         token = int(np.flatnonzero(~same)[0])
@@ -143,18 +152,18 @@ def scored(
 
 
 def choose(
-    routing: Routing,
-    choice: NDArray[np.float64],
-    ranks: NDArray[np.int16],
-    order: NDArray[np.int16],
+    routing: Routing, choice: NDArray[np.float64], ranks: NDArray[np.int16]
 ) -> NDArray[np.int64]:
-    """int64 [S, K]: the experts that each token gets, best first; a dead expert has rank >= E."""
+    """int64 [S, K]: ranks of the experts that each token gets, ascending.
+
+    Dead experts have rank E; where fewer than K may be chosen, E fills up.
+    """
     experts = ranks.shape[-1]
     if routing.groups > 1:
         ranks = np.where(_allowed(routing, choice, ranks < experts), ranks, experts)
     best = np.partition(ranks, routing.top_k - 1, axis=-1)[:, : routing.top_k]
     best.sort(axis=-1)
-    return np.take_along_axis(order, best.astype(np.int64), -1).astype(np.int64)
+    return best.astype(np.int64)
 
 
 def divisor(
