@@ -83,6 +83,8 @@ def _serve() -> None:
                 os.close(read)
                 os.dup2(err.fileno(), 2)
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                # A shell that starts the tests in the background makes them ignore Ctrl-C.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 _cut_at(asked, write)
                 sys.argv = ["secateur", *asked["argv"]]
                 cli.main()
