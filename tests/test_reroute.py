@@ -22,7 +22,7 @@ from secateur.calibration.branch_error import (
     most_tokens,
     read_norm,
 )
-from secateur.calibration.reroute import LayerSample, Search, cost, solve_layer
+from secateur.calibration.reroute import LayerSample, Search, balanced, cost, solve_layer
 from secateur.calibration.routing import Routing, routing_of, scored
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError, NumericError
@@ -132,7 +132,7 @@ def expected_errors(layer: Layer, alive: NDArray[np.bool_]) -> NDArray[np.float6
     changed = ((layer.output(alive) - original) ** 2).sum(-1)
     energy = (original**2).sum(-1)
     category = layer.sample.categories.numpy()
-    weights = layer.sample.weights.numpy()
+    weights = balanced(layer.sample)
     return np.array(
         [
             (weights * changed)[category == c].sum() / (weights * energy)[category == c].sum()
@@ -142,8 +142,7 @@ def expected_errors(layer: Layer, alive: NDArray[np.bool_]) -> NDArray[np.float6
 
 
 def search_of(layer: Layer) -> Search:
-    categories, weights = layer.sample.categories.numpy(), layer.sample.weights.numpy()
-    return Search(layer.error(), categories, weights, 3)
+    return Search(layer.error(), layer.sample.categories.numpy(), balanced(layer.sample), 3)
 
 
 @pytest.mark.parametrize("form", FAMILIES)
@@ -277,18 +276,30 @@ def test_result_does_not_depend_on_workers_or_torch_threads(tiny: TINY) -> None:
 def test_weights_and_categories_count_as_repeated_tokens(tiny: TINY) -> None:
     layer = observe(tiny("gemma4"), 1)
     twice = torch.cat([torch.arange(TOKENS), torch.arange(10)])
-    weights = torch.ones(TOKENS)
-    weights[:10] = 2.0
-
-    def picked(field: torch.Tensor) -> torch.Tensor:
-        return field[twice]
-
-    fields = {name: picked(value) for name, value in vars(layer.sample).items()}
+    fields = {name: value[twice] for name, value in vars(layer.sample).items()}
     repeated = replace(layer, sample=LayerSample(**fields))
-    weighted = replace(layer, sample=replace(layer.sample, weights=weights))
-    one, other = search_of(repeated).remove("worst"), search_of(weighted).remove("worst")
-    assert np.array_equal(one.keep, other.keep)
-    np.testing.assert_allclose(one.per_category, other.per_category, rtol=1e-6, atol=1e-9)
+    found = []
+    for one in (layer, repeated):
+        weights = np.ones(len(one.sample.weights))
+        weights[:10] *= 2.0 if one is layer else 1.0
+        search = Search(one.error(), one.sample.categories.numpy(), weights, 3)
+        found.append(search.remove("worst"))
+    assert np.array_equal(found[0].keep, found[1].keep)
+    np.testing.assert_allclose(found[0].per_category, found[1].per_category, rtol=1e-6, atol=1e-9)
+
+
+def test_tokens_of_rare_experts_count_more() -> None:
+    experts = torch.tensor([[0, 1], [0, 1], [0, 1], [2, 3]])
+    sample = LayerSample(
+        inputs=torch.zeros(4, HIDDEN),
+        scores=torch.zeros(4, 4),
+        experts=experts,
+        gates=torch.tensor([[1.0, 3.0]] * 4),
+        categories=torch.zeros(4, dtype=torch.int64),
+        weights=torch.tensor([1.0, 1.0, 2.0, 1.0]),
+    )
+    often, seldom = (3 * 4 / 8) ** -0.5, (1 * 4 / 8) ** -0.5
+    np.testing.assert_allclose(balanced(sample), [often, often, 2 * often, seldom])
 
 
 @pytest.mark.parametrize(
