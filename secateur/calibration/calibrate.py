@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from secateur.calibration.branch_error import read_norm
+from secateur.calibration.branch_error import most_tokens, read_norm
 from secateur.calibration.observe import (
     BatchWatcher,
     LayerSums,
@@ -69,7 +69,7 @@ class Cost:
 def cost_of(checkpoint: Checkpoint, corpus: Corpus, reroute_tokens: int = REROUTE_TOKENS) -> Cost:
     """What calibrating a checkpoint on a corpus will cost. Reads headers only."""
     family, config = checkpoint.family, checkpoint.config
-    sampled = min(reroute_tokens, corpus.tokens)
+    sampled = min(_affordable(checkpoint, reroute_tokens), corpus.tokens)
     per_layer = reroute_cost(
         routing_of(family, config).ranks(checkpoint.experts),
         sampled,
@@ -98,7 +98,8 @@ def calibrate(
 ) -> Statistics:
     """Run the corpus through the checkpoint once and sum what its experts did.
 
-    `reroute_tokens` are sampled for the criterion `rerouted` (0 leaves it out), with `seed`.
+    `reroute_tokens` are sampled for the criterion `rerouted` (0 leaves it out), with `seed`;
+    fewer, where a family's router needs more memory per token than there is for them.
     `workers` threads share the work (default: one per core); the result does not depend on
     them. A token that becomes NaN or infinite raises NumericError, or is left out and counted
     when `skip_bad`. Raises CorpusError when the corpus has no tokens.
@@ -107,7 +108,8 @@ def calibrate(
     if not batches:
         raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
     threads = workers or os.cpu_count() or 1
-    drawn = draw(batches, corpus, reroute_tokens, seed) if reroute_tokens else {}
+    sampled = _affordable(checkpoint, reroute_tokens)
+    drawn = draw(batches, corpus, sampled, seed) if sampled else {}
     arrays: dict[str, Array] = {}
     with ForwardPass(
         CheckpointWeights(checkpoint), batches, workers=threads, skip_bad=skip_bad
@@ -174,6 +176,12 @@ def experts_of(module: nn.Module) -> tuple[str, nn.Module | None]:
         if is_experts(child):
             return path, child
     return "", None
+
+
+def _affordable(checkpoint: Checkpoint, tokens: int) -> int:
+    """As many of the wanted sample tokens as fit into branch_error's memory limit."""
+    ranks = routing_of(checkpoint.family, checkpoint.config).ranks(checkpoint.experts)
+    return min(tokens, most_tokens(ranks, norm=checkpoint.family.post_norm is not None))
 
 
 def _solve(
