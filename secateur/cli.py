@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ from secateur.options import (
     Out,
     PerSample,
     Protect,
+    Recipes,
     RerouteTokens,
     Revision,
     Rows,
@@ -40,12 +41,12 @@ from secateur.options import (
     Types,
     Workers,
     one_of,
-    protected_experts,
 )
 from secateur.terminal import leave, note, progress_bars, show, write_lines
+from secateur.wishes import formats_of, pruning_of
 
 if TYPE_CHECKING:
-    from secateur.planning.choose import Pruning
+    pass
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells count: 128 and the number of the signal."""
@@ -186,7 +187,7 @@ def scores(
     """Every expert's score by a criterion; higher stays."""
     from secateur import verbs
 
-    wish = _pruning(
+    wish = pruning_of(
         criterion=criterion,
         gate=gate,
         aggregation=aggregation,
@@ -218,6 +219,7 @@ def plan(
     drop_map: DropMap = None,
     to: To = None,
     types: Types = None,
+    recipe: Recipes = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the plan here.")] = None,
     revision: Revision = None,
     as_json: Json = False,
@@ -227,12 +229,14 @@ def plan(
     from secateur.planning.plan import to_json
     from secateur.report_text import plan_lines
 
-    wish = _pruning(
+    wish = pruning_of(
         experts=experts, drop=drop, criterion=criterion, aggregation=aggregation, gate=gate,
         seed=seed, protect=protect, protect_per_sample=protect_per_sample,
         protect_super_experts=protect_super_experts, drop_map=drop_map,
     )  # fmt: skip
-    decided = verbs.plan(model, wish, _formats(to, types), statistics=stats, revision=revision)
+    decided = verbs.plan(
+        model, wish, formats_of(to, types, recipe), statistics=stats, revision=revision
+    )
     if out is not None:
         verbs.save_plan(decided, out)
     if as_json:
@@ -297,6 +301,7 @@ def shrink(
     experts: Experts = None,
     drop: Drop = None,
     types: Types = None,
+    recipe: Recipes = None,
     to: To = None,
     corpus: Corpus = None,
     rows: Rows = None,
@@ -327,14 +332,14 @@ def shrink(
     from secateur.report_text import shrink_lines
 
     one_of("--on-nan", on_nan, ("stop", "skip"))
-    pruning = _pruning(
+    pruning = pruning_of(
         experts=experts, drop=drop, criterion=criterion, aggregation=aggregation, gate=gate,
         seed=seed, protect=protect, protect_per_sample=protect_per_sample,
         protect_super_experts=protect_super_experts, drop_map=drop_map,
     )  # fmt: skip
     wish = Wish(
         pruning=pruning,
-        formats=_formats(to, types),
+        formats=formats_of(to, types, recipe),
         calibration=verbs.Calibration(corpus, rows, None, sequence_length, reroute_tokens, on_nan),
         measuring=verbs.Measuring(prompts, answers, per_domain, max_kl, min_top1),
     )
@@ -365,33 +370,6 @@ def verify(
             + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
             + ": make it again"
         )
-
-
-def _pruning(
-    protect: list[str] | None = None, criterion: str | None = None, **words: Any
-) -> Pruning:
-    from secateur.planning.choose import CRITERION, Pruning
-
-    one_of("--gate", words.get("gate", "true"), ("true", "reference"))
-    return Pruning(
-        criterion=criterion or CRITERION, protected=protected_experts(protect or []), **words
-    )
-
-
-def _formats(to: str | None, types: str | None) -> Any:
-    from secateur.verbs import Formats
-
-    names = tuple(name.strip() for name in (types or "").split(",") if name.strip())
-    wanted = {word.strip() for word in ("safetensors" if to is None else to).split(",")}
-    if odd := sorted(wanted - {"safetensors", "gguf"}):
-        raise typer.BadParameter(f"unknown format {odd[0]!r}: safetensors, gguf", param_hint="--to")
-    if "gguf" in wanted and not names:
-        raise typer.BadParameter("a GGUF needs a file type: --types Q4_K_M", param_hint="--to")
-    if to is not None and names and "gguf" not in wanted:
-        raise typer.BadParameter(
-            "--types are for GGUF: add gguf, or leave them out", param_hint="--to"
-        )
-    return Formats("safetensors" in wanted, names)
 
 
 if __name__ == "__main__":

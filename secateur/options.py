@@ -34,7 +34,11 @@ DropMap = Annotated[Path | None, typer.Option(help="JSON that says which experts
 Types = Annotated[str | None, typer.Option(help="GGUF file types, comma-separated: Q4_K_M,Q8_0.")]
 To = Annotated[
     str | None,
-    typer.Option(help="safetensors, gguf or both. Default: safetensors, and gguf if --types."),
+    typer.Option(help="safetensors, gguf, mlx. Default: safetensors, and what the types are for."),
+]
+Recipes = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", help="A recipe by name or YAML path; may be repeated."),
 ]
 Corpus = Annotated[str | None, typer.Option(help="A mix by name or YAML path, or JSONL/text.")]
 Rows = Annotated[Path | None, typer.Option(help="JSONL with input_ids per line, used as given.")]

@@ -27,7 +27,6 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import OutputError, PlanError, WriteError
 from secateur.output.write import Sources, check_plan, write_output
 from secateur.planning.choose import Pruning, check_wish, choose
-from secateur.planning.llama_mixes import file_type
 from secateur.planning.plan import Plan
 from secateur.planning.resolve import make_plan
 from secateur.release.manifest import MANIFEST, versions, write_manifest
@@ -68,7 +67,7 @@ def shrink(
     with _work_folder(out) as work:
         statistics = _statistics(checkpoint, wish, work, workers, progress)
         choice = choose(checkpoint, statistics, wish.pruning)
-        plan = make_plan(checkpoint, choice, wish.formats.names, statistics)
+        plan = make_plan(checkpoint, choice, wish.formats.outputs, statistics)
         sources = Sources(checkpoint, statistics)
         check_plan(plan, sources)
         observed = _statistics_path(checkpoint, wish, work)
@@ -109,9 +108,7 @@ def _refuse_early(checkpoint: Checkpoint, wish: Wish) -> None:
     from secateur.release.measure import measured_on
 
     check_wish(checkpoint, wish.pruning)
-    for name in wish.formats.types:
-        file_type(name)
-    if not wish.formats.names:
+    if not wish.formats.outputs:
         raise PlanError("there is nothing to write: name a format with --to, or types with --types")
     measured_on(checkpoint, wish.measuring)
 

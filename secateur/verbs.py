@@ -21,7 +21,9 @@ from secateur.checkpoint.inspection import Inspection, inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import CheckpointError, CorpusError, StatisticsError
 from secateur.planning.choose import Pruning, choose, scores_of
-from secateur.planning.plan import GGUF, PATH, SAFETENSORS, Plan, published, read_plan, to_json
+from secateur.planning.plan import PATH, Plan, published, read_plan, to_json
+from secateur.planning.recipe import Recipe, find_recipe
+from secateur.planning.resolve import Output, make_plan
 from secateur.release import manifest as manifest_file
 from secateur.release.manifest import Problem
 from secateur.release.measuring import Measuring
@@ -63,16 +65,21 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Formats:
-    """What to write: the pruned checkpoint, and GGUF files by llama.cpp's file types."""
+    """What to write: the pruned checkpoint, and files by recipes.
+
+    `types` are file types of llama.cpp, names of shipped recipes or paths of YAML recipes
+    (planning.recipe); `recipes` are recipes made in Python.
+    """
 
     safetensors: bool = True
     types: tuple[str, ...] = ()
+    recipes: tuple[Recipe, ...] = ()
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The formats as plans name them."""
-        first = (SAFETENSORS,) if self.safetensors else ()
-        return (*first, *(GGUF + name for name in self.types))
+    def outputs(self) -> tuple[Output, ...]:
+        """The outputs, in order. Raises PlanError for an unknown type or recipe."""
+        first: tuple[Output, ...] = ("safetensors",) if self.safetensors else ()
+        return (*first, *map(find_recipe, self.types), *self.recipes)
 
 
 def _opened(model: Model, revision: str | None) -> Checkpoint:
@@ -174,14 +181,13 @@ def plan(
 ) -> Plan:
     """Decide every output tensor. Reads headers, tokenizer and statistics; no weights."""
     from secateur.output.write import check_statistics
-    from secateur.planning.resolve import make_plan
 
     checkpoint = _opened(model, revision)
     loaded = statistics_file.load(Path(statistics)) if statistics else None
     if loaded is not None:
         check_statistics(loaded, checkpoint)
     choice = choose(checkpoint, loaded, wish)
-    decided = make_plan(checkpoint, choice, formats.names, loaded)
+    decided = make_plan(checkpoint, choice, formats.outputs, loaded)
     return replace(decided, model={**decided.model, PATH: checkpoint.source})
 
 

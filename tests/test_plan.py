@@ -20,6 +20,7 @@ from secateur.formats.gguf_reader import read_gguf
 from secateur.output.write import Sources, check_plan, write_output
 from secateur.planning.choose import Choice, Pruning, choose
 from secateur.planning.plan import Plan, from_json, read_plan, to_json
+from secateur.planning.recipe import find_recipe
 from secateur.planning.resolve import make_plan, safetensors_layout
 
 TINY = Callable[[str], Checkpoint]
@@ -31,7 +32,11 @@ def halved(checkpoint: Checkpoint) -> Choice:
 
 
 def planned(checkpoint: Checkpoint, *formats: str) -> Plan:
-    return make_plan(checkpoint, halved(checkpoint), formats)
+    outputs: list[Any] = [
+        form if form == "safetensors" else find_recipe(form.removeprefix("gguf-"))
+        for form in formats
+    ]
+    return make_plan(checkpoint, halved(checkpoint), outputs)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +155,10 @@ def test_the_plan_of_another_checkpoint_is_refused(tiny: TINY) -> None:
 
 
 def test_unknown_formats_are_refused(tiny: TINY) -> None:
-    for formats, message in (((), "writes nothing"), (("onnx",), "unknown format 'onnx'")):
+    for formats, message in (
+        ((), "writes nothing"),
+        (("onnx",), "unknown file type or recipe 'onnx'"),
+    ):
         with pytest.raises(PlanError, match=message):
             planned(tiny("gemma4"), *formats)
 

@@ -15,6 +15,7 @@ from secateur.checkpoint.families import families
 PACKAGE = Path(secateur.__file__).parent
 ROOMS = (
     "errors",
+    "settings",
     "checkpoint",
     "formats",
     "corpus",
@@ -28,12 +29,22 @@ ROOMS = (
     "pipeline",
     "report_text",
     "options",
+    "wishes",
     "terminal",
     "cli",
 )
 """Each may import only what stands before it."""
 
-WITHOUT_TORCH = ("errors", "checkpoint", "formats", "planning", "options", "terminal", "cli")
+WITHOUT_TORCH = (
+    "errors",
+    "settings",
+    "checkpoint",
+    "formats",
+    "planning",
+    "options",
+    "terminal",
+    "cli",
+)
 """Rooms in which nothing imports torch, not even inside a function."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from secateur.corpus.fields import FIELDS, Fields, fields_of
-from secateur.corpus.settings import Settings, read_yaml
 from secateur.errors import CorpusError
+from secateur.settings import Settings, read_yaml
 
 MIXES = Path(__file__).parent / "mixes"
 
@@ -111,7 +111,7 @@ def read_mix(name: str | Path) -> Mix:
                 f"{', '.join(mix_names())}"
             )
         path = MIXES / f"{name}.yaml"
-    return _mix(read_yaml(path), path)
+    return _mix(read_yaml(path, CorpusError), path)
 
 
 class _Share(NamedTuple):
@@ -121,7 +121,7 @@ class _Share(NamedTuple):
 
 def _mix(content: object, path: Path) -> Mix:
     where = str(path)
-    given = Settings.of(content, where, _MIX_KEYS)
+    given = Settings.of(content, where, _MIX_KEYS, CorpusError)
     entries = given.listing("sources")
     if not entries:
         raise CorpusError(f"{where}: no sources; list at least one under `sources`")
@@ -166,7 +166,7 @@ def _divided(total: int | None, shares: list[_Share], where: str) -> tuple[Sourc
 
 
 def _share(entry: object, index: int, mix: Path, total: int | None) -> _Share:
-    given = Settings.of(entry, f"{mix}: sources[{index}]", _SOURCE_KEYS)
+    given = Settings.of(entry, f"{mix}: sources[{index}]", _SOURCE_KEYS, CorpusError)
     name = given.text("name")
     if name is None:
         raise CorpusError(f"{given.where}: no name; every source needs one")

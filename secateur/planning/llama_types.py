@@ -7,8 +7,8 @@ the file type's mix (`llama_mixes.py`), and what happens when rows do not divide
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from secateur.errors import PlanError
 from secateur.formats.gguf import TensorInfo
@@ -70,7 +70,8 @@ class TypeRequest:
     """What a user asks of llama-quantize.
 
     `ftype` is a name of FILE_TYPES or an alias. `patterns` are (regular expression, type), as of
-    --tensor-type: lower-cased, searched anywhere in a name, the first match wins. `embedding`
+    --tensor-type: lower-cased, searched anywhere in a name, the first match wins. `named` are
+    (type, reason) by tensor name, tried before them: what anchored patterns would say. `embedding`
     and `output` are --token-embedding-type and --output-tensor-type; `pure` gives every matrix
     the default type; `quantize_output` false is --leave-output-tensor.
     """
@@ -80,6 +81,7 @@ class TypeRequest:
     embedding: str | None = None
     output: str | None = None
     patterns: tuple[tuple[str, str], ...] = ()
+    named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     pure: bool = False
     quantize_output: bool = True
 
@@ -144,7 +146,7 @@ def _choose(
 ) -> TypeChoice:
     if not is_quantizable(info, mix.model, request.quantize_output):
         return TypeChoice(info.name, info.type, "not quantized by llama.cpp")
-    override = next((found for found in patterns if found[0].search(info.name)), None)
+    override = _override(info.name, request, patterns)
     explicit = _explicit(place, request, override is not None)
     if explicit is not None:
         _require_fit(info, explicit[0])
@@ -153,7 +155,7 @@ def _choose(
     if not TYPES[default].quantized:
         return TypeChoice(info.name, default, f"file type {mix.ftype}")
     if override is not None:
-        chosen, reason = override[1], f"override {override[0].pattern!r}"
+        chosen, reason = override
     elif request.pure:
         chosen, reason = default, f"pure {mix.ftype}"
     else:
@@ -166,6 +168,15 @@ def _choose(
         return _with_importance(info.name, chosen, reason, None, mix.ftype)
     reason += f"; rows of {info.shape[-1]} do not divide by {TYPES[chosen].block}"
     return _with_importance(info.name, fitting, reason, chosen, mix.ftype)
+
+
+def _override(name: str, request: TypeRequest, patterns: Patterns) -> tuple[str, str] | None:
+    """(type, reason) of the first override that meets the tensor."""
+    if name in request.named:
+        kind, reason = request.named[name]
+        return ggml_type(kind).name, reason
+    found = next((found for found in patterns if found[0].search(name)), None)
+    return None if found is None else (found[1], f"override {found[0].pattern!r}")
 
 
 def _explicit(place: Place, request: TypeRequest, named: bool) -> tuple[str, str] | None:

@@ -7,9 +7,11 @@ single weight is read, and all that `apply` obeys. As JSON it is one object:
      "experts": 32, "keep": {"0": [0, 2, ...], ...},
      "tensors": [{"format", "name", "action", "sources", "type", "shape", "bytes",
                   "fallback_from"?, "reason"?}, ...],
-     "tensor_bytes": {format: n}, "file_bytes": {format: n}, "files": {format: {name: n}}}
+     "tensor_bytes": {format: n}, "file_bytes": {format: n}, "files": {format: {name: n}},
+     "formats": {format: {"to", "recipe", "base", "sha256"}}}
 
-A format is `safetensors`, or `gguf-` and the file type of llama.cpp, as in `gguf-Q4_K_M`.
+A format is `safetensors`, or what it is for and the name of its recipe, as in `gguf-Q4_K_M`,
+`gguf-apex-mini` or `mlx-mixed-4-8` (recipe.py); `formats` tells which recipe that was.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ Action = Literal["copy", "select", "convert", "select+convert", "generate"]
 planned type. generate: made from the config (rotary factors)."""
 
 SAFETENSORS = "safetensors"
-GGUF = "gguf-"
 
 IMATRIX = "imatrix"
 """In a plan's `selection`: the facts of the importance matrix it quantizes with, or None."""
@@ -58,7 +59,8 @@ class Plan:
     """What will be written, decided.
 
     `model` are the facts that recognise the checkpoint (Checkpoint.facts),
-    `selection` says how `keep` came about, `files` gives the exact bytes of every weight file.
+    `selection` says how `keep` came about, `files` gives the exact bytes of every weight file,
+    `recipes` the facts of every format's recipe (Recipe.facts; none for safetensors).
     """
 
     model: Mapping[str, Any]
@@ -66,6 +68,7 @@ class Plan:
     keep: Mapping[int, tuple[int, ...]]
     tensors: tuple[PlannedTensor, ...] = field(repr=False)
     files: Mapping[str, Mapping[str, int]]
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -109,6 +112,7 @@ def to_json(plan: Plan) -> str:
         "notes": list(plan.notes),
         **_sums(plan),
         "files": {form: dict(files) for form, files in plan.files.items()},
+        "formats": {form: dict(facts) for form, facts in plan.recipes.items()},
     }
     head = json.dumps(whole, indent=1, ensure_ascii=False)[:-2]
     keep = ",\n".join(
@@ -128,6 +132,7 @@ def from_json(text: str, where: object = "the plan") -> Plan:
             keep={int(layer): tuple(map(int, kept)) for layer, kept in data["keep"].items()},
             tensors=tuple(_tensor(row) for row in data["tensors"]),
             files={form: dict(files) for form, files in data["files"].items()},
+            recipes={form: dict(facts) for form, facts in data["formats"].items()},
             notes=tuple(data.get("notes", ())),
         )
         told = {key: data[key] for key in ("experts", "tensor_bytes", "file_bytes")}

@@ -6,6 +6,8 @@ Everything is known from headers: names, shapes, exact sizes of the files. No we
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint
@@ -15,47 +17,65 @@ from secateur.planning.choose import Choice
 from secateur.planning.experts import select_experts
 from secateur.planning.gguf_form import GgufForm, gguf_form, plan_gguf
 from secateur.planning.importance import importance_facts
-from secateur.planning.plan import GGUF, IMATRIX, SAFETENSORS, Plan, PlannedTensor
+from secateur.planning.plan import IMATRIX, SAFETENSORS, Plan, PlannedTensor
+from secateur.planning.recipe import Recipe, recipe_of_facts
 from secateur.planning.selection import Keep
+
+Output = Recipe | Literal["safetensors"]
+"""What to write: the pruned checkpoint, or a file by a recipe."""
 
 
 def make_plan(
     checkpoint: Checkpoint,
     choice: Choice,
-    formats: Sequence[str],
+    outputs: Sequence[Output],
     statistics: Statistics | None = None,
+    *,
+    layer_importance: Sequence[float] | None = None,
 ) -> Plan:
-    """The plan for a choice of experts and formats (`safetensors`, `gguf-Q4_K_M`, ...).
+    """The plan for a choice of experts and outputs.
 
     `statistics` are those that will give the importance matrix when the plan is applied: with one,
-    llama.cpp chooses some types differently. Raises PlanError for an unknown format or none at all.
+    llama.cpp chooses some types differently. `layer_importance` [layers] is for recipes with
+    tiers. Raises PlanError for a recipe that does not fit the model, or no output at all.
     """
-    if not formats:
+    if not outputs:
         raise PlanError("the plan writes nothing: name a format with --to or a type with --types")
     tensors: list[PlannedTensor] = []
     files: dict[str, Mapping[str, int]] = {}
     notes = list(choice.notes)
     imatrix = None
-    if statistics is not None and any(form != SAFETENSORS for form in formats):
+    if statistics is not None and any(is_gguf(output) for output in outputs):
         imatrix = importance_facts(statistics, checkpoint.family, choice.keep)
-    for form in dict.fromkeys(formats):
-        if form == SAFETENSORS:
+    recipes: dict[str, Mapping[str, Any]] = {}
+    for output in outputs:
+        form = SAFETENSORS if isinstance(output, str) else output.format
+        if form in files:
+            continue
+        if isinstance(output, str):
             planned, sizes = plan_safetensors(checkpoint, choice.keep)
-        elif form.startswith(GGUF):
-            ftype = form.removeprefix(GGUF)
-            decided = gguf_form(checkpoint, choice.keep, ftype, imatrix=imatrix)
-            planned, sizes = plan_gguf(checkpoint, choice.keep, decided, ftype)
-            form = planned[0].format  # the canonical name of an alias  # noqa: PLW2901
-            notes += _gguf_notes(form, planned, decided, imatrix is not None)
         else:
-            raise PlanError(
-                f"unknown format {form!r}: expected {SAFETENSORS!r} or {GGUF!r} and a file type"
+            decided = gguf_form(
+                checkpoint,
+                choice.keep,
+                output,
+                imatrix=imatrix,
+                layer_importance=layer_importance,
             )
+            planned, sizes = plan_gguf(checkpoint, choice.keep, decided, output)
+            notes += _gguf_notes(output, planned, decided, imatrix is not None)
+            recipes[form] = output.facts()
         tensors += planned
         files[form] = sizes
     selection = {**choice.selection, IMATRIX: imatrix}
     return Plan(
-        checkpoint.facts(), selection, dict(choice.keep), tuple(tensors), files, tuple(notes)
+        checkpoint.facts(),
+        selection,
+        dict(choice.keep),
+        tuple(tensors),
+        files,
+        recipes,
+        tuple(notes),
     )
 
 
@@ -68,28 +88,41 @@ def resolve_again(plan: Plan, checkpoint: Checkpoint) -> Plan:
         if form == SAFETENSORS:
             planned, sizes = plan_safetensors(checkpoint, choice.keep)
         else:
-            ftype = form.removeprefix(GGUF)
             decided = planned_gguf(plan, form, checkpoint)
-            planned, sizes = plan_gguf(checkpoint, choice.keep, decided, ftype)
+            recipe = planned_recipe(plan, form)
+            planned, sizes = plan_gguf(checkpoint, choice.keep, decided, recipe)
         tensors += planned
         files[form] = sizes
-    return Plan(plan.model, plan.selection, plan.keep, tuple(tensors), files, plan.notes)
+    return replace(plan, tensors=tuple(tensors), files=files)
 
 
 def planned_gguf(plan: Plan, form: str, checkpoint: Checkpoint) -> GgufForm:
     """The GGUF of a plan, its types taken from the plan's tensors.
 
-    Raises PlanError for a format that is no GGUF file type.
+    Raises PlanError for a format without a recipe.
     """
-    if not form.startswith(GGUF):
-        raise PlanError(f"unknown format {form!r} in the plan: plan again")
     return gguf_form(
         checkpoint,
         plan.keep,
-        form.removeprefix(GGUF),
+        planned_recipe(plan, form),
         imatrix=plan.selection.get(IMATRIX),
         chosen={tensor.name: tensor.type for tensor in plan.of(form)},
     )
+
+
+def planned_recipe(plan: Plan, form: str) -> Recipe:
+    """The recipe of a plan's format, by its facts: no rules, for the tensors say their types.
+
+    Raises PlanError for a format that the plan says nothing about.
+    """
+    if form not in plan.recipes:
+        raise PlanError(f"unknown format {form!r} in the plan: plan again")
+    return recipe_of_facts(form, plan.recipes[form])
+
+
+def is_gguf(output: Output) -> bool:
+    """Whether the output is quantized with llama.cpp's importance matrix."""
+    return isinstance(output, Recipe) and output.to == "gguf"
 
 
 def safetensors_layout(checkpoint: Checkpoint, keep: Keep) -> Layout:
@@ -123,10 +156,10 @@ def plan_safetensors(
 
 
 def _gguf_notes(
-    form: str, planned: Sequence[PlannedTensor], decided: GgufForm, has_imatrix: bool
+    recipe: Recipe, planned: Sequence[PlannedTensor], decided: GgufForm, has_imatrix: bool
 ) -> list[str]:
     """Fallbacks as one sentence, and what the types need."""
-    notes = []
+    notes, form = [], recipe.format
     fallen = [tensor for tensor in planned if tensor.fallback_from]
     if fallen:
         kinds = sorted({f"{t.fallback_from} to {t.type}" for t in fallen})
@@ -137,6 +170,11 @@ def _gguf_notes(
             f"that the type's blocks do not divide, and fall back ({', '.join(kinds)})"
         )
     needy = [choice.name for choice in decided.choices if choice.needs_importance]
+    if recipe.imatrix and not has_imatrix:
+        raise PlanError(
+            f"{form}: the recipe asks for an importance matrix: calibrate, and name the statistics "
+            "with --stats"
+        )
     if needy and not has_imatrix:
         raise PlanError(
             f"{form}: {len(needy)} tensors (first: {needy[0]}) need an importance matrix: "

@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 
 import yaml
 
-from secateur.errors import CorpusError
+from secateur.errors import InputError
 
 _T = TypeVar("_T")
 
 
-def read_yaml(path: Path) -> object:
-    """The content of a YAML file. Raises CorpusError naming the file, and the line if it can."""
+def read_yaml(path: Path, error: type[InputError]) -> object:
+    """The content of a YAML file. Raises `error` naming the file, and the line if it can."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"cannot read {path}: not UTF-8") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CorpusError(f"{path}: not usable YAML: {' '.join(str(error).split())}") from error
+    except OSError as found:
+        raise error(f"cannot read {path}: {found.strerror}") from found
+    except UnicodeDecodeError as found:
+        raise error(f"cannot read {path}: not UTF-8") from found
+    except (yaml.YAMLError, ValueError, RecursionError) as found:
+        raise error(f"{path}: not usable YAML: {' '.join(str(found).split())}") from found
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -41,37 +41,40 @@ class _UniqueKeys(yaml.SafeLoader):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A mapping of settings, and where it stands. Every method raises CorpusError naming both.
+    """A mapping of settings, and where it stands. Every method raises `error` naming both.
 
     A key without a value counts as not given.
     """
 
     values: Mapping[str, Any]
     where: str
+    error: type[InputError]
 
     @classmethod
-    def of(cls, content: object, where: str, known: Collection[str]) -> Settings:
+    def of(
+        cls, content: object, where: str, known: Collection[str], error: type[InputError]
+    ) -> Settings:
         """Take a mapping whose keys are all `known`."""
         if not isinstance(content, dict):
             found = "nothing" if content is None else f"a {type(content).__name__}"
-            raise CorpusError(f"{where}: found {found}, expected `key: value` lines")
+            raise error(f"{where}: found {found}, expected `key: value` lines")
         for key in content:
             if key not in known:
-                raise CorpusError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
-        return cls({key: value for key, value in content.items() if value is not None}, where)
+                raise error(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
+        return cls({k: v for k, v in content.items() if v is not None}, where, error)
 
     def text(self, key: str) -> str | None:
         """Text that is not empty."""
         value = self._of_kind(key, str, "text (quote it)")
         if value == "":
-            raise CorpusError(f"{self.where}: {key} is empty, expected text")
+            raise self.error(f"{self.where}: {key} is empty, expected text")
         return value
 
     def whole(self, key: str, least: int) -> int | None:
         """A whole number of at least `least`."""
         value = self._of_kind(key, int, "a whole number")
         if value is not None and value < least:
-            raise CorpusError(f"{self.where}: {key} is {value}, expected {least} or more")
+            raise self.error(f"{self.where}: {key} is {value}, expected {least} or more")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -83,7 +86,7 @@ class Settings:
         """One of `choices`; the first if not given."""
         value = self.text(key)
         if value is not None and value not in choices:
-            raise CorpusError(
+            raise self.error(
                 f"{self.where}: {key} is {value!r}, expected one of {', '.join(choices)}"
             )
         return value or choices[0]
@@ -101,5 +104,5 @@ class Settings:
         if value is None:
             return None
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise CorpusError(f"{self.where}: {key} is {value!r:.60}, expected {expected}")
+            raise self.error(f"{self.where}: {key} is {value!r:.60}, expected {expected}")
         return value

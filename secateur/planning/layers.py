@@ -1,0 +1,78 @@
+"""Which decoder layers a recipe's `layers` means.
+
+    "0-4,10"        these layers (negative numbers count from the end: "-5--1")
+    "first 5"       the first five; "last 5" the last five; "edge 5" both
+    "high"          a tier of the recipe, by name
+
+A tier is a list of layers as above, or a share of all layers: `{high: 0.03, middle: 0.23}` takes
+the most important layers first, in the order of the tiers, and rounds half up; whatever no tier
+takes has the name `rest`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from secateur.errors import PlanError
+
+
+def layers_named(text: str, count: int, tiers: Mapping[str, frozenset[int]]) -> frozenset[int]:
+    """The layers, of `count`, that `text` means. Raises PlanError when it means nothing."""
+    if text in tiers:
+        return tiers[text]
+    if found := re.fullmatch(r"(first|last|edge) (\d+)", text.strip()):
+        n = int(found[2])
+        first, last = range(min(n, count)), range(max(0, count - n), count)
+        parts = {"first": [first], "last": [last], "edge": [first, last]}[found[1]]
+        return frozenset(layer for part in parts for layer in part)
+    layers: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?", part.strip())
+        if found is None:
+            names = f", or one of its tiers {', '.join(tiers)}" if tiers else ""
+            raise PlanError(
+                f"layers {text!r}: expected numbers as in '0-4,10', 'first N', 'last N', "
+                f"'edge N'{names}"
+            )
+        start = _from_end(int(found[1]), count)
+        stop = _from_end(int(found[2]), count) if found[2] else start
+        layers.update(range(start, stop + 1))
+    if bad := sorted(layer for layer in layers if not 0 <= layer < count):
+        raise PlanError(f"layers {text!r}: there is no layer {bad[0]} among {count}")
+    return frozenset(layers)
+
+
+def tiers_of(
+    tiers: Mapping[str, str | float], count: int, importance: Sequence[float] | None
+) -> dict[str, frozenset[int]]:
+    """{tier: layers}, `rest` among them; `importance` has one number per layer, more is higher.
+
+    Raises PlanError when a share is asked for and no importance is known, or tiers overlap.
+    """
+    found: dict[str, frozenset[int]] = {}
+    order = sorted(range(count), key=lambda layer: -importance[layer]) if importance else None
+    taken: set[int] = set()
+    for name, wanted in tiers.items():
+        if isinstance(wanted, int | float) and not isinstance(wanted, bool):
+            if order is None:
+                raise PlanError(
+                    f"tier {name!r} takes a share of the layers by importance, which is not known: "
+                    "name statistics with --stats, or a file with --layer-importance"
+                )
+            size = math.floor(wanted * count + 0.5)
+            layers = frozenset([layer for layer in order if layer not in taken][:size])
+        else:
+            layers = layers_named(str(wanted), count, {})
+        if both := sorted(taken & layers):
+            raise PlanError(f"tier {name!r} names layer {both[0]}, which another tier has already")
+        taken |= layers
+        found[name] = layers
+    if tiers:
+        found["rest"] = frozenset(range(count)) - taken
+    return found
+
+
+def _from_end(layer: int, count: int) -> int:
+    return layer + count if layer < 0 else layer

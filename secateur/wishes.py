@@ -1,0 +1,53 @@
+"""What the options of a command mean together: a wish for a verb, or an error of usage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from secateur.options import one_of, protected_experts
+
+if TYPE_CHECKING:
+    from secateur.planning.choose import Pruning
+    from secateur.verbs import Formats
+
+
+def pruning_of(
+    protect: list[str] | None = None, criterion: str | None = None, **words: Any
+) -> Pruning:
+    """Which experts shall stay."""
+    from secateur.planning.choose import CRITERION, Pruning
+
+    one_of("--gate", words.get("gate", "true"), ("true", "reference"))
+    return Pruning(
+        criterion=criterion or CRITERION, protected=protected_experts(protect or []), **words
+    )
+
+
+def formats_of(to: str | None, types: str | None, recipes: list[str] | None) -> Formats:
+    """What shall be written. Without --to: the pruned checkpoint, and what the types are for."""
+    from secateur.planning.recipe import find_recipe
+    from secateur.verbs import Formats
+
+    names = [name.strip() for name in (types or "").split(",") if name.strip()]
+    found = tuple(find_recipe(word) for word in (*names, *(recipes or ())))
+    if to is None:
+        return Formats(recipes=found)
+    wanted = {word.strip() for word in to.split(",")}
+    made: set[str] = {recipe.to for recipe in found}
+    if odd := sorted(wanted - {"safetensors", "gguf", "mlx"}):
+        raise typer.BadParameter(
+            f"unknown format {odd[0]!r}: safetensors, gguf, mlx", param_hint="--to"
+        )
+    if lacking := sorted(wanted - made - {"safetensors"}):
+        hint = {"gguf": "--types Q4_K_M", "mlx": "--recipe mlx-mixed-4-8"}[lacking[0]]
+        raise typer.BadParameter(
+            f"{lacking[0]} needs a file type or recipe, as in {hint}", param_hint="--to"
+        )
+    if surplus := sorted(made - wanted):
+        raise typer.BadParameter(
+            f"--types or --recipe are for {surplus[0]}: add {surplus[0]}, or leave them out",
+            param_hint="--to",
+        )
+    return Formats("safetensors" in wanted, recipes=found)
