@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secateur import __version__
+from secateur import __version__, imatrix_cli
 from secateur.errors import SecateurError
 from secateur.options import (
     Aggregation,
@@ -58,6 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(imatrix_cli.app)
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """The importance matrix: llama.cpp's file, its conventions, and pruning it with the experts."""
 
+import struct
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -16,9 +18,11 @@ from secateur.formats.imatrix import (
     quantize_metadata,
     read_imatrix,
     select_experts,
-    starved_experts,
     write_imatrix,
 )
+from secateur.formats.imatrix_coverage import imatrix_coverage
+from secateur.formats.imatrix_dat import in_tokens, read_dat, stacked, write_dat
+from secateur.formats.imatrix_file import open_imatrix, save_imatrix
 
 DENSE, EXPERTS = "blk.0.attn_q.weight", "blk.1.ffn_down_exps.weight"
 
@@ -124,8 +128,158 @@ def test_pruning_keeps_the_rows_of_the_experts_kept():
     assert_same(select_experts(recording(), {0: [0], 7: [5]}), recording())
 
 
-def test_starved_experts_are_listed():
-    assert starved_experts(recording(), 2) == [(EXPERTS, 1, 0), (EXPERTS, 3, 1)]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("name", ["llama_imatrix", "llama_imatrix_unseen"])
+def test_the_dat_form_is_written_as_llama_imatrix_does(name, tmp_path):
+    """The second file is of a matrix in which one expert of layer 1 had no data."""
+    imatrix = read_imatrix(GOLDEN / "llama_imatrix.gguf")
+    if name.endswith("unseen"):
+        imatrix = without(imatrix, 1, 2)
+    assert save_imatrix(tmp_path / "x.dat", imatrix) == (tmp_path / "x.dat").stat().st_size
+    assert (tmp_path / "x.dat").read_bytes() == (GOLDEN / f"{name}.dat").read_bytes()
+
+
+def without(imatrix, layer, expert):
+    """The imatrix as if the expert had never been used."""
+    entries = dict(imatrix.entries)
+    for name, entry in entries.items():
+        if name.startswith(f"blk.{layer}.") and entry.counts.size > 1:
+            sums, counts = entry.in_sum2.copy(), entry.counts.copy()
+            sums[expert], counts[expert] = 0, 0
+            entries[name] = ImatrixEntry(sums, counts)
+    return replace(imatrix, entries=entries)
+
+
+def test_a_dat_weighs_as_the_gguf_it_came_from():
+    """Means survive to a rounding or two of float32; what was flat is flat exactly."""
+    unseen = without(read_imatrix(GOLDEN / "llama_imatrix.gguf"), 1, 2)
+    dat = open_imatrix(GOLDEN / "llama_imatrix_unseen.dat")
+    assert (dat.datasets, dat.chunk_count, dat.chunk_size) == (("a.txt",), 8, 0)
+    assert set(dat.entries) == set(unseen.entries)
+    for name in unseen.entries:
+        np.testing.assert_allclose(dat.importance(name), unseen.importance(name), rtol=3e-7)
+    down = "blk.1.ffn_down_exps.weight"
+    assert dat.entries[down].counts.tolist() == [5, 5, 0, 5]
+    np.testing.assert_array_equal(dat.importance(down)[2], np.ones(32))
+
+
+def test_a_dat_as_gguf_says_512_tokens_a_chunk_and_means_the_same(tmp_path):
+    dat = open_imatrix(GOLDEN / "llama_imatrix_unseen.dat")
+    save_imatrix(tmp_path / "x.gguf", dat)
+    back = open_imatrix(tmp_path / "x.gguf")
+    assert (back.chunk_size, back.chunk_count) == (512, 8)
+    for name in dat.entries:
+        np.testing.assert_array_equal(back.importance(name), dat.importance(name))
+    # Merged, each file counts as its chunks, whatever they were called.
+    np.testing.assert_array_equal(
+        merge(back, in_tokens(dat)).importance(DENSE.replace("0", "1")),
+        dat.importance(DENSE.replace("0", "1")),
+    )
+
+
+def test_a_flat_stack_is_split_by_its_router_or_by_number():
+    flat = read_dat(GOLDEN / "llama_imatrix.dat")
+    stack = "blk.0.ffn_down_exps.weight"
+    assert flat.entries[stack].in_sum2.shape == (1, 128)
+    assert stacked(flat).entries[stack].in_sum2.shape == (4, 32)
+    alone = replace(flat, entries={stack: flat.entries[stack]})
+    with pytest.raises(FormatError, match="--experts"):
+        stacked(alone)
+    assert stacked(alone, 8).entries[stack].in_sum2.shape == (8, 16)
+    with pytest.raises(FormatError, match="128 values, which 5 experts do not divide"):
+        stacked(alone, 5)
+
+
+def dat_bytes(entries=1, name=b"x", chunks=1, values=(1.0,), tail=b""):
+    body = struct.pack("<i", len(name)) + name + struct.pack("<ii", chunks, len(values))
+    return struct.pack("<i", entries) + body + struct.pack(f"<{len(values)}f", *values) + tail
+
+
+def test_the_end_of_a_dat_may_be_missing(tmp_path):
+    (tmp_path / "x").write_bytes(dat_bytes(chunks=2, values=(4.0, 6.0)))
+    imatrix = open_imatrix(tmp_path / "x")
+    assert (imatrix.datasets, imatrix.chunk_count) == ((), 0)
+    np.testing.assert_array_equal(imatrix.importance("x"), [[2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "needs 4 bytes, 0 are left"),
+        (b"GGUF", "the version"),
+        (b"# a text file", "is no importance matrix"),
+        (dat_bytes(entries=0), "has 0 entries"),
+        (dat_bytes(entries=2), "cut short"),
+        (dat_bytes(name=b"\xff"), "not UTF-8"),
+        (dat_bytes(name=b""), "empty or used before"),
+        (dat_bytes(chunks=-1), "1 values of -1 chunks"),
+        (dat_bytes(values=()), "0 values"),
+        (dat_bytes(values=(-1.0,)), "negative or not finite"),
+        (dat_bytes(values=(float("nan"),)), "negative or not finite"),
+        (dat_bytes()[:-1], "cut short"),
+        (dat_bytes(tail=struct.pack("<ii", 3, 0) + b"more"), "4 bytes follow"),
+    ],
+)
+def test_a_damaged_dat_is_refused(tmp_path, data, message):
+    (tmp_path / "x.dat").write_bytes(data)
+    with pytest.raises(FormatError, match=message) as caught:
+        open_imatrix(tmp_path / "x.dat")
+    assert "\n" not in str(caught.value)
+    assert "x.dat" in str(caught.value)
+
+
+def test_nothing_is_no_dat(tmp_path):
+    empty = Imatrix((), 0, 1, {"x": ImatrixEntry(np.zeros((1, 2), np.float32), np.float32([0]))})
+    with pytest.raises(FormatError, match="no entry has any data"):
+        write_dat(tmp_path / "x.dat", empty)
+    assert not list(tmp_path.iterdir())
+
+
+def test_coverage_names_experts_without_data_and_with_little():
+    found = imatrix_coverage(recording(), 2)
+    assert (found.tokens, found.counted, found.entries) == (3 * 512, True, 2)
+    (layer,) = found.layers
+    assert (layer.layer, layer.experts, layer.least, layer.median) == (1, 4, 0, 1)
+    assert (found.unseen, found.few) == (((1, 1),), ((1, 3),))
+    assert "1 of 4 experts have no data: 1:1" in found.sentences()
+    assert "1 of 4 experts have fewer than 2 tokens: 1:3" in found.sentences()
+    dat = imatrix_coverage(open_imatrix(GOLDEN / "llama_imatrix_unseen.dat"), 1000)
+    assert (dat.unseen, dat.few, dat.counted) == (((1, 2),), (), False)
+    assert (
+        "all 8 experts have at least 400 tokens"
+        in imatrix_coverage(read_imatrix(GOLDEN / "llama_imatrix.gguf"), 400).sentences()
+    )
+
+
+def test_the_command_shows_merges_slices_and_converts(run, tmp_path):
+    gguf_file, dat = GOLDEN / "llama_imatrix.gguf", GOLDEN / "llama_imatrix_unseen.dat"
+    assert "slice" in run("imatrix").out
+    shown = run("imatrix", "show", dat, json=True).json
+    assert [layer["unseen"] for layer in shown["layers"]] == [[], [2]]
+    assert "0:1, 1:0" in run("imatrix", "show", gguf_file, least=500).out
+    assert run("imatrix", "convert", gguf_file, out=tmp_path / "x.dat").code == 0
+    assert (tmp_path / "x.dat").read_bytes() == (GOLDEN / "llama_imatrix.dat").read_bytes()
+    # A .dat joins a GGUF at the GGUF's chunk size.
+    merged = run("imatrix", "merge", gguf_file, dat, out=tmp_path / "both", json=True).json
+    assert merged["chunks"] == 16
+    both = open_imatrix(tmp_path / "both")
+    assert both.entries["blk.1.ffn_down_exps.weight"].counts.tolist() == [
+        476 + 640, 543 + 640, 518, 511 + 640,
+    ]  # fmt: skip
+    drops = tmp_path / "drops.json"
+    drops.write_text('{"layers": {"0": {"drop": [0]}, "1": {"keep": [0, 1, 3]}}}')
+    assert run("imatrix", "slice", dat, drop_map=drops, out=tmp_path / "s.dat").code == 0
+    sliced = open_imatrix(tmp_path / "s.dat")
+    whole = open_imatrix(dat)
+    for layer, kept in enumerate(([1, 2, 3], [0, 1, 3])):
+        name = f"blk.{layer}.ffn_down_exps.weight"
+        np.testing.assert_array_equal(sliced.importance(name), whole.importance(name)[kept])
+    wrong = run("imatrix", "slice", gguf_file, out=tmp_path / "no.gguf")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert "--plan" in wrong.err
+    assert not (tmp_path / "no.gguf").exists()
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

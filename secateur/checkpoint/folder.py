@@ -67,13 +67,13 @@ def ready_for(path: Path) -> None:
         raise _cannot(path, error) from None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is complete or as it was. Raises as `ready_for` does."""
+def write_whole(path: Path, text: str | bytes) -> None:
+    """Write a text or bytes file that is complete or as it was. Raises as `ready_for` does."""
     ready_for(path)
     aside = path.with_name(f".{path.name}.partial")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with aside.open("wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -34,12 +34,19 @@ class ImatrixEntry:
     in_sum2: NDArray[np.float32]
     counts: NDArray[np.float32]
 
+    def means(self) -> NDArray[np.float32]:
+        """Mean squared inputs, float32 [matrices, inputs]; 1 where a matrix saw no token."""
+        counts = np.rint(self.counts)[:, None]
+        ones = np.ones_like(self.in_sum2, dtype=np.float32)
+        return np.divide(self.in_sum2, counts, where=counts > 0, out=ones)
+
 
 @dataclass(frozen=True, slots=True)
 class Imatrix:
     """An importance matrix. `entries` are by GGUF tensor name ("blk.0.attn_q.weight").
 
-    `chunk_count` and `chunk_size` (tokens) tell how much text `datasets` gave.
+    `chunk_count` and `chunk_size` (tokens) tell how much text `datasets` gave. A chunk size of 0
+    is that of the older .dat form, whose counts are chunks instead of tokens.
     """
 
     datasets: tuple[str, ...]
@@ -53,19 +60,14 @@ class Imatrix:
         An expert that saw no token gets 1.0 for every input: all columns count the same.
         """
         entry = self.entries.get(name)
-        if entry is None:
-            return None
-        counts = np.rint(entry.counts)[:, None]
-        seen = counts > 0
-        means = np.divide(entry.in_sum2, counts, where=seen, out=np.ones_like(entry.in_sum2))
-        return np.asarray(means, dtype=np.float32)
+        return None if entry is None else entry.means()
 
 
 def read_imatrix(path: Path) -> Imatrix:
     """Read an importance matrix in GGUF form.
 
-    Raises FormatError for another kind of file (the old .dat form has lost the counts per expert),
-    for sums without counts or of another shape, and for numbers that are negative or not finite.
+    Raises FormatError for another kind of file, for sums without counts or of another shape, and
+    for numbers that are negative or not finite. `imatrix_file.open_imatrix` reads both forms.
     """
     file = read_gguf(path)
     kind = file.metadata.get("general.type")
@@ -103,6 +105,12 @@ def write_imatrix(path: Path, imatrix: Imatrix) -> int:
         infos.append(TensorInfo(name + _SUMS, "F32", (*stack, inputs)))
         infos.append(TensorInfo(name + _COUNTS, "F32", (*stack, 1)))
     return write_gguf(path, metadata, infos, _chunks(imatrix))
+
+
+def layer_of(name: str) -> int | None:
+    """The layer in a GGUF tensor's name; None for a tensor outside the layers."""
+    found = re.match(r"blk\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def quantize_metadata(imatrix: Imatrix, file: str) -> dict[str, Value]:
@@ -165,19 +173,9 @@ def select_experts(imatrix: Imatrix, keep: Mapping[int, Sequence[int]]) -> Imatr
     )
 
 
-def starved_experts(imatrix: Imatrix, least: int) -> list[tuple[str, int, int]]:
-    """(weight, expert, tokens) of every expert that saw fewer than `least` tokens."""
-    return [
-        (name, int(expert), int(entry.counts[expert]))
-        for name, entry in sorted(imatrix.entries.items())
-        if entry.counts.size > 1
-        for expert in np.flatnonzero(entry.counts < least)
-    ]
-
-
 def _select(name: str, entry: ImatrixEntry, keep: Mapping[int, Sequence[int]]) -> ImatrixEntry:
-    layer = re.match(r"blk\.(\d+)\.", name)
-    kept = keep.get(int(layer[1])) if layer else None
+    layer = layer_of(name)
+    kept = None if layer is None else keep.get(layer)
     if kept is None or entry.counts.size == 1:
         return entry
     rows = np.asarray(kept, dtype=np.intp)
@@ -209,10 +207,15 @@ def _read_entry(file: GgufFile, name: str) -> ImatrixEntry:
         file.data(sums.name).view(np.float32).reshape(matrices, -1),
         file.data(counts.name).view(np.float32),
     )
+    check_sums(file.path, name, entry)
+    return entry
+
+
+def check_sums(path: Path, name: str, entry: ImatrixEntry) -> None:
+    """Raises FormatError for numbers that no sum of squares and no count can be."""
     for values in (entry.in_sum2, entry.counts):
         if not (np.isfinite(values).all() and (values >= 0).all()):
-            raise FormatError(f"{file.path}: {name} holds numbers that are negative or not finite")
-    return entry
+            raise FormatError(f"{path}: {name} holds numbers that are negative or not finite")
 
 
 def _chunks(imatrix: Imatrix) -> Iterator[TensorChunk]:
