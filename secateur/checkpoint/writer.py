@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_EXCEPTION,
     CancelledError,
@@ -45,6 +45,10 @@ _BUFFERS = 2
 
 _AT_ONCE = 2
 """Shards written at a time: one core's sha256 is slower than a good disk."""
+
+_AHEAD = 64 << 20
+"""Bytes that the disk is asked for before they are read: between kept experts lie gaps, at each
+of which the system's own reading ahead would start anew."""
 
 _FLUSH = 256 << 20
 """Bytes after which the disk is set to work, rather than at the end with all of them."""
@@ -187,7 +191,7 @@ def _write_shard(folder: Path, shard: Shard, progress: Callable[[int], None]) ->
         free.put(buffer)
 
     with ExitStack() as stack:
-        sources = _Sources(stack)
+        sources = _Sources(stack, [piece for tensor in shard.tensors for piece in tensor.pieces])
         with writing(path, shard.nbytes):
             out = _Output(stack.enter_context(path.open("xb", buffering=0)), stack)
             out.write(memoryview(shard.header))
@@ -226,20 +230,33 @@ def _filled(
     yield buffer, used
 
 
-class _Sources:
-    """The shards being read, each opened once and closed with the stack."""
+def _parts(piece: Piece, limit: int) -> Iterator[Piece]:
+    for start in range(0, piece.nbytes, limit):
+        yield Piece(piece.path, piece.offset + start, min(limit, piece.nbytes - start))
 
-    def __init__(self, stack: ExitStack) -> None:
+
+_sync = getattr(os, "fdatasync", os.fsync)
+"""macOS has no fdatasync."""
+
+
+class _Sources:
+    """The shards being read, each opened once and closed with the stack.
+
+    `pieces` are read in this order, so the disk can be asked for the next ones early.
+    """
+
+    def __init__(self, stack: ExitStack, pieces: Sequence[Piece]) -> None:
         self._stack = stack
         self._descriptors: dict[Path, int] = {}
+        self._coming = (part for piece in pieces for part in _parts(piece, _AHEAD // 4))
+        self._asked = 0
+        """Bytes asked for and not yet read."""
 
     def read(self, piece: Piece, position: int, into: memoryview, name: str) -> int:
         """Read bytes at `position` of the piece's file; at least one, at most what fits."""
         try:
-            if piece.path not in self._descriptors:
-                file = self._stack.enter_context(piece.path.open("rb", buffering=0))
-                self._descriptors[piece.path] = file.fileno()
-            got = os.preadv(self._descriptors[piece.path], [into], position)
+            self._ask_ahead()
+            got = os.preadv(self._opened(piece.path), [into], position)
         except OSError as error:
             raise CheckpointError(
                 f"cannot read tensor {name!r} from {piece.path}: {error.strerror}"
@@ -249,7 +266,22 @@ class _Sources:
                 f"{piece.path} ends at byte {position}, inside tensor {name!r}: "
                 "it was changed or truncated after it was opened"
             )
+        self._asked -= got
         return got
+
+    def _ask_ahead(self) -> None:
+        while self._asked < _AHEAD and (piece := next(self._coming, None)) is not None:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(
+                    self._opened(piece.path), piece.offset, piece.nbytes, os.POSIX_FADV_WILLNEED
+                )
+            self._asked += piece.nbytes
+
+    def _opened(self, path: Path) -> int:
+        if path not in self._descriptors:
+            file = self._stack.enter_context(path.open("rb", buffering=0))
+            self._descriptors[path] = file.fileno()
+        return self._descriptors[path]
 
 
 class _Output:
@@ -267,7 +299,7 @@ class _Output:
             block = block[os.write(self._descriptor, block) :]
         if self._unflushed >= _FLUSH and (self._flush is None or self._flush.done()):
             self.flushed()
-            self._flush = self._flusher.submit(os.fdatasync, self._descriptor)
+            self._flush = self._flusher.submit(_sync, self._descriptor)
             self._unflushed = 0
 
     def flushed(self) -> None:
