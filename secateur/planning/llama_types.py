@@ -74,6 +74,10 @@ class TypeRequest:
     (type, reason) by tensor name, tried before them: what anchored patterns would say. `embedding`
     and `output` are --token-embedding-type and --output-tensor-type; `pure` gives every matrix
     the default type; `quantize_output` false is --leave-output-tensor.
+
+    `equal_overrides_ignored` is llama-quantize as it was in spring 2026, between its pull requests
+    19770 and 22572 (issue 22544): an override whose type is the file type's default did not count
+    as a match, so a later pattern or the file type's mix decided. Files of that time hold it.
     """
 
     ftype: str
@@ -84,6 +88,11 @@ class TypeRequest:
     named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     pure: bool = False
     quantize_output: bool = True
+    equal_overrides_ignored: bool = False
+
+
+KEPT = "not quantized by llama.cpp"
+"""The reason of a choice that no rule can change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +154,13 @@ def _choose(
     info: TensorInfo, place: Place, mix: Mix, request: TypeRequest, patterns: Patterns
 ) -> TypeChoice:
     if not is_quantizable(info, mix.model, request.quantize_output):
-        return TypeChoice(info.name, info.type, "not quantized by llama.cpp")
-    override = _override(info.name, request, patterns)
+        return TypeChoice(info.name, info.type, KEPT)
+    default = FILE_TYPES[mix.ftype].default
+    override = _override(info.name, request, patterns, default)
     explicit = _explicit(place, request, override is not None)
     if explicit is not None:
         _require_fit(info, explicit[0])
         return _with_importance(info.name, *explicit, None, mix.ftype)
-    default = FILE_TYPES[mix.ftype].default
     if not TYPES[default].quantized:
         return TypeChoice(info.name, default, f"file type {mix.ftype}")
     if override is not None:
@@ -170,13 +179,19 @@ def _choose(
     return _with_importance(info.name, fitting, reason, chosen, mix.ftype)
 
 
-def _override(name: str, request: TypeRequest, patterns: Patterns) -> tuple[str, str] | None:
+def _override(
+    name: str, request: TypeRequest, patterns: Patterns, default: str
+) -> tuple[str, str] | None:
     """(type, reason) of the first override that meets the tensor."""
+    ignored = default if request.equal_overrides_ignored else None
     if name in request.named:
         kind, reason = request.named[name]
-        return ggml_type(kind).name, reason
-    found = next((found for found in patterns if found[0].search(name)), None)
-    return None if found is None else (found[1], f"override {found[0].pattern!r}")
+        if ggml_type(kind).name != ignored:
+            return ggml_type(kind).name, reason
+    for pattern, kind in patterns:
+        if kind != ignored and pattern.search(name):
+            return kind, f"override {pattern.pattern!r}"
+    return None
 
 
 def _explicit(place: Place, request: TypeRequest, named: bool) -> tuple[str, str] | None:
@@ -218,13 +233,20 @@ def _with_importance(
     return TypeChoice(name, type_name, reason, fallback_from, needs and not whole)
 
 
+def compiled_pattern(pattern: str) -> re.Pattern[str]:
+    """llama-quantize's regular expression: lower-cased, of ECMAScript's kind.
+
+    Raises PlanError for one that is broken, or that the two kinds read differently.
+    """
+    if "[[:" in pattern:
+        raise PlanError(f"override {pattern!r}: write [0-9] instead of a POSIX class")
+    if odd := re.search(r"\(\?(?![:=!])|\\[azg]", pattern.lower()):
+        raise PlanError(f"override {pattern!r}: llama-quantize does not know {odd[0]!r}")
+    try:
+        return re.compile(pattern.lower())
+    except re.error as error:
+        raise PlanError(f"override {pattern!r} is no regular expression: {error}") from error
+
+
 def _compiled(patterns: Sequence[tuple[str, str]]) -> Patterns:
-    compiled = []
-    for pattern, type_name in patterns:
-        if "[[:" in pattern:
-            raise PlanError(f"override {pattern!r}: write [0-9] instead of a POSIX class")
-        try:
-            compiled.append((re.compile(pattern.lower()), ggml_type(type_name).name))
-        except re.error as error:
-            raise PlanError(f"override {pattern!r} is no regular expression: {error}") from error
-    return compiled
+    return [(compiled_pattern(pattern), ggml_type(kind).name) for pattern, kind in patterns]
