@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, NumericError
 
 STORAGE: dict[str, np.dtype[np.generic]] = {
     "BOOL": np.dtype(np.bool_),
@@ -57,3 +57,26 @@ def to_float32(tensor: NamedTensor) -> NDArray[np.float32]:
         f"tensor {tensor.name!r} has type {tensor.dtype}, expected BF16, F16, F32 or F64: "
         "dequantize the checkpoint to 16 bits first"
     )
+
+
+def from_float32(values: NDArray[np.float32], dtype: str) -> NDArray[np.generic]:
+    """Finite numbers as the bits of BF16, F16 or F32: rounded to nearest, half way to even.
+
+    Raises NumericError when one of them is too large for the type.
+    """
+    if dtype == "F32":
+        return values
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        finite = bool(np.isfinite(half).all())
+        stored: NDArray[np.generic] = half
+    else:
+        bits = values.view(np.uint32)
+        even = (bits >> np.uint32(16)) & np.uint32(1)
+        rounded = ((bits + np.uint32(0x7FFF) + even) >> np.uint32(16)).astype(np.uint16)
+        finite = not ((rounded & 0x7F80) == 0x7F80).any()
+        stored = rounded
+    if not finite:
+        raise NumericError(f"a number is too large for {dtype}: keep this tensor in F32")
+    return stored
