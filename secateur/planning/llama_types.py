@@ -62,6 +62,9 @@ FALLBACKS = {
 }
 """What a type becomes where its blocks do not divide the row; if this does not fit, F16."""
 
+_FOREIGN = re.compile(r"\(\?(?![:=!])|\\[azg]|[*+?}]\+|\{(?!\d+(?:,\d*)?\})")
+"""What Python's expressions have and ECMAScript's have not, or in another meaning."""
+
 _NEED_IMPORTANCE = frozenset({"IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S"})
 
 
@@ -240,8 +243,8 @@ def compiled_pattern(pattern: str) -> re.Pattern[str]:
     """
     if "[[:" in pattern:
         raise PlanError(f"override {pattern!r}: write [0-9] instead of a POSIX class")
-    if odd := re.search(r"\(\?(?![:=!])|\\[azg]", pattern.lower()):
-        raise PlanError(f"override {pattern!r}: llama-quantize does not know {odd[0]!r}")
+    if odd := _FOREIGN.search(pattern.lower()):
+        raise PlanError(f"override {pattern!r}: llama-quantize reads {odd[0]!r} in another way")
     try:
         return re.compile(pattern.lower())
     except re.error as error:
