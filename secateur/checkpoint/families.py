@@ -5,7 +5,8 @@ holes `{model}` (one of the family's prefixes), `{layer}`, `{expert}` and `{rest
 one word per axis. Two axis words carry meaning everywhere: `expert` is the axis that pruning
 selects along, and `gate|up` (halves) or `gate/up` (interleaved) is an axis that holds two
 projections. A row with `into` says that its tensors are parts of another row's tensor in the
-running model: per-expert matrices of the experts' stack, or an older name.
+running model: per-expert matrices of the experts' stack, or an older name. Where a model has a
+row only in some layers or with some configs, `when` is the condition (`blueprint.py`).
 
 The world is closed: a tensor that no row describes is an error, never a guess.
 """
@@ -37,6 +38,7 @@ class TensorRow:
     pattern: re.Pattern[str] = field(repr=False)
     into: str | None = None
     gguf: str | None = None
+    when: str | None = None
 
     @property
     def per_expert(self) -> bool:
@@ -115,6 +117,8 @@ class Family:
     router: RouterRule
     post_norm: str | None
     gguf: Mapping[str, Any] = field(repr=False)
+    shape: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    memory: Mapping[str, str] = field(repr=False, default_factory=dict)
 
     def classify(self, name: str) -> Place:
         """The place of the tensor called `name`.
@@ -228,6 +232,8 @@ def _load(name: str) -> Family:
         router=RouterRule(**data["router"]),
         post_norm=data.get("branch", {}).get("post_norm"),
         gguf=data.get("gguf", {}),
+        shape=data.get("shape", {}),
+        memory=data.get("memory", {}),
     )
 
 
@@ -245,4 +251,5 @@ def _row(entry: Mapping[str, Any], prefixes: Sequence[str]) -> TensorRow:
         pattern=re.compile(pattern),
         into=entry.get("into"),
         gguf=entry.get("gguf"),
+        when=entry.get("when"),
     )

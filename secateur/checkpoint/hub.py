@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from secateur.errors import CheckpointError
 
 GEMMULE = "gemmule"
 """The name of the small real MoE that ships with secateur."""
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+"""The files of a checkpoint that say what it is, and where its tensors are."""
 
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
 
@@ -18,12 +24,28 @@ def gemmule_folder() -> Path:
     return Path(str(resources.files("secateur") / "gemmule"))
 
 
-def resolve(source: str | Path, revision: str | None) -> tuple[Path, str | None]:
+def has_shards(folder: Path) -> bool:
+    """Whether a folder holds any safetensors that belong to a checkpoint."""
+    if (folder / SINGLE).exists():
+        return True
+    try:
+        shards = set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values())
+    except FileNotFoundError:
+        return any(folder.glob("model-*-of-*.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True  # a damaged index: opening the checkpoint says what is wrong with it
+    return any((folder / str(shard)).exists() for shard in shards)
+
+
+def resolve(
+    source: str | Path, revision: str | None, *, weights: bool = True
+) -> tuple[Path, str | None]:
     """(folder, revision) of a local folder or a hub id.
 
     A hub id (`owner/name`) is fetched with huggingface_hub into its own cache, which honours
-    HF_HUB_OFFLINE; the revision returned is the commit that was fetched. Raises
-    CheckpointError when it is neither a folder nor a repository that can be had.
+    HF_HUB_OFFLINE; the revision returned is the commit that was fetched. Without `weights` the
+    shards are not fetched, but used when the cache has them. Raises CheckpointError when it is
+    neither a folder nor a repository that can be had.
     """
     path = Path(source)
     if path.is_dir():
@@ -37,9 +59,28 @@ def resolve(source: str | Path, revision: str | None) -> tuple[Path, str | None]
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(text, revision=revision, allow_patterns=list(_FILES)))
+        if not weights and (cached := _cached(text, revision)):
+            return cached, cached.name
+        left_out = [] if weights else ["*.safetensors", INDEX]
+        folder = Path(
+            snapshot_download(
+                text, revision=revision, allow_patterns=list(_FILES), ignore_patterns=left_out
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"cannot get {text!r} from the hub: {reason}") from None
     # The cache keeps every snapshot under its commit hash.
     return folder, folder.name
+
+
+def _cached(source: str, revision: str | None) -> Path | None:
+    """The snapshot of a hub id in the cache, if its weights are there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if has_shards(folder) else None

@@ -15,20 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from secateur.checkpoint import strict_json
+from secateur.checkpoint import hub, strict_json
+from secateur.checkpoint.blueprint import blueprint
 from secateur.checkpoint.families import Family, Place, family_of
 from secateur.checkpoint.headers import TensorSpec, read_header
-from secateur.checkpoint.hub import GEMMULE, gemmule_folder, resolve
+from secateur.checkpoint.hub import CONFIG, GEMMULE, gemmule_folder, has_shards, resolve
 from secateur.checkpoint.tensors import STORAGE, NamedTensor
 from secateur.errors import CheckpointError
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+INDEX, SINGLE = hub.INDEX, hub.SINGLE
+
+SHAPE_ONLY = "shape_only"
+"""Among a checkpoint's facts: only its config was there."""
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk. Holds no tensor data; `read` and `stream` fetch it from the shards."""
+    """A model on disk. Holds no tensor data; `read` and `stream` fetch it from the shards.
+
+    With `shape_only` there are no shards, and names and shapes are those that its config
+    describes; `notes` then say what the config leaves open. `config_file` is where the config
+    was read.
+    """
 
     source: str
     revision: str | None
@@ -37,12 +47,19 @@ class Checkpoint:
     family: Family = field(repr=False)
     specs: Mapping[str, TensorSpec] = field(repr=False)
     places: Mapping[str, Place] = field(repr=False)
+    config_file: Path = field(repr=False)
+    shape_only: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What it is called where others read it: the hub id, or its folder's name, no path."""
-        local = Path(self.source) == self.path
-        return Path(os.path.abspath(self.path)).name if local else self.source
+        if Path(self.source) == self.path:
+            return Path(os.path.abspath(self.path)).name
+        if Path(self.source) == self.config_file:
+            named = self.config_file.stem != Path(CONFIG).stem
+            return self.config_file.stem if named else Path(os.path.abspath(self.path)).name
+        return self.source
 
     @property
     def layers(self) -> int:
@@ -75,6 +92,7 @@ class Checkpoint:
     @property
     def shards(self) -> tuple[Path, ...]:
         """The files that hold its tensors."""
+        self.need_weights("reading its shards")
         return tuple(sorted({spec.path for spec in self.specs.values()}))
 
     @property
@@ -82,8 +100,17 @@ class Checkpoint:
         """Bytes of all tensors together."""
         return sum(spec.nbytes for spec in self.specs.values())
 
+    def need_weights(self, what: str) -> None:
+        """Raise CheckpointError unless there are weights, which `what` needs."""
+        if self.shape_only:
+            raise CheckpointError(
+                f"{self.source} is a config without weights, and {what} needs them: name the "
+                "model's folder or hub id (a config is enough for inspect, plan and fit)"
+            )
+
     def read(self, name: str) -> NamedTensor:
         """One tensor, read into memory of its own. Peak memory: that tensor."""
+        self.need_weights(f"reading tensor {name!r}")
         spec = self.specs[name]
         storage = STORAGE[spec.dtype]
         array = np.fromfile(spec.path, dtype=storage, count=spec.elements, offset=spec.offset)
@@ -108,17 +135,21 @@ class Checkpoint:
             "layers": self.layers,
             "experts": self.experts,
             "top_k": self.top_k,
+            **({SHAPE_ONLY: True} if self.shape_only else {}),
         }
 
     def identity(self) -> str:
         """sha256 over the config, the headers and the first 512 bytes of every tensor.
 
-        Tells two fine-tunes of one architecture apart without reading the whole model.
+        Tells two fine-tunes of one architecture apart without reading the whole model. Without
+        weights it is over the config and the names, types and shapes that it describes.
         """
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name in sorted(self.specs):
             spec = self.specs[name]
             digest.update(f"{name} {spec.dtype} {spec.shape}".encode())
+            if self.shape_only:
+                continue
             with spec.path.open("rb") as file:
                 file.seek(spec.offset)
                 digest.update(file.read(min(512, spec.nbytes)))
@@ -131,22 +162,64 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     Reads config.json and the shard headers only. Raises CheckpointError (FamilyError for a
     model no family describes) with the file, what was found, and what to do.
     """
+    if Path(source).is_file():
+        raise CheckpointError(
+            f"{source} is a file: name the folder that holds config.json and the shards (a config "
+            "is enough for inspect, plan and fit)"
+        )
     if str(source) == GEMMULE:
         path, revision = gemmule_folder(), None
     else:
         path, revision = resolve(source, revision)
+    return _open_folder(source, path, revision)
+
+
+def open_shape(
+    source: str | Path, revision: str | None = None, *, published: bool = True
+) -> Checkpoint:
+    """As `open_checkpoint`, but a config is enough: names and shapes then follow from it.
+
+    `source` may also be a config file, or a folder without shards; of a hub id that is not in
+    the cache only the small files are fetched. `published` is the form of a checkpoint that is
+    not there (`blueprint`).
+    """
+    if Path(source).is_file():
+        path, file = Path(source).parent, Path(source)
+    elif str(source) == GEMMULE:
+        return open_checkpoint(source)
+    else:
+        path, revision = resolve(source, revision, weights=False)
+        file = path / CONFIG
+        # Pickled weights are there, and cannot be read: that is no model without weights.
+        pickled = any(entry.suffix in _PICKLED for entry in path.iterdir())
+        if has_shards(path) or pickled:
+            return _open_folder(source, path, revision)
+    config = read_config(file)
+    family = family_of(config)
+    drawn = blueprint(family, config, file, published=published)
+    checkpoint = Checkpoint(
+        str(source), revision, path, config, family, drawn.specs, drawn.places, file, True,
+        drawn.notes,
+    )  # fmt: skip
+    _check_experts(checkpoint)
+    return checkpoint
+
+
+def _open_folder(source: str | Path, path: Path, revision: str | None) -> Checkpoint:
     config = read_config(path)
     family = family_of(config)
     specs = _specs(path)
     places = {name: family.classify(name) for name in specs}
-    checkpoint = Checkpoint(str(source), revision, path, config, family, specs, places)
+    checkpoint = Checkpoint(
+        str(source), revision, path, config, family, specs, places, path / CONFIG
+    )
     _check_experts(checkpoint)
     return checkpoint
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
     """config.json of a model folder (or the file itself), as a mapping."""
-    file = path / "config.json" if path.is_dir() else path
+    file = path / CONFIG if path.is_dir() else path
     try:
         config = strict_json.loads(file.read_text("utf-8"))
     except FileNotFoundError:

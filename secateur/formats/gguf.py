@@ -48,6 +48,8 @@ KINDS_BY_ID: dict[int, str] = {
     STRING_ID: STRING,
 }
 
+_COUNTS, _ARRAY, _KIND = struct.Struct("<IQQ"), struct.Struct("<IIQ"), struct.Struct("<I")
+
 Scalar = bool | int | float | str
 
 _FITS: dict[str, type | tuple[type, ...]] = {
@@ -98,17 +100,31 @@ def padded(count: int, alignment: int) -> int:
     return -(-count // alignment) * alignment
 
 
+def metadata_bytes(metadata: Metadata) -> int:
+    """Exact bytes of the key-values. Raises FormatError as `header_parts` does.
+
+    A tokenizer's arrays are measured, not made: that is what makes a large one quick to plan.
+    """
+    return sum(_bytes_of_string(key) + _value_bytes(key, v) for key, v in metadata.items())
+
+
 def header_bytes(metadata: Metadata, infos: Sequence[TensorInfo]) -> int:
     """Exact bytes before the first tensor's data, padding included."""
-    size = sum(len(part) for part in header_parts(metadata, infos))
-    return padded(size, alignment_of(metadata)) if infos else size
+    return file_bytes(metadata, infos) - sum(
+        padded(info.nbytes, alignment_of(metadata)) for info in infos
+    )
 
 
-def file_bytes(metadata: Metadata, infos: Sequence[TensorInfo]) -> int:
-    """Exact bytes of the whole file, known without its data."""
+def file_bytes(metadata: Metadata, infos: Sequence[TensorInfo], *, beside: int = 0) -> int:
+    """Exact bytes of the whole file, known without its data.
+
+    `beside` are bytes of further key-values, of which only the size is known.
+    """
     alignment = alignment_of(metadata)
+    size = len(MAGIC) + _COUNTS.size + metadata_bytes(metadata) + beside
+    size += sum(len(part) for part in _info_parts(metadata, infos))
     data = sum(padded(info.nbytes, alignment) for info in infos)
-    return header_bytes(metadata, infos) + data
+    return (padded(size, alignment) if infos else size) + data
 
 
 def header_parts(metadata: Metadata, infos: Sequence[TensorInfo]) -> Iterator[bytes]:
@@ -117,12 +133,15 @@ def header_parts(metadata: Metadata, infos: Sequence[TensorInfo]) -> Iterator[by
     Raises FormatError for what llama.cpp would refuse: a value outside its kind, an empty key,
     a name of 64 bytes and more or used twice, more than four axes.
     """
-    yield MAGIC + struct.pack("<IQQ", VERSION, len(infos), len(metadata))
+    yield MAGIC + _COUNTS.pack(VERSION, len(infos), len(metadata))
     for key, value in metadata.items():
-        if not key:
-            raise FormatError("a metadata key is empty")
+        _check_key(key, value)
         yield _string(key)
         yield from _value_parts(key, value)
+    yield from _info_parts(metadata, infos)
+
+
+def _info_parts(metadata: Metadata, infos: Sequence[TensorInfo]) -> Iterator[bytes]:
     alignment = alignment_of(metadata)
     offset = 0
     seen: set[str] = set()
@@ -153,28 +172,58 @@ def check_info(info: TensorInfo, seen: set[str]) -> None:
         )
 
 
-def _value_parts(key: str, value: Value) -> Iterator[bytes]:
+def _check_key(key: str, value: Value) -> None:
+    if not key:
+        raise FormatError("a metadata key is empty")
     if value.kind != STRING and value.kind not in SCALARS:
         raise FormatError(f"{key}: unknown kind {value.kind!r}, known are {[*SCALARS, STRING]}")
+
+
+def _value_parts(key: str, value: Value) -> Iterator[bytes]:
     number = STRING_ID if value.kind == STRING else SCALARS[value.kind][0]
+    items = value.value if isinstance(value.value, tuple) else (value.value,)
     if isinstance(value.value, tuple):
-        yield struct.pack("<IIQ", ARRAY_ID, number, len(value.value))
-        for item in value.value:
-            yield _scalar(key, value.kind, item)
+        yield _ARRAY.pack(ARRAY_ID, number, len(items))
     else:
-        yield struct.pack("<I", number)
-        yield _scalar(key, value.kind, value.value)
+        yield _KIND.pack(number)
+    if value.kind == STRING:
+        yield from map(_string, _strings(key, items))
+    else:
+        yield _numbers(key, value.kind, items)
 
 
-def _scalar(key: str, kind: str, value: Scalar) -> bytes:
-    if not isinstance(value, _FITS.get(kind, int)) or isinstance(value, bool) != (kind == "bool"):
-        raise FormatError(f"{key}: {value!r} is no {kind}")
-    if isinstance(value, str):
-        return _string(value)
+def _value_bytes(key: str, value: Value) -> int:
+    """The bytes that `_value_parts` would make, after the same checks."""
+    _check_key(key, value)
+    items = value.value if isinstance(value.value, tuple) else (value.value,)
+    head = _ARRAY.size if isinstance(value.value, tuple) else _KIND.size
+    if value.kind == STRING:
+        return head + sum(map(_bytes_of_string, _strings(key, items)))
+    return head + len(_numbers(key, value.kind, items))
+
+
+def _strings(key: str, items: tuple[Scalar, ...]) -> list[str]:
+    texts = [item for item in items if isinstance(item, str)]
+    if len(texts) != len(items):
+        odd = next(item for item in items if not isinstance(item, str))
+        raise FormatError(f"{key}: {odd!r} is no {STRING}")
+    return texts
+
+
+def _numbers(key: str, kind: str, items: tuple[Scalar, ...]) -> bytes:
+    for item in items:
+        if not isinstance(item, _FITS.get(kind, int)) or isinstance(item, bool) != (kind == "bool"):
+            raise FormatError(f"{key}: {item!r} is no {kind}")
+    letter = SCALARS[kind][1].format[1:]
     try:
-        return SCALARS[kind][1].pack(value)
+        return struct.pack(f"<{len(items)}{letter}", *items)
     except (struct.error, OverflowError) as error:
-        raise FormatError(f"{key}: {value!r} does not fit into {kind}") from error
+        shown = repr(items[0] if len(items) == 1 else items)
+        raise FormatError(f"{key}: {shown:.60} does not fit into {kind}") from error
+
+
+def _bytes_of_string(text: str) -> int:
+    return 8 + (len(text) if text.isascii() else len(text.encode()))
 
 
 def _string(text: str) -> bytes:
