@@ -5,8 +5,8 @@
     "high"          a tier of the recipe, by name
 
 A tier is a list of layers as above, or a share of all layers: `{high: 0.03, middle: 0.23}` takes
-the most important layers first, in the order of the tiers, and rounds half up; whatever no tier
-takes has the name `rest`.
+the most important layers first, in the order of the tiers, rounds half up, and takes one layer at
+least; whatever no tier takes has the name `rest`.
 """
 
 from __future__ import annotations
@@ -55,13 +55,17 @@ def tiers_of(
     order = sorted(range(count), key=lambda layer: -importance[layer]) if importance else None
     taken: set[int] = set()
     for name, wanted in tiers.items():
-        if isinstance(wanted, int | float) and not isinstance(wanted, bool):
+        if isinstance(wanted, float):
             if order is None:
                 raise PlanError(
                     f"tier {name!r} takes a share of the layers by importance, which is not known: "
                     "name statistics with --stats, or a file with --layer-importance"
                 )
-            size = math.floor(wanted * count + 0.5)
+            if not 0 < wanted <= 1:
+                raise PlanError(
+                    f"tier {name!r} is {wanted}, expected a share of the layers from 0 to 1"
+                )
+            size = max(1, math.floor(wanted * count + 0.5))
             layers = frozenset([layer for layer in order if layer not in taken][:size])
         else:
             layers = layers_named(str(wanted), count, {})

@@ -20,7 +20,8 @@ matches no tensor is an error, unless it says `if_present`. What a rule gives is
 rows that it does not divide fall back as llama-quantize's overrides do.
 
 A file type of llama.cpp (`Q4_K_M`) is a recipe without rules; `_L` and `_XL` are those with the
-embedding and the output in Q8_0.
+embedding and the output in Q8_0. A --tensor-type-file of llama-quantize makes one together with
+the file type that it is for.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from secateur.errors import PlanError
+from secateur.formats.tensor_types import read_tensor_types
 from secateur.planning.llama_mixes import ALIASES, FILE_TYPES, file_type
 from secateur.settings import Settings, read_yaml
 
@@ -141,14 +143,24 @@ def find_recipe(word: str) -> Recipe:
         return read_recipe(RECIPES / f"{shipped[word.lower()]}.yaml")
     raise PlanError(
         f"unknown file type or recipe {word!r}: known are {', '.join(FILE_TYPES)}, "
-        f"{', '.join(LARGE)}; the recipes {', '.join(shipped.values()) or '(none)'}; "
-        "or the path of a .yaml file"
+        f"{', '.join(LARGE)}; the recipes {', '.join(shipped.values())}; a ladder of several "
+        "(ladder:bartowski); or the path of a .yaml file"
     )
 
 
 def shipped_recipes() -> tuple[str, ...]:
     """Names of the recipes that come with secateur."""
     return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+
+
+def recipe_of_types(path: Path, base: str) -> Recipe:
+    """llama-quantize's --tensor-type-file at `path`, over the file type `base`.
+
+    Raises FormatError for a file that llama-quantize rejects, PlanError for an unknown base.
+    """
+    patterns = tuple((rule.pattern, rule.type) for rule in read_tensor_types(path))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)
+    return Recipe(name, file_type(base), about=f"the patterns of {path.name}", patterns=patterns)
 
 
 def read_recipe(path: Path) -> Recipe:
