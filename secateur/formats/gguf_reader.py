@@ -2,14 +2,15 @@
 
 A count or length from the file is compared with the bytes that are left before it is used, so
 a damaged or hostile header cannot make us allocate, and every refusal is a FormatError that
-names the file.
+names the file. `read_header` takes the bytes of a header alone, wherever they came from.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,10 @@ _MIN_KEY_VALUE_BYTES = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES = 8 + 4 + 8 + 4 + 8
 
 
+class HeaderCut(FormatError):
+    """The bytes at hand end before the header does; the file itself has more."""
+
+
 @dataclass(frozen=True, slots=True)
 class GgufFile:
     """The header of a GGUF file: metadata and tensors in file order, with absolute offsets."""
@@ -49,6 +54,8 @@ class GgufFile:
     offsets: Mapping[str, int]
     alignment: int
     data_offset: int
+    end: int
+    """Bytes up to the end of the last tensor, without the padding that may follow it."""
 
     def value(self, key: str) -> Scalar | tuple[Scalar, ...]:
         """The value of a key. Raises FormatError if the file has no such key."""
@@ -76,34 +83,69 @@ def read_gguf(path: Path) -> GgufFile:
     Raises FormatError for a file that is not GGUF version 3, is cut short, holds unknown types,
     names anything twice, or whose tensors overlap, leave gaps or are followed by other bytes.
     """
+    with _told_where(path), _mapped(path) as view:
+        found = _read(_Cursor(path, view, len(view)))
+        _check_end(found, len(view))
+        return found
+
+
+def read_local_header(path: Path) -> tuple[GgufFile, int]:
+    """(header, bytes of the file) of a local file, whose tensors may be missing.
+
+    Raises FormatError as `read_gguf` does, but not for the file's length.
+    """
+    with _told_where(path), _mapped(path) as view:
+        return _read(_Cursor(path, view, len(view))), len(view)
+
+
+def read_header(path: Path, view: bytes, size: int | None) -> GgufFile:
+    """The header in the first bytes of a file that lies elsewhere.
+
+    `size` is the length of the whole file, None when nobody knows. Raises HeaderCut when `view`
+    ends within the header though the file goes on, FormatError as `read_gguf` does.
+    """
+    with _told_where(path):
+        return _read(_Cursor(path, view, size))
+
+
+@contextmanager
+def _told_where(path: Path) -> Iterator[None]:
+    """Every error names the file."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            return _read(_Cursor(path, view))
+        yield
+    except HeaderCut:
+        raise
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    except ValueError as error:
-        raise FormatError(f"{path}: the file is empty, expected GGUF") from error
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise FormatError("the file is empty, expected GGUF") from None
 
 
 class _Cursor:
     """A position in a file that refuses to run past its end."""
 
-    def __init__(self, path: Path, view: mmap.mmap) -> None:
+    def __init__(self, path: Path, view: bytes | mmap.mmap, size: int | None) -> None:
         self.path = path
         self.view = view
+        self.size = size
         self.at = 0
 
-    def left(self) -> int:
-        return len(self.view) - self.at
-
     def need(self, count: int, what: str) -> None:
-        if count > self.left():
+        if self.size is not None and count > self.size - self.at:
             raise FormatError(
                 f"{what} at byte {self.at} needs {count} bytes, "
-                f"{self.left()} are left: the file is cut short or damaged"
+                f"{self.size - self.at} are left: the file is cut short or damaged"
             )
+        if count > len(self.view) - self.at:
+            raise HeaderCut(f"{what} at byte {self.at} needs {count} bytes")
 
     def unpack(self, layout: str, what: str) -> tuple[int, ...]:
         size = struct.calcsize(layout)
@@ -152,7 +194,7 @@ def _read(cursor: _Cursor) -> GgufFile:
         infos.append((info, offset))
     alignment = alignment_of(metadata)
     data_offset = padded(cursor.at, alignment) if infos else cursor.at
-    _check_layout(cursor, infos, alignment, data_offset)
+    end = _check_layout(infos, alignment, data_offset)
     return GgufFile(
         path=cursor.path,
         metadata=metadata,
@@ -160,6 +202,7 @@ def _read(cursor: _Cursor) -> GgufFile:
         offsets={info.name: data_offset + offset for info, offset in infos},
         alignment=alignment,
         data_offset=data_offset,
+        end=end,
     )
 
 
@@ -204,10 +247,8 @@ def _read_info(cursor: _Cursor) -> tuple[TensorInfo, int]:
     return TensorInfo(name, TYPES_BY_ID[number].name, dimensions[::-1]), offset
 
 
-def _check_layout(
-    cursor: _Cursor, infos: list[tuple[TensorInfo, int]], alignment: int, data_offset: int
-) -> None:
-    """Tensors must lie one after the other, padded, and end where the file ends."""
+def _check_layout(infos: list[tuple[TensorInfo, int]], alignment: int, data_offset: int) -> int:
+    """Tensors must lie one after the other, padded. Returns where the last one ends."""
     expected, end = 0, data_offset
     for info, offset in infos:
         if offset != expected:
@@ -217,9 +258,14 @@ def _check_layout(
             )
         end = data_offset + offset + info.nbytes
         expected += padded(info.nbytes, alignment)
-    size = len(cursor.view)
-    if not end <= size <= data_offset + expected:
+    return end
+
+
+def _check_end(found: GgufFile, size: int) -> None:
+    """The file must end where its tensors do, padding of the last one included or not."""
+    last = found.data_offset + padded(found.end - found.data_offset, found.alignment)
+    if not found.end <= size <= last:
         raise FormatError(
-            f"{size} bytes long, expected {end} to {data_offset + expected}: "
+            f"{size} bytes long, expected {found.end} to {last}: "
             "the file is cut short or has bytes after its last tensor"
         )
