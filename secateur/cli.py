@@ -23,6 +23,7 @@ from secateur.options import (
     DropMap,
     Experts,
     Gate,
+    Imatrix,
     Json,
     Model,
     OnNan,
@@ -39,11 +40,12 @@ from secateur.options import (
     Super,
     To,
     Types,
+    Uncovered,
     Workers,
     one_of,
 )
 from secateur.terminal import leave, note, progress_bars, show, write_lines
-from secateur.wishes import formats_of, pruning_of
+from secateur.wishes import formats_of, policy_of, pruning_of
 
 if TYPE_CHECKING:
     pass
@@ -221,6 +223,8 @@ def plan(
     to: To = None,
     types: Types = None,
     recipe: Recipes = None,
+    imatrix: Imatrix = None,
+    uncovered: Uncovered = "flat",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the plan here.")] = None,
     revision: Revision = None,
     as_json: Json = False,
@@ -236,8 +240,9 @@ def plan(
         protect_super_experts=protect_super_experts, drop_map=drop_map,
     )  # fmt: skip
     decided = verbs.plan(
-        model, wish, formats_of(to, types, recipe), statistics=stats, revision=revision
-    )
+        model, wish, formats_of(to, types, recipe), statistics=stats, imatrix=imatrix,
+        uncovered=policy_of(uncovered), revision=revision,
+    )  # fmt: skip
     if out is not None:
         verbs.save_plan(decided, out)
     if as_json:
@@ -252,6 +257,7 @@ def apply(
     out: Out,
     model: Annotated[str | None, typer.Option(help="Where the model lies, if it moved.")] = None,
     stats: Stats = None,
+    imatrix: Imatrix = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -261,8 +267,9 @@ def apply(
 
     with progress_bars() as report:
         manifest = verbs.apply(
-            plan, out, model=model, statistics=stats, threads=workers, progress=report
-        )
+            plan, out, model=model, statistics=stats, imatrix=imatrix, threads=workers,
+            progress=report,
+        )  # fmt: skip
     show(manifest, output_lines(out, manifest), as_json)
 
 
@@ -304,6 +311,8 @@ def shrink(
     types: Types = None,
     recipe: Recipes = None,
     to: To = None,
+    imatrix: Imatrix = None,
+    uncovered: Uncovered = "flat",
     corpus: Corpus = None,
     rows: Rows = None,
     sequence_length: SequenceLength = None,
@@ -343,6 +352,8 @@ def shrink(
         formats=formats_of(to, types, recipe),
         calibration=verbs.Calibration(corpus, rows, None, sequence_length, reroute_tokens, on_nan),
         measuring=verbs.Measuring(prompts, answers, per_domain, max_kl, min_top1),
+        imatrix=imatrix,
+        uncovered=policy_of(uncovered),
     )
     with progress_bars() as report:
         result = run(model, out, wish, revision=revision, workers=workers, progress=report)

@@ -40,6 +40,13 @@ Recipes = Annotated[
     list[str] | None,
     typer.Option("--recipe", help="A recipe by name or YAML path; may be repeated."),
 ]
+Imatrix = Annotated[
+    Path | None,
+    typer.Option(help="llama.cpp's importance matrix (GGUF or .dat) instead of the statistics'."),
+]
+Uncovered = Annotated[
+    str, typer.Option(help="Experts without importance data: flat (llama.cpp), mean or stop.")
+]
 Corpus = Annotated[str | None, typer.Option(help="A mix by name or YAML path, or JSONL/text.")]
 Rows = Annotated[Path | None, typer.Option(help="JSONL with input_ids per line, used as given.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]

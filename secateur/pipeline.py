@@ -27,8 +27,10 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import OutputError, PlanError, WriteError
 from secateur.output.write import Sources, check_plan, write_output
 from secateur.planning.choose import Pruning, check_wish, choose
+from secateur.planning.importance import read_imatrix_file
 from secateur.planning.plan import Plan
 from secateur.planning.resolve import make_plan
+from secateur.planning.uncovered import Policy
 from secateur.release.manifest import MANIFEST, versions, write_manifest
 from secateur.release.report import Report
 
@@ -44,6 +46,8 @@ class Wish:
     formats: verbs.Formats = verbs.Formats()
     calibration: verbs.Calibration = verbs.Calibration()
     measuring: verbs.Measuring = verbs.Measuring()
+    imatrix: Path | None = None
+    uncovered: Policy = "flat"
 
 
 def shrink(
@@ -63,12 +67,20 @@ def shrink(
     out = Path(out)
     checkpoint = open_checkpoint(model, revision)
     wish = replace(wish, calibration=_with_corpus(wish.calibration, model))
+    imatrix = read_imatrix_file(wish.imatrix, checkpoint) if wish.imatrix else None
     _refuse_early(checkpoint, wish)
     with _work_folder(out) as work:
         statistics = _statistics(checkpoint, wish, work, workers, progress)
         choice = choose(checkpoint, statistics, wish.pruning)
-        plan = make_plan(checkpoint, choice, wish.formats.outputs, statistics)
-        sources = Sources(checkpoint, statistics)
+        plan = make_plan(
+            checkpoint,
+            choice,
+            wish.formats.outputs,
+            statistics,
+            imatrix=imatrix,
+            uncovered=wish.uncovered,
+        )
+        sources = Sources(checkpoint, statistics, imatrix)
         check_plan(plan, sources)
         observed = _statistics_path(checkpoint, wish, work)
         made = work / f"output-{plan.sha256()[:16]}-{observed.stem[-16:]}"

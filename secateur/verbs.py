@@ -21,9 +21,11 @@ from secateur.checkpoint.inspection import Inspection, inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import CheckpointError, CorpusError, StatisticsError
 from secateur.planning.choose import Pruning, choose, scores_of
+from secateur.planning.importance import ImatrixFile, read_imatrix_file
 from secateur.planning.plan import PATH, Plan, published, read_plan, to_json
 from secateur.planning.recipe import Recipe, find_recipe
 from secateur.planning.resolve import Output, make_plan
+from secateur.planning.uncovered import Policy
 from secateur.release import manifest as manifest_file
 from secateur.release.manifest import Problem
 from secateur.release.measuring import Measuring
@@ -177,9 +179,16 @@ def plan(
     formats: Formats,
     *,
     statistics: File | None = None,
+    imatrix: File | None = None,
+    uncovered: Policy = "flat",
     revision: str | None = None,
 ) -> Plan:
-    """Decide every output tensor. Reads headers, tokenizer and statistics; no weights."""
+    """Decide every output tensor. Reads headers, tokenizer and statistics; no weights.
+
+    `imatrix` is an importance matrix of llama.cpp to use instead of the statistics' own, of this
+    model or of the pruned one; `uncovered` says what becomes of experts without data in it:
+    "flat", "stop" or "mean" (planning.uncovered).
+    """
     from secateur.output.write import check_statistics
 
     checkpoint = _opened(model, revision)
@@ -187,7 +196,14 @@ def plan(
     if loaded is not None:
         check_statistics(loaded, checkpoint)
     choice = choose(checkpoint, loaded, wish)
-    decided = make_plan(checkpoint, choice, formats.outputs, loaded)
+    decided = make_plan(
+        checkpoint,
+        choice,
+        formats.outputs,
+        loaded,
+        imatrix=_imatrix(imatrix, checkpoint),
+        uncovered=uncovered,
+    )
     return replace(decided, model={**decided.model, PATH: checkpoint.source})
 
 
@@ -197,14 +213,15 @@ def apply(
     *,
     model: Model | None = None,
     statistics: File | None = None,
+    imatrix: File | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Mapping[str, object]:
     """Write all that a plan says into the new folder `out`; returns its manifest.
 
-    `model` is where the checkpoint lies now (default: where the plan found it). The folder is
-    complete or absent. Raises PlanError for a plan that does not fit, OutputError when `out`
-    exists, WriteError when the disk fails.
+    `model` is where the checkpoint lies now (default: where the plan found it); `statistics` or
+    `imatrix` are what the plan was made with. The folder is complete or absent. Raises PlanError
+    for a plan that does not fit, OutputError when `out` exists, WriteError when the disk fails.
     """
     from secateur.output.write import Sources, check_plan, write_output
 
@@ -216,7 +233,7 @@ def apply(
         hint = "" if model is not None else " (a model that moved is named with --model)"
         raise CheckpointError(f"{error}{hint}") from None
     loaded = statistics_file.load(Path(statistics)) if statistics else None
-    sources = Sources(checkpoint, loaded)
+    sources = Sources(checkpoint, loaded, _imatrix(imatrix, checkpoint))
     check_plan(decided, sources)
     with complete_or_absent(Path(out)) as folder:
         hashes = write_output(
@@ -227,6 +244,10 @@ def apply(
             progress=lambda form, done, total: progress(f"write {form}", done, total, "bytes"),
         )
         return manifest_file.write_manifest(folder, facts(decided, loaded), hashes)
+
+
+def _imatrix(path: File | None, checkpoint: Checkpoint) -> ImatrixFile | None:
+    return None if path is None else read_imatrix_file(Path(path), checkpoint)
 
 
 def facts(plan: Plan, statistics: Statistics | None) -> dict[str, object]:

@@ -10,6 +10,7 @@ from secateur.options import one_of, protected_experts
 
 if TYPE_CHECKING:
     from secateur.planning.choose import Pruning
+    from secateur.planning.uncovered import Policy
     from secateur.verbs import Formats
 
 
@@ -22,6 +23,18 @@ def pruning_of(
     one_of("--gate", words.get("gate", "true"), ("true", "reference"))
     return Pruning(
         criterion=criterion or CRITERION, protected=protected_experts(protect or []), **words
+    )
+
+
+def policy_of(uncovered: str) -> Policy:
+    """What becomes of experts without importance data."""
+    from secateur.planning.uncovered import POLICIES
+
+    for policy in POLICIES:
+        if uncovered == policy:
+            return policy
+    raise typer.BadParameter(
+        f"{uncovered!r}: expected {' or '.join(POLICIES)}", param_hint="--uncovered"
     )
 
 

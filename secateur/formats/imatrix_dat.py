@@ -101,10 +101,10 @@ def in_tokens(imatrix: Imatrix, chunk_size: int = CHUNK_SIZE) -> Imatrix:
 def stacked(imatrix: Imatrix, experts: int | None = None) -> Imatrix:
     """Flat stacks of experts as one matrix per expert.
 
-    A GGUF that llama-imatrix made from a .dat has flat stacks too. Where `experts` is not given
-    it follows from the router, which reads the same inputs as the first stack of its layer. An
-    expert whose means are all exactly 1 had no data, and gets none. Raises FormatError when the
-    number of experts is not known or does not divide a stack.
+    A GGUF that llama-imatrix made from a .dat has flat stacks too. Their number of experts
+    follows from the router, which reads the same inputs as the first stack of its layer; without
+    one it is `experts`. An expert whose means are all exactly 1 had no data, and gets none. Raises
+    FormatError when the number of experts is not known or does not divide a stack.
     """
     flat = [
         name
@@ -115,13 +115,18 @@ def stacked(imatrix: Imatrix, experts: int | None = None) -> Imatrix:
         return imatrix
     entries = dict(imatrix.entries)
     for name in flat:
-        number = experts or _experts(imatrix.entries, name)
+        number = _experts(imatrix.entries, name) or experts
+        if not number:
+            raise FormatError(
+                f"{name} is a stack of experts, of which the .dat form has lost the number: "
+                "say it with --experts"
+            )
         entries[name] = _split(name, entries[name], number)
     return replace(imatrix, entries=entries)
 
 
-def _experts(entries: Mapping[str, ImatrixEntry], stack: str) -> int:
-    """Experts of a flat stack, by the router of its layer."""
+def _experts(entries: Mapping[str, ImatrixEntry], stack: str) -> int | None:
+    """Experts of a flat stack, by the router of its layer; None without one."""
     layer = layer_of(stack)
     router = entries.get(f"blk.{layer}.ffn_gate_inp.weight")
     for part in ("gate_up", "gate", "up"):
@@ -130,10 +135,7 @@ def _experts(entries: Mapping[str, ImatrixEntry], stack: str) -> int:
             number, rest = divmod(first.in_sum2.size, router.in_sum2.size)
             if not rest:
                 return number
-    raise FormatError(
-        f"{stack} is a stack of experts, of which the .dat form has lost the number: "
-        "say it with --experts"
-    )
+    return None
 
 
 def _split(name: str, entry: ImatrixEntry, experts: int) -> ImatrixEntry:

@@ -11,11 +11,19 @@ from typing import Any
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError, StatisticsError, WriteError
-from secateur.formats.imatrix import write_imatrix
+from secateur.formats.imatrix_file import save_imatrix
 from secateur.output.checkpoint import write_beside, write_checkpoint
 from secateur.output.gguf import write_gguf_form
-from secateur.planning import importance
-from secateur.planning.plan import IMATRIX, SAFETENSORS, Plan, compare, published, to_json
+from secateur.planning.importance import FILE, ImatrixFile, Importance, importance_of
+from secateur.planning.plan import (
+    IMATRIX,
+    IMATRIX_FROM,
+    SAFETENSORS,
+    Plan,
+    compare,
+    published,
+    to_json,
+)
 from secateur.planning.resolve import planned_gguf, resolve_again
 
 PLAN = "plan.json"
@@ -26,10 +34,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Sources:
-    """What an output is made from: the checkpoint, and the statistics behind its imatrix."""
+    """What an output is made from: the checkpoint, and the statistics or the file behind its
+    importance matrix."""
 
     checkpoint: Checkpoint
     statistics: Statistics | None = None
+    imatrix: ImatrixFile | None = None
 
 
 def check_plan(plan: Plan, sources: Sources) -> None:
@@ -41,12 +51,45 @@ def check_plan(plan: Plan, sources: Sources) -> None:
     check_model(plan.model, sources.checkpoint)
     if sources.statistics is not None:
         check_statistics(sources.statistics, sources.checkpoint)
-    elif plan.selection.get(IMATRIX) and any(f != SAFETENSORS for f in plan.formats):
+    compare(plan, resolve_again(plan, sources.checkpoint))
+    planned_importance(plan, sources)
+
+
+def planned_importance(plan: Plan, sources: Sources) -> Importance | None:
+    """The importance matrix that a plan quantizes with; None if it uses none.
+
+    Raises PlanError when its source is missing, or is not the one that the plan was made with.
+    """
+    facts, origin = plan.selection.get(IMATRIX), plan.selection.get(IMATRIX_FROM) or {}
+    if not facts or all(form == SAFETENSORS for form in plan.formats):
+        return None
+    file = sources.imatrix
+    if origin.get("from") == "file":
+        if file is None or file.sha256 != origin.get("sha256"):
+            other = f", not that of {file.sha256}" if file else ""
+            raise PlanError(
+                "the plan quantizes with the importance matrix of sha256 "
+                f"{origin.get('sha256')}{other}: name it with --imatrix"
+            )
+    elif sources.statistics is None:
         raise PlanError(
             "the plan quantizes with an importance matrix, which is made from the statistics: "
             "name them with --stats"
         )
-    compare(plan, resolve_again(plan, sources.checkpoint))
+    else:
+        file = None
+    weighed = importance_of(
+        sources.checkpoint, plan.keep, sources.statistics, file, origin.get("uncovered", "flat")
+    )
+    assert weighed is not None  # there is a file or there are statistics
+    told, found = {**facts, **origin}, {**weighed.facts, **weighed.origin}
+    for key in sorted({*told, *found}):
+        if told.get(key) != found.get(key):
+            raise PlanError(
+                f"the plan says of its importance matrix {key} {told.get(key)!r}, but it has "
+                f"{found.get(key)!r}: name what the plan was made with, or plan again"
+            )
+    return weighed
 
 
 def check_model(model: Any, checkpoint: Checkpoint) -> None:
@@ -91,24 +134,22 @@ def write_output(
     _make_room(plan, folder)
     hashes = write_beside(plan, checkpoint, folder)
     (folder / PLAN).write_text(to_json(published(plan)), "utf-8")
-    imatrix = None
-    if plan.selection.get(IMATRIX) and sources.statistics is not None:
-        imatrix = importance.importance_matrix(sources.statistics, checkpoint.family, plan.keep)
+    weighed = planned_importance(plan, sources)
     for form in plan.formats:
         count = _Counter(form, plan.file_bytes(form), progress)
         if form == SAFETENSORS:
             hashes.update(write_checkpoint(plan, checkpoint, folder, count))
             continue
         decided = planned_gguf(plan, form, checkpoint)
-        if imatrix is not None and not (folder / importance.FILE).exists():
-            write_imatrix(folder / importance.FILE, imatrix)
+        if weighed is not None and not (folder / FILE).exists():
+            save_imatrix(folder / FILE, weighed.imatrix)
         if not (folder / decided.file).exists():
             write_gguf_form(
                 decided,
                 checkpoint,
                 plan.keep,
                 folder,
-                imatrix=imatrix,
+                imatrix=weighed.imatrix if weighed else None,
                 threads=threads,
                 progress=count,
             )

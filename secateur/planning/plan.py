@@ -35,6 +35,9 @@ SAFETENSORS = "safetensors"
 IMATRIX = "imatrix"
 """In a plan's `selection`: the facts of the importance matrix it quantizes with, or None."""
 
+IMATRIX_FROM = "imatrix_from"
+"""In a plan's `selection`: what that matrix is made of, and how it treats experts without data."""
+
 PATH = "path"
 """In a plan's `model`: the folder as the user named it, so that `apply` finds it again."""
 

@@ -16,10 +16,11 @@ from secateur.errors import PlanError
 from secateur.planning.choose import Choice
 from secateur.planning.experts import select_experts
 from secateur.planning.gguf_form import GgufForm, gguf_form, plan_gguf
-from secateur.planning.importance import importance_facts
-from secateur.planning.plan import IMATRIX, SAFETENSORS, Plan, PlannedTensor
+from secateur.planning.importance import ImatrixFile, Importance, check_shapes, importance_of
+from secateur.planning.plan import IMATRIX, IMATRIX_FROM, SAFETENSORS, Plan, PlannedTensor
 from secateur.planning.recipe import Recipe, recipe_of_facts
 from secateur.planning.selection import Keep
+from secateur.planning.uncovered import Policy, needy
 
 Output = Recipe | Literal["safetensors"]
 """What to write: the pruned checkpoint, or a file by a recipe."""
@@ -31,22 +32,26 @@ def make_plan(
     outputs: Sequence[Output],
     statistics: Statistics | None = None,
     *,
+    imatrix: ImatrixFile | None = None,
+    uncovered: Policy = "flat",
     layer_importance: Sequence[float] | None = None,
 ) -> Plan:
     """The plan for a choice of experts and outputs.
 
-    `statistics` are those that will give the importance matrix when the plan is applied: with one,
-    llama.cpp chooses some types differently. `layer_importance` [layers] is for recipes with
-    tiers. Raises PlanError for a recipe that does not fit the model, or no output at all.
+    `imatrix`, else `statistics`, will give the importance matrix when the plan is applied: with
+    one, llama.cpp chooses some types differently; `uncovered` is for experts that have no data in
+    it. `layer_importance` [layers] is for recipes with tiers. Raises PlanError for a recipe or a
+    matrix that does not fit the model, or no output at all.
     """
     if not outputs:
         raise PlanError("the plan writes nothing: name a format with --to or a type with --types")
     tensors: list[PlannedTensor] = []
     files: dict[str, Mapping[str, int]] = {}
     notes = list(choice.notes)
-    imatrix = None
-    if statistics is not None and any(is_gguf(output) for output in outputs):
-        imatrix = importance_facts(statistics, checkpoint.family, choice.keep)
+    weighed = None
+    if any(is_gguf(output) for output in outputs):
+        weighed = importance_of(checkpoint, choice.keep, statistics, imatrix, uncovered)
+        notes += weighed.notes if weighed else ()
     recipes: dict[str, Mapping[str, Any]] = {}
     for output in outputs:
         form = SAFETENSORS if isinstance(output, str) else output.format
@@ -59,15 +64,19 @@ def make_plan(
                 checkpoint,
                 choice.keep,
                 output,
-                imatrix=imatrix,
+                imatrix=weighed.facts if weighed else None,
                 layer_importance=layer_importance,
             )
             planned, sizes = plan_gguf(checkpoint, choice.keep, decided, output)
-            notes += _gguf_notes(output, planned, decided, imatrix is not None)
+            notes += _gguf_notes(output, planned, decided, weighed)
             recipes[form] = output.facts()
         tensors += planned
         files[form] = sizes
-    selection = {**choice.selection, IMATRIX: imatrix}
+    selection = {
+        **choice.selection,
+        IMATRIX: weighed.facts if weighed else None,
+        IMATRIX_FROM: weighed.origin if weighed else None,
+    }
     return Plan(
         checkpoint.facts(),
         selection,
@@ -156,7 +165,10 @@ def plan_safetensors(
 
 
 def _gguf_notes(
-    recipe: Recipe, planned: Sequence[PlannedTensor], decided: GgufForm, has_imatrix: bool
+    recipe: Recipe,
+    planned: Sequence[PlannedTensor],
+    decided: GgufForm,
+    importance: Importance | None,
 ) -> list[str]:
     """Fallbacks as one sentence, and what the types need."""
     notes, form = [], recipe.format
@@ -169,18 +181,25 @@ def _gguf_notes(
             f"{form}: {len(fallen)} of {len(planned)} tensors ({share:.0%} of the bytes) have rows "
             f"that the type's blocks do not divide, and fall back ({', '.join(kinds)})"
         )
-    needy = [choice.name for choice in decided.choices if choice.needs_importance]
-    if recipe.imatrix and not has_imatrix:
-        raise PlanError(
-            f"{form}: the recipe asks for an importance matrix: calibrate, and name the statistics "
-            "with --stats"
+    needing = [choice.name for choice in decided.choices if choice.needs_importance]
+    if importance is None and (recipe.imatrix or needing):
+        who = (
+            f"{len(needing)} tensors (first: {needing[0]}) need" if needing else "the recipe needs"
         )
-    if needy and not has_imatrix:
         raise PlanError(
-            f"{form}: {len(needy)} tensors (first: {needy[0]}) need an importance matrix: "
-            "calibrate, and name the statistics with --stats"
+            f"{form}: {who} an importance matrix: calibrate and name the statistics with --stats, "
+            "or name a matrix with --imatrix"
         )
-    return notes
+    if importance is None:
+        return notes
+    check_shapes(importance, [tensor.info for tensor in decided.tensors])
+    entries = importance.imatrix.entries
+    if lacking := [name for name in needing if name not in entries]:
+        raise PlanError(
+            f"{form}: the importance matrix has no entry for {len(lacking)} tensors that need one "
+            f"(first: {lacking[0]}): record it again, or choose a larger type"
+        )
+    return notes + needy(form, decided.choices, importance.unseen, importance.origin["uncovered"])
 
 
 def _sources(checkpoint: Checkpoint, keep: Keep) -> dict[str, str]:
