@@ -6,7 +6,8 @@ one word per axis. Two axis words carry meaning everywhere: `expert` is the axis
 selects along, and `gate|up` (halves) or `gate/up` (interleaved) is an axis that holds two
 projections. A row with `into` says that its tensors are parts of another row's tensor in the
 running model: per-expert matrices of the experts' stack, or an older name. Where a model has a
-row only in some layers or with some configs, `when` is the condition (`blueprint.py`).
+row only in some layers or with some configs, `when` is the condition (`blueprint.py`). `gguf` and
+`mlx` are its names in files of other formats.
 
 The world is closed: a tensor that no row describes is an error, never a guess.
 """
@@ -39,6 +40,7 @@ class TensorRow:
     into: str | None = None
     gguf: str | None = None
     when: str | None = None
+    mlx: tuple[str, ...] = ()
 
     @property
     def per_expert(self) -> bool:
@@ -119,6 +121,7 @@ class Family:
     gguf: Mapping[str, Any] = field(repr=False)
     shape: Mapping[str, Any] = field(repr=False, default_factory=dict)
     memory: Mapping[str, str] = field(repr=False, default_factory=dict)
+    mlx: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def classify(self, name: str) -> Place:
         """The place of the tensor called `name`.
@@ -234,6 +237,7 @@ def _load(name: str) -> Family:
         gguf=data.get("gguf", {}),
         shape=data.get("shape", {}),
         memory=data.get("memory", {}),
+        mlx=data.get("mlx", {}),
     )
 
 
@@ -252,4 +256,5 @@ def _row(entry: Mapping[str, Any], prefixes: Sequence[str]) -> TensorRow:
         into=entry.get("into"),
         gguf=entry.get("gguf"),
         when=entry.get("when"),
+        mlx=tuple(entry.get("mlx", ())),
     )
