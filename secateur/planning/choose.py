@@ -97,7 +97,8 @@ def check_wish(checkpoint: Checkpoint, wish: Pruning) -> None:
 def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning) -> Choice:
     """Which experts of the checkpoint stay.
 
-    Raises PlanError when the wish contradicts itself or the model, or needs statistics that are
+    Of a checkpoint that is no more than a config, the first ones stand in for those that
+    statistics would choose. Raises PlanError when the wish contradicts itself or the model, or needs statistics that are
     not there.
     """
     limits = constraints_of(checkpoint, wish, statistics)
@@ -111,6 +112,8 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning)
     if count == checkpoint.experts:
         everyone = tuple(range(checkpoint.experts))
         return Choice(dict.fromkeys(checkpoint.moe_layers, everyone), {"criterion": None}, ())
+    if statistics is None and checkpoint.shape_only:
+        return _stand_in(checkpoint, count, limits)
     if statistics is None:
         raise PlanError(
             f"choosing {count} of {checkpoint.experts} experts needs statistics: "
@@ -125,6 +128,17 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning)
     selection["experts"] = count
     selection["protected"] = {str(k): sorted(v) for k, v in limits.protected.items()}
     return Choice(keep, selection, _notes(checkpoint, keep))
+
+
+def _stand_in(checkpoint: Checkpoint, count: int, limits: Constraints) -> Choice:
+    """The first experts of each layer, for sizes: without weights nothing can be decided."""
+    nothing = {layer: np.zeros(checkpoint.experts) for layer in checkpoint.moe_layers}
+    note = (
+        f"which experts stay is not decided: the first {count} of each layer stand in for them "
+        "(the sizes are the same whichever stay)"
+    )
+    keep = select(nothing, count, limits)
+    return Choice(keep, {"stand_in": True, "experts": count}, (note, *_notes(checkpoint, keep)))
 
 
 def constraints_of(
