@@ -98,8 +98,8 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning)
     """Which experts of the checkpoint stay.
 
     Of a checkpoint that is no more than a config, the first ones stand in for those that
-    statistics would choose. Raises PlanError when the wish contradicts itself or the model, or needs statistics that are
-    not there.
+    statistics would choose. Raises PlanError when the wish contradicts itself or the model, or
+    needs statistics that are not there.
     """
     limits = constraints_of(checkpoint, wish, statistics)
     if wish.drop_map is not None:
