@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.checkpoint.finite import first_forbidden
 from secateur.errors import FormatError, NumericError
 from secateur.formats.ggml_engine import engine
 from secateur.formats.types import INTERNAL_TYPES, TYPES, GgmlType, bytes_of, ggml_type
@@ -143,7 +144,7 @@ def _checked_importance(
 
 def _require_finite(values: NDArray[np.float32], what: str) -> None:
     """A kernel given NaN or infinity aborts the process, so it must never see one."""
-    if not np.isfinite(values).all():
+    if first_forbidden("F32", memoryview(values).cast("B")) is not None:
         raise NumericError(f"{what}: an element is NaN or infinite")
 
 

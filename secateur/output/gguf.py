@@ -1,116 +1,134 @@
-"""Writing a planned GGUF straight from the shards: select, widen, encode, one slab at a time."""
+"""Writing planned GGUF files straight from the shards, all of them in one pass.
+
+The files of one pruned model differ in types only: every block of rows is read and widened to
+float32 once, encoded for each file, and appended to each. A thread takes a block from reading to
+encoding while it is in the processor's cache; blocks are handed on in order, so that the bytes do
+not depend on the number of threads.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.checkpoint.pieces import PiecedTensor
 from secateur.checkpoint.reader import Checkpoint
-from secateur.checkpoint.tensors import STORAGE, NamedTensor, to_float32
-from secateur.errors import CheckpointError
+from secateur.errors import NumericError
 from secateur.formats.ggml import encode
+from secateur.formats.ggml_engine import engine_version
 from secateur.formats.gguf import TensorInfo
-from secateur.formats.gguf_tensors import GgufTensor
-from secateur.formats.gguf_writer import TensorChunk, write_gguf
+from secateur.formats.gguf_writer import GgufWriter, TensorChunk
 from secateur.formats.imatrix import Imatrix
+from secateur.output.blocks import Block, Shards, blocks_of, in_order
 from secateur.planning.experts import select_experts
 from secateur.planning.gguf_form import GgufForm
 from secateur.planning.selection import Keep
 
-SLAB = 32 << 20
-"""Elements that are widened and encoded at a time: 128 MiB of float32."""
-
 
 @dataclass(frozen=True)
-class _Slab:
-    """Some rows of one matrix: float32 [R, C], and which matrix of the stack they belong to."""
+class _Target:
+    """A file being written: it lacks the tensors `since:last` of the form, `infos` from `first`."""
 
-    matrix: int
-    rows: NDArray[np.float32]
+    writer: GgufWriter
+    infos: tuple[TensorInfo, ...]
+    first: int
+    since: int
+
+    def info(self, tensor: int) -> TensorInfo | None:
+        """The tensor as this file has it; None if it has it already, or another part does."""
+        last = self.first + len(self.infos)
+        return self.infos[tensor - self.first] if self.since <= tensor < last else None
 
 
-def write_gguf_form(
-    form: GgufForm,
+def write_gguf_forms(
+    forms: Sequence[GgufForm],
     checkpoint: Checkpoint,
     keep: Keep,
     folder: Path,
     *,
     imatrix: Imatrix | None,
     threads: int = 1,
-    progress: Callable[[int], None] = lambda nbytes: None,
-) -> Path:
-    """Write the file of a decided GGUF into `folder`; returns its path.
+    progress: Callable[[str, int], None] = lambda file, nbytes: None,
+) -> dict[str, str]:
+    """Write the files of decided GGUFs into `folder`; returns file -> sha256 of what was written.
 
-    `imatrix` holds the experts kept, in order. The bytes do not depend on `threads`. Peak
-    memory: one slab as float32 and its encoding. The file is complete or absent.
+    A file that is there already is left alone, one that was interrupted is gone on with (see
+    gguf_writer). `imatrix` holds the experts kept, in order. The bytes do not depend on `threads`.
+    Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded blocks for every
+    file (at most 2 MiB each), one tensor's importance, and the header of one file. Every file is
+    complete or absent. `progress` is told the file and the bytes written.
     """
-    path = folder / form.file
+    key = _key(checkpoint, imatrix)
     pieced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
+    hashes: dict[str, str] = {}
+    # Files whose tensors have the same shapes are made of the same blocks.
+    for _, alike in groupby(sorted(forms, key=_shapes), _shapes):
+        group = list(alike)
+        with ExitStack() as stack:
+            targets = [target for form in group for target in _targets(form, folder, key, stack)]
+            for target in targets:
+                _finish_if_whole(target, hashes)
+            shards = stack.enter_context(Shards(pieced.values()))
+            form = group[0]
+            needed = {n for n in range(len(form.infos)) for t in targets if t.info(n) is not None}
 
-    def chunks() -> Iterator[TensorChunk]:
-        for tensor, info in zip(form.tensors, form.infos, strict=True):
-            importance = None if imatrix is None else imatrix.importance(info.name)
-            for slab in _slabs(tensor, info, pieced):
-                weights = None
-                if importance is not None:
-                    weights = importance[slab.matrix if len(importance) > 1 else 0]
-                data = encode(slab.rows, info.type, weights, threads)
-                progress(data.nbytes)
-                yield TensorChunk(info.name, data.reshape(-1))
+            def encoded(
+                block: Block, targets: Sequence[_Target] = targets, shards: Shards = shards
+            ) -> list[NDArray[np.uint8] | None]:
+                rows = shards.rows(block)
+                infos = [target.info(block.tensor) for target in targets]
+                return [_encoded(rows, info, block.weights) for info in infos]
 
-    write_gguf(path, form.metadata, form.infos, chunks())
-    return path
-
-
-def _slabs(
-    tensor: GgufTensor, info: TensorInfo, pieced: Mapping[str, PiecedTensor]
-) -> Iterator[_Slab]:
-    """A tensor's rows, matrix by matrix, at most SLAB elements at a time."""
-    width = info.shape[-1]
-    if tensor.values is not None:
-        yield _Slab(0, np.ascontiguousarray(tensor.values.reshape(-1, width)))
-        return
-    rows_per_matrix = info.shape[-2] if len(info.shape) > 1 else 1
-    matrix = 0
-    for name in tensor.sources:
-        source = pieced[name]
-        matrices = math.prod(source.shape) // (rows_per_matrix * width)
-        for number in range(matrices):
-            first = number * rows_per_matrix
-            step = max(1, SLAB // width)
-            for start in range(first, first + rows_per_matrix, step):
-                stop = min(start + step, first + rows_per_matrix)
-                yield _Slab(matrix, _rows(source, start, stop, width))
-            matrix += 1
+            blocks = blocks_of(form.tensors, form.infos, pieced, sorted(needed), imatrix)
+            for block, made in in_order(encoded, shards.ahead(blocks), threads):
+                for target, data in zip(targets, made, strict=True):
+                    if data is not None:
+                        target.writer.write(TensorChunk(block.name, data.reshape(-1)))
+                        progress(target.writer.path.name, data.nbytes)
+                        _finish_if_whole(target, hashes)
+    return hashes
 
 
-def _rows(source: PiecedTensor, start: int, stop: int, width: int) -> NDArray[np.float32]:
-    """Rows `start:stop` of a tensor seen as [rows, width], as float32."""
-    size = STORAGE[source.dtype].itemsize * width
-    raw = bytearray()
-    position = 0
-    for piece in source.pieces:
-        begin = max(start * size, position)
-        end = min(stop * size, position + piece.nbytes)
-        if begin < end:
-            with piece.path.open("rb") as file:
-                file.seek(piece.offset + begin - position)
-                raw += file.read(end - begin)
-        position += piece.nbytes
-    if len(raw) != (stop - start) * size:
-        raise CheckpointError(
-            f"a shard ends inside tensor {source.name!r}: it was changed after it was opened"
-        )
-    array = np.frombuffer(raw, STORAGE[source.dtype]).reshape(stop - start, width)
-    values = to_float32(NamedTensor(source.name, source.dtype, array))
-    if not np.isfinite(values).all():
-        raise CheckpointError(
-            f"tensor {source.name!r} holds NaN or infinity: mend the checkpoint before converting"
-        )
-    return np.ascontiguousarray(values)
+def _targets(form: GgufForm, folder: Path, key: str, stack: ExitStack) -> Iterator[_Target]:
+    """The form's files that are not there yet, opened where they were left."""
+    for part in form.parts:
+        path = folder / part.file
+        if not path.exists():
+            infos = form.infos[part.first : part.last]
+            writer = stack.enter_context(GgufWriter(path, part.metadata, infos, key))
+            yield _Target(writer, infos, part.first, part.first + writer.done)
+
+
+def _finish_if_whole(target: _Target, hashes: dict[str, str]) -> None:
+    if target.writer.done == len(target.infos):
+        hashes[target.writer.path.name] = target.writer.finish()
+
+
+def _encoded(
+    rows: NDArray[np.float32], info: TensorInfo | None, weights: NDArray[np.float32] | None
+) -> NDArray[np.uint8] | None:
+    if info is None:
+        return None
+    try:
+        return encode(rows, info.type, weights)
+    except NumericError as error:
+        raise NumericError(f"tensor {info.name!r} as {info.type}: {error}") from None
+
+
+def _shapes(form: GgufForm) -> tuple[tuple[int, ...], ...]:
+    return tuple(info.shape for info in form.infos)
+
+
+def _key(checkpoint: Checkpoint, imatrix: Imatrix | None) -> str:
+    """Hash of what decides a tensor's bytes, beside what the file's header says."""
+    digest = hashlib.sha256(f"{engine_version()} {checkpoint.identity()}".encode())
+    for name, entry in sorted({} if imatrix is None else imatrix.entries.items()):
+        digest.update(f" {name}".encode())
+        digest.update(entry.in_sum2.tobytes() + entry.counts.tobytes())
+    return digest.hexdigest()

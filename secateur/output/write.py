@@ -11,9 +11,10 @@ from typing import Any
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError, StatisticsError, WriteError
+from secateur.formats.gguf_writer import unfinished
 from secateur.formats.imatrix_file import save_imatrix
 from secateur.output.checkpoint import write_beside, write_checkpoint
-from secateur.output.gguf import write_gguf_form
+from secateur.output.gguf import write_gguf_forms
 from secateur.planning.importance import FILE, ImatrixFile, Importance, importance_of
 from secateur.planning.plan import (
     IMATRIX,
@@ -126,33 +127,34 @@ def write_output(
     """Write all files of a checked plan into `folder`; returns file -> sha256 where known.
 
     A GGUF file that is there already with its planned size was finished by an interrupted run
-    (these appear only when they are whole) and is kept; all else in `folder` is removed. Raises
-    WriteError, before it starts, when the disk has not enough room. Peak memory: a few MiB of
-    buffers, or one slab for GGUF.
+    (these appear only when they are whole) and is kept, an unfinished one is gone on with; all
+    else in `folder` is removed. All GGUF files are made in one pass over the weights. Raises
+    WriteError, before it starts, when the disk has not enough room. Peak memory: that of
+    write_gguf_forms.
     """
     checkpoint = sources.checkpoint
     _make_room(plan, folder)
     hashes = write_beside(plan, checkpoint, folder)
     (folder / PLAN).write_text(to_json(published(plan)), "utf-8")
     weighed = planned_importance(plan, sources)
-    for form in plan.formats:
-        count = _Counter(form, plan.file_bytes(form), progress)
-        if form == SAFETENSORS:
-            hashes.update(write_checkpoint(plan, checkpoint, folder, count))
-            continue
-        decided = planned_gguf(plan, form, checkpoint)
-        if weighed is not None and not (folder / FILE).exists():
+    counters = {form: _Counter(form, plan.file_bytes(form), progress) for form in plan.formats}
+    if SAFETENSORS in counters:
+        hashes.update(write_checkpoint(plan, checkpoint, folder, counters[SAFETENSORS]))
+    of_file = {name: counters[form] for form in plan.formats for name in plan.files[form]}
+    forms = [planned_gguf(plan, form, checkpoint) for form in plan.formats if form != SAFETENSORS]
+    if forms:
+        if weighed is not None:
             save_imatrix(folder / FILE, weighed.imatrix)
-        if not (folder / decided.file).exists():
-            write_gguf_form(
-                decided,
-                checkpoint,
-                plan.keep,
-                folder,
-                imatrix=weighed.imatrix if weighed else None,
-                threads=threads,
-                progress=count,
-            )
+        written = write_gguf_forms(
+            forms,
+            checkpoint,
+            plan.keep,
+            folder,
+            imatrix=weighed.imatrix if weighed else None,
+            threads=threads,
+            progress=lambda file, nbytes: of_file[file](nbytes),
+        )
+        hashes.update(written)
     return hashes
 
 
@@ -160,12 +162,14 @@ def _make_room(plan: Plan, folder: Path) -> None:
     """Remove what an interrupted run left half done, and check that the rest fits the disk."""
     sizes = {name: n for form in plan.formats for name, n in plan.files[form].items()}
     finished = {name: n for name, n in sizes.items() if name.endswith(".gguf")}
+    begun = {path for name in finished for path in unfinished(folder / name)}
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif finished.get(path.name) != path.stat().st_size:
+        elif path not in begun and finished.get(path.name) != path.stat().st_size:
             path.unlink()
     needed = sum(n for name, n in sizes.items() if not (folder / name).exists())
+    needed -= sum(path.stat().st_size for path in begun if path.exists())
     if (free := shutil.disk_usage(folder).free) < needed:
         raise WriteError(
             f"{folder} has {free} bytes free, but the output takes {needed}: "

@@ -16,10 +16,10 @@ from secateur.checkpoint.config import with_experts
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.formats.gguf import STRING, Metadata, TensorInfo, Value, file_bytes
-from secateur.formats.gguf_metadata import model_metadata, sampling_metadata
+from secateur.formats.gguf_metadata import model_metadata
 from secateur.formats.gguf_rules import gguf_rules
+from secateur.formats.gguf_split import GgufPart, parts
 from secateur.formats.gguf_tensors import GgufTensor, gguf_tensors
-from secateur.formats.gguf_tokenizer import tokenizer_metadata
 from secateur.formats.types import TYPES
 from secateur.planning.assign import Target, assign
 from secateur.planning.experts import select_experts
@@ -29,18 +29,46 @@ from secateur.planning.llama_types import TypeChoice, TypeRequest, choose_types
 from secateur.planning.plan import Action, PlannedTensor
 from secateur.planning.recipe import Recipe
 from secateur.planning.selection import Keep
+from secateur.planning.tokenizer_keys import TokenizerKeys, tokenizer_keys
 
 _UNQUANTIZED = "F16"
+
+_MEASURED = ("tokenizer.", "general.sampling.")
+"""The keys of TokenizerKeys, which are measured once for all files."""
+
+
+@dataclass(frozen=True)
+class GgufBase:
+    """What all GGUF files of one pruned model share: everything but the types.
+
+    `infos` are the tensors before quantization, `traits` what the type rules need to know.
+    """
+
+    checkpoint: Checkpoint
+    model: str
+    config: Mapping[str, Any]
+    tensors: tuple[GgufTensor, ...]
+    infos: tuple[TensorInfo, ...]
+    targets: tuple[Target, ...]
+    traits: ModelTraits
+    tokenizer: TokenizerKeys
 
 
 @dataclass(frozen=True)
 class GgufForm:
-    """One GGUF file to write: its name, metadata, and tensors in the order of the file."""
+    """One GGUF file to write: its name, metadata, and tensors in the order of the file.
+
+    `tokenizer_bytes` are those of the tokenizer's and the sampling's keys, which `metadata` lacks
+    where only their size is known; None when no tokenizer is at hand. With `split` it becomes
+    several files of at most so many bytes of tensors.
+    """
 
     file: str
     metadata: Metadata
     tensors: tuple[GgufTensor, ...]
     choices: tuple[TypeChoice, ...]
+    tokenizer_bytes: int | None
+    split: int | None = None
 
     @property
     def infos(self) -> tuple[TensorInfo, ...]:
@@ -51,9 +79,43 @@ class GgufForm:
         )
 
     @property
-    def nbytes(self) -> int:
-        """Exact bytes of the file."""
-        return file_bytes(self.metadata, self.infos)
+    def parts(self) -> tuple[GgufPart, ...]:
+        """Its files, with what each holds."""
+        return parts(self.file, self.metadata, self.infos, self.split)
+
+    @property
+    def files(self) -> dict[str, int | None]:
+        """{file: exact bytes}; without a tokenizer the file with the keys has None."""
+        sizes: dict[str, int | None] = {}
+        for part in self.parts:
+            infos = self.infos[part.first : part.last]
+            keys = {k: v for k, v in part.metadata.items() if not k.startswith(_MEASURED)}
+            beside = 0 if part.first else self.tokenizer_bytes
+            sizes[part.file] = None if beside is None else file_bytes(keys, infos, beside=beside)
+        return sizes
+
+
+def gguf_base(checkpoint: Checkpoint, keep: Keep, tokenizer: TokenizerKeys) -> GgufBase:
+    """What the GGUF files of the experts kept share.
+
+    Raises FamilyError for a family without a GGUF form, CheckpointError for a config that cannot
+    be expressed.
+    """
+    rules = gguf_rules(checkpoint.family)
+    kept = len(next(iter(keep.values())))
+    config = pruned_config(checkpoint, kept)
+    shapes = {tensor.name: tensor.shape for tensor in select_experts(checkpoint, keep)}
+    tensors = gguf_tensors(checkpoint.family, config, shapes, _UNQUANTIZED)
+    return GgufBase(
+        checkpoint=checkpoint,
+        model=_model_name(checkpoint, kept),
+        config=config,
+        tensors=tensors,
+        infos=tuple(tensor.info for tensor in tensors),
+        targets=tuple(_target(checkpoint, tensor) for tensor in tensors),
+        traits=_traits(checkpoint, config, rules.quantize),
+        tokenizer=tokenizer,
+    )
 
 
 def gguf_form(
@@ -64,44 +126,67 @@ def gguf_form(
     imatrix: Facts | None,
     layer_importance: Sequence[float] | None = None,
     chosen: Mapping[str, str] | None = None,
+    split: int | None = None,
 ) -> GgufForm:
-    """Decide the GGUF of a recipe for the experts kept.
+    """Decide the GGUF of a recipe for the experts kept, as `gguf_base` and `typed_form` do."""
+    base = gguf_base(checkpoint, keep, tokenizer_keys(checkpoint))
+    return typed_form(
+        base,
+        recipe,
+        imatrix=imatrix,
+        layer_importance=layer_importance,
+        chosen=chosen,
+        split=split,
+    )
+
+
+def typed_form(
+    base: GgufBase,
+    recipe: Recipe,
+    *,
+    imatrix: Facts | None = None,
+    assume_imatrix: bool = False,
+    layer_importance: Sequence[float] | None = None,
+    chosen: Mapping[str, str] | None = None,
+    split: int | None = None,
+) -> GgufForm:
+    """The GGUF of a recipe.
 
     `imatrix` are the facts of the importance matrix it will be quantized with, None without one;
-    `layer_importance` [layers] is for recipes that ask for it. `chosen` gives types by tensor
-    name that take the place of the rules' (a plan, hand-edited perhaps). Raises PlanError for a
-    recipe that does not fit, FamilyError for a family without a GGUF form, CheckpointError for a
-    tokenizer or config that cannot be expressed.
+    `assume_imatrix` types it as if there were one. `layer_importance` [layers] is for recipes
+    that ask for it. `chosen` gives types by tensor name that take the place of the rules' (a
+    plan, hand-edited perhaps); `split` is GgufForm's. Raises PlanError for a recipe that does not
+    fit.
     """
-    rules = gguf_rules(checkpoint.family)
-    kept = len(next(iter(keep.values())))
-    config = pruned_config(checkpoint, kept)
-    shapes = {tensor.name: tensor.shape for tensor in select_experts(checkpoint, keep)}
-    tensors = gguf_tensors(checkpoint.family, config, shapes, _UNQUANTIZED)
-    infos = [tensor.info for tensor in tensors]
-    targets = [_target(checkpoint, tensor) for tensor in tensors]
-    request = _request(recipe, targets, checkpoint.layers, imatrix is not None, layer_importance)
-    choices = choose_types(infos, _traits(checkpoint, config, rules.quantize), request)
+    checkpoint = base.checkpoint
+    weighed = assume_imatrix or imatrix is not None
+    request = _request(recipe, base.targets, checkpoint.layers, weighed, layer_importance)
+    choices = choose_types(base.infos, base.traits, request)
     if chosen is not None:
         choices = [_edited(choice, chosen) for choice in choices]
-    model = _model_name(checkpoint, kept)
-    rows = next(info.shape[0] for info in infos if info.name == "token_embd.weight")
+    number = FILE_TYPES[recipe.base].number
     metadata = {
-        **model_metadata(checkpoint.family, config, infos, model, FILE_TYPES[recipe.base].number),
-        **sampling_metadata(checkpoint.path),
-        **tokenizer_metadata(checkpoint.path, config, rules.tokenizer, rows),
+        **model_metadata(checkpoint.family, base.config, base.infos, base.model, number),
+        **base.tokenizer.metadata,
         **{
             key: Value(STRING if isinstance(value, str) else "u32", value)
             for key, value in (imatrix or {}).items()
         },
     }
-    return GgufForm(f"{model}-{recipe.name}.gguf", metadata, tensors, tuple(choices))
+    return GgufForm(
+        f"{base.model}-{recipe.name}.gguf",
+        metadata,
+        base.tensors,
+        tuple(choices),
+        base.tokenizer.nbytes,
+        split,
+    )
 
 
 def plan_gguf(
     checkpoint: Checkpoint, keep: Keep, form: GgufForm, recipe: Recipe
-) -> tuple[tuple[PlannedTensor, ...], dict[str, int]]:
-    """(tensors, {file: bytes}) of a decided GGUF."""
+) -> tuple[tuple[PlannedTensor, ...], dict[str, int | None]]:
+    """(tensors, {file: bytes}) of a decided GGUF; None is a size that is not known."""
     pruned = len(next(iter(keep.values()))) != checkpoint.experts
     planned = [
         PlannedTensor(
@@ -117,12 +202,12 @@ def plan_gguf(
         )
         for tensor, choice, info in zip(form.tensors, form.choices, form.infos, strict=True)
     ]
-    return tuple(planned), {form.file: form.nbytes}
+    return tuple(planned), form.files
 
 
 def pruned_config(checkpoint: Checkpoint, kept: int) -> dict[str, Any]:
     """config.json of the output, parsed."""
-    text = (checkpoint.path / "config.json").read_text("utf-8")
+    text = checkpoint.config_file.read_text("utf-8")
     return dict(json.loads(with_experts(text, checkpoint.family, kept)))
 
 

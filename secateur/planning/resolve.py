@@ -22,6 +22,9 @@ from secateur.planning.recipe import Recipe, recipe_of_facts
 from secateur.planning.selection import Keep
 from secateur.planning.uncovered import Policy, needy
 
+SPLIT = "split_max_size"
+"""In a plan's `formats`: bytes of tensors in a file of a GGUF at most, where it is cut."""
+
 Output = Recipe | Literal["safetensors"]
 """What to write: the pruned checkpoint, or a file by a recipe."""
 
@@ -35,6 +38,7 @@ def make_plan(
     imatrix: ImatrixFile | None = None,
     uncovered: Policy = "flat",
     layer_importance: Sequence[float] | None = None,
+    split: int | None = None,
 ) -> Plan:
     """The plan for a choice of experts and outputs.
 
@@ -66,10 +70,11 @@ def make_plan(
                 output,
                 imatrix=weighed.facts if weighed else None,
                 layer_importance=layer_importance,
+                split=split,
             )
             planned, sizes = plan_gguf(checkpoint, choice.keep, decided, output)
             notes += _gguf_notes(output, planned, decided, weighed)
-            recipes[form] = output.facts()
+            recipes[form] = {**output.facts(), **({} if split is None else {SPLIT: split})}
         tensors += planned
         files[form] = sizes
     selection = {
@@ -116,6 +121,7 @@ def planned_gguf(plan: Plan, form: str, checkpoint: Checkpoint) -> GgufForm:
         planned_recipe(plan, form),
         imatrix=plan.selection.get(IMATRIX),
         chosen={tensor.name: tensor.type for tensor in plan.of(form)},
+        split=plan.recipes[form].get(SPLIT),
     )
 
 
