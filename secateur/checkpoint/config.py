@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from secateur.checkpoint import strict_json
@@ -52,13 +52,48 @@ def with_experts(text: str, family: Family, experts: int) -> str:
         raise CheckpointError(
             f"config.json gives several expert counts ({found}): make them agree first"
         )
-    edits = [_Edit(members[key].value, members[key].end, str(experts)) for key in found]
+    counts = [_Edit(members[key].value, members[key].end, str(experts)) for key in found]
+    return with_also(_edited(text, counts), family, family.also)
+
+
+def with_also(text: str, family: Family, rows: Sequence[AlsoKey]) -> str:
+    """The text of config.json with the keys of `rows` that it lacks, where their value is known.
+
+    Raises CheckpointError when a key's value is not one number.
+    """
+    config = strict_json.loads(text)
+    section, part = family.section(config)
+    top = _members(text, _skip(text, 0))
+    members = _members(text, top[section].value) if section else top
     missing: dict[bool, dict[str, Any]] = {True: {}, False: {}}
-    for also in family.also:
+    for also in rows:
         home = config if also.top else part
         if also.key not in home and (value := _value(also, part)) is not None:
-            missing[also.top][also.key] = value
-    edits += _appended(text, top, missing[True]) + _appended(text, members, missing[False])
+            missing[also.top or not section][also.key] = value
+    edits = _appended(text, top, missing[True]) + _appended(text, members, missing[False])
+    return _edited(text, edits)
+
+
+def with_top(text: str, values: Mapping[str, Any], without: Sequence[str] = ()) -> str:
+    """The text of config.json with these keys at its top, and without those; layout kept."""
+    for key in (*without, *values):
+        text = _without(text, key)
+    return _edited(text, _appended(text, _members(text, _skip(text, 0)), values))
+
+
+def _without(text: str, key: str) -> str:
+    """The text without the top-level member `key`, if it has one, and its comma."""
+    members = sorted(_members(text, _skip(text, 0)).items(), key=lambda item: item[1])
+    place = next((i for i, (name, _) in enumerate(members) if name == key), None)
+    if place is None:
+        return text
+    if place + 1 < len(members):
+        return text[: members[place][1].key] + text[members[place + 1][1].key :]
+    start = members[place - 1][1].end if place else members[place][1].key
+    return text[:start] + text[members[place][1].end :]
+
+
+def _edited(text: str, edits: Sequence[_Edit]) -> str:
     for edit in sorted(edits, reverse=True):
         text = text[: edit.start] + edit.text + text[edit.end :]
     return text
@@ -110,8 +145,18 @@ def _appended(text: str, members: Mapping[str, _Member], values: Mapping[str, An
     before = text[: last.key]
     space = before[len(before.rstrip(" \t\r\n")) :]
     colon = text[last.colon : last.value]
-    added = "".join(f",{space}{json.dumps(k)}{colon}{json.dumps(v)}" for k, v in values.items())
+    added = "".join(
+        f",{space}{json.dumps(k)}{colon}{_laid_out(v, space)}" for k, v in values.items()
+    )
     return [_Edit(last.end, last.end, added)]
+
+
+def _laid_out(value: Any, space: str) -> str:
+    """A value as JSON, its members on lines of their own where the file's are."""
+    newline, _, margin = space.rpartition("\n")
+    if not margin or not isinstance(value, Mapping):
+        return json.dumps(value)
+    return json.dumps(value, indent=margin).replace("\n", f"{newline}\n{margin}")
 
 
 def _members(text: str, start: int) -> dict[str, _Member]:

@@ -1,4 +1,4 @@
-"""The header of one safetensors file, read strictly: what it claims must be possible.
+"""The header of one safetensors file: written, and read strictly (what it claims is possible).
 
 The format (safetensors 0.8): 8 bytes little-endian header length, that many bytes of JSON
 mapping names to {dtype, shape, data_offsets}, then the data, contiguous and without gaps.
@@ -6,11 +6,13 @@ mapping names to {dtype, shape, data_offsets}, then the data, contiguous and wit
 
 from __future__ import annotations
 
+import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from secateur.checkpoint import strict_json
 from secateur.checkpoint.tensors import STORAGE
@@ -34,6 +36,38 @@ class TensorSpec:
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+
+class Described(Protocol):
+    """What a header says of a tensor."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+
+def header_bytes(tensors: Iterable[Described], framework: str) -> bytes:
+    """The header, its length before it, of a file with these tensors in this order.
+
+    `framework` is the file's own word for who laid it out: `pt`, `mlx`.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": framework}}
+    position = 0
+    for tensor in tensors:
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + tensor.nbytes],
+        }
+        position += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_header(path: Path) -> dict[str, TensorSpec]:

@@ -25,9 +25,9 @@ from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock
-from typing import Any
 
 from secateur.checkpoint.finite import refuse_forbidden
+from secateur.checkpoint.headers import header_bytes
 from secateur.checkpoint.pieces import Piece, PiecedTensor
 from secateur.checkpoint.reader import INDEX, SINGLE
 from secateur.checkpoint.tensors import STORAGE
@@ -94,7 +94,7 @@ def lay_out(tensors: Iterable[PiecedTensor], shard_limit: int = SHARD_LIMIT) -> 
     within a shard wide types come first, which aligns every tensor to its element size.
     Raises CheckpointError when a name occurs twice or pieces do not add up to their tensor.
     """
-    ordered = sorted(tensors, key=lambda tensor: _natural(tensor.name))
+    ordered = sorted(tensors, key=lambda tensor: natural_order(tensor.name))
     _check(ordered)
     groups: list[list[PiecedTensor]] = [[]]
     used = 0
@@ -311,18 +311,7 @@ class _Output:
 def _shard(name: str, tensors: list[PiecedTensor]) -> Shard:
     # A stable sort keeps the natural order of names among types of one width.
     ordered = sorted(tensors, key=lambda tensor: -STORAGE[tensor.dtype].itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for tensor in ordered:
-        header[tensor.name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [position, position + tensor.nbytes],
-        }
-        position += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return Shard(name, len(text).to_bytes(8, "little") + text, tuple(ordered))
+    return Shard(name, header_bytes(ordered, "pt"), tuple(ordered))
 
 
 def _index(shards: tuple[Shard, ...]) -> bytes:
@@ -345,7 +334,7 @@ def _check(ordered: list[PiecedTensor]) -> None:
             )
 
 
-def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
+def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key in which layer 10 comes after layer 9."""
     parts = re.split(r"(\d+)", name)
     return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
