@@ -105,6 +105,20 @@ class AlsoKey:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What the family's publisher gave with it, for checks of what others make of it.
+
+    `released` is the day of its first release (ISO). A chat template of the family holds all
+    `markers`; `channels` are the names that may follow a marker that opens a channel.
+    """
+
+    released: str | None = None
+    markers: tuple[str, ...] = ()
+    channel: str | None = None
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Family:
     """A model family: its rows, its config keys and its router's rule."""
 
@@ -121,6 +135,7 @@ class Family:
     gguf: Mapping[str, Any] = field(repr=False)
     shape: Mapping[str, Any] = field(repr=False, default_factory=dict)
     memory: Mapping[str, str] = field(repr=False, default_factory=dict)
+    published: Published = field(repr=False, default_factory=lambda: Published())
     mlx: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def classify(self, name: str) -> Place:
@@ -237,8 +252,14 @@ def _load(name: str) -> Family:
         gguf=data.get("gguf", {}),
         shape=data.get("shape", {}),
         memory=data.get("memory", {}),
+        published=_published(data.get("published", {})),
         mlx=data.get("mlx", {}),
     )
+
+
+def _published(table: Mapping[str, Any]) -> Published:
+    words = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return Published(**words)
 
 
 def _row(entry: Mapping[str, Any], prefixes: Sequence[str]) -> TensorRow:
