@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from secateur.checkpoint.config import with_also, with_experts, with_top
 from secateur.checkpoint.families import AlsoKey, Family, TensorRow
 from secateur.errors import CheckpointError, FamilyError
 from secateur.formats.gguf_rules import find
@@ -46,6 +47,17 @@ def mlx_rules(family: Family) -> MlxRules:
         expect=table.get("expect", {}),
         also=tuple(AlsoKey(**entry) for entry in table.get("also", ())),
     )
+
+
+def mlx_config(text: str, family: Family, experts: int, quantization: Mapping[str, Any]) -> str:
+    """The text of config.json for mlx-lm, with `quantization` under both names it goes by.
+
+    The vision tower's section goes, as `mlx_lm.convert` does it: its weights are not there.
+    """
+    text = with_also(with_experts(text, family, experts), family, mlx_rules(family).also)
+    keys = ("quantization", "quantization_config")
+    values = dict.fromkeys(keys, quantization) if quantization else {}
+    return with_top(text, values, (*keys, "vision_config", "_name_or_path"))
 
 
 def check_config(family: Family, config: Mapping[str, Any]) -> None:
