@@ -31,14 +31,29 @@ PerSample = Annotated[
 ]
 Super = Annotated[bool, typer.Option("--protect-super-experts", help="Keep outstanding experts.")]
 DropMap = Annotated[Path | None, typer.Option(help="JSON that says which experts stay or go.")]
-Types = Annotated[str | None, typer.Option(help="GGUF file types, comma-separated: Q4_K_M,Q8_0.")]
+Types = Annotated[
+    str | None,
+    typer.Option(help="GGUF file types, comma-separated: Q4_K_M,Q8_0; or ladder:bartowski."),
+]
 To = Annotated[
     str | None,
     typer.Option(help="safetensors, gguf, mlx. Default: safetensors, and what the types are for."),
 ]
 Recipes = Annotated[
     list[str] | None,
-    typer.Option("--recipe", help="A recipe by name or YAML path; may be repeated."),
+    typer.Option(
+        "--recipe", help="A recipe by name (`secateur recipe list`) or YAML path; may be repeated."
+    ),
+]
+TensorTypes = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensor-type-file", help="llama-quantize's NAME=TYPE file, over the one --types."
+    ),
+]
+LayerImportance = Annotated[
+    Path | None,
+    typer.Option(help="JSON with a number per layer, for recipes with tiers. Default: --stats."),
 ]
 Imatrix = Annotated[
     Path | None,

@@ -28,6 +28,7 @@ from secateur.errors import OutputError, PlanError, WriteError
 from secateur.output.write import Sources, check_plan, write_output
 from secateur.planning.choose import Pruning, check_wish, choose
 from secateur.planning.importance import read_imatrix_file
+from secateur.planning.layer_importance import layer_importance
 from secateur.planning.plan import Plan
 from secateur.planning.resolve import make_plan
 from secateur.planning.uncovered import Policy
@@ -79,6 +80,9 @@ def shrink(
             statistics,
             imatrix=imatrix,
             uncovered=wish.uncovered,
+            layer_importance=layer_importance(
+                wish.formats.layer_importance, statistics, checkpoint.layers
+            ),
         )
         sources = Sources(checkpoint, statistics, imatrix)
         check_plan(plan, sources)

@@ -23,7 +23,9 @@ from secateur.errors import CheckpointError, CorpusError, StatisticsError
 from secateur.planning.choose import Pruning, choose, scores_of
 from secateur.planning.importance import ImatrixFile, read_imatrix_file
 from secateur.planning.plan import PATH, Plan, published, read_plan, to_json
-from secateur.planning.recipe import Recipe, find_recipe
+from secateur.planning.ladders import find_recipes
+from secateur.planning.layer_importance import layer_importance
+from secateur.planning.recipe import Recipe
 from secateur.planning.resolve import Output, make_plan
 from secateur.planning.uncovered import Policy
 from secateur.release import manifest as manifest_file
@@ -69,19 +71,23 @@ class Calibration:
 class Formats:
     """What to write: the pruned checkpoint, and files by recipes.
 
-    `types` are file types of llama.cpp, names of shipped recipes or paths of YAML recipes
-    (planning.recipe); `recipes` are recipes made in Python.
+    `types` are file types of llama.cpp, names of shipped recipes, paths of YAML recipes
+    (planning.recipe) or ladders (planning.ladders); `recipes` are recipes made in Python.
+    `layer_importance` is a file that ranks layers for recipes with tiers, in the place of the
+    statistics (planning.layer_importance).
     """
 
     safetensors: bool = True
     types: tuple[str, ...] = ()
     recipes: tuple[Recipe, ...] = ()
+    layer_importance: Path | None = None
 
     @property
     def outputs(self) -> tuple[Output, ...]:
         """The outputs, in order. Raises PlanError for an unknown type or recipe."""
         first: tuple[Output, ...] = ("safetensors",) if self.safetensors else ()
-        return (*first, *map(find_recipe, self.types), *self.recipes)
+        named = (recipe for word in self.types for recipe in find_recipes(word))
+        return (*first, *named, *self.recipes)
 
 
 def _opened(model: Model, revision: str | None) -> Checkpoint:
@@ -203,6 +209,7 @@ def plan(
         loaded,
         imatrix=_imatrix(imatrix, checkpoint),
         uncovered=uncovered,
+        layer_importance=layer_importance(formats.layer_importance, loaded, checkpoint.layers),
     )
     return replace(decided, model={**decided.model, PATH: checkpoint.source})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,6 +11,7 @@ from secateur.options import one_of, protected_experts
 
 if TYPE_CHECKING:
     from secateur.planning.choose import Pruning
+    from secateur.planning.recipe import Recipe
     from secateur.planning.uncovered import Policy
     from secateur.verbs import Formats
 
@@ -38,15 +40,38 @@ def policy_of(uncovered: str) -> Policy:
     )
 
 
-def formats_of(to: str | None, types: str | None, recipes: list[str] | None) -> Formats:
-    """What shall be written. Without --to: the pruned checkpoint, and what the types are for."""
-    from secateur.planning.recipe import find_recipe
-    from secateur.verbs import Formats
+def recipes_of(
+    types: str | None, recipes: list[str] | None, tensor_types: Path | None
+) -> tuple[Recipe, ...]:
+    """The recipes of --types, --recipe and --tensor-type-file, in this order."""
+    from secateur.planning.ladders import find_recipes
+    from secateur.planning.recipe import recipe_of_types
 
     names = [name.strip() for name in (types or "").split(",") if name.strip()]
-    found = tuple(find_recipe(word) for word in (*names, *(recipes or ())))
+    if tensor_types is None:
+        return tuple(found for word in (*names, *(recipes or ())) for found in find_recipes(word))
+    if len(names) != 1:
+        raise typer.BadParameter(
+            f"it goes with exactly one file type, as in --types Q4_K_M; found {len(names)}",
+            param_hint="--tensor-type-file",
+        )
+    named = [found for word in recipes or () for found in find_recipes(word)]
+    return (*named, recipe_of_types(tensor_types, names[0]))
+
+
+def formats_of(
+    to: str | None,
+    types: str | None,
+    recipes: list[str] | None,
+    tensor_types: Path | None = None,
+    layer_importance: Path | None = None,
+) -> Formats:
+    """What shall be written. Without --to: the pruned checkpoint, and what the types are for."""
+    from secateur.verbs import Formats
+
+    found = recipes_of(types, recipes, tensor_types)
     if to is None:
-        return Formats(recipes=found)
+        return Formats(recipes=found, layer_importance=layer_importance)
     wanted = {word.strip() for word in to.split(",")}
     made: set[str] = {recipe.to for recipe in found}
     if odd := sorted(wanted - {"safetensors", "gguf", "mlx"}):
@@ -63,4 +88,4 @@ def formats_of(to: str | None, types: str | None, recipes: list[str] | None) -> 
             f"--types or --recipe are for {surplus[0]}: add {surplus[0]}, or leave them out",
             param_hint="--to",
         )
-    return Formats("safetensors" in wanted, recipes=found)
+    return Formats("safetensors" in wanted, recipes=found, layer_importance=layer_importance)
