@@ -22,6 +22,15 @@ from secateur.checkpoint import strict_json
 from secateur.errors import PlanError
 
 
+def layer_importance(
+    file: Path | None, statistics: Statistics | None, layers: int
+) -> tuple[float, ...] | None:
+    """[layers]: of the file, else of the statistics, None without both. Raises PlanError."""
+    if file is not None:
+        return read_layer_importance(file, layers)
+    return None if statistics is None else layer_contributions(statistics, layers)
+
+
 def layer_contributions(statistics: Statistics, layers: int) -> tuple[float, ...]:
     """[layers]: per layer the mean over tokens of the summed |gate * output|.
 
