@@ -135,7 +135,7 @@ class Family:
     gguf: Mapping[str, Any] = field(repr=False)
     shape: Mapping[str, Any] = field(repr=False, default_factory=dict)
     memory: Mapping[str, str] = field(repr=False, default_factory=dict)
-    published: Published = field(repr=False, default_factory=lambda: Published())
+    published: Published = field(repr=False, default_factory=Published)
     mlx: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def classify(self, name: str) -> Place:
