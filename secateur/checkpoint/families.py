@@ -258,7 +258,7 @@ def _load(name: str) -> Family:
 
 
 def _published(table: Mapping[str, Any]) -> Published:
-    words = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    words: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Published(**words)
 
 
