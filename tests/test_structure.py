@@ -22,6 +22,7 @@ ROOMS = (
     "forward",
     "calibration",
     "planning",
+    "audit",
     "output",
     "evaluation",
     "release",
@@ -33,6 +34,7 @@ ROOMS = (
     "wishes",
     "terminal",
     "imatrix_cli",
+    "plan_cli",
     "cli",
 )
 """Each may import only what stands before it."""
@@ -43,9 +45,11 @@ WITHOUT_TORCH = (
     "checkpoint",
     "formats",
     "planning",
+    "audit",
     "options",
     "terminal",
     "imatrix_cli",
+    "plan_cli",
     "cli",
 )
 """Rooms in which nothing imports torch, not even inside a function."""
