@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secateur import __version__, imatrix_cli
+from secateur import __version__, imatrix_cli, plan_cli
 from secateur.errors import SecateurError
 from secateur.options import (
     Aggregation,
@@ -44,7 +44,7 @@ from secateur.options import (
     Workers,
     one_of,
 )
-from secateur.terminal import leave, note, progress_bars, show, write_lines
+from secateur.terminal import leave, note, progress_bars, show
 from secateur.wishes import formats_of, policy_of, pruning_of
 
 if TYPE_CHECKING:
@@ -206,49 +206,8 @@ def scores(
     show({"criterion": wish.criterion, "layers": layers}, lines, as_json)
 
 
-@app.command()
-def plan(
-    model: Model,
-    stats: Stats = None,
-    experts: Experts = None,
-    drop: Drop = None,
-    criterion: Criterion = None,
-    aggregation: Aggregation = "pooled",
-    gate: Gate = "true",
-    seed: Seed = 0,
-    protect: Protect = None,
-    protect_per_sample: PerSample = 16,
-    protect_super_experts: Super = False,
-    drop_map: DropMap = None,
-    to: To = None,
-    types: Types = None,
-    recipe: Recipes = None,
-    imatrix: Imatrix = None,
-    uncovered: Uncovered = "flat",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the plan here.")] = None,
-    revision: Revision = None,
-    as_json: Json = False,
-) -> None:
-    """Decide every output tensor, its type and exact bytes, before anything is written."""
-    from secateur import verbs
-    from secateur.planning.plan import to_json
-    from secateur.report_text import plan_lines
-
-    wish = pruning_of(
-        experts=experts, drop=drop, criterion=criterion, aggregation=aggregation, gate=gate,
-        seed=seed, protect=protect, protect_per_sample=protect_per_sample,
-        protect_super_experts=protect_super_experts, drop_map=drop_map,
-    )  # fmt: skip
-    decided = verbs.plan(
-        model, wish, formats_of(to, types, recipe), statistics=stats, imatrix=imatrix,
-        uncovered=policy_of(uncovered), revision=revision,
-    )  # fmt: skip
-    if out is not None:
-        verbs.save_plan(decided, out)
-    if as_json:
-        sys.stdout.write(to_json(decided))
-    else:
-        write_lines(plan_lines(decided, out))
+app.command()(plan_cli.plan)
+app.command()(plan_cli.fit)
 
 
 @app.command()

@@ -62,6 +62,17 @@ Imatrix = Annotated[
 Uncovered = Annotated[
     str, typer.Option(help="Experts without importance data: flat (llama.cpp), mean or stop.")
 ]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(help="For a config alone: folder with tokenizer.json, or a GGUF vocabulary."),
+]
+Context = Annotated[
+    int | None, typer.Option(help="Tokens of context to count memory for. Default: 32768.")
+]
+WithImatrix = Annotated[
+    bool,
+    typer.Option("--with-imatrix", help="A config alone: as if there were an importance matrix."),
+]
 Corpus = Annotated[str | None, typer.Option(help="A mix by name or YAML path, or JSONL/text.")]
 Rows = Annotated[Path | None, typer.Option(help="JSONL with input_ids per line, used as given.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]

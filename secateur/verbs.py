@@ -18,15 +18,15 @@ from secateur.calibration.coverage import coverage as coverage_of
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.folder import complete_or_absent, ready_for, write_whole
 from secateur.checkpoint.inspection import Inspection, inspect_checkpoint
-from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, CorpusError, StatisticsError
 from secateur.planning.choose import Pruning, choose, scores_of
 from secateur.planning.importance import ImatrixFile, read_imatrix_file
-from secateur.planning.plan import PATH, Plan, published, read_plan, to_json
 from secateur.planning.ladders import find_recipes
 from secateur.planning.layer_importance import layer_importance
+from secateur.planning.plan import PATH, Plan, published, read_plan, to_json
 from secateur.planning.recipe import Recipe
-from secateur.planning.resolve import Output, make_plan
+from secateur.planning.resolve import NOTHING, Output, Supposed, make_plan
 from secateur.planning.uncovered import Policy
 from secateur.release import manifest as manifest_file
 from secateur.release.manifest import Problem
@@ -34,6 +34,7 @@ from secateur.release.measuring import Measuring
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
+    from secateur.planning.fit import Fit
     from secateur.release.report import Report
 
 Progress = Callable[[str, int, int, str], None]
@@ -90,13 +91,21 @@ class Formats:
         return (*first, *named, *self.recipes)
 
 
-def _opened(model: Model, revision: str | None) -> Checkpoint:
-    return model if isinstance(model, Checkpoint) else open_checkpoint(model, revision)
+def _opened(model: Model, revision: str | None, what: str) -> Checkpoint:
+    """A checkpoint with weights, which `what` needs."""
+    opened = model if isinstance(model, Checkpoint) else open_checkpoint(model, revision)
+    opened.need_weights(what)
+    return opened
+
+
+def _shape(model: Model, revision: str | None) -> Checkpoint:
+    """A checkpoint whose weights may be missing: a config is enough."""
+    return model if isinstance(model, Checkpoint) else open_shape(model, revision)
 
 
 def inspect(model: Model, revision: str | None = None) -> Inspection:
-    """Look at a model by its headers. Reads no weights."""
-    return inspect_checkpoint(_opened(model, revision))
+    """Look at a model by its headers, or by its config alone. Reads no weights."""
+    return inspect_checkpoint(_shape(model, revision))
 
 
 def calibrate(
@@ -117,7 +126,7 @@ def calibrate(
     from secateur.calibration.calibrate import calibrate as run
     from secateur.calibration.calibrate import cost_of
 
-    checkpoint = _opened(model, revision)
+    checkpoint = _opened(model, revision, "calibrating")
     out = Path(out)
     ready_for(out)
     corpus = corpus_for(checkpoint, wish)
@@ -187,9 +196,14 @@ def plan(
     statistics: File | None = None,
     imatrix: File | None = None,
     uncovered: Policy = "flat",
+    supposed: Supposed = NOTHING,
     revision: str | None = None,
 ) -> Plan:
     """Decide every output tensor. Reads headers, tokenizer and statistics; no weights.
+
+    `model` may be a config alone (its file, or a folder without shards): then the first experts
+    stand in for those that stay, and the plan says all sizes but cannot be applied. `supposed`
+    says what such a plan, and the memory counted, rest on.
 
     `imatrix` is an importance matrix of llama.cpp to use instead of the statistics' own, of this
     model or of the pruned one; `uncovered` says what becomes of experts without data in it:
@@ -197,7 +211,10 @@ def plan(
     """
     from secateur.output.write import check_statistics
 
-    checkpoint = _opened(model, revision)
+    if statistics or (supposed.fetch and not _is_local(model)):
+        checkpoint = _opened(model, revision, "planning with statistics")
+    else:
+        checkpoint = _shape(model, revision)
     loaded = statistics_file.load(Path(statistics)) if statistics else None
     if loaded is not None:
         check_statistics(loaded, checkpoint)
@@ -210,8 +227,40 @@ def plan(
         imatrix=_imatrix(imatrix, checkpoint),
         uncovered=uncovered,
         layer_importance=layer_importance(formats.layer_importance, loaded, checkpoint.layers),
+        supposed=supposed,
     )
     return replace(decided, model={**decided.model, PATH: checkpoint.source})
+
+
+def fit(
+    model: Model,
+    memory: int,
+    *,
+    context: int | None = None,
+    experts: Sequence[int] = (),
+    types: Sequence[str] = (),
+    tokenizer: File | None = None,
+    revision: str | None = None,
+) -> Fit:
+    """What fits in `memory` bytes with so many tokens of context: the largest first.
+
+    A config is enough. `experts` and `types` (file types or recipes) are what to try; without
+    them, useful shares of the experts and all file types of llama.cpp.
+    """
+    from secateur.planning.fit import fit as run
+
+    keys = Path(tokenizer) if tokenizer is not None else None
+    return run(
+        _shape(model, revision),
+        memory,
+        counts=experts,
+        recipes=[recipe for word in types for recipe in find_recipes(word)],
+        supposed=Supposed(keys, context),
+    )
+
+
+def _is_local(model: Model) -> bool:
+    return isinstance(model, Checkpoint) or Path(model).exists()
 
 
 def apply(
@@ -230,12 +279,13 @@ def apply(
     `imatrix` are what the plan was made with. The folder is complete or absent. Raises PlanError
     for a plan that does not fit, OutputError when `out` exists, WriteError when the disk fails.
     """
-    from secateur.output.write import Sources, check_plan, write_output
+    from secateur.output.write import Sources, check_plan, refuse_shape, write_output
 
     decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    refuse_shape(decided.model)
     origin = model if model is not None else decided.model.get(PATH, decided.model["source"])
     try:
-        checkpoint = _opened(origin, decided.model.get("revision"))
+        checkpoint = _opened(origin, decided.model.get("revision"), "applying a plan")
     except CheckpointError as error:
         hint = "" if model is not None else " (a model that moved is named with --model)"
         raise CheckpointError(f"{error}{hint}") from None
@@ -300,7 +350,7 @@ def measure(
     """
     from secateur.release.measure import measure_output
 
-    original = _opened(against, revision)
+    original = _opened(against, revision, "measuring")
     folder = Path(work) if work else _cache() / original.identity()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     threads = workers or os.cpu_count() or 1
@@ -337,9 +387,11 @@ __all__ = [
     "Formats",
     "Measuring",
     "Pruning",
+    "Supposed",
     "apply",
     "calibrate",
     "coverage",
+    "fit",
     "inspect",
     "measure",
     "merge",

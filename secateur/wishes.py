@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,3 +90,30 @@ def formats_of(
             param_hint="--to",
         )
     return Formats("safetensors" in wanted, recipes=found, layer_importance=layer_importance)
+
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{letter}{form}": base ** (power + 1)
+    for form, base in (("B", 1000), ("IB", 1024))
+    for power, letter in enumerate("KMGT")
+}
+
+
+def memory_of(text: str) -> int:
+    """Bytes of an amount of memory: 12GiB, 16GB, or a plain number."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if found is None or found[2].upper() not in _UNITS:
+        raise typer.BadParameter(
+            f"{text!r}: expected an amount such as 12GiB or 16GB", param_hint="--memory"
+        )
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def counts_of(text: str | None) -> tuple[int, ...]:
+    """Numbers of experts, comma-separated; none for the useful ones."""
+    try:
+        return tuple(int(word) for word in (text or "").split(",") if word.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}: expected numbers such as 90,109", param_hint="--experts"
+        ) from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.calibration.statistics import Statistics
-from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.reader import SHAPE_ONLY, Checkpoint
 from secateur.errors import PlanError, StatisticsError, WriteError
 from secateur.formats.gguf_writer import unfinished
 from secateur.formats.imatrix_file import save_imatrix
@@ -93,8 +93,18 @@ def planned_importance(plan: Plan, sources: Sources) -> Importance | None:
     return weighed
 
 
+def refuse_shape(model: Any) -> None:
+    """Raises PlanError for a plan that was made from a config alone."""
+    if model.get(SHAPE_ONLY):
+        raise PlanError(
+            f"the plan was made from a config alone ({model.get('source')}), which decides sizes "
+            "and not experts: plan again with the model and its statistics"
+        )
+
+
 def check_model(model: Any, checkpoint: Checkpoint) -> None:
-    """Raises PlanError unless the plan was made for this very checkpoint."""
+    """Raises PlanError unless the plan was made for this very checkpoint, and its weights."""
+    refuse_shape(model)
     facts = checkpoint.facts()
     for what in ("family", "layers", "experts", "top_k", "identity"):
         if model.get(what) != facts[what]:
@@ -137,7 +147,9 @@ def write_output(
     hashes = write_beside(plan, checkpoint, folder)
     (folder / PLAN).write_text(to_json(published(plan)), "utf-8")
     weighed = planned_importance(plan, sources)
-    counters = {form: _Counter(form, plan.file_bytes(form), progress) for form in plan.formats}
+    counters = {
+        form: _Counter(form, sum(plan.sizes(form).values()), progress) for form in plan.formats
+    }
     if SAFETENSORS in counters:
         hashes.update(write_checkpoint(plan, checkpoint, folder, counters[SAFETENSORS]))
     of_file = {name: counters[form] for form in plan.formats for name in plan.files[form]}
@@ -160,7 +172,7 @@ def write_output(
 
 def _make_room(plan: Plan, folder: Path) -> None:
     """Remove what an interrupted run left half done, and check that the rest fits the disk."""
-    sizes = {name: n for form in plan.formats for name, n in plan.files[form].items()}
+    sizes = {name: n for form in plan.formats for name, n in plan.sizes(form).items()}
     finished = {name: n for name, n in sizes.items() if name.endswith(".gguf")}
     begun = {path for name in finished for path in unfinished(folder / name)}
     for path in folder.iterdir():

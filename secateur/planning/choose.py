@@ -130,14 +130,26 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, wish: Pruning)
     return Choice(keep, selection, _notes(checkpoint, keep))
 
 
-def _stand_in(checkpoint: Checkpoint, count: int, limits: Constraints) -> Choice:
-    """The first experts of each layer, for sizes: without weights nothing can be decided."""
+def first_experts(checkpoint: Checkpoint, count: int) -> dict[int, tuple[int, ...]]:
+    """The first `count` experts of every layer (of every group of them), to know sizes by.
+
+    Raises PlanError for a count that the model's router cannot have.
+    """
+    return _first(checkpoint, count, constraints_of(checkpoint, Pruning(), None))
+
+
+def _first(checkpoint: Checkpoint, count: int, limits: Constraints) -> dict[int, tuple[int, ...]]:
     nothing = {layer: np.zeros(checkpoint.experts) for layer in checkpoint.moe_layers}
+    return select(nothing, kept_count(checkpoint.experts, keep=count), limits)
+
+
+def _stand_in(checkpoint: Checkpoint, count: int, limits: Constraints) -> Choice:
+    """Experts for sizes only: without weights nothing can be decided."""
+    keep = _first(checkpoint, count, limits)
     note = (
         f"which experts stay is not decided: the first {count} of each layer stand in for them "
         "(the sizes are the same whichever stay)"
     )
-    keep = select(nothing, count, limits)
     return Choice(keep, {"stand_in": True, "experts": count}, (note, *_notes(checkpoint, keep)))
 
 

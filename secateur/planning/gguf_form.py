@@ -8,6 +8,7 @@ the config, no weights.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,6 +53,11 @@ class GgufBase:
     targets: tuple[Target, ...]
     traits: ModelTraits
     tokenizer: TokenizerKeys
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors."""
+        return sum(math.prod(info.shape) for info in self.infos)
 
 
 @dataclass(frozen=True)
@@ -124,20 +130,12 @@ def gguf_form(
     recipe: Recipe,
     *,
     imatrix: Facts | None,
-    layer_importance: Sequence[float] | None = None,
     chosen: Mapping[str, str] | None = None,
     split: int | None = None,
 ) -> GgufForm:
     """Decide the GGUF of a recipe for the experts kept, as `gguf_base` and `typed_form` do."""
     base = gguf_base(checkpoint, keep, tokenizer_keys(checkpoint))
-    return typed_form(
-        base,
-        recipe,
-        imatrix=imatrix,
-        layer_importance=layer_importance,
-        chosen=chosen,
-        split=split,
-    )
+    return typed_form(base, recipe, imatrix=imatrix, chosen=chosen, split=split)
 
 
 def typed_form(

@@ -107,7 +107,7 @@ def context_memory(checkpoint: Checkpoint, context: int | None = None) -> Contex
             shared += 1
             continue
         window = int(facts.value(table.get("window", "0"), layer) or 0)
-        kept = min(cells, padded(min(cells, window + MICRO_BATCH), _CELLS)) if window else cells
+        kept = padded(min(cells, window + MICRO_BATCH), _CELLS) if window else cells
         layers[window, kept, _per_token(facts, table, layer)] += 1
     return ContextMemory(
         context=wanted,

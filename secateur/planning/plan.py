@@ -8,18 +8,25 @@ single weight is read, and all that `apply` obeys. As JSON it is one object:
      "tensors": [{"format", "name", "action", "sources", "type", "shape", "bytes",
                   "fallback_from"?, "reason"?}, ...],
      "tensor_bytes": {format: n}, "file_bytes": {format: n}, "files": {format: {name: n}},
-     "formats": {format: {"to", "recipe", "base", "sha256"}}}
+     "formats": {format: {"to", "recipe", "base", "sha256"}},
+     "memory": {"context", "kv_cache_bytes", ...},
+     "outputs": {format: {"parameters", "bits_per_weight", "fallback_tensors", "fallback_share",
+                          "needs_imatrix", "memory_bytes"}}}
 
 A format is `safetensors`, or what it is for and the name of its recipe, as in `gguf-Q4_K_M`,
-`gguf-apex-mini` or `mlx-mixed-4-8` (recipe.py); `formats` tells which recipe that was.
+`gguf-apex-mini` or `mlx-mixed-4-8` (recipe.py); `formats` tells which recipe that was. A plan made
+from a config without a tokenizer knows every tensor to the byte, but not the file: its size is
+null. `memory` is what llama.cpp needs beside the weights (memory.py); `outputs` follows from the
+rest, `fallback_share` being the share of parameters.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +44,9 @@ IMATRIX = "imatrix"
 
 IMATRIX_FROM = "imatrix_from"
 """In a plan's `selection`: what that matrix is made of, and how it treats experts without data."""
+
+NEEDS_IMATRIX = "needs_imatrix"
+"""In a plan's `formats`: whether llama.cpp refuses to make it without an importance matrix."""
 
 PATH = "path"
 """In a plan's `model`: the folder as the user named it, so that `apply` finds it again."""
@@ -57,6 +67,22 @@ class PlannedTensor:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OutputFacts:
+    """One output at a glance. `fallback_share` is of its parameters.
+
+    `needs_imatrix`: llama.cpp refuses to make it without an importance matrix; None where that
+    is no question. `memory_bytes`: what llama.cpp takes to run it, None for other formats.
+    """
+
+    parameters: int
+    bits_per_weight: float
+    fallback_tensors: int
+    fallback_share: float
+    needs_imatrix: bool | None
+    memory_bytes: int | None
+
+
 @dataclass(frozen=True)
 class Plan:
     """What will be written, decided.
@@ -70,9 +96,10 @@ class Plan:
     selection: Mapping[str, Any]
     keep: Mapping[int, tuple[int, ...]]
     tensors: tuple[PlannedTensor, ...] = field(repr=False)
-    files: Mapping[str, Mapping[str, int]]
+    files: Mapping[str, Mapping[str, int | None]]
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -92,9 +119,42 @@ class Plan:
         """Bytes of all tensor data of a format, without headers and padding."""
         return sum(tensor.bytes for tensor in self.of(form))
 
-    def file_bytes(self, form: str) -> int:
-        """Bytes of all weight files of a format."""
-        return sum(self.files[form].values())
+    def file_bytes(self, form: str) -> int | None:
+        """Bytes of all weight files of a format; None when one's size is not known."""
+        sizes = [size for size in self.files[form].values() if size is not None]
+        return sum(sizes) if len(sizes) == len(self.files[form]) else None
+
+    def sizes(self, form: str) -> dict[str, int]:
+        """{file: bytes} of a format that can be written. Raises PlanError when one is not known."""
+        sizes = {name: size for name, size in self.files[form].items() if size is not None}
+        if unknown := sorted(set(self.files[form]) - set(sizes)):
+            raise PlanError(
+                f"the plan does not know the size of {unknown[0]}: it was made from a config "
+                "without a tokenizer, plan again with the model"
+            )
+        return sizes
+
+    def output(self, form: str) -> OutputFacts:
+        """What a person wants to know of a format, from its tensors."""
+        tensors = self.of(form)
+        parameters = sum(math.prod(tensor.shape) for tensor in tensors)
+        fallen = [tensor for tensor in tensors if tensor.fallback_from]
+        return OutputFacts(
+            parameters=parameters,
+            bits_per_weight=8 * self.tensor_bytes(form) / parameters,
+            fallback_tensors=len(fallen),
+            fallback_share=sum(math.prod(t.shape) for t in fallen) / parameters,
+            needs_imatrix=self.recipes.get(form, {}).get(NEEDS_IMATRIX),
+            memory_bytes=self._memory(form),
+        )
+
+    def _memory(self, form: str) -> int | None:
+        """Weights, cache and logits of llama.cpp; None for what it does not load."""
+        if not self.memory or self.recipes.get(form, {}).get("to") != "gguf":
+            return None
+        return self.tensor_bytes(form) + int(
+            self.memory["kv_cache_bytes"] + self.memory["logits_bytes"]
+        )
 
     def sha256(self) -> str:
         """Over the JSON of the plan as it is published."""
@@ -116,6 +176,7 @@ def to_json(plan: Plan) -> str:
         **_sums(plan),
         "files": {form: dict(files) for form, files in plan.files.items()},
         "formats": {form: dict(facts) for form, facts in plan.recipes.items()},
+        "memory": dict(plan.memory),
     }
     head = json.dumps(whole, indent=1, ensure_ascii=False)[:-2]
     keep = ",\n".join(
@@ -137,6 +198,7 @@ def from_json(text: str, where: object = "the plan") -> Plan:
             files={form: dict(files) for form, files in data["files"].items()},
             recipes={form: dict(facts) for form, facts in data["formats"].items()},
             notes=tuple(data.get("notes", ())),
+            memory=dict(data.get("memory", {})),
         )
         told = {key: data[key] for key in ("experts", "tensor_bytes", "file_bytes")}
         sums = _sums(plan)
@@ -208,6 +270,7 @@ def _sums(plan: Plan) -> dict[str, Any]:
         "experts": plan.experts,
         "tensor_bytes": {form: plan.tensor_bytes(form) for form in plan.formats},
         "file_bytes": {form: plan.file_bytes(form) for form in plan.formats},
+        "outputs": {form: asdict(plan.output(form)) for form in plan.formats},
     }
 
 

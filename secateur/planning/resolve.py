@@ -6,7 +6,8 @@ Everything is known from headers: names, shapes, exact sizes of the files. No we
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from secateur.calibration.statistics import Statistics
@@ -15,11 +16,27 @@ from secateur.checkpoint.writer import Layout, lay_out
 from secateur.errors import PlanError
 from secateur.planning.choose import Choice
 from secateur.planning.experts import select_experts
-from secateur.planning.gguf_form import GgufForm, gguf_form, plan_gguf
+from secateur.planning.gguf_form import (
+    GgufBase,
+    GgufForm,
+    gguf_base,
+    gguf_form,
+    plan_gguf,
+    typed_form,
+)
 from secateur.planning.importance import ImatrixFile, Importance, check_shapes, importance_of
-from secateur.planning.plan import IMATRIX, IMATRIX_FROM, SAFETENSORS, Plan, PlannedTensor
+from secateur.planning.memory import context_memory
+from secateur.planning.plan import (
+    IMATRIX,
+    IMATRIX_FROM,
+    NEEDS_IMATRIX,
+    SAFETENSORS,
+    Plan,
+    PlannedTensor,
+)
 from secateur.planning.recipe import Recipe, recipe_of_facts
 from secateur.planning.selection import Keep
+from secateur.planning.tokenizer_keys import tokenizer_keys
 from secateur.planning.uncovered import Policy, needy
 
 SPLIT = "split_max_size"
@@ -29,7 +46,25 @@ Output = Recipe | Literal["safetensors"]
 """What to write: the pruned checkpoint, or a file by a recipe."""
 
 
-def make_plan(
+@dataclass(frozen=True)
+class Supposed:
+    """What a plan is told of things that are not the model's.
+
+    `tokenizer` is a folder or a GGUF, for a config alone; `context` the tokens to count memory
+    for; `imatrix` plans a config's files as if there were an importance matrix. Without `fetch`
+    no weights are fetched for a hub id that is not in the cache: its config will do.
+    """
+
+    tokenizer: Path | None = None
+    context: int | None = None
+    imatrix: bool = False
+    fetch: bool = True
+
+
+NOTHING = Supposed()
+
+
+def make_plan(  # noqa: PLR0913 - keywords, each of another kind
     checkpoint: Checkpoint,
     choice: Choice,
     outputs: Sequence[Output],
@@ -39,6 +74,7 @@ def make_plan(
     uncovered: Policy = "flat",
     layer_importance: Sequence[float] | None = None,
     split: int | None = None,
+    supposed: Supposed = NOTHING,
 ) -> Plan:
     """The plan for a choice of experts and outputs.
 
@@ -50,10 +86,13 @@ def make_plan(
     if not outputs:
         raise PlanError("the plan writes nothing: name a format with --to or a type with --types")
     tensors: list[PlannedTensor] = []
-    files: dict[str, Mapping[str, int]] = {}
-    notes = list(choice.notes)
-    weighed = None
+    files: dict[str, Mapping[str, int | None]] = {}
+    notes = [*checkpoint.notes, *choice.notes]
+    weighed, base, memory = None, None, None
     if any(is_gguf(output) for output in outputs):
+        memory = context_memory(checkpoint, supposed.context).to_json()
+        base = gguf_base(checkpoint, choice.keep, tokenizer_keys(checkpoint, supposed.tokenizer))
+        notes += _header_notes(base)
         weighed = importance_of(checkpoint, choice.keep, statistics, imatrix, uncovered)
         notes += weighed.notes if weighed else ()
     recipes: dict[str, Mapping[str, Any]] = {}
@@ -61,20 +100,18 @@ def make_plan(
         form = SAFETENSORS if isinstance(output, str) else output.format
         if form in files:
             continue
-        if isinstance(output, str):
+        sizes: Mapping[str, int | None]
+        if isinstance(output, str) or base is None:
             planned, sizes = plan_safetensors(checkpoint, choice.keep)
         else:
-            decided = gguf_form(
-                checkpoint,
-                choice.keep,
-                output,
-                imatrix=weighed.facts if weighed else None,
-                layer_importance=layer_importance,
-                split=split,
-            )
+            decided = _typed(base, output, weighed, layer_importance, split, supposed)
             planned, sizes = plan_gguf(checkpoint, choice.keep, decided, output)
-            notes += _gguf_notes(output, planned, decided, weighed)
-            recipes[form] = {**output.facts(), **({} if split is None else {SPLIT: split})}
+            notes += _gguf_notes(output, planned, decided, weighed, checkpoint.shape_only)
+            recipes[form] = {
+                **output.facts(),
+                NEEDS_IMATRIX: output.imatrix or _needs_imatrix(decided),
+                **({} if split is None else {SPLIT: split}),
+            }
         tensors += planned
         files[form] = sizes
     selection = {
@@ -90,15 +127,42 @@ def make_plan(
         files,
         recipes,
         tuple(notes),
+        memory or {},
     )
+
+
+def _typed(
+    base: GgufBase,
+    recipe: Recipe,
+    weighed: Importance | None,
+    layer_importance: Sequence[float] | None,
+    split: int | None,
+    supposed: Supposed,
+) -> GgufForm:
+    """The GGUF of a recipe; from a config alone as with a matrix, where it cannot do without."""
+    facts = weighed.facts if weighed else None
+    decided = typed_form(
+        base, recipe, imatrix=facts, layer_importance=layer_importance, split=split,
+        assume_imatrix=supposed.imatrix and base.checkpoint.shape_only,
+    )  # fmt: skip
+    if facts is None and base.checkpoint.shape_only and (recipe.imatrix or _needs_imatrix(decided)):
+        return typed_form(
+            base, recipe, layer_importance=layer_importance, split=split, assume_imatrix=True
+        )
+    return decided
+
+
+def _needs_imatrix(decided: GgufForm) -> bool:
+    return any(choice.needs_importance for choice in decided.choices)
 
 
 def resolve_again(plan: Plan, checkpoint: Checkpoint) -> Plan:
     """The plan that a plan's own decisions (experts kept, types) lead to, for checking it."""
     choice = Choice(plan.keep, {}, ())
     tensors: list[PlannedTensor] = []
-    files: dict[str, Mapping[str, int]] = {}
+    files: dict[str, Mapping[str, int | None]] = {}
     for form in plan.formats:
+        sizes: Mapping[str, int | None]
         if form == SAFETENSORS:
             planned, sizes = plan_safetensors(checkpoint, choice.keep)
         else:
@@ -170,11 +234,21 @@ def plan_safetensors(
     return tuple(tensors), dict(layout.files)
 
 
+def _header_notes(base: GgufBase) -> list[str]:
+    if base.tokenizer.nbytes is not None:
+        return []
+    return [
+        "there is no tokenizer beside the config: bytes of tensors are exact, the size of GGUF "
+        "files is not known (name a folder with tokenizer.json, or a GGUF, with --tokenizer)"
+    ]
+
+
 def _gguf_notes(
     recipe: Recipe,
     planned: Sequence[PlannedTensor],
     decided: GgufForm,
     importance: Importance | None,
+    shape_only: bool,
 ) -> list[str]:
     """Fallbacks as one sentence, and what the types need."""
     notes, form = [], recipe.format
@@ -188,6 +262,12 @@ def _gguf_notes(
             f"that the type's blocks do not divide, and fall back ({', '.join(kinds)})"
         )
     needing = [choice.name for choice in decided.choices if choice.needs_importance]
+    if importance is None and shape_only and (recipe.imatrix or needing):
+        return [
+            *notes,
+            f"{form}: needs an importance matrix, and is planned as with one; the keys that name "
+            "the matrix (under 1 kB) are not in its size",
+        ]
     if importance is None and (recipe.imatrix or needing):
         who = (
             f"{len(needing)} tensors (first: {needing[0]}) need" if needing else "the recipe needs"

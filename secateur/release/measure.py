@@ -174,7 +174,7 @@ def _published(report: Report, out: Path) -> Report:
     decided = read_plan(out / "plan.json")
     sizes = {
         form: {
-            "predicted": decided.file_bytes(form),
+            "predicted": sum(decided.sizes(form).values()),
             "written": sum((out / name).stat().st_size for name in decided.files[form]),
         }
         for form in decided.formats

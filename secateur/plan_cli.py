@@ -1,0 +1,116 @@
+"""The commands that decide and write nothing: `plan` and `fit`. Parse, call a verb, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.options import (
+    Aggregation,
+    Context,
+    Criterion,
+    Drop,
+    DropMap,
+    Experts,
+    Gate,
+    Imatrix,
+    Json,
+    Model,
+    PerSample,
+    Protect,
+    Recipes,
+    Revision,
+    Seed,
+    Stats,
+    Super,
+    To,
+    Tokenizer,
+    Types,
+    Uncovered,
+    WithImatrix,
+)
+from secateur.terminal import show, write_lines
+from secateur.wishes import formats_of, policy_of, pruning_of
+
+
+def plan(
+    model: Model,
+    stats: Stats = None,
+    experts: Experts = None,
+    drop: Drop = None,
+    criterion: Criterion = None,
+    aggregation: Aggregation = "pooled",
+    gate: Gate = "true",
+    seed: Seed = 0,
+    protect: Protect = None,
+    protect_per_sample: PerSample = 16,
+    protect_super_experts: Super = False,
+    drop_map: DropMap = None,
+    to: To = None,
+    types: Types = None,
+    recipe: Recipes = None,
+    imatrix: Imatrix = None,
+    uncovered: Uncovered = "flat",
+    tokenizer: Tokenizer = None,
+    context: Context = None,
+    with_imatrix: WithImatrix = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Print every tensor.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the plan here.")] = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """Decide every output tensor, its type and exact bytes, before anything is written.
+
+    A config.json is enough to know all sizes; which experts stay is then not decided.
+    """
+    from secateur import verbs
+    from secateur.planning.plan import to_json
+    from secateur.report_text import plan_lines
+
+    wish = pruning_of(
+        experts=experts, drop=drop, criterion=criterion, aggregation=aggregation, gate=gate,
+        seed=seed, protect=protect, protect_per_sample=protect_per_sample,
+        protect_super_experts=protect_super_experts, drop_map=drop_map,
+    )  # fmt: skip
+    decided = verbs.plan(
+        model, wish, formats_of(to, types, recipe), statistics=stats, imatrix=imatrix,
+        uncovered=policy_of(uncovered), revision=revision,
+        # A plan that is kept shall be applied: it is made with the weights.
+        supposed=verbs.Supposed(tokenizer, context, with_imatrix, fetch=out is not None),
+    )  # fmt: skip
+    if out is not None:
+        verbs.save_plan(decided, out)
+    if as_json:
+        sys.stdout.write(to_json(decided))
+    else:
+        write_lines(plan_lines(decided, out, tensors=tensors))
+
+
+def fit(
+    model: Model,
+    memory: Annotated[str, typer.Option(help="What there is: 12GiB, 16GB, or bytes.")],
+    context: Context = None,
+    experts: Annotated[
+        str | None, typer.Option(help="Counts to try, comma-separated. Default: useful ones.")
+    ] = None,
+    types: Annotated[
+        str | None, typer.Option(help="File types or recipes to try. Default: llama.cpp's.")
+    ] = None,
+    tokenizer: Tokenizer = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """What fits in a given memory: experts kept and file types, the largest first."""
+    from secateur import verbs
+    from secateur.report_text import fit_lines
+    from secateur.wishes import counts_of, memory_of
+
+    found = verbs.fit(
+        model, memory_of(memory), context=context, experts=counts_of(experts),
+        types=tuple(w.strip() for w in (types or "").split(",") if w.strip()),
+        tokenizer=tokenizer, revision=revision,
+    )  # fmt: skip
+    show(found.to_json(), fit_lines(found), as_json)
