@@ -7,6 +7,7 @@ publisher's README, which would describe another model.
 from __future__ import annotations
 
 import hashlib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from secateur.checkpoint.writer import writing
@@ -46,13 +47,16 @@ def sidecars(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def copy_sidecars(source: Path, target: Path) -> dict[str, str]:
+def copy_sidecars(source: Path, target: Path, without: str | None = None) -> dict[str, str]:
     """Copy them from one model folder to another; returns name -> sha256 (hex).
 
-    Raises WriteError when the target cannot be written.
+    `without` is a glob pattern of names that stay behind. Raises WriteError when the target cannot
+    be written.
     """
     hashes = {}
     for name in sidecars(source):
+        if without is not None and fnmatchcase(name, without):
+            continue
         data = (source / name).read_bytes()
         with writing(target / name, len(data)):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
