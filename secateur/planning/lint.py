@@ -28,10 +28,11 @@ from typing import Any, Literal
 
 from secateur.formats.gguf import TensorInfo
 from secateur.formats.types import TYPES
+from secateur.planning.gguf_form import GgufBase
 from secateur.planning.llama_mixes import FILE_TYPES
 from secateur.planning.llama_types import TypeChoice, TypeRequest, choose_types, is_quantizable
 from secateur.planning.recipe import Recipe
-from secateur.planning.rule_lines import Ground, RuleLine, rule_lines
+from secateur.planning.rule_lines import Ground, RuleLine, known_names, rule_lines
 
 Kind = Literal[
     "unmatched", "shadowed", "collision", "no-effect", "imatrix", "fallback", "redundant",
@@ -81,6 +82,12 @@ class LintReport:
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return {**asdict(self), "problems": len(self.problems)}
+
+
+def ground_of(base: GgufBase) -> Ground:
+    """A decided model's tensors, for its linter."""
+    known = known_names(base.checkpoint.family, base.checkpoint.layers)
+    return Ground(base.infos, base.targets, base.traits, known)
 
 
 def lint(
