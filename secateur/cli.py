@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secateur import __version__, imatrix_cli, plan_cli
+from secateur import __version__, imatrix_cli, plan_cli, recipe_cli
 from secateur.errors import SecateurError
 from secateur.options import (
     Aggregation,
@@ -25,6 +25,7 @@ from secateur.options import (
     Gate,
     Imatrix,
     Json,
+    LayerImportance,
     Model,
     OnNan,
     Out,
@@ -38,6 +39,7 @@ from secateur.options import (
     SequenceLength,
     Stats,
     Super,
+    TensorTypes,
     To,
     Types,
     Uncovered,
@@ -61,6 +63,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(imatrix_cli.app)
+app.add_typer(recipe_cli.app, name="recipe")
 
 
 def main() -> None:
@@ -269,6 +272,8 @@ def shrink(
     drop: Drop = None,
     types: Types = None,
     recipe: Recipes = None,
+    tensor_type_file: TensorTypes = None,
+    layer_importance: LayerImportance = None,
     to: To = None,
     imatrix: Imatrix = None,
     uncovered: Uncovered = "flat",
@@ -308,7 +313,7 @@ def shrink(
     )  # fmt: skip
     wish = Wish(
         pruning=pruning,
-        formats=formats_of(to, types, recipe),
+        formats=formats_of(to, types, recipe, tensor_type_file, layer_importance),
         calibration=verbs.Calibration(corpus, rows, None, sequence_length, reroute_tokens, on_nan),
         measuring=verbs.Measuring(prompts, answers, per_domain, max_kl, min_top1),
         imatrix=imatrix,

@@ -18,6 +18,7 @@ from secateur.options import (
     Gate,
     Imatrix,
     Json,
+    LayerImportance,
     Model,
     PerSample,
     Protect,
@@ -26,6 +27,7 @@ from secateur.options import (
     Seed,
     Stats,
     Super,
+    TensorTypes,
     To,
     Tokenizer,
     Types,
@@ -52,6 +54,8 @@ def plan(
     to: To = None,
     types: Types = None,
     recipe: Recipes = None,
+    tensor_type_file: TensorTypes = None,
+    layer_importance: LayerImportance = None,
     imatrix: Imatrix = None,
     uncovered: Uncovered = "flat",
     tokenizer: Tokenizer = None,
@@ -76,8 +80,8 @@ def plan(
         protect_super_experts=protect_super_experts, drop_map=drop_map,
     )  # fmt: skip
     decided = verbs.plan(
-        model, wish, formats_of(to, types, recipe), statistics=stats, imatrix=imatrix,
-        uncovered=policy_of(uncovered), revision=revision,
+        model, wish, formats_of(to, types, recipe, tensor_type_file, layer_importance),
+        statistics=stats, imatrix=imatrix, uncovered=policy_of(uncovered), revision=revision,
         # A plan that is kept shall be applied: it is made with the weights.
         supposed=verbs.Supposed(tokenizer, context, with_imatrix, fetch=out is not None),
     )  # fmt: skip

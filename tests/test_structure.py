@@ -28,13 +28,16 @@ ROOMS = (
     "release",
     "verbs",
     "imatrices",
+    "recipe_verbs",
     "pipeline",
     "report_text",
+    "recipe_text",
     "options",
     "wishes",
     "terminal",
     "imatrix_cli",
     "plan_cli",
+    "recipe_cli",
     "cli",
 )
 """Each may import only what stands before it."""
@@ -50,6 +53,7 @@ WITHOUT_TORCH = (
     "terminal",
     "imatrix_cli",
     "plan_cli",
+    "recipe_cli",
     "cli",
 )
 """Rooms in which nothing imports torch, not even inside a function."""
