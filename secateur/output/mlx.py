@@ -59,6 +59,7 @@ def write_mlx_form(
     with writing(home, sum(form.files.values())):
         home.mkdir(exist_ok=True)
     hashes = _write_beside(form, checkpoint, len(next(iter(keep.values()))), home)
+    progress(len(form.index))
     pieced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
     with Shards(pieced.values()) as sources:
         for shard in form.shards:

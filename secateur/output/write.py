@@ -15,6 +15,7 @@ from secateur.formats.gguf_writer import unfinished
 from secateur.formats.imatrix_file import save_imatrix
 from secateur.output.checkpoint import write_beside, write_checkpoint
 from secateur.output.gguf import write_gguf_forms
+from secateur.output.mlx import write_mlx_form
 from secateur.planning.importance import FILE, ImatrixFile, Importance, importance_of
 from secateur.planning.plan import (
     IMATRIX,
@@ -25,7 +26,7 @@ from secateur.planning.plan import (
     published,
     to_json,
 )
-from secateur.planning.resolve import planned_gguf, resolve_again
+from secateur.planning.resolve import planned_gguf, planned_mlx, planned_recipe, resolve_again
 
 PLAN = "plan.json"
 
@@ -136,11 +137,11 @@ def write_output(
 ) -> dict[str, str]:
     """Write all files of a checked plan into `folder`; returns file -> sha256 where known.
 
-    A GGUF file that is there already with its planned size was finished by an interrupted run
-    (these appear only when they are whole) and is kept, an unfinished one is gone on with; all
-    else in `folder` is removed. All GGUF files are made in one pass over the weights. Raises
-    WriteError, before it starts, when the disk has not enough room. Peak memory: that of
-    write_gguf_forms.
+    A GGUF file or a shard of an MLX model that is there already with its planned size was finished
+    by an interrupted run (these appear only when they are whole) and is kept, an unfinished GGUF
+    is gone on with; all else in `folder` is removed. All GGUF files are made in one pass over the
+    weights. Raises WriteError, before it starts, when the disk has not enough room. Peak memory:
+    that of write_gguf_forms or write_mlx_form.
     """
     checkpoint = sources.checkpoint
     _make_room(plan, folder)
@@ -153,8 +154,15 @@ def write_output(
     if SAFETENSORS in counters:
         hashes.update(write_checkpoint(plan, checkpoint, folder, counters[SAFETENSORS]))
     of_file = {name: counters[form] for form in plan.formats for name in plan.files[form]}
-    forms = [planned_gguf(plan, form, checkpoint) for form in plan.formats if form != SAFETENSORS]
-    if forms:
+    made_by = {form: planned_recipe(plan, form).to for form in plan.formats if form != SAFETENSORS}
+    for form in (form for form, to in made_by.items() if to == "mlx"):
+        model = planned_mlx(plan, form, checkpoint)
+        written = write_mlx_form(
+            model, checkpoint, plan.keep, folder, threads=threads, progress=counters[form]
+        )
+        hashes.update(written)
+    ggufs = [form for form, to in made_by.items() if to == "gguf"]
+    if forms := [planned_gguf(plan, form, checkpoint) for form in ggufs]:
         if weighed is not None:
             save_imatrix(folder / FILE, weighed.imatrix)
         written = write_gguf_forms(
@@ -173,12 +181,19 @@ def write_output(
 def _make_room(plan: Plan, folder: Path) -> None:
     """Remove what an interrupted run left half done, and check that the rest fits the disk."""
     sizes = {name: n for form in plan.formats for name, n in plan.sizes(form).items()}
-    finished = {name: n for name, n in sizes.items() if name.endswith(".gguf")}
-    begun = {path for name in finished for path in unfinished(folder / name)}
-    for path in folder.iterdir():
+    # Of MLX models, which have a folder each, shards of an unfinished one are whole as well.
+    finished = {
+        folder / name: n
+        for name, n in sizes.items()
+        if name.endswith(".gguf") or ("/" in name and name.endswith(".safetensors"))
+    }
+    begun = {aside for path in finished if path.suffix == ".gguf" for aside in unfinished(path)}
+    homes = {path.parent for path in finished}
+    for path in [*folder.iterdir(), *(p for home in homes - {folder} for p in home.glob("*"))]:
         if path.is_dir():
-            shutil.rmtree(path)
-        elif path not in begun and finished.get(path.name) != path.stat().st_size:
+            if path not in homes:
+                shutil.rmtree(path)
+        elif path not in begun and finished.get(path) != path.stat().st_size:
             path.unlink()
     needed = sum(n for name, n in sizes.items() if not (folder / name).exists())
     needed -= sum(path.stat().st_size for path in begun if path.exists())

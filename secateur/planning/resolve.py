@@ -26,6 +26,7 @@ from secateur.planning.gguf_form import (
 )
 from secateur.planning.importance import ImatrixFile, Importance, check_shapes, importance_of
 from secateur.planning.memory import context_memory
+from secateur.planning.mlx_form import MlxForm, mlx_form, plan_mlx
 from secateur.planning.plan import (
     IMATRIX,
     IMATRIX_FROM,
@@ -101,9 +102,15 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
         if form in files:
             continue
         sizes: Mapping[str, int | None]
-        if isinstance(output, str) or base is None:
+        if isinstance(output, str):
             planned, sizes = plan_safetensors(checkpoint, choice.keep)
+        elif output.to == "mlx":
+            model = mlx_form(checkpoint, choice.keep, output, layer_importance=layer_importance)
+            planned, sizes = plan_mlx(checkpoint, choice.keep, model, output)
+            notes.append(f"{form}: {model.bits_per_weight:.3f} bits per weight as mlx-lm counts")
+            recipes[form] = output.facts()
         else:
+            assert base is not None  # it was made above, for outputs such as this
             decided = _typed(base, output, weighed, layer_importance, split, supposed)
             planned, sizes = plan_gguf(checkpoint, choice.keep, decided, output)
             notes += _gguf_notes(output, planned, decided, weighed, checkpoint.shape_only)
@@ -165,9 +172,11 @@ def resolve_again(plan: Plan, checkpoint: Checkpoint) -> Plan:
         sizes: Mapping[str, int | None]
         if form == SAFETENSORS:
             planned, sizes = plan_safetensors(checkpoint, choice.keep)
+        elif (recipe := planned_recipe(plan, form)).to == "mlx":
+            model = planned_mlx(plan, form, checkpoint)
+            planned, sizes = plan_mlx(checkpoint, choice.keep, model, recipe)
         else:
             decided = planned_gguf(plan, form, checkpoint)
-            recipe = planned_recipe(plan, form)
             planned, sizes = plan_gguf(checkpoint, choice.keep, decided, recipe)
         tensors += planned
         files[form] = sizes
@@ -187,6 +196,15 @@ def planned_gguf(plan: Plan, form: str, checkpoint: Checkpoint) -> GgufForm:
         chosen={tensor.name: tensor.type for tensor in plan.of(form)},
         split=plan.recipes[form].get(SPLIT),
     )
+
+
+def planned_mlx(plan: Plan, form: str, checkpoint: Checkpoint) -> MlxForm:
+    """The MLX model of a plan, its types taken from the plan's tensors.
+
+    Raises PlanError for a format without a recipe.
+    """
+    chosen = {tensor.name: tensor.type for tensor in plan.of(form)}
+    return mlx_form(checkpoint, plan.keep, planned_recipe(plan, form), chosen=chosen)
 
 
 def planned_recipe(plan: Plan, form: str) -> Recipe:
