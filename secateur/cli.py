@@ -29,6 +29,7 @@ from secateur.options import (
     Model,
     OnNan,
     Out,
+    Pad,
     PerSample,
     Protect,
     Recipes,
@@ -275,6 +276,7 @@ def shrink(
     tensor_type_file: TensorTypes = None,
     layer_importance: LayerImportance = None,
     to: To = None,
+    pad: Pad = False,
     imatrix: Imatrix = None,
     uncovered: Uncovered = "flat",
     corpus: Corpus = None,
@@ -313,7 +315,7 @@ def shrink(
     )  # fmt: skip
     wish = Wish(
         pruning=pruning,
-        formats=formats_of(to, types, recipe, tensor_type_file, layer_importance),
+        formats=formats_of(to, types, recipe, tensor_type_file, layer_importance, pad),
         calibration=verbs.Calibration(corpus, rows, None, sequence_length, reroute_tokens, on_nan),
         measuring=verbs.Measuring(prompts, answers, per_domain, max_kl, min_top1),
         imatrix=imatrix,

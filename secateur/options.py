@@ -55,6 +55,10 @@ LayerImportance = Annotated[
     Path | None,
     typer.Option(help="JSON with a number per layer, for recipes with tiers. Default: --stats."),
 ]
+Pad = Annotated[
+    bool,
+    typer.Option("--pad", help="Widen rows with zeros where a GGUF type needs it, not fall back."),
+]
 Imatrix = Annotated[
     Path | None,
     typer.Option(help="llama.cpp's importance matrix (GGUF or .dat) instead of the statistics'."),

@@ -20,6 +20,7 @@ from secateur.options import (
     Json,
     LayerImportance,
     Model,
+    Pad,
     PerSample,
     Protect,
     Recipes,
@@ -56,6 +57,7 @@ def plan(
     recipe: Recipes = None,
     tensor_type_file: TensorTypes = None,
     layer_importance: LayerImportance = None,
+    pad: Pad = False,
     imatrix: Imatrix = None,
     uncovered: Uncovered = "flat",
     tokenizer: Tokenizer = None,
@@ -80,7 +82,7 @@ def plan(
         protect_super_experts=protect_super_experts, drop_map=drop_map,
     )  # fmt: skip
     decided = verbs.plan(
-        model, wish, formats_of(to, types, recipe, tensor_type_file, layer_importance),
+        model, wish, formats_of(to, types, recipe, tensor_type_file, layer_importance, pad),
         statistics=stats, imatrix=imatrix, uncovered=policy_of(uncovered), revision=revision,
         # A plan that is kept shall be applied: it is made with the weights.
         supposed=verbs.Supposed(tokenizer, context, with_imatrix, fetch=out is not None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,11 +67,14 @@ def formats_of(
     recipes: list[str] | None,
     tensor_types: Path | None = None,
     layer_importance: Path | None = None,
+    pad: bool = False,
 ) -> Formats:
     """What shall be written. Without --to: the pruned checkpoint, and what the types are for."""
     from secateur.verbs import Formats
 
     found = recipes_of(types, recipes, tensor_types)
+    if pad:
+        found = tuple(map(_padded, found))
     if to is None:
         return Formats(recipes=found, layer_importance=layer_importance)
     wanted = {word.strip() for word in to.split(",")}
@@ -90,6 +94,13 @@ def formats_of(
             param_hint="--to",
         )
     return Formats("safetensors" in wanted, recipes=found, layer_importance=layer_importance)
+
+
+def _padded(recipe: Recipe) -> Recipe:
+    """A GGUF recipe under a name of its own, for its files have other widths."""
+    if recipe.to != "gguf" or recipe.pad:
+        return recipe
+    return replace(recipe, name=f"{recipe.name}-padded", pad=True)
 
 
 _UNITS = {"": 1, "B": 1} | {

@@ -31,6 +31,7 @@ from secateur.formats.gguf_metadata import model_metadata
 from secateur.formats.gguf_reader import GgufFile, read_gguf
 from secateur.formats.gguf_rules import gguf_rules
 from secateur.formats.gguf_tensors import gguf_tensors
+from secateur.formats.padding import Width, rounded, widened_config, width_of
 from secateur.forward.weights import CheckpointWeights, WeightSource, as_torch
 
 
@@ -155,7 +156,8 @@ def _check_whole(file: GgufFile) -> None:
 
 
 def _config_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The original's config with the file's expert count, checked against all its numbers."""
+    """The original's config with the file's expert count and padded widths, checked against all
+    its numbers."""
     rules = gguf_rules(family)
     found = file.value("general.architecture")
     if found != rules.architecture:
@@ -168,6 +170,7 @@ def _config_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Map
     if type(experts) is not int:
         raise FormatError(f"{file.path}: {prefix}expert_count is {experts!r}, expected a number")
     edited: dict[str, Any] = json.loads(with_experts(json.dumps(config), family, experts))
+    edited = widened_config(edited, family, _widths_of(file, family, edited))
     infos = tuple(file.tensors.values())
     for key, value in model_metadata(family, edited, infos, "", 0).items():
         theirs = file.metadata.get(key)
@@ -180,6 +183,18 @@ def _config_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Map
                 f"{value.value!r}: give the original that it was made from"
             )
     return edited
+
+
+def _widths_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Mapping[str, Width]:
+    """The widths of the file that are those of the config padded with zeros."""
+    widths: dict[str, Width] = {}
+    for name, info in file.tensors.items():
+        row = next((row for row in family.rows if _match(row, name)), None)
+        what = width_of(row, -1) if row and row.axes else None
+        found = family.find(config, what) if what else None
+        if what and found and info.shape[-1] == rounded(found[1]) != found[1]:
+            widths[what] = Width(found[1], info.shape[-1])
+    return widths
 
 
 def _equal(first: Scalar | tuple[Scalar, ...], second: Scalar | tuple[Scalar, ...]) -> bool:
@@ -211,10 +226,7 @@ def _parts_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> dict
 def _running(name: str, rows: Iterable[TensorRow], family: Family, path: Path) -> tuple[str, str]:
     """(running name, which half of it) of a GGUF tensor."""
     for row in rows:
-        if row.gguf is None:
-            continue
-        pattern = re.escape(row.gguf).replace(r"\{layer\}", r"(?P<layer>\d+)")
-        if match := re.fullmatch(pattern, name):
+        if match := _match(row, name):
             layer = match.groupdict().get("layer")
             number = None if layer is None else int(layer)
             half = next((word for word in row.axes if word in _halves_of_target(row, family)), "")
@@ -223,6 +235,14 @@ def _running(name: str, rows: Iterable[TensorRow], family: Family, path: Path) -
         f"{path}: tensor {name!r} is not known to the family {family.name!r}: it is not made from "
         "this model, or was made by a tool that lays it out differently"
     )
+
+
+def _match(row: TensorRow, name: str) -> re.Match[str] | None:
+    """The row's GGUF name, found in `name`."""
+    if row.gguf is None:
+        return None
+    pattern = re.escape(row.gguf).replace(r"\{layer\}", r"(?P<layer>\d+)")
+    return re.fullmatch(pattern, name)
 
 
 def _halves_of_target(row: TensorRow, family: Family) -> Sequence[str]:

@@ -20,6 +20,7 @@ from secateur.checkpoint.families import Family
 from secateur.errors import CheckpointError
 from secateur.formats.gguf import TensorInfo
 from secateur.formats.gguf_rules import GeneratedRow, gguf_rules, require
+from secateur.formats.padding import NO_PADDING, Padding
 
 _F32_PARTS = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
 
@@ -29,12 +30,19 @@ class GgufTensor:
     """One tensor to write: its info before quantization, and where its numbers come from.
 
     `sources` are checkpoint names, several when they are stacked along a new first axis, in that
-    order; without sources `values` are the numbers, float32.
+    order; without sources `values` are the numbers, float32. `padding` are the zeros that the
+    shape of `info` has and the sources lack.
     """
 
     info: TensorInfo
     sources: tuple[str, ...]
     values: NDArray[np.float32] | None = None
+    padding: Padding = NO_PADDING
+
+    @property
+    def columns(self) -> int:
+        """Elements of a row without zeros: the inputs that an importance matrix knows."""
+        return self.info.shape[-1] - self.padding.right
 
 
 def file_order(name: str) -> tuple[int, str]:

@@ -23,6 +23,7 @@ from secateur.errors import CheckpointError
 from secateur.formats.gguf import TensorInfo
 from secateur.formats.gguf_tensors import GgufTensor
 from secateur.formats.imatrix import Imatrix
+from secateur.formats.padding import padded_entry, padded_rows
 
 ELEMENTS = 1 << 19
 """Elements of a block, or one row: 1 MiB in 16 bits, 2 MiB as float32, so that a processor's
@@ -41,8 +42,8 @@ Made = TypeVar("Made")
 class Block:
     """Rows `start:stop` of a source seen as [rows, width], or numbers made from the config.
 
-    `tensor` is the number of the output tensor and `name` its name; `weights` [width] is the
-    importance of its columns.
+    `tensor` is the number of the output tensor and `name` its name. `below` rows of zeros follow,
+    and `right` zeros end every row; `weights` [width + right] is the importance of its columns.
     """
 
     tensor: int
@@ -52,6 +53,8 @@ class Block:
     width: int
     source: PiecedTensor | NDArray[np.float32]
     weights: NDArray[np.float32] | None
+    below: int = 0
+    right: int = 0
 
 
 def blocks_of(
@@ -64,10 +67,12 @@ def blocks_of(
     """The blocks of the tensors called for by `numbers`, matrix by matrix, in row order."""
     for number in numbers:
         tensor, info = tensors[number], infos[number]
-        importance = None if imatrix is None else imatrix.importance(info.name)
-        width = info.shape[-1]
-        rows = info.shape[-2] if len(info.shape) > 1 else 1
-        step = max(1, ELEMENTS // width)
+        zeros = tensor.padding
+        importance = _importance(imatrix, info.name, zeros.right)
+        width = tensor.columns
+        rows = (info.shape[-2] if len(info.shape) > 1 else 1) - zeros.parts * zeros.below
+        part = rows // zeros.parts
+        step = max(1, ELEMENTS // info.shape[-1])
         matrix = 0
         sources = [pieced[name] for name in tensor.sources]
         for source in sources if tensor.values is None else [tensor.values]:
@@ -75,10 +80,21 @@ def blocks_of(
                 weights = None
                 if importance is not None:
                     weights = importance[matrix if len(importance) > 1 else 0]
-                for start in range(first, first + rows, step):
-                    stop = min(start + step, first + rows)
-                    yield Block(number, info.name, start, stop, width, source, weights)
+                for begin in range(first, first + rows, part):
+                    for start in range(begin, begin + part, step):
+                        stop = min(start + step, begin + part)
+                        below = zeros.below if stop == begin + part else 0
+                        yield Block(
+                            number, info.name, start, stop, width, source, weights, below,
+                            zeros.right,
+                        )  # fmt: skip
                 matrix += 1
+
+
+def _importance(imatrix: Imatrix | None, name: str, right: int) -> NDArray[np.float32] | None:
+    """Weights of a tensor's columns, [matrices, width + right]; None where none are known."""
+    entry = None if imatrix is None else imatrix.entries.get(name)
+    return None if entry is None else padded_entry(entry, right).means()
 
 
 class Shards:
@@ -118,7 +134,7 @@ class Shards:
         yield from coming
 
     def rows(self, block: Block) -> NDArray[np.float32]:
-        """The block's numbers, float32 [stop - start, width] in C order.
+        """The block's numbers and zeros, float32 [stop - start + below, width + right].
 
         Raises CheckpointError for a shard that cannot be read or was cut, and for NaN or infinity.
         """
@@ -132,7 +148,8 @@ class Shards:
             filled += self._read(piece, raw[filled : filled + piece.nbytes], name)
         refuse_forbidden(name, dtype, raw, "finite", block.start * block.width)
         array = np.frombuffer(raw, STORAGE[dtype]).reshape(-1, block.width)
-        return np.ascontiguousarray(to_float32(NamedTensor(name, dtype, array)))
+        values = np.ascontiguousarray(to_float32(NamedTensor(name, dtype, array)))
+        return padded_rows(values, block.below, block.right)
 
     def _ask_for(self, block: Block) -> None:
         if hasattr(os, "posix_fadvise") and isinstance(block.source, PiecedTensor):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from secateur.checkpoint.config import with_experts
@@ -21,12 +22,21 @@ from secateur.formats.gguf_metadata import model_metadata
 from secateur.formats.gguf_rules import gguf_rules
 from secateur.formats.gguf_split import GgufPart, parts
 from secateur.formats.gguf_tensors import GgufTensor, gguf_tensors
+from secateur.formats.padding import NO_PADDING
 from secateur.formats.types import TYPES
 from secateur.planning.assign import Target, assign
 from secateur.planning.experts import select_experts
 from secateur.planning.importance import Facts
 from secateur.planning.llama_mixes import FILE_TYPES, ModelTraits
 from secateur.planning.llama_types import TypeChoice, TypeRequest, choose_types
+from secateur.planning.padding import (
+    Widths,
+    all_widths,
+    padded_config,
+    padded_tensors,
+    padding_reason,
+    widths_needed,
+)
 from secateur.planning.plan import Action, PlannedTensor
 from secateur.planning.recipe import Recipe
 from secateur.planning.selection import Keep
@@ -66,7 +76,7 @@ class GgufForm:
 
     `tokenizer_bytes` are those of the tokenizer's and the sampling's keys, which `metadata` lacks
     where only their size is known; None when no tokenizer is at hand. With `split` it becomes
-    several files of at most so many bytes of tensors.
+    several files of at most so many bytes of tensors. `widths` are those padded with zeros.
     """
 
     file: str
@@ -75,14 +85,20 @@ class GgufForm:
     choices: tuple[TypeChoice, ...]
     tokenizer_bytes: int | None
     split: int | None = None
+    widths: Widths = field(default_factory=dict)
 
-    @property
+    @cached_property
     def infos(self) -> tuple[TensorInfo, ...]:
         """The tensors as they are written, with their chosen types."""
         return tuple(
-            replace(tensor.info, type=choice.type)
+            TensorInfo(tensor.info.name, choice.type, tensor.info.shape)
             for tensor, choice in zip(self.tensors, self.choices, strict=True)
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors, headers and alignment aside."""
+        return sum(info.nbytes for info in self.infos)
 
     @property
     def parts(self) -> tuple[GgufPart, ...]:
@@ -159,12 +175,21 @@ def typed_form(
     checkpoint = base.checkpoint
     weighed = assume_imatrix or imatrix is not None
     request = _request(recipe, base.targets, checkpoint.layers, weighed, layer_importance)
-    choices = choose_types(base.infos, base.traits, request)
+    tensors, config = base.tensors, base.config
+    widths: Widths = {}
+    if recipe.pad:
+        widest = padded_tensors(checkpoint, tensors, all_widths(checkpoint, tensors))
+        asked = choose_types([tensor.info for tensor in widest], base.traits, request)
+        types = {**{choice.name: choice.type for choice in asked}, **(chosen or {})}
+        widths = widths_needed(checkpoint, tensors, types)
+        config = padded_config(checkpoint, config, widths)
+        tensors = padded_tensors(checkpoint, tensors, widths)
+    choices = choose_types([tensor.info for tensor in tensors], base.traits, request)
     if chosen is not None:
         choices = [_edited(choice, chosen) for choice in choices]
     number = FILE_TYPES[recipe.base].number
     metadata = {
-        **model_metadata(checkpoint.family, base.config, base.infos, base.model, number),
+        **model_metadata(checkpoint.family, config, base.infos, base.model, number),
         **base.tokenizer.metadata,
         **{
             key: Value(STRING if isinstance(value, str) else "u32", value)
@@ -174,10 +199,11 @@ def typed_form(
     return GgufForm(
         f"{base.model}-{recipe.name}.gguf",
         metadata,
-        base.tensors,
+        tensors,
         tuple(choices),
         base.tokenizer.nbytes,
         split,
+        widths,
     )
 
 
@@ -196,7 +222,7 @@ def plan_gguf(
             shape=info.shape,
             bytes=info.nbytes,
             fallback_from=choice.fallback_from,
-            reason=choice.reason,
+            reason=choice.reason + padding_reason(tensor),
         )
         for tensor, choice, info in zip(form.tensors, form.choices, form.infos, strict=True)
     ]
@@ -252,6 +278,8 @@ def _action(checkpoint: Checkpoint, tensor: GgufTensor, pruned: bool) -> Action:
         return "generate"
     place = checkpoint.places[tensor.sources[0]]
     routed = place.row.expert_axis is not None or place.expert is not None
+    if tensor.padding != NO_PADDING:
+        return "select+pad+convert" if pruned and routed else "pad+convert"
     return "select+convert" if pruned and routed else "convert"
 
 

@@ -21,7 +21,7 @@ from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.families import Family
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FormatError, PlanError
-from secateur.formats.gguf import TensorInfo
+from secateur.formats.gguf_tensors import GgufTensor
 from secateur.formats.imatrix import Imatrix, ImatrixEntry, quantize_metadata, select_experts
 from secateur.formats.imatrix_coverage import expert_tokens, imatrix_coverage
 from secateur.formats.imatrix_file import open_imatrix
@@ -129,11 +129,12 @@ def gguf_names(family: Family, running: str) -> list[str]:
     return [family.fill(row.gguf, place.layer) for row in rows if row.gguf]
 
 
-def check_shapes(importance: Importance, infos: Sequence[TensorInfo]) -> None:
+def check_shapes(importance: Importance, tensors: Sequence[GgufTensor]) -> None:
     """Raises PlanError where sums do not have the columns or experts of their tensor."""
-    for info in infos:
+    for tensor in tensors:
+        info = tensor.info
         entry = importance.imatrix.entries.get(info.name)
-        expected = (info.shape[-3] if len(info.shape) > 2 else 1, info.shape[-1])
+        expected = (info.shape[-3] if len(info.shape) > 2 else 1, tensor.columns)
         if entry is not None and entry.in_sum2.shape != expected:
             raise PlanError(
                 f"the importance matrix has {list(entry.in_sum2.shape)} sums of {info.name}, "

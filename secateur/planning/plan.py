@@ -33,9 +33,11 @@ from typing import Any, Literal
 from secateur import __version__
 from secateur.errors import PlanError
 
-Action = Literal["copy", "select", "convert", "select+convert", "generate"]
-"""copy: the bytes as they are. select: only the kept experts' bytes. convert: numbers into the
-planned type. generate: made from the config (rotary factors)."""
+Action = Literal[
+    "copy", "select", "convert", "select+convert", "pad+convert", "select+pad+convert", "generate"
+]
+"""copy: the bytes as they are. select: only the kept experts' bytes. pad: zeros up to the planned
+shape. convert: numbers into the planned type. generate: made from the config (rotary factors)."""
 
 SAFETENSORS = "safetensors"
 

@@ -27,6 +27,7 @@ from secateur.planning.gguf_form import (
 from secateur.planning.importance import ImatrixFile, Importance, check_shapes, importance_of
 from secateur.planning.memory import context_memory
 from secateur.planning.mlx_form import MlxForm, mlx_form, plan_mlx
+from secateur.planning.padding import sentence
 from secateur.planning.plan import (
     IMATRIX,
     IMATRIX_FROM,
@@ -114,6 +115,10 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
             decided = _typed(base, output, weighed, layer_importance, split, supposed)
             planned, sizes = plan_gguf(checkpoint, choice.keep, decided, output)
             notes += _gguf_notes(output, planned, decided, weighed, checkpoint.shape_only)
+            if output.pad:
+                plain = replace(output, pad=False)
+                unpadded = _typed(base, plain, weighed, layer_importance, split, supposed)
+                notes.append(sentence(form, decided.widths, decided.nbytes, unpadded.nbytes))
             recipes[form] = {
                 **output.facts(),
                 NEEDS_IMATRIX: output.imatrix or _needs_imatrix(decided),
@@ -296,7 +301,7 @@ def _gguf_notes(
         )
     if importance is None:
         return notes
-    check_shapes(importance, [tensor.info for tensor in decided.tensors])
+    check_shapes(importance, decided.tensors)
     entries = importance.imatrix.entries
     if lacking := [name for name in needing if name not in entries]:
         raise PlanError(
