@@ -70,6 +70,18 @@ def header_bytes(tensors: Iterable[Described], framework: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def framework_of(path: Path) -> str | None:
+    """Who laid the file out, in its own word (`pt`, `mlx`); None where it does not say.
+
+    For a file that `read_header` has accepted.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    word = header.get("__metadata__", {}).get("format")
+    return None if word is None else str(word)
+
+
 def read_header(path: Path) -> dict[str, TensorSpec]:
     """The tensors of one shard, in the order of their data.
 

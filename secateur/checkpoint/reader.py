@@ -111,14 +111,7 @@ class Checkpoint:
     def read(self, name: str) -> NamedTensor:
         """One tensor, read into memory of its own. Peak memory: that tensor."""
         self.need_weights(f"reading tensor {name!r}")
-        spec = self.specs[name]
-        storage = STORAGE[spec.dtype]
-        array = np.fromfile(spec.path, dtype=storage, count=spec.elements, offset=spec.offset)
-        if array.size != spec.elements:
-            raise CheckpointError(
-                f"shard {spec.path} ends inside tensor {name!r}: download it again"
-            )
-        return NamedTensor(name, spec.dtype, array.reshape(spec.shape))
+        return read_tensor(self.specs[name])
 
     def stream(self, names: Iterable[str] | None = None) -> Iterator[NamedTensor]:
         """Tensors one after the other. Peak memory: one tensor."""
@@ -208,7 +201,7 @@ def open_shape(
 def _open_folder(source: str | Path, path: Path, revision: str | None) -> Checkpoint:
     config = read_config(path)
     family = family_of(config)
-    specs = _specs(path)
+    specs = read_specs(path)
     places = {name: family.classify(name) for name in specs}
     checkpoint = Checkpoint(
         str(source), revision, path, config, family, specs, places, path / CONFIG
@@ -233,7 +226,19 @@ def read_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def _specs(path: Path) -> dict[str, TensorSpec]:
+def read_tensor(spec: TensorSpec) -> NamedTensor:
+    """One tensor, read into memory of its own. Peak memory: that tensor."""
+    storage = STORAGE[spec.dtype]
+    array = np.fromfile(spec.path, dtype=storage, count=spec.elements, offset=spec.offset)
+    if array.size != spec.elements:
+        raise CheckpointError(
+            f"shard {spec.path} ends inside tensor {spec.name!r}: download it again"
+        )
+    return NamedTensor(spec.name, spec.dtype, array.reshape(spec.shape))
+
+
+def read_specs(path: Path) -> dict[str, TensorSpec]:
+    """The tensors of a folder's shards, by their headers; strict about index and files."""
     index = path / INDEX
     if not index.exists():
         if not (path / SINGLE).exists():
