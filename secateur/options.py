@@ -52,8 +52,11 @@ TensorTypes = Annotated[
     ),
 ]
 LayerImportance = Annotated[
-    Path | None,
-    typer.Option(help="JSON with a number per layer, for recipes with tiers. Default: --stats."),
+    str | None,
+    typer.Option(
+        help="What ranks layers for recipes with tiers: rerouted (default) or contribution, of "
+        "the statistics, or a JSON file with a number per layer."
+    ),
 ]
 Pad = Annotated[
     bool,

@@ -74,14 +74,14 @@ class Formats:
 
     `types` are file types of llama.cpp, names of shipped recipes, paths of YAML recipes
     (planning.recipe) or ladders (planning.ladders); `recipes` are recipes made in Python.
-    `layer_importance` is a file that ranks layers for recipes with tiers, in the place of the
-    statistics (planning.layer_importance).
+    `layer_importance` says what ranks layers for recipes with tiers: a measure of the statistics,
+    or a file (planning.layer_importance).
     """
 
     safetensors: bool = True
     types: tuple[str, ...] = ()
     recipes: tuple[Recipe, ...] = ()
-    layer_importance: Path | None = None
+    layer_importance: str | Path | None = None
 
     @property
     def outputs(self) -> tuple[Output, ...]:

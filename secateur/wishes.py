@@ -66,7 +66,7 @@ def formats_of(
     types: str | None,
     recipes: list[str] | None,
     tensor_types: Path | None = None,
-    layer_importance: Path | None = None,
+    layer_importance: str | None = None,
     pad: bool = False,
 ) -> Formats:
     """What shall be written. Without --to: the pruned checkpoint, and what the types are for."""

@@ -59,7 +59,8 @@ def tiers_of(
             if order is None:
                 raise PlanError(
                     f"tier {name!r} takes a share of the layers by importance, which is not known: "
-                    "name statistics with --stats, or a file with --layer-importance"
+                    "name statistics with --stats (not merged, with rerouted errors), or a file or "
+                    "`contribution` with --layer-importance"
                 )
             if not 0 < wanted <= 1:
                 raise PlanError(
