@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,16 +40,16 @@ class TensorTypes:
 
 @dataclass(frozen=True)
 class Layers:
-    """What ranks layers for recipes with tiers: a file, or statistics."""
+    """What ranks layers for recipes with tiers: a file or a measure's name, and statistics."""
 
-    file: File | None = None
+    importance: File | None = None
     statistics: File | None = None
 
     def of(self, checkpoint: Checkpoint) -> tuple[float, ...] | None:
         """[layers], None when neither is named."""
         loaded = statistics_file.load(Path(self.statistics)) if self.statistics else None
-        file = Path(self.file) if self.file else None
-        return layer_importance(file, loaded, checkpoint.layers)
+        wanted = None if self.importance is None else os.fspath(self.importance)
+        return layer_importance(wanted, loaded, checkpoint.layers)
 
 
 def recipes() -> dict[str, dict[str, str]]:

@@ -29,6 +29,7 @@ from typing import Any, Literal
 from secateur.formats.gguf import TensorInfo
 from secateur.formats.types import TYPES
 from secateur.planning.gguf_form import GgufBase
+from secateur.planning.layers import tiers_of
 from secateur.planning.llama_mixes import FILE_TYPES
 from secateur.planning.llama_types import TypeChoice, TypeRequest, choose_types, is_quantizable
 from secateur.planning.recipe import Recipe
@@ -114,6 +115,41 @@ def lint(
         bits_per_weight=8 * total / sum(prod(info.shape) for info in ground.infos),
         findings=tuple(judge.findings()),
     )
+
+
+def rule_notes(
+    recipe: Recipe, ground: Ground, importance: Sequence[float] | None = None
+) -> list[str]:
+    """What a plan says of a recipe's rules: the layers of its tiers, and rules that do nothing."""
+    notes = []
+    if recipe.tiers:
+        tiers = tiers_of(recipe.tiers, ground.traits.layers, importance)
+        told = "; ".join(
+            f"{name} {', '.join(map(str, sorted(layers))) or 'none'}"
+            for name, layers in tiers.items()
+        )
+        notes.append(f"{recipe.format}: layers by tier: {told}")
+    movable = {info.name for info in ground.infos if is_quantizable(info, ground.traits)}
+    lines = rule_lines(recipe, ground, importance)
+    idle = [line for line in lines if line.tensors and movable.isdisjoint(line.tensors)]
+    notes += [
+        f"{recipe.format}: the rule `{line.rule}` does nothing, llama.cpp keeps such tensors as "
+        "they are"
+        for line in idle[:1]
+    ]
+    beside = [line for line in lines if not line.beside.isdisjoint(movable)]
+    unmet = [line for line in lines if not line.tensors and not line.optional]
+    for odd, what in (
+        (idle[1:], "do nothing either"),
+        (unmet, "meet no tensor"),
+        (beside, "meet more than they name"),
+    ):
+        if odd:
+            notes.append(
+                f"{recipe.format}: {len(odd)} of {len(lines)} rules {what} (first: "
+                f"`{odd[0].rule}`): see `secateur recipe lint`"
+            )
+    return notes
 
 
 @dataclass(frozen=True)
@@ -237,9 +273,10 @@ class _Judge:
         by = sorted({self.first[name] for name in movable})
         told = " and ".join(f"`{self.lines[n].rule}`" for n in by[:2])
         more = f" and {len(by) - 2} more" if len(by) > 2 else ""
+        verb = "comes" if len(by) == 1 else "come"
         return self._finding(
             "shadowed", self.lines[number].rule, movable, self.now.total - meant.total,
-            f"never decides: {told}{more} come first",
+            f"never decides, since {told}{more} {verb} first",
         )  # fmt: skip
 
     def _collision(self, number: int, beside: Sequence[str]) -> Iterator[Finding]:
