@@ -24,6 +24,7 @@ from secateur.planning.gguf_form import (
     plan_gguf,
     typed_form,
 )
+from secateur.planning.lint import ground_of, rule_notes
 from secateur.planning.importance import ImatrixFile, Importance, check_shapes, importance_of
 from secateur.planning.memory import context_memory
 from secateur.planning.mlx_form import MlxForm, mlx_form, plan_mlx
@@ -115,6 +116,7 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
             decided = _typed(base, output, weighed, layer_importance, split, supposed)
             planned, sizes = plan_gguf(checkpoint, choice.keep, decided, output)
             notes += _gguf_notes(output, planned, decided, weighed, checkpoint.shape_only)
+            notes += rule_notes(output, ground_of(base), layer_importance)
             if output.pad:
                 plain = replace(output, pad=False)
                 unpadded = _typed(base, plain, weighed, layer_importance, split, supposed)
