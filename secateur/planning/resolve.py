@@ -24,8 +24,8 @@ from secateur.planning.gguf_form import (
     plan_gguf,
     typed_form,
 )
-from secateur.planning.lint import ground_of, rule_notes
 from secateur.planning.importance import ImatrixFile, Importance, check_shapes, importance_of
+from secateur.planning.lint import ground_of, rule_notes
 from secateur.planning.memory import context_memory
 from secateur.planning.mlx_form import MlxForm, mlx_form, plan_mlx
 from secateur.planning.padding import sentence
