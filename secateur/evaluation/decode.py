@@ -25,6 +25,7 @@ from secateur.checkpoint.families import Family, TensorRow
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.tensors import NamedTensor
 from secateur.errors import FamilyError, FormatError, InputError
+from secateur.evaluation.decode_mlx import MlxWeights, is_mlx
 from secateur.formats.ggml import decode
 from secateur.formats.gguf import Scalar
 from secateur.formats.gguf_metadata import model_metadata
@@ -53,19 +54,19 @@ class _Part(NamedTuple):
 
 
 def open_artefact(path: Path, original: Checkpoint, *, threads: int = 1) -> Artefact:
-    """A model folder or a GGUF file, ready to be measured. Reads headers only.
+    """A model folder, mlx-lm's too, or a GGUF file, ready to be measured. Reads headers only.
 
     `original`: the checkpoint whose config describes a GGUF; `threads` decode its tensors.
     Raises CheckpointError or FormatError when the artefact is damaged, InputError when it is
     neither, or is not made from a model like the original.
     """
+    if path.is_dir() and is_mlx(path):
+        model = MlxWeights(path)
+        _check_family(path, model.family, original)
+        return Artefact(path, "mlx", model, model.identity())
     if path.is_dir():
         checkpoint = open_checkpoint(path)
-        if checkpoint.family.name != original.family.name:
-            raise InputError(
-                f"{path} is a {checkpoint.family.title} model and {original.path} a "
-                f"{original.family.title}: give the original that it was made from"
-            )
+        _check_family(path, checkpoint.family, original)
         return Artefact(path, "safetensors", CheckpointWeights(checkpoint), checkpoint.identity())
     if path.suffix == ".gguf":
         weights = GgufWeights(read_gguf(path), original.family, original.config, threads)
@@ -73,6 +74,14 @@ def open_artefact(path: Path, original: Checkpoint, *, threads: int = 1) -> Arte
     raise InputError(
         f"{path} is neither a model folder nor a .gguf file: give what apply has written"
     )
+
+
+def _check_family(path: Path, family: Family, original: Checkpoint) -> None:
+    if family.name != original.family.name:
+        raise InputError(
+            f"{path} is a {family.title} model and {original.path} a "
+            f"{original.family.title}: give the original that it was made from"
+        )
 
 
 class GgufWeights:

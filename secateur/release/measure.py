@@ -76,7 +76,7 @@ def measure_output(
 
 
 def artefacts_of(out: Path) -> list[Path]:
-    """What can be measured in `out`: the folder itself when it holds a checkpoint, its GGUF files.
+    """What can be measured in `out`: itself when it is a model, its GGUF files, its MLX models.
 
     Raises OutputError when there is nothing.
     """
@@ -84,8 +84,9 @@ def artefacts_of(out: Path) -> list[Path]:
         return [out]
     found = [out] if any(out.glob("model*.safetensors")) else []
     found += sorted(path for path in out.glob("*.gguf") if path.name != importance.FILE)
+    found += sorted(path.parent for path in out.glob("mlx-*/config.json"))
     if not found:
-        raise OutputError(f"{out} holds neither a checkpoint nor a GGUF file: nothing to measure")
+        raise OutputError(f"{out} holds no checkpoint, GGUF or MLX model: nothing to measure")
     return found
 
 
@@ -150,7 +151,7 @@ def _measured(
     nbytes = sum(
         file.stat().st_size for file in files if file.name.startswith("model") or file == path
     )
-    name = "safetensors" if path.is_dir() else path.name
+    name = "safetensors" if artefact.kind == "safetensors" else path.name
     return ArtefactReport(name, nbytes, summarise(scores, answers))
 
 
