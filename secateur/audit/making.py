@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from secateur.audit.shape import Bytes, Shape
 from secateur.errors import PlanError
@@ -132,12 +133,11 @@ def recipe_ways(
         )
 
 
-def gguf_recipes() -> Iterator[Recipe]:
+@cache
+def gguf_recipes() -> tuple[Recipe, ...]:
     """The shipped recipes that make a GGUF of unwidened rows."""
-    for name in shipped_recipes():
-        recipe = find_recipe(name)
-        if recipe.to == "gguf" and not recipe.pad:
-            yield recipe
+    found = map(find_recipe, shipped_recipes())
+    return tuple(recipe for recipe in found if recipe.to == "gguf" and not recipe.pad)
 
 
 def ways_of_label(
@@ -155,6 +155,7 @@ def ways_of_label(
     return ()
 
 
+@cache
 def labels() -> tuple[str, ...]:
     """Every name that `ways_of_label` knows, longest first."""
     known = {*FILE_TYPES, *LARGE, *(recipe.name for recipe in gguf_recipes())}
