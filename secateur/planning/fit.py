@@ -12,6 +12,7 @@ from typing import Any
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
+from secateur.formats.gguf import alignment_of, padded
 from secateur.planning.choose import first_experts
 from secateur.planning.gguf_form import GgufBase, GgufForm, gguf_base, typed_form
 from secateur.planning.llama_mixes import FILE_TYPES
@@ -85,9 +86,13 @@ def fit(
     numbers = sorted({*counts} or set(_useful(checkpoint)), reverse=True)
     for count in numbers:
         base = gguf_base(checkpoint, first_experts(checkpoint, count), tokenizer)
+        header: int | None = None
         for recipe in wanted:
             try:
-                rows.append(_row(base, recipe, count, memory, supposed.imatrix))
+                form = _form(base, recipe, supposed.imatrix)
+                # A header's size is the same for all types.
+                header = _header(form) if header is None else header
+                rows.append(_row(base, form, recipe, count, memory.bytes, header))
             except PlanError as error:
                 refused[recipe.name] = str(error)
     if not rows and refused:
@@ -117,25 +122,38 @@ def _useful(checkpoint: Checkpoint) -> Iterator[int]:
         yield count
 
 
-def _row(
-    base: GgufBase, recipe: Recipe, count: int, memory: ContextMemory, imatrix: bool
-) -> FitRow:
+def _form(base: GgufBase, recipe: Recipe, imatrix: bool) -> GgufForm:
+    """The recipe's file, as with an importance matrix if it cannot do without."""
     form = typed_form(base, recipe, assume_imatrix=imatrix)
-    needs = recipe.imatrix or _needs(form)
-    if needs and not imatrix:
-        form = typed_form(base, recipe, assume_imatrix=True)
-    infos = form.infos
-    weights = sum(info.nbytes for info in infos)
-    sizes = [size for size in form.files.values() if size is not None]
+    if not imatrix and (recipe.imatrix or _needs(form)):
+        return typed_form(base, recipe, assume_imatrix=True)
+    return form
+
+
+def _header(form: GgufForm) -> int | None:
+    (size,) = form.files.values()
+    return None if size is None else size - _data(form)
+
+
+def _data(form: GgufForm) -> int:
+    """Bytes of the tensors as they lie in the file, padding included."""
+    alignment = alignment_of(form.metadata)
+    return sum(padded(info.nbytes, alignment) for info in form.infos)
+
+
+def _row(
+    base: GgufBase, form: GgufForm, recipe: Recipe, count: int, beside: int, header: int | None
+) -> FitRow:
+    weights = sum(info.nbytes for info in form.infos)
     return FitRow(
         experts=count,
         type=recipe.name,
         weights=weights,
-        file=sum(sizes) if sizes else None,
-        total=weights + memory.bytes,
+        file=None if header is None else header + _data(form),
+        total=weights + beside,
         bits_per_weight=8 * weights / base.parameters,
         fallback_tensors=sum(choice.fallback_from is not None for choice in form.choices),
-        needs_imatrix=needs,
+        needs_imatrix=recipe.imatrix or _needs(form),
     )
 
 
