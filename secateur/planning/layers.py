@@ -1,7 +1,7 @@
 """Which decoder layers a recipe's `layers` means.
 
     "0-4,10"        these layers (negative numbers count from the end: "-5--1")
-    "first 5"       the first five; "last 5" the last five; "edge 5" both
+    "first 5"       the first five; "last 5" the last five; "edge 5" both; "first 3, last 5"
     "high"          a tier of the recipe, by name
 
 A tier is a list of layers as above, or a share of all layers: `{high: 0.03, middle: 0.23}` takes
@@ -22,13 +22,13 @@ def layers_named(text: str, count: int, tiers: Mapping[str, frozenset[int]]) -> 
     """The layers, of `count`, that `text` means. Raises PlanError when it means nothing."""
     if text in tiers:
         return tiers[text]
-    if found := re.fullmatch(r"(first|last|edge) (\d+)", text.strip()):
-        n = int(found[2])
-        first, last = range(min(n, count)), range(max(0, count - n), count)
-        parts = {"first": [first], "last": [last], "edge": [first, last]}[found[1]]
-        return frozenset(layer for part in parts for layer in part)
     layers: set[int] = set()
     for part in text.split(","):
+        if found := re.fullmatch(r"(first|last|edge) (\d+)", part.strip()):
+            n = min(int(found[2]), count)
+            layers |= set(range(n)) if found[1] != "last" else set()
+            layers |= set(range(count - n, count)) if found[1] != "first" else set()
+            continue
         found = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?", part.strip())
         if found is None:
             names = f", or one of its tiers {', '.join(tiers)}" if tiers else ""
