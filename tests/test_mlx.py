@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 import pytest
+import tiny_line
 import torch
 from mlx.utils import tree_flatten
 from mlx_lm import generate, load
 from mlx_lm.utils import get_total_parameters
+from tiny_mlx import _GEMMA4 as WIDE_GEMMA4
 from tiny_mlx import card_004, config_of, converted, save_wide, weights_of
 from tiny_models import EXPERTS, save_tiny
 
+from secateur import Formats, Measuring, Pruning, apply, measure, plan, save_plan, verify
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, FamilyError, FormatError, PlanError
 from secateur.evaluation.decode import open_artefact
 from secateur.forward.weights import CheckpointWeights
 from secateur.output.checkpoint import write_checkpoint
 from secateur.output.mlx import write_mlx_form
+from secateur.output.write import Sources, write_output
 from secateur.planning.choose import Choice
 from secateur.planning.mlx_form import MlxForm, mlx_form
+from secateur.planning.plan import compare, from_json, to_json
 from secateur.planning.recipe import Recipe, Rule, find_recipe
-from secateur.planning.resolve import make_plan
+from secateur.planning.resolve import make_plan, planned_mlx, resolve_again
+from secateur.release.measure import artefacts_of
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it/config.json"
 KEPT = (0, 2, 3, 5, 7)
@@ -365,3 +372,53 @@ def test_an_mlx_model_whose_config_lies_is_refused(
     weights = open_artefact(made.folder, made.checkpoint).source
     with pytest.raises(FormatError, match="affine with 7 bits in groups of 64"):
         weights.tensor("model.embed_tokens.weight")
+
+
+def test_a_plan_with_an_mlx_model_is_applied_verified_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of its own in the output; kept when the run is taken up again."""
+    monkeypatch.setattr(tiny_line, "WIDER", {**tiny_line.WIDER, **WIDE_GEMMA4})
+    line = tiny_line.save_line(tmp_path / "line")
+    drop = {"layers": {"0": {"drop": [1, 4]}, "1": {"drop": [0, 7]}}}
+    (tmp_path / "drop.json").write_text(json.dumps(drop))
+    made = plan(line.model, Pruning(drop_map=tmp_path / "drop.json"),
+                Formats(safetensors=False, types=("mlx-mixed-4-8",)))  # fmt: skip
+    save_plan(made, tmp_path / "plan.json")
+    out = tmp_path / "out"
+    apply(tmp_path / "plan.json", out)
+    assert verify(out) == ()
+    folder = out / "mlx-mixed-4-8"
+    report = measure(folder, line.model, Measuring(answers=line.answers), work=tmp_path / "work")
+    assert [artefact.name for artefact in report.artefacts] == ["mlx-mixed-4-8"]
+    assert artefacts_of(out) == [folder]
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text + " ")
+    assert [problem.file for problem in verify(out)] == ["mlx-mixed-4-8/config.json"]
+
+    shard = folder / "model.safetensors"
+    before = shard.stat().st_mtime_ns
+    (folder / ".model.safetensors.partial").write_bytes(b"left by kill -9")
+    write_output(made, Sources(open_checkpoint(line.model)), out)
+    assert shard.stat().st_mtime_ns == before
+    assert not (folder / ".model.safetensors.partial").exists()
+
+
+def test_a_type_edited_in_the_plan_is_what_is_written(
+    wide: Callable[[str], Path], tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(wide("gemma4"))
+    choice = Choice(all_experts(checkpoint), {}, ())
+    made = make_plan(checkpoint, choice, [find_recipe("mlx-4bit")])
+    name = "model.embed_tokens.weight"
+    edited = from_json(to_json(made))
+    tensors = tuple(
+        replace(tensor, type="affine-8-64") if tensor.name == name else tensor
+        for tensor in edited.tensors
+    )
+    right = resolve_again(replace(edited, tensors=tensors), checkpoint)
+    with pytest.raises(PlanError, match=r"embed_tokens\.weight.*the bytes"):
+        compare(replace(edited, tensors=tensors), right)
+    compare(right, resolve_again(right, checkpoint))
+    form = planned_mlx(right, "mlx-4bit", checkpoint)
+    assert form.quantization["model.embed_tokens"] == {"group_size": 64, "bits": 8}
