@@ -77,16 +77,22 @@ def padded_config(
     return widened_config(config, family, widths)
 
 
-def sentence(form: str, widths: Widths, padded: int, plain: int) -> str:
-    """What a plan notes of the padding, with its exact cost or gain in bytes of tensors."""
+def sentence(form: str, widths: Widths, padded: int, plain: int | None) -> str:
+    """What a plan notes of the padding, with its exact cost or gain in bytes of tensors.
+
+    `plain` are those without padding; None where there is no fallback to do without.
+    """
     if not widths:
         return f"{form}: nothing is padded: the types divide all rows that could be"
     names = {"expert_width": "experts", "dense_width": "the dense layers"}
     told = ", ".join(f"{names[what]} from {w.old} to {w.new}" for what, w in widths.items())
+    said = f"{form}: padded with zeros, which changes no logit: {told}"
+    if plain is None:
+        return f"{said}; it cannot be made without, for its types have no fallback"
     change = padded - plain
     return (
-        f"{form}: padded with zeros, which changes no logit: {told}; {abs(change):,} bytes "
-        f"({abs(change) / plain:.1%}) {'smaller' if change < 0 else 'larger'} than with fallbacks"
+        f"{said}; {abs(change):,} bytes ({abs(change) / plain:.1%}) "
+        f"{'smaller' if change < 0 else 'larger'} than with fallbacks"
     )
 
 

@@ -118,9 +118,8 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
             notes += _gguf_notes(output, planned, decided, weighed, checkpoint.shape_only)
             notes += rule_notes(output, ground_of(base), layer_importance)
             if output.pad:
-                plain = replace(output, pad=False)
-                unpadded = _typed(base, plain, weighed, layer_importance, split, supposed)
-                notes.append(sentence(form, decided.widths, decided.nbytes, unpadded.nbytes))
+                plain = _without_padding(base, output, weighed, layer_importance, supposed)
+                notes.append(sentence(form, decided.widths, decided.nbytes, plain))
             recipes[form] = {
                 **output.facts(),
                 NEEDS_IMATRIX: output.imatrix or _needs_imatrix(decided),
@@ -143,6 +142,21 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
         tuple(notes),
         memory or {},
     )
+
+
+def _without_padding(
+    base: GgufBase,
+    recipe: Recipe,
+    weighed: Importance | None,
+    layer_importance: Sequence[float] | None,
+    supposed: Supposed,
+) -> int | None:
+    """Bytes of the tensors if rows fell back instead; None where types have no fallback."""
+    plain = replace(recipe, pad=False)
+    try:
+        return _typed(base, plain, weighed, layer_importance, None, supposed).nbytes
+    except PlanError:  # with padding the recipe could be made, so that it is only this
+        return None
 
 
 def _typed(
