@@ -21,12 +21,14 @@ TINY = Callable[[str], Checkpoint]
 DATA = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it"
 
 HOST = """
-import sys, xllamacpp
+import os, sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
 params.n_ctx, params.n_parallel, params.warmup, params.verbosity = int(sys.argv[2]), 1, False, 4
 params.cpuparams.n_threads = 1
-xllamacpp.Server(params)
+server = xllamacpp.Server(params)
+sys.stdout.flush()
+os._exit(0)
 """
 CACHE = re.compile(r"llama_kv_cache: size = +([0-9.]+) MiB \( *(\d+) cells, +(\d+) layers")
 
@@ -44,7 +46,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_cache_is_what_llama_cpp_allocates(context: int, gguf: Path) -> None:
     counted = context_memory(open_shape("gemmule"), context)
     command = [sys.executable, "-c", HOST, str(gguf), str(context)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     theirs = sorted(
         (int(layers), int(cells), float(mib))
         for mib, cells, layers in CACHE.findall(done.stdout + done.stderr)
@@ -56,7 +58,8 @@ def test_the_cache_is_what_llama_cpp_allocates(context: int, gguf: Path) -> None
         (right,) = (size for n, tokens, size in ours if (n, tokens) == (layers, cells))
         assert mib == pytest.approx(right, abs=0.0051)
     found = re.findall(r"compute buffer size = +([0-9.]+) MiB", done.stdout + done.stderr)
-    assert counted.logits / 2**20 <= float(found[-1]) < 2 * counted.logits / 2**20
+    # An estimate: llama.cpp's buffer holds more, and for short contexts a little less.
+    assert 0.95 <= float(found[-1]) * 2**20 / counted.logits < 1.5
 
 
 def test_the_real_models_cache() -> None:
@@ -90,7 +93,7 @@ def test_every_family_says_what_it_keeps(form: str, elements: int, tiny: TINY) -
     found = context_memory(tiny(form), 64)
     assert sum(kind.layers for kind in found.cells) == 3
     assert found.cache == 3 * 256 * elements * 2
-    assert found.bytes == found.cache + 256 * 64 * 4
+    assert found.bytes == found.cache + 64 * 64 * 4
 
 
 def test_a_context_that_is_not_there_is_refused(tiny: TINY) -> None:

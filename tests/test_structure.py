@@ -58,6 +58,8 @@ WITHOUT_TORCH = (
 )
 """Rooms in which nothing imports torch, not even inside a function."""
 
+CONFIG = str(PACKAGE / "gemmule" / "config.json")
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -151,7 +153,16 @@ def test_all_is_what_is_visible() -> None:
         assert getattr(secateur, name) is not None
 
 
-@pytest.mark.parametrize("words", [["--help"], ["inspect", "gemmule"], ["verify", "nowhere"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["inspect", "gemmule"],
+        ["verify", "nowhere"],
+        ["plan", CONFIG, "--experts", "16", "--types", "Q4_K_M"],
+        ["fit", CONFIG, "--memory", "1GiB", "--types", "Q8_0", "--context", "64"],
+    ],
+)
 def test_commands_without_weights_import_no_torch(words: list[str]) -> None:
     code = (
         "import sys\nfrom secateur.cli import main\n"
