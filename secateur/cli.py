@@ -38,6 +38,7 @@ from secateur.options import (
     Rows,
     Seed,
     SequenceLength,
+    SplitMaxSize,
     Stats,
     Super,
     TensorTypes,
@@ -277,6 +278,7 @@ def shrink(
     layer_importance: LayerImportance = None,
     to: To = None,
     pad: Pad = False,
+    split_max_size: SplitMaxSize = None,
     imatrix: Imatrix = None,
     uncovered: Uncovered = "flat",
     corpus: Corpus = None,
@@ -315,7 +317,9 @@ def shrink(
     )  # fmt: skip
     wish = Wish(
         pruning=pruning,
-        formats=formats_of(to, types, recipe, tensor_type_file, layer_importance, pad),
+        formats=formats_of(
+            to, types, recipe, tensor_type_file, layer_importance, pad, split_max_size
+        ),
         calibration=verbs.Calibration(corpus, rows, None, sequence_length, reroute_tokens, on_nan),
         measuring=verbs.Measuring(prompts, answers, per_domain, max_kl, min_top1),
         imatrix=imatrix,

@@ -58,6 +58,10 @@ LayerImportance = Annotated[
         "the statistics, or a JSON file with a number per layer."
     ),
 ]
+SplitMaxSize = Annotated[
+    str | None,
+    typer.Option(help="Cut GGUF files of more tensor bytes than this, as in 5G or 500M."),
+]
 Pad = Annotated[
     bool,
     typer.Option("--pad", help="Widen rows with zeros where a GGUF type needs it, not fall back."),

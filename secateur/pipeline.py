@@ -83,6 +83,7 @@ def shrink(
             layer_importance=layer_importance(
                 wish.formats.layer_importance, statistics, checkpoint.layers
             ),
+            split=wish.formats.split_max_size,
         )
         sources = Sources(checkpoint, statistics, imatrix)
         check_plan(plan, sources)

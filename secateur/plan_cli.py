@@ -26,6 +26,7 @@ from secateur.options import (
     Recipes,
     Revision,
     Seed,
+    SplitMaxSize,
     Stats,
     Super,
     TensorTypes,
@@ -58,6 +59,7 @@ def plan(
     tensor_type_file: TensorTypes = None,
     layer_importance: LayerImportance = None,
     pad: Pad = False,
+    split_max_size: SplitMaxSize = None,
     imatrix: Imatrix = None,
     uncovered: Uncovered = "flat",
     tokenizer: Tokenizer = None,
@@ -82,7 +84,9 @@ def plan(
         protect_super_experts=protect_super_experts, drop_map=drop_map,
     )  # fmt: skip
     decided = verbs.plan(
-        model, wish, formats_of(to, types, recipe, tensor_type_file, layer_importance, pad),
+        model,
+        wish,
+        formats_of(to, types, recipe, tensor_type_file, layer_importance, pad, split_max_size),
         statistics=stats, imatrix=imatrix, uncovered=policy_of(uncovered), revision=revision,
         # A plan that is kept shall be applied: it is made with the weights.
         supposed=verbs.Supposed(tokenizer, context, with_imatrix, fetch=out is not None),

@@ -75,13 +75,15 @@ class Formats:
     `types` are file types of llama.cpp, names of shipped recipes, paths of YAML recipes
     (planning.recipe) or ladders (planning.ladders); `recipes` are recipes made in Python.
     `layer_importance` says what ranks layers for recipes with tiers: a measure of the statistics,
-    or a file (planning.layer_importance).
+    or a file (planning.layer_importance). GGUF files of more than `split_max_size` bytes of tensors
+    are cut.
     """
 
     safetensors: bool = True
     types: tuple[str, ...] = ()
     recipes: tuple[Recipe, ...] = ()
     layer_importance: str | Path | None = None
+    split_max_size: int | None = None
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -227,6 +229,7 @@ def plan(
         imatrix=_imatrix(imatrix, checkpoint),
         uncovered=uncovered,
         layer_importance=layer_importance(formats.layer_importance, loaded, checkpoint.layers),
+        split=formats.split_max_size,
         supposed=supposed,
     )
     return replace(decided, model={**decided.model, PATH: checkpoint.source})

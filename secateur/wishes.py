@@ -68,15 +68,19 @@ def formats_of(
     tensor_types: Path | None = None,
     layer_importance: str | None = None,
     pad: bool = False,
+    split_max_size: str | None = None,
 ) -> Formats:
     """What shall be written. Without --to: the pruned checkpoint, and what the types are for."""
+    from secateur.formats.gguf_split import size_of
     from secateur.verbs import Formats
 
     found = recipes_of(types, recipes, tensor_types)
     if pad:
         found = tuple(map(_padded, found))
+    split = None if split_max_size is None else size_of(split_max_size)
+    rest: dict[str, Any] = {"layer_importance": layer_importance, "split_max_size": split}
     if to is None:
-        return Formats(recipes=found, layer_importance=layer_importance)
+        return Formats(recipes=found, **rest)
     wanted = {word.strip() for word in to.split(",")}
     made: set[str] = {recipe.to for recipe in found}
     if odd := sorted(wanted - {"safetensors", "gguf", "mlx"}):
@@ -93,7 +97,7 @@ def formats_of(
             f"--types or --recipe are for {surplus[0]}: add {surplus[0]}, or leave them out",
             param_hint="--to",
         )
-    return Formats("safetensors" in wanted, recipes=found, layer_importance=layer_importance)
+    return Formats("safetensors" in wanted, recipes=found, **rest)
 
 
 def _padded(recipe: Recipe) -> Recipe:

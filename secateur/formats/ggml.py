@@ -144,7 +144,7 @@ def _checked_importance(
 
 def _require_finite(values: NDArray[np.float32], what: str) -> None:
     """A kernel given NaN or infinity aborts the process, so it must never see one."""
-    if first_forbidden("F32", memoryview(values).cast("B")) is not None:
+    if first_forbidden("F32", values.data.cast("B")) is not None:
         raise NumericError(f"{what}: an element is NaN or infinite")
 
 

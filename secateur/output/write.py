@@ -162,7 +162,9 @@ def write_output(
         )
         hashes.update(written)
     ggufs = [form for form, to in made_by.items() if to == "gguf"]
-    if forms := [planned_gguf(plan, form, checkpoint) for form in ggufs]:
+    if ggufs:
+        by = plan.sha256()
+        forms = [planned_gguf(plan, form, checkpoint).made_by(by) for form in ggufs]
         if weighed is not None:
             save_imatrix(folder / FILE, weighed.imatrix)
         written = write_gguf_forms(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,8 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.formats.gguf import STRING, Metadata, TensorInfo, Value, file_bytes
 from secateur.formats.gguf_metadata import model_metadata
+from secateur.formats.gguf_names import file_name
+from secateur.formats.gguf_origin import origin_metadata, written_by
 from secateur.formats.gguf_rules import gguf_rules
 from secateur.formats.gguf_split import GgufPart, parts
 from secateur.formats.gguf_tensors import GgufTensor, gguf_tensors
@@ -99,6 +101,10 @@ class GgufForm:
     def nbytes(self) -> int:
         """Bytes of its tensors, headers and alignment aside."""
         return sum(info.nbytes for info in self.infos)
+
+    def made_by(self, plan_sha256: str) -> GgufForm:
+        """The same, its metadata naming the plan that it is written by."""
+        return replace(self, metadata={**self.metadata, **written_by(plan_sha256)})
 
     @property
     def parts(self) -> tuple[GgufPart, ...]:
@@ -190,14 +196,16 @@ def typed_form(
     number = FILE_TYPES[recipe.base].number
     metadata = {
         **model_metadata(checkpoint.family, config, base.infos, base.model, number),
+        **origin_metadata(checkpoint.path, checkpoint.name if "/" in checkpoint.name else None),
         **base.tokenizer.metadata,
         **{
             key: Value(STRING if isinstance(value, str) else "u32", value)
             for key, value in (imatrix or {}).items()
         },
+        **written_by(),
     }
     return GgufForm(
-        f"{base.model}-{recipe.name}.gguf",
+        file_name(base.model, recipe.name, recipe.base),
         metadata,
         tensors,
         tuple(choices),

@@ -16,6 +16,7 @@ from secateur.checkpoint.writer import Layout, lay_out
 from secateur.errors import PlanError
 from secateur.planning.choose import Choice
 from secateur.planning.experts import select_experts
+from secateur.planning.file_notes import file_notes
 from secateur.planning.gguf_form import (
     GgufBase,
     GgufForm,
@@ -83,7 +84,8 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
 
     `imatrix`, else `statistics`, will give the importance matrix when the plan is applied: with
     one, llama.cpp chooses some types differently; `uncovered` is for experts that have no data in
-    it. `layer_importance` [layers] is for recipes with tiers. Raises PlanError for a recipe or a
+    it. `layer_importance` [layers] is for recipes with tiers; `split` cuts GGUF files (GgufForm).
+    Raises PlanError for a recipe or a
     matrix that does not fit the model, or no output at all.
     """
     if not outputs:
@@ -127,6 +129,7 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
             }
         tensors += planned
         files[form] = sizes
+    notes += file_notes(files)
     selection = {
         **choice.selection,
         IMATRIX: weighed.facts if weighed else None,
