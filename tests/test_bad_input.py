@@ -97,7 +97,6 @@ def _overlap(header: dict[str, Any]) -> None:
 MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing shard": (lambda f: (split(f), (f / "a.safetensors").unlink()), "is missing"),
     "truncated shard": (lambda f: _truncate(f / SINGLE), "model.safetensors"),
-    "no weights": (lambda f: (f / SINGLE).unlink(), SINGLE),
     "index leaves the folder": (
         lambda f: (
             split(f),
@@ -317,7 +316,7 @@ def test_a_plan_with_a_foreign_value_is_never_a_traceback(
             refused(ran)
             assert list(room.iterdir()) == []
         else:
-            assert key in ("notes", "selection", "secateur"), key
+            assert key in ("notes", "selection", "secateur", "outputs"), key  # told, not obeyed
             shutil.rmtree(room / "out")
 
 

@@ -12,9 +12,6 @@ from typing import Self
 FLUSH = 256 << 20
 """Bytes after which the disk is set to work, rather than at the end with all of them."""
 
-_sync = getattr(os, "fdatasync", os.fsync)
-"""macOS has no fdatasync."""
-
 
 class OutputFile:
     """A file that is written from `position` on; what follows that is cut off.
@@ -51,18 +48,24 @@ class OutputFile:
         while left:
             left = left[os.write(self._descriptor, left) :]
         if self._unflushed >= FLUSH and (self._flush is None or self._flush.done()):
-            self._flushed()
+            self.flushed()
             self._flush = self._flusher.submit(_sync, self._descriptor)
             self._unflushed = 0
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk."""
-        self._flushed()
+        self.flushed()
         os.fsync(self._descriptor)
 
     def close(self) -> None:
         self._stack.close()
 
-    def _flushed(self) -> None:
+    def flushed(self) -> None:
+        """Wait for the last flush; what it failed with is raised here."""
         if self._flush is not None:
             self._flush.result()
+
+
+def _sync(descriptor: int) -> None:
+    """The data to the disk; macOS has no fdatasync."""
+    getattr(os, "fdatasync", os.fsync)(descriptor)

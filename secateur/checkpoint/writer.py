@@ -15,19 +15,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_EXCEPTION,
     CancelledError,
-    Future,
     ThreadPoolExecutor,
     wait,
 )
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock
 
 from secateur.checkpoint.finite import refuse_forbidden
 from secateur.checkpoint.headers import header_bytes
+from secateur.checkpoint.output_file import OutputFile
 from secateur.checkpoint.pieces import Piece, PiecedTensor
 from secateur.checkpoint.reader import INDEX, SINGLE
 from secateur.checkpoint.tensors import STORAGE
@@ -49,9 +48,6 @@ _AT_ONCE = 2
 _AHEAD = 64 << 20
 """Bytes that the disk is asked for before they are read: between kept experts lie gaps, at each
 of which the system's own reading ahead would start anew."""
-
-_FLUSH = 256 << 20
-"""Bytes after which the disk is set to work, rather than at the end with all of them."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +189,7 @@ def _write_shard(folder: Path, shard: Shard, progress: Callable[[int], None]) ->
     with ExitStack() as stack:
         sources = _Sources(stack, [piece for tensor in shard.tensors for piece in tensor.pieces])
         with writing(path, shard.nbytes):
-            out = _Output(stack.enter_context(path.open("xb", buffering=0)), stack)
+            out = stack.enter_context(OutputFile(path))
             out.write(memoryview(shard.header))
         # Leaving the stack waits for the threads first, then closes the files.
         hasher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sha256"))
@@ -233,10 +229,6 @@ def _filled(
 def _parts(piece: Piece, limit: int) -> Iterator[Piece]:
     for start in range(0, piece.nbytes, limit):
         yield Piece(piece.path, piece.offset + start, min(limit, piece.nbytes - start))
-
-
-_sync = getattr(os, "fdatasync", os.fsync)
-"""macOS has no fdatasync."""
 
 
 class _Sources:
@@ -282,30 +274,6 @@ class _Sources:
             file = self._stack.enter_context(path.open("rb", buffering=0))
             self._descriptors[path] = file.fileno()
         return self._descriptors[path]
-
-
-class _Output:
-    """A file being written, and flushed behind the writing."""
-
-    def __init__(self, file: FileIO, stack: ExitStack) -> None:
-        self._descriptor = file.fileno()
-        self._unflushed = 0
-        self._flusher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="flush"))
-        self._flush: Future[None] | None = None
-
-    def write(self, block: memoryview) -> None:
-        self._unflushed += len(block)
-        while len(block):
-            block = block[os.write(self._descriptor, block) :]
-        if self._unflushed >= _FLUSH and (self._flush is None or self._flush.done()):
-            self.flushed()
-            self._flush = self._flusher.submit(_sync, self._descriptor)
-            self._unflushed = 0
-
-    def flushed(self) -> None:
-        """Wait for the last flush; what it failed with is raised here."""
-        if self._flush is not None:
-            self._flush.result()
 
 
 def _shard(name: str, tensors: list[PiecedTensor]) -> Shard:

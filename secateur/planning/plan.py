@@ -139,7 +139,7 @@ class Plan:
     def output(self, form: str) -> OutputFacts:
         """What a person wants to know of a format, from its tensors."""
         tensors = self.of(form)
-        parameters = sum(math.prod(tensor.shape) for tensor in tensors)
+        parameters = sum(math.prod(tensor.shape) for tensor in tensors) or 1  # an edited plan
         fallen = [tensor for tensor in tensors if tensor.fallback_from]
         return OutputFacts(
             parameters=parameters,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tiny_models import save_tiny
 
-from secateur.checkpoint import writer
+from secateur.checkpoint import output_file, writer
 from secateur.checkpoint.folder import complete_or_absent
 from secateur.checkpoint.pieces import whole
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
@@ -144,8 +144,8 @@ def test_a_flush_that_fails(tiny: TINY, tmp_path: Path, monkeypatch: pytest.Monk
     def fdatasync(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(writer, "_FLUSH", 10_000)
-    monkeypatch.setattr(writer.os, "fdatasync", fdatasync)
+    monkeypatch.setattr(output_file, "FLUSH", 10_000)
+    monkeypatch.setattr(output_file.os, "fdatasync", fdatasync)
     assert "Input/output error" in fails(tmp_path, layout_of(tiny("gemma4")), WriteError)
 
 
