@@ -1,0 +1,37 @@
+"""A card's statements against what they must be: every check, on one card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from secateur.audit.arithmetic import arithmetic_findings
+from secateur.audit.bits import bits_findings
+from secateur.audit.card import read_card
+from secateur.audit.counts import count_findings
+from secateur.audit.finding import Finding, sorted_findings
+from secateur.audit.samples import sample_findings
+from secateur.audit.shape import Shape
+from secateur.audit.sizes import size_findings
+from secateur.audit.subject import Subject, subject_of
+from secateur.audit.types import type_findings
+from secateur.audit.wording import wording_findings
+
+
+def check_claims(text: str, shape: Shape, experts: int | None = None) -> tuple[Finding, ...]:
+    """What becomes of every statement in a card's text that can be computed.
+
+    `shape` is the model's (from its config or a file); `experts` the count per layer, if a file
+    has told it, else the card's own words do.
+    """
+    subject = subject_of(read_card(text), shape, experts)
+    return sorted_findings(list(_findings(subject)))
+
+
+def _findings(subject: Subject) -> Iterator[Finding]:
+    yield from size_findings(subject)
+    yield from type_findings(subject)
+    yield from bits_findings(subject)
+    yield from count_findings(subject)
+    yield from arithmetic_findings(subject.card)
+    yield from sample_findings(subject.card)
+    yield from wording_findings(subject)
