@@ -60,7 +60,8 @@ def lint_lines(report: LintReport) -> list[str]:
         groups.setdefault((not finding.problem, finding.kind, rule), []).append(finding)
     for (note, kind, _), found in sorted(groups.items(), key=lambda group: group[0][0]):
         first = found[0]
-        many = f" and {len(found) - 1} rules like it" if len(found) > 1 else ""
+        others = len(found) - 1
+        many = f" and {others} {'rule' if others == 1 else 'rules'} like it" if others else ""
         nbytes = sum(finding.bytes for finding in found)
         at = f" [{first.first}]" if first.first else ""
         lines.append(
