@@ -42,6 +42,8 @@ _HOMES = {
     "coverage_of_imatrix": "imatrices",
     "merge_imatrices": "imatrices",
     "slice_imatrix": "imatrices",
+    "Audit": "audit_verbs",
+    "audit_model": "audit_verbs",
     "Wish": "pipeline",
     "shrink": "pipeline",
     "Checkpoint": "checkpoint.reader",

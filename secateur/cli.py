@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secateur import __version__, imatrix_cli, plan_cli, recipe_cli
+from secateur import __version__, audit_cli, imatrix_cli, plan_cli, recipe_cli
 from secateur.errors import SecateurError
 from secateur.options import (
     Aggregation,
@@ -213,6 +213,7 @@ def scores(
 
 app.command()(plan_cli.plan)
 app.command()(plan_cli.fit)
+app.command()(audit_cli.audit)
 
 
 @app.command()

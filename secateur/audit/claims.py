@@ -9,6 +9,7 @@ from secateur.audit.bits import bits_findings
 from secateur.audit.card import read_card
 from secateur.audit.counts import count_findings
 from secateur.audit.finding import Finding, sorted_findings
+from secateur.audit.making import Made
 from secateur.audit.samples import sample_findings
 from secateur.audit.shape import Shape
 from secateur.audit.sizes import size_findings
@@ -17,13 +18,15 @@ from secateur.audit.types import type_findings
 from secateur.audit.wording import wording_findings
 
 
-def check_claims(text: str, shape: Shape, experts: int | None = None) -> tuple[Finding, ...]:
+def check_claims(
+    text: str, shape: Shape, file: Made | None = None, name: str | None = None
+) -> tuple[Finding, ...]:
     """What becomes of every statement in a card's text that can be computed.
 
-    `shape` is the model's (from its config or a file); `experts` the count per layer, if a file
-    has told it, else the card's own words do.
+    `shape` is the model's, from its config or a file. `file` is the file that the card is about
+    and `name` its name; without one the card's own words say how many experts it has left.
     """
-    subject = subject_of(read_card(text), shape, experts)
+    subject = subject_of(read_card(text), shape, file, name)
     return sorted_findings(list(_findings(subject)))
 
 

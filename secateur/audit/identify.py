@@ -18,6 +18,7 @@ from secateur.errors import FormatError, PlanError
 from secateur.formats.gguf import Metadata, TensorInfo
 from secateur.formats.gguf_reader import GgufFile
 from secateur.planning.llama_mixes import FILE_TYPES, category_of
+from secateur.planning.llama_types import TypeChoice, TypeRequest
 from secateur.planning.recipe import LARGE
 
 _ENDS = ("embedding", "output")
@@ -96,6 +97,7 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
     family = described.family if described else None
     findings = [
         *(_length(header) for header in headers),
+        *_split(whole, parts),
         *_names(first.name, metadata, shape, reproduced),
         *_file_type(metadata, reproduced),
         *_imatrix(metadata, reproduced, has_imatrix),
@@ -253,6 +255,46 @@ def _length(header: Header) -> Finding:
     if header.actual > header.expected + last:
         return Finding("length", said, "wrong", must, "bytes follow its last tensor")
     return Finding("length", said, "holds", must, "the header's tensors end there")
+
+
+def _split(whole: GgufFile, parts: tuple[int, int]) -> Iterator[Finding]:
+    """Whether all parts of a split file are there, and hold what the first says."""
+    count, read = parts
+    if count == 1:
+        return
+    if read < count:
+        yield Finding(
+            "split", f"{read} of {count} parts", "unchecked", f"{count} parts",
+            "the others are not beside it, so its types are not identified",
+        )  # fmt: skip
+        return
+    told = _number(whole.metadata, "split.tensors.count")
+    same = told in (None, len(whole.tensors))
+    yield Finding(
+        "split", f"{told} tensors in {count} parts", "holds" if same else "wrong",
+        f"{len(whole.tensors)} tensors", "what the parts hold",
+    )  # fmt: skip
+
+
+def made_of_file(headers: Sequence[Header], shape: Shape) -> Made | None:
+    """The file as something made, so that statements can be held against it.
+
+    None unless it holds the shape's tensors.
+    """
+    whole = _joined(headers)
+    infos = tuple(whole.tensors.get(info.name, info) for info in shape.tensors)
+    if set(whole.tensors) != {info.name for info in shape.tensors}:
+        return None
+    for way in _ways(shape, infos, False, _declared(whole.metadata)):
+        try:
+            made = make(shape, shape.experts, way)
+        except PlanError:
+            continue
+        if not _differing(made, infos):
+            return replace(made, way=replace(way, name=f"the file ({way.name})"))
+    choices = tuple(TypeChoice(info.name, info.type, "as in the file") for info in infos)
+    asked = Way("the file", TypeRequest("F16"), False)
+    return Made(asked, choices, infos, shape.file_bytes(infos))
 
 
 def _names(

@@ -153,7 +153,9 @@ def size_findings(subject: Subject) -> Iterator[Finding]:
 
 def _file(subject: Subject, row: FileRow) -> Finding:
     said = f"{row.file} {row.label} {row.size.said}"
-    if row.label.upper() in ("BF16", "F16", "F32"):
+    if subject.file is not None and row.file == subject.name:
+        made = [subject.file]
+    elif row.label.upper() in ("BF16", "F16", "F32"):
         made = ways_sizes(subject, row.label, subject.experts)[:1]
     else:
         made = ways_sizes(subject, row.label, subject.experts)

@@ -7,11 +7,13 @@ file of 20 GB costs as much as its vocabulary: about 16 MB.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from secateur.audit.names import SHARD
 from secateur.errors import EngineError, FormatError
 from secateur.formats.gguf_reader import GgufFile, HeaderCut, read_header, read_local_header
 
@@ -56,6 +58,40 @@ def read_source(source: str, revision: str | None = None) -> Header:
     if re.match(r"https?://", source):
         return _remote(source, source, {})
     return _on_hub(source, revision)
+
+
+def read_parts(source: str, revision: str | None = None) -> tuple[Header, ...]:
+    """As `read_source`, for all parts of a split file that are there, the first part first.
+
+    The parts of a file are found by its name, as llama.cpp finds them.
+    """
+    named = read_source(source, revision)
+    count = _split(named, "count")
+    found = SHARD.search(source)
+    if count < 2 or found is None or int(found[2]) != count:
+        return (named,)
+    parts = [named]
+    for number in range(1, count + 1):
+        if number == int(found[1]):
+            continue
+        name = f"{source[: found.start()]}-{number:05d}-of-{count:05d}.gguf"
+        # A part that is missing is a finding, not an error: what is there can be looked at.
+        with suppress(FormatError):
+            parts.append(read_source(name, revision))
+    return tuple(sorted(parts, key=lambda part: _split(part, "no")))
+
+
+def _split(header: Header, key: str) -> int:
+    held = header.gguf.metadata.get(f"split.{key}")
+    return held.value if held is not None and isinstance(held.value, int) else 0
+
+
+def is_file_source(source: str) -> bool:
+    """Whether `source` names a file whose header can be read, and no model or config."""
+    path = Path(source)
+    if path.is_file():
+        return path.suffix.lower() != ".json"
+    return source.startswith(("http://", "https://")) or is_hub_file(source)
 
 
 def is_hub_file(source: str) -> bool:

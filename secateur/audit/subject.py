@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from secateur.audit.card import Card, Row
+from secateur.audit.making import Made
 from secateur.audit.names import quant_label
 from secateur.audit.quantity import BINARY, Quantity, quantities
 from secateur.audit.shape import Shape
@@ -38,7 +39,8 @@ class Subject:
     `experts` is the model's own count, `base` the one it was pruned from. `aside` bounds the
     parameters beside the text model. `columns` says how many experts the columns of a block mean,
     `anchors` are the sizes that it gives to the hundredth of a MiB when the file has types of its
-    own. `memo` keeps what was computed.
+    own. `file` is the file itself and
+    `name` its name, when there is one. `memo` keeps what was computed.
     """
 
     card: Card
@@ -50,6 +52,8 @@ class Subject:
     importance: tuple[float, ...] | None = None
     important: frozenset[int] = frozenset()
     anchors: tuple[Quantity, ...] = ()
+    file: Made | None = field(repr=False, default=None)
+    name: str | None = None
     memo: dict[tuple[str, int], Any] = field(repr=False, compare=False, default_factory=dict)
 
     def parameters(self, experts: int, whole: bool = True) -> tuple[float, float]:
@@ -67,11 +71,13 @@ class Subject:
         return list(zip(values, columns, strict=False))
 
 
-def subject_of(card: Card, shape: Shape, experts: int | None = None) -> Subject:
-    """Read what the card is about; `experts` is the count if a file has told it."""
+def subject_of(
+    card: Card, shape: Shape, file: Made | None = None, name: str | None = None
+) -> Subject:
+    """Read what the card is about; a `file` tells its experts itself."""
     columns = _columns(card)
     base = max([shape.experts, *(n for counts in columns.values() for n in counts)])
-    own = experts if experts is not None else _own(card, base, shape.top_k)
+    own = shape.experts if file is not None else _own(card, base, shape.top_k)
     order = _important(card, shape.layers)
     importance = tuple(
         float(len(order) - order.index(layer)) if layer in order else 0.0
@@ -88,7 +94,7 @@ def subject_of(card: Card, shape: Shape, experts: int | None = None) -> Subject:
         # A count that the text model alone explains says nothing of what is beside it.
         if near[0] > 0 and near[0] <= high and near[1] >= low:
             low, high = max(low, near[0]), min(high, near[1])
-    return replace(bare, aside=(low, high))
+    return replace(bare, aside=(low, high), file=file, name=name)
 
 
 def parameter_claims(subject: Subject) -> list[tuple[Quantity, int]]:

@@ -62,7 +62,7 @@ class Statement:
 def type_findings(subject: Subject) -> Iterator[Finding]:
     """All that a card says of types."""
     statements = list(_statements(subject))
-    real = _real(subject) if subject.anchors else None
+    real = _real(subject)
     yield from _by_name(subject, statements, real)
     yield from _fallbacks(subject, statements, real)
     rows = list(file_rows(subject))
@@ -73,7 +73,11 @@ def type_findings(subject: Subject) -> Iterator[Finding]:
 
 
 def _real(subject: Subject) -> Made | None:
-    """The one way, if we know one, that makes just the size that the card gives of its file."""
+    """The file itself, or the way, if we know one, that makes just the size the card gives."""
+    if subject.file is not None:
+        return subject.file
+    if not subject.anchors:
+        return None
     found = reproducing(subject, subject.anchors[0], subject.experts)
     return found[0] if found else None
 
@@ -188,7 +192,8 @@ def _stem_reasons(
         same = set(types) & set(statement.types)
         if not (same if statement.some else set(types) <= set(statement.types)):
             told = ", ".join(f"{kind} x {count}" for kind, count in types.most_common())
-            yield f"{stem} is {told} in {real.way.sentence()}, whose size the card gives"
+            whose = "" if subject.file is not None else ", whose size the card gives"
+            yield f"{stem} is {told} in {real.way.sentence()}{whose}"
 
 
 def _largest(subject: Subject, statements: Sequence[Statement]) -> str:
