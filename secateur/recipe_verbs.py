@@ -99,12 +99,16 @@ def lint_recipe(
     if found.patterns and not isinstance(word, Recipe):
         lines = tuple(rule.line for rule in read_tensor_types(Path(word)))
     checkpoint = _shape(model, revision)
+    importance = layers.of(checkpoint)
+    base_form = _base(checkpoint, experts)
+    if found.pad:
+        padded = typed_form(
+            base_form, found, assume_imatrix=imatrix, layer_importance=importance
+        ).tensors
+        infos = tuple(tensor.info for tensor in padded)
+        base_form = replace(base_form, tensors=padded, infos=infos)
     return lint(
-        found,
-        ground_of(_base(checkpoint, experts)),
-        has_imatrix=imatrix,
-        importance=layers.of(checkpoint),
-        lines=lines,
+        found, ground_of(base_form), has_imatrix=imatrix, importance=importance, lines=lines
     )
 
 
@@ -120,10 +124,11 @@ def export_recipe(
     """The types that a recipe gives a model's tensors, for llama-quantize.
 
     With `imatrix` they are those of a file made with an importance matrix. Raises PlanError for a
-    recipe that does not fit the model.
+    recipe that does not fit the model, or that pads.
     """
     found = word if isinstance(word, Recipe) else recipe(word, base)
     _need_gguf(found)
+    _refuse_padding(found.name, found.pad)
     checkpoint = _shape(model, revision)
     form = typed_form(
         _base(checkpoint, None),
@@ -149,7 +154,9 @@ def export_plan(plan: Plan | File, form: str | None = None) -> TensorTypes:
     chosen = form or ggufs[0]
     if chosen not in ggufs:
         raise PlanError(f"the plan has no GGUF format {chosen!r}: it has {', '.join(ggufs)}")
-    base = str(decided.recipes[chosen]["base"])
+    facts = decided.recipes[chosen]
+    _refuse_padding(chosen, bool(facts.get("pad")))
+    base = str(facts["base"])
     return TensorTypes(base, asked_types(decided.of(chosen), base))
 
 
@@ -177,6 +184,11 @@ def _base(checkpoint: Checkpoint, experts: int | None) -> GgufBase:
         )
     keep = {layer: tuple(range(kept)) for layer in checkpoint.moe_layers}
     return gguf_base(checkpoint, keep, TokenizerKeys({}, None))
+
+
+def _refuse_padding(name: str, pad: bool) -> None:
+    if pad:
+        raise PlanError(f"{name} pads rows with zeros, which llama-quantize cannot: export nothing")
 
 
 def _need_gguf(found: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from secateur.planning.lint import Finding, LintReport, lint
 from secateur.planning.llama_mixes import ModelTraits
 from secateur.planning.recipe import Recipe, Rule, recipe_of_types
 from secateur.planning.rule_lines import Ground
+from secateur.recipe_verbs import export_recipe, lint_recipe
 
 ROLES = {
     "attn_q.weight": ("attention.q", (256, 256)),
@@ -240,6 +242,16 @@ def test_the_lint_command(tmp_path: Path, run: Run) -> None:
         refused = run("recipe", "lint", *words)
         assert refused.code == 2
         assert message in refused.err
+
+
+def test_padded_rows_fall_back_no_more(tmp_path: Path) -> None:
+    model = save_shape("gemma26", tmp_path)
+    plain = Recipe("x", "Q3_K_S")
+    kinds = {finding.kind for finding in lint_recipe(plain, model).findings}
+    padded = lint_recipe(replace(plain, pad=True), model)
+    assert (kinds, padded.findings) == ({"fallback"}, ())
+    with pytest.raises(PlanError, match="which llama-quantize cannot"):
+        export_recipe(replace(plain, pad=True), model)
 
 
 def test_a_broken_pattern_is_an_error() -> None:
