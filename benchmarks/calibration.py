@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import transformers
 
-from secateur.calibration.calibrate import calibrate
+from secateur.calibration.calibrate import REROUTE_TOKENS, calibrate
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
@@ -42,6 +42,8 @@ IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 BATCH_TOKENS = (512, 1024, 4096)
 TRIAL = 256
 """Tokens on which the implementations are compared (batched_mm copies weights per token)."""
+GATHERED = 4 << 30
+"""Bytes: batched_mm is left out where its copies of weights for TRIAL tokens take more."""
 WIDE = {
     "vocab_size": 4096,
     "vocab_size_per_layer_input": 4096,
@@ -105,6 +107,12 @@ def batches_of(corpus: Corpus, tokens: int) -> tuple[MicroBatch, ...]:
         batching.LARGEST, batching.SMALLEST, batching.WANTED = kept
 
 
+def parameters_of_an_expert(model: Any) -> int:
+    """Numbers in one expert's matrices."""
+    stacked = [p for name, p in model.layers[0].named_parameters() if ".experts." in f".{name}"]
+    return sum(p[0].numel() for p in stacked if p.dim() == 3)
+
+
 def forward(model: Any, batches: Sequence[MicroBatch]) -> None:
     with torch.inference_mode():
         for batch in batches:
@@ -126,12 +134,14 @@ def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[
     tried: dict[str, float] = {}
     choices: dict[str, tuple[str, Sequence[MicroBatch]]] = {}
     short = batches_of(corpus, TRIAL)[:1]
-    for name in IMPLEMENTATIONS:
+    gathered = 4 * TRIAL * checkpoint.top_k * parameters_of_an_expert(model)
+    names = [name for name in IMPLEMENTATIONS if name != "batched_mm" or gathered < GATHERED]
+    for name in names:
         model.set_experts_implementation(name)
         seconds = min(timed(lambda: forward(model, short))[0] for _ in range(2))
         tried[f"{name}, one batch of {TRIAL}"] = seconds
     quickest = min(tried.values())
-    for name in IMPLEMENTATIONS:
+    for name in names:
         if tried[f"{name}, one batch of {TRIAL}"] > 3 * quickest:
             continue
         model.set_experts_implementation(name)
@@ -187,7 +197,7 @@ def compare(checkpoint: Checkpoint, corpus: Corpus, rounds: int) -> dict[str, An
         },
         "ratio_cpu": statistics.median(cpu["calibrate"]) / statistics.median(cpu["forward"]),
         "rerouted": {
-            "sampled_tokens_at_most": 4096,
+            "sampled_tokens_at_most": REROUTE_TOKENS,
             "seconds": rerouted[0],
             "ratio_to_median_forward": rerouted[0] / statistics.median(wall["forward"]),
         },

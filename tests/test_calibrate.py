@@ -23,6 +23,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_rows
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
 from secateur.errors import CorpusError, NumericError
+from secateur.forward import batches
 from secateur.planning.criteria import Settings, score
 
 TINY = Callable[[str], Checkpoint]
@@ -345,12 +346,14 @@ def test_parts_of_a_corpus_merge_to_the_whole(tiny: TINY) -> None:
         assert merged.importance()[name][0] == pytest.approx(squares, rel=1e-4)
 
 
-def test_parts_that_are_whole_micro_batches_merge_to_the_same_bytes(
-    tiny: TINY, tmp_path: Path
+def test_parts_that_are_whole_groups_merge_to_the_same_bytes(
+    tiny: TINY, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Documents of 64 tokens, 8 to a micro-batch of 512, in the order of the rows.
+    monkeypatch.setattr(batches, "SMALLEST", 256)
+    monkeypatch.setattr(batches, "JOINED", 512)
+    # Documents of 64 tokens, 4 to a micro-batch, 8 to a group, in the order of the rows.
     whole = corpus([("code", f"{n:02d}", 64) for n in range(32)])
-    parts = parts_of(whole, [4, 12])  # two documents a row: 1, 2 and 1 micro-batches
+    parts = parts_of(whole, [4, 12])  # two documents a row: 1, 2 and 1 groups
     found = [calibrate(tiny("gemma4"), part, reroute_tokens=0) for part in parts]
     merged = merge(merge(found[2], found[0]), found[1])
     once = calibrate(tiny("gemma4"), whole, reroute_tokens=0)

@@ -16,7 +16,7 @@ from torch import nn
 
 from secateur.calibration.branch_error import most_tokens, read_norm
 from secateur.calibration.observe import (
-    BatchWatcher,
+    GroupWatcher,
     LayerSums,
     distinct_samples,
     hook_layer,
@@ -31,7 +31,7 @@ from secateur.checkpoint.inspection import inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
 from secateur.errors import CorpusError, FamilyError
-from secateur.forward.batches import MicroBatch, micro_batches
+from secateur.forward.batches import Group, micro_batches
 from secateur.forward.experts import is_experts
 from secateur.forward.skeleton import decoder_layers, path_of
 from secateur.forward.stream import ForwardPass
@@ -146,23 +146,22 @@ def _observe_layer(
     prefix = path_of(forward.model, decoder_layers(forward.model)[layer])
     path, experts = experts_of(module)
     number = int(getattr(experts, "num_experts", 0))
-    watchers: dict[int, BatchWatcher] = {}
+    watchers: dict[int, GroupWatcher] = {}
     seen: list[Seen] = []
 
-    def watch(batch: MicroBatch) -> BatchWatcher:
-        watchers[batch.index] = BatchWatcher(
-            batch, forward.counted(batch), number, drawn.get(batch.index)
-        )
-        return watchers[batch.index]
+    def watch(group: Group) -> GroupWatcher:
+        counted = [forward.counted(batch) for batch in group]
+        watchers[group[0].index] = GroupWatcher(group, counted, number, drawn)
+        return watchers[group[0].index]
 
-    def add(batch: MicroBatch) -> None:
-        watcher = watchers.pop(batch.index)
+    def add(group: Group) -> None:
+        watcher = watchers.pop(group[0].index)
         if experts is not None:
             _add_experts(sums, watcher, f"{prefix}.{path}", forward.family)
         if watcher.seen is not None:
             seen.append(watcher.seen)
         counted = int(watcher.counted.sum())
-        for name, squares in watcher.linears.items():
+        for name, squares in watcher.linears().items():
             sums.add_squares(name, squares[None], [counted])
 
     with hook_layer(module, prefix, forward.family, layer):
@@ -223,8 +222,8 @@ def _solve(
     }
 
 
-def _add_experts(sums: LayerSums, watcher: BatchWatcher, path: str, family: Family) -> None:
-    if watcher.scores is None:
+def _add_experts(sums: LayerSums, watcher: GroupWatcher, path: str, family: Family) -> None:
+    if watcher.unscored:
         raise FamilyError(
             f"the router of {path!r} was never called as {family.router.module!r}: "
             f"mend [router] in checkpoint/families/{family.name}.toml"

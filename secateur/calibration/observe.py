@@ -2,13 +2,14 @@
 
 The experts are watched through forward.experts; the inputs of dense linears, which no interface
 passes on, through one pre-hook each; the router's scores through one hook on the router. Per
-micro-batch everything is summed in a fixed order by one thread and then added exactly, so the
-result does not depend on workers, nor on how whole micro-batches are shared out.
+group of micro-batches everything is summed in a fixed order and then added exactly, so the
+result does not depend on workers, nor on how whole groups are shared out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 from secateur.calibration import exact
 from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Array
-from secateur.calibration.token_sample import Drawn, Seen, see
+from secateur.calibration.token_sample import Drawn, Seen, join_drawn, see
 from secateur.checkpoint.families import Family
 from secateur.corpus.rows import Corpus
 from secateur.errors import NumericError
-from secateur.forward.batches import MicroBatch
-from secateur.forward.experts import WATCHER, ExpertPairs, is_experts
+from secateur.forward.batches import Group
+from secateur.forward.experts import SEAT, ExpertPairs, is_experts
+from secateur.forward.meeting import MeetingSeat
 
 
 class Work(NamedTuple):
@@ -42,75 +44,98 @@ class Work(NamedTuple):
     reference: NDArray[np.float64]
 
 
-class BatchWatcher:
-    """Notes what the experts of one layer do on one micro-batch (T tokens, K choices, E experts).
+class GroupWatcher:
+    """Notes what the experts of one layer do on one group (T tokens, K choices, E experts).
 
     Not a sum yet: per pair of token and expert it keeps the output's norm and largest element,
-    and per expert the squared inputs. `LayerSums.add` turns them into sums.
+    and per expert the squared inputs. `LayerSums.add` turns them into sums. Threads write to
+    places of their own: a member's, or an expert's.
     """
 
     def __init__(
-        self, batch: MicroBatch, counted: Tensor, experts: int, drawn: Drawn | None
+        self,
+        group: Group,
+        counted: Sequence[Tensor],
+        experts: int,
+        drawn: Mapping[int, Drawn],
     ) -> None:
-        self.batch = batch
-        self.counted = counted.reshape(-1)
+        self.group = group
+        self.counted = torch.cat([part.reshape(-1) for part in counted])
         self.seen: Seen | None = None
-        self.scores: Tensor | None = None
         self.tokens = np.zeros(experts, np.int64)
         self.outer_squares = self.inner_squares = np.empty(0)
-        self.linears: dict[str, NDArray[np.float64]] = {}
-        self._runs = _runs(self.counted)
-        self._drawn = drawn
-        self._last: tuple[Tensor, NDArray[np.float64]] | None = None
-        self._experts = torch.empty(0)
-        self._places: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._squared_norms = self._squared_largest = torch.empty(0)
-        self._pairs = 0
+        self._runs = [_runs(part.reshape(-1)) for part in counted]
+        self._drawn = join_drawn(group, drawn)
+        self._linears: list[dict[str, NDArray[np.float64]]] = [{} for _ in group]
+        self._last: list[tuple[Tensor, NDArray[np.float64]] | None] = [None] * len(group)
+        self._scores: list[Tensor | None] = [None] * len(group)
+        self._all_scores = self._experts = torch.empty(0)
+        self._norms = self._largest = torch.empty(0)
+        self._token = self._slot = torch.empty(0, dtype=torch.int64)
+        self._gate = torch.empty(0)
+        self._lock = threading.Lock()
+
+    def scored(self, member: int, scores: Tensor) -> None:
+        """The router's scores [t, E] of one micro-batch."""
+        self._scores[member] = scores
 
     def chosen(self, hidden: Tensor, experts: Tensor, gates: Tensor) -> None:
+        scores = [part for part in self._scores if part is not None]
+        if len(scores) < len(self.group):
+            return  # `unscored` tells
+        self._all_scores = torch.cat(scores)
         self._experts = experts
-        self._squared_norms = torch.empty(experts.numel())
-        self._squared_largest = torch.empty(experts.numel())
-        sent = torch.zeros(len(hidden), len(self.tokens)).scatter_(1, experts, 1.0)
-        # Tokens that do not count may be NaN, and zero times NaN is NaN.
-        squares = hidden.square().masked_fill_(~self.counted.unsqueeze(-1), 0.0)
-        self.outer_squares = (sent.t() @ squares).double().numpy()
-        if self._drawn is not None and self.scores is not None:
-            self.seen = see(self._drawn, self.counted, hidden, self.scores, experts, gates.float())
+        pairs = int(self.counted.sum()) * experts.shape[-1]
+        self._norms, self._largest, self._gate = (torch.empty(pairs) for _ in range(3))
+        self._token, self._slot = (torch.empty(pairs, dtype=torch.int64) for _ in range(2))
+        self.outer_squares = np.zeros((len(self.tokens), hidden.shape[-1]))
+        if self._drawn is not None:
+            scores_of = self._all_scores, experts, gates.float()
+            self.seen = see(self._drawn, self.counted, hidden, *scores_of)
+
+    @property
+    def unscored(self) -> bool:
+        """True when the experts worked though the router was not seen."""
+        return any(part is None for part in self._scores)
 
     def pairs(self, pairs: ExpertPairs) -> None:
-        if self.inner_squares.size == 0:
-            self.inner_squares = np.zeros((len(self.tokens), pairs.inner.shape[-1]))
-        number = len(pairs.token)
-        here = slice(self._pairs, self._pairs + number)
-        squares = pairs.outputs.square()
-        torch.sum(squares, -1, out=self._squared_norms[here])
-        torch.amax(squares, -1, out=self._squared_largest[here])
-        self.inner_squares[pairs.expert] = _squares(pairs.inner.numpy(), [slice(None)])
-        self._places.append((pairs.token, pairs.slot, pairs.gate))
-        self.tokens[pairs.expert] = number
-        self._pairs += number
+        if self.unscored:
+            return
+        here = slice(pairs.first, pairs.first + len(pairs.token))
+        torch.linalg.vector_norm(pairs.outputs, dim=-1, out=self._norms[here])
+        least = torch.amin(pairs.outputs, -1).neg_()
+        torch.maximum(torch.amax(pairs.outputs, -1), least, out=self._largest[here])
+        self._token[here], self._slot[here], self._gate[here] = pairs.token, pairs.slot, pairs.gate
+        with self._lock:
+            if self.inner_squares.size == 0:
+                self.inner_squares = np.zeros((len(self.tokens), pairs.inner.shape[-1]))
+        self.outer_squares[pairs.expert] += _squares(pairs.inputs.numpy(), [slice(None)])
+        self.inner_squares[pairs.expert] += _squares(pairs.inner.numpy(), [slice(None)])
+        self.tokens[pairs.expert] += len(pairs.token)
 
-    def linear(self, path: str, inputs: Tensor) -> None:
+    def linear(self, member: int, path: str, inputs: Tensor) -> None:
         """Squared inputs of a dense linear; projections that share an input share the work."""
-        if self._last is None or self._last[0] is not inputs:
+        last = self._last[member]
+        if last is None or last[0] is not inputs:
             flat = inputs.reshape(-1, inputs.shape[-1]).float().numpy()
-            self._last = (inputs, _squares(flat, self._runs))
-        self.linears[path] = self._last[1]
+            last = self._last[member] = inputs, _squares(flat, self._runs[member])
+        self._linears[member][path] = last[1]
+
+    def linears(self) -> dict[str, NDArray[np.float64]]:
+        """{running name: squared inputs float64 [N]}, added in the order of the members."""
+        return {name: sum(part[name] for part in self._linears) for name in self._linears[0]}  # type: ignore[misc]
 
     def work(self) -> Work:
         """What the experts did, pair by pair."""
-        if not self._places:
+        if not len(self._token):
             return Work(*(np.zeros(0, np.int64),) * 2, *(np.zeros(0),) * 4)
-        token, slot, gate = (torch.cat(parts) for parts in zip(*self._places, strict=True))
-        assert self.scores is not None  # calibrate checks that the router was seen
-        reference = reference_gates(self.scores, self._experts)[token, slot]
+        reference = reference_gates(self._all_scores, self._experts)[self._token, self._slot]
         return Work(
-            token.numpy(),
+            self._token.numpy(),
             np.repeat(np.arange(len(self.tokens)), self.tokens),
-            gate.double().numpy(),
-            self._squared_norms[: self._pairs].sqrt().double().numpy(),
-            self._squared_largest[: self._pairs].sqrt().double().numpy(),
+            self._gate.double().numpy(),
+            self._norms.double().numpy(),
+            self._largest.double().numpy(),
             reference.double().numpy(),
         )
 
@@ -149,13 +174,13 @@ class LayerSums:
         self._squares: dict[str, exact.Limbs] = {}
         self._behind: dict[str, NDArray[np.int64]] = {}
 
-    def add(self, watcher: BatchWatcher) -> None:
-        """Add the experts' work on a micro-batch. Raises NumericError for NaN and infinity."""
+    def add(self, watcher: GroupWatcher) -> None:
+        """Add the experts' work on a group. Raises NumericError for NaN and infinity."""
         work = watcher.work()
         finite = np.isfinite(work.gate * work.norm)
         if not finite.all():
             raise self._bad_token(watcher, work, np.flatnonzero(~finite))
-        category, sample = self._owners(watcher.batch)
+        category, sample = self._owners(watcher.group)
         flat = category[work.token] * self._experts + work.expert
         size = self._tokens.size
         self._tokens += np.bincount(flat, minlength=size).reshape(self._tokens.shape)
@@ -191,17 +216,18 @@ class LayerSums:
             named[f"imatrix.{name}.tokens"] = self._behind[name]
         return named
 
-    def _owners(self, batch: MicroBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(category, sample) of every token of a micro-batch, filling included; int64 [T]."""
-        length = batch.input_ids.shape[1]
-        rows = [self._corpus.rows[line.row] for line in batch.lines]
+    def _owners(self, group: Group) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(category, sample) of every token of a group, filling included; int64 [T]."""
+        lengths = [batch.input_ids.shape[1] for batch in group for _ in batch.lines]
+        lines = [line for batch in group for line in batch.lines]
+        rows = [self._corpus.rows[line.row] for line in lines]
         categories = [self._categories[row.category] for row in rows]
-        samples = [row.samples[line.document] for row, line in zip(rows, batch.lines, strict=True)]
-        return np.repeat(categories, length), np.repeat(samples, length)
+        samples = [row.samples[line.document] for row, line in zip(rows, lines, strict=True)]
+        return np.repeat(categories, lengths), np.repeat(samples, lengths)
 
-    def _bad_token(self, watcher: BatchWatcher, work: Work, bad: NDArray[np.int64]) -> NumericError:
+    def _bad_token(self, watcher: GroupWatcher, work: Work, bad: NDArray[np.int64]) -> NumericError:
         first = bad[np.argmin(work.token[bad])]
-        sample = self._corpus.samples[int(self._owners(watcher.batch)[1][work.token[first]])]
+        sample = self._corpus.samples[int(self._owners(watcher.group)[1][work.token[first]])]
         return NumericError(
             f"layer {self._layer}, expert {work.expert[first]} gave NaN or infinity for a token of "
             f"sample {sample.sha256[:12]} ({sample.source}): mend the weights, or leave such "
@@ -222,20 +248,22 @@ def reference_gates(scores: Tensor, experts: Tensor) -> Tensor:
 def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> ExitStack:
     """Watch a loaded decoder layer; close the stack to stop.
 
-    Puts the router's scores and the linears' inputs into the thread's BatchWatcher.
+    Puts the router's scores and the linears' inputs into the group's GroupWatcher.
     """
     stack = ExitStack()
     router = family.fill(family.router.module, layer).removeprefix(prefix + ".")
     as_logits = torch.log if family.router.output == "probabilities" else (lambda scores: scores)
 
     def note_scores(_: nn.Module, __: Any, output: Any) -> None:
-        if isinstance(watcher := WATCHER.get(), BatchWatcher):
-            watcher.scores = as_logits(output[0].float())
+        watcher, member = _seat()
+        if watcher is not None:
+            watcher.scored(member, as_logits(output[0].float()))
 
     def note_inputs(name: str) -> Callable[[nn.Module, Any], None]:
         def note(_: nn.Module, arguments: Any) -> None:
-            if isinstance(watcher := WATCHER.get(), BatchWatcher):
-                watcher.linear(name, arguments[0])
+            watcher, member = _seat()
+            if watcher is not None:
+                watcher.linear(member, name, arguments[0])
 
         return note
 
@@ -246,6 +274,14 @@ def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> Ex
             handle = child.register_forward_pre_hook(note_inputs(f"{prefix}.{path}.weight"))
             stack.callback(handle.remove)
     return stack
+
+
+def _seat() -> tuple[GroupWatcher | None, int]:
+    """The watcher of the group that this thread's micro-batch belongs to, and its number there."""
+    seat = SEAT.get()
+    if isinstance(seat, MeetingSeat) and isinstance(seat.meeting.watcher, GroupWatcher):
+        return seat.meeting.watcher, seat.number
+    return None, 0
 
 
 def distinct_samples(corpus: Corpus) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:

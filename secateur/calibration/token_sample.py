@@ -15,18 +15,18 @@ from torch import Tensor
 
 from secateur.calibration.reroute import LayerSample
 from secateur.corpus.rows import Corpus
-from secateur.forward.batches import MicroBatch
+from secateur.forward.batches import Group, MicroBatch
 
 
 class Drawn(NamedTuple):
-    """The sampled tokens of one micro-batch: flattened positions int64 [n], category int64 [n]."""
+    """The sampled tokens of a micro-batch or group: flattened positions, categories; int64 [n]."""
 
     positions: Tensor
     categories: Tensor
 
 
 class Seen(NamedTuple):
-    """What the sampled tokens of one micro-batch brought to a layer; see LayerSample."""
+    """What the sampled tokens of one group brought to a layer; see LayerSample."""
 
     inputs: Tensor
     scores: Tensor
@@ -61,10 +61,21 @@ def draw(
     return drawn
 
 
+def join_drawn(group: Group, drawn: Mapping[int, Drawn]) -> Drawn | None:
+    """The sampled tokens of a group, as positions in all its tokens; None without any."""
+    start, positions, categories = 0, [], []
+    for batch in group:
+        if batch.index in drawn:
+            positions.append(drawn[batch.index].positions + start)
+            categories.append(drawn[batch.index].categories)
+        start += batch.input_ids.numel()
+    return Drawn(torch.cat(positions), torch.cat(categories)) if positions else None
+
+
 def see(
     drawn: Drawn, counted: Tensor, hidden: Tensor, scores: Tensor, experts: Tensor, gates: Tensor
 ) -> Seen:
-    """The sampled rows of a micro-batch [T, ...]; tokens that do not count are left out."""
+    """The sampled rows of a group [T, ...]; tokens that do not count are left out."""
     alive = counted[drawn.positions]
     positions = drawn.positions[alive]
     return Seen(
@@ -77,6 +88,6 @@ def see(
 
 
 def join(parts: Sequence[Seen]) -> LayerSample:
-    """The whole sample of a layer, in the order of the micro-batches."""
+    """The whole sample of a layer, in the order of the groups."""
     joined = Seen(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
     return LayerSample(*joined, weights=torch.ones(len(joined.categories)))

@@ -5,8 +5,11 @@ its group: causal attention then cannot reach another document or the filling, i
 without a mask. (Masks for packed rows are no alternative: transformers 5.23 makes none for
 gpt_oss, whose forward does not pass positions on, and documents attend to each other silently.)
 
-The grouping depends on the rows alone, never on threads or shards, so that every micro-batch
-gives the same bits wherever it runs.
+Micro-batches are small, because attention and norms are quickest in the cache; groups of them go
+through a layer's experts together (forward.meeting), where many tokens are quickest.
+
+Both depend on the rows alone, never on threads, so that every group gives the same bits wherever
+it runs.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-LARGEST = 2048
+LARGEST = 1024
 """Tokens of a micro-batch at most (unless one document is longer)."""
 SMALLEST = 512
 """Tokens below which splitting further costs more than it gives."""
 WANTED = 8
 """Micro-batches wanted at least, so that a few threads share the work evenly."""
+JOINED = 8192
+"""Tokens of a group at most (unless one micro-batch has more)."""
 
 
 class TokenRow(Protocol):
@@ -67,6 +72,24 @@ class MicroBatch:
     def positions(self) -> Tensor:
         """int64 [B, L]: the place of each token in its document."""
         return torch.arange(self.input_ids.shape[1]).expand(self.input_ids.shape)
+
+
+Group = tuple[MicroBatch, ...]
+"""Micro-batches that go through the experts together."""
+
+
+def groups(batches: Sequence[MicroBatch]) -> tuple[Group, ...]:
+    """Neighbouring micro-batches in groups of at most JOINED tokens, filling included."""
+    found: list[list[MicroBatch]] = []
+    room = 0
+    for batch in batches:
+        size = batch.input_ids.numel()
+        if not found or size > room:
+            found.append([])
+            room = JOINED
+        found[-1].append(batch)
+        room -= size
+    return tuple(map(tuple, found))
 
 
 def micro_batches(rows: Sequence[TokenRow]) -> tuple[MicroBatch, ...]:

@@ -7,11 +7,16 @@ one expert at a time, because a 16-bit product on a CPU without AMX is a hundred
 than a 32-bit one (design, 4.3). The sum over a token's experts runs in ascending expert order,
 which is the order of transformers' eager loop.
 
-Shapes: T tokens, K chosen experts per token, E experts, H hidden, I expert width.
+Several micro-batches may go through the experts together (forward.meeting): a product with 32
+rows runs at half the speed of one with 256, and each expert is widened once for all of them.
+
+Shapes: T tokens (of all micro-batches), K chosen experts per token, E experts, H hidden, I width.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -23,12 +28,29 @@ IMPLEMENTATION = "secateur"
 """The name under which the function is registered with transformers."""
 
 
+TILE = 512
+"""Tokens that go through an expert at once; fixed, so that the bits do not depend on workers."""
+
+
+class Part(NamedTuple):
+    """What one micro-batch brings to the experts of a layer."""
+
+    hidden: Tensor
+    """[t, H]"""
+    experts: Tensor
+    """int64 [t, K]"""
+    gates: Tensor
+    """[t, K]"""
+
+
 class ExpertPairs(NamedTuple):
-    """All tokens that one expert of one layer worked on, in one micro-batch (n of them)."""
+    """Tokens that one expert worked on: a tile of n of its pairs of token and expert."""
 
     expert: int
+    first: int
+    """place of the first pair among all pairs, which are in the order of (expert, token)"""
     token: Tensor
-    """int64 [n]: position in the flattened micro-batch, ascending."""
+    """int64 [n]: position in the flattened micro-batches, ascending."""
     slot: Tensor
     """int64 [n]: which of the token's K choices this expert was."""
     gate: Tensor
@@ -54,11 +76,19 @@ class Watcher(Protocol):
         """Called once per MoE layer: hidden [T, H], experts [T, K], gates [T, K]."""
 
     def pairs(self, pairs: ExpertPairs) -> None:
-        """Called once per expert that has work, in ascending order."""
+        """Called once per tile: the tiles of an expert in order, different experts in any order
+        and at the same time."""
 
 
-WATCHER: ContextVar[Watcher | None] = ContextVar("secateur_watcher", default=None)
-"""Who watches the experts in this thread; None runs them unobserved."""
+class Seat(Protocol):
+    """A micro-batch's place among those that go through the experts together."""
+
+    def share(self, module: nn.Module, part: Part) -> Tensor:
+        """The experts' output for this part, [t, H]; waits for the others."""
+
+
+SEAT: ContextVar[Seat | None] = ContextVar("secateur_seat", default=None)
+"""The seat of the micro-batch that this thread computes; None runs its experts alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,40 +134,93 @@ def run_expert(module: Any, weights: ExpertWeights, inputs: Tensor) -> tuple[Ten
     return inner, outputs
 
 
+class ExpertWork:
+    """The work of a layer's experts on some micro-batches; any number of threads may help.
+
+    Every expert is run by one thread, and what they give is added in their order: the result
+    does not depend on the threads. Peak memory: inputs and outputs of all tokens, and per thread
+    one expert in float32 and its outputs.
+    """
+
+    def __init__(self, module: Any, parts: Sequence[Part], watcher: Watcher | None) -> None:
+        self._module = module
+        self._watcher = watcher
+        number: int = self._module.num_experts
+        hidden, chosen, gates = (
+            torch.cat(column) if len(column) > 1 else column[0]
+            for column in zip(*parts, strict=True)
+        )
+        self._sizes = [len(part.hidden) for part in parts]
+        self._hidden = hidden.float()
+        self._total = torch.zeros_like(self._hidden)
+        slots = chosen.shape[-1]
+        if watcher is not None:
+            watcher.chosen(self._hidden, chosen, gates)
+            # Filling goes to an expert that does not exist, behind all others.
+            chosen = chosen.masked_fill(~watcher.counted.unsqueeze(-1), number)
+        chosen = chosen.reshape(-1)
+        order = torch.argsort(chosen, stable=True)
+        counts = torch.bincount(chosen, minlength=number).tolist()
+        self._token = torch.div(order, slots, rounding_mode="floor")
+        self._slot = order - self._token * slots
+        self._gates = gates.reshape(-1)[order].float()
+        self._runs: list[tuple[int, int, int]] = []
+        start = 0
+        for expert, count in enumerate(counts[:number]):
+            if count:
+                self._runs.append((expert, start, start + count))
+            start += count
+        self._lock = threading.Lock()
+        self._taken = self._added = 0
+        self._finished: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def help(self) -> None:
+        """Run experts that nobody has begun, until there are none."""
+        while True:
+            with self._lock:
+                number = self._taken
+                self._taken += 1
+            if number >= len(self._runs):
+                return
+            done = self._run(*self._runs[number])
+            with self._lock:
+                self._finished[number] = done
+                while self._added in self._finished:
+                    for rows, outputs in self._finished.pop(self._added):
+                        self._total.index_add_(0, rows, outputs)
+                    self._added += 1
+
+    def results(self) -> tuple[Tensor, ...]:
+        """The output of each part [t, H], once all experts are done."""
+        return torch.split(self._total, self._sizes)
+
+    def _run(self, expert: int, start: int, stop: int) -> list[tuple[Tensor, Tensor]]:
+        weights = expert_weights(self._module, expert)
+        done = []
+        for first in range(start, stop, TILE):
+            here = slice(first, min(first + TILE, stop))
+            rows, gate = self._token[here], self._gates[here]
+            inputs = self._hidden.index_select(0, rows)
+            inner, outputs = run_expert(self._module, weights, inputs)
+            if self._watcher is not None:
+                self._watcher.pairs(
+                    ExpertPairs(expert, first, rows, self._slot[here], gate, inputs, inner, outputs)
+                )
+            done.append((rows, outputs.mul_(gate.unsqueeze(-1))))
+        return done
+
+
 def observed_experts(
     self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
     """transformers' experts interface: hidden [T, H], index [T, K], weights [T, K] -> [T, H]."""
-    module: Any = self
-    watcher = WATCHER.get()
-    hidden = hidden_states.float()
-    slots = top_k_index.shape[-1]
-    if watcher is not None:
-        watcher.chosen(hidden, top_k_index, top_k_weights)
-    chosen = top_k_index
-    if watcher is not None:
-        # Filling goes to an expert that does not exist, behind all others.
-        chosen = chosen.masked_fill(~watcher.counted.unsqueeze(-1), module.num_experts)
-    chosen = chosen.reshape(-1)
-    order = torch.argsort(chosen, stable=True)
-    counts = torch.bincount(chosen, minlength=module.num_experts).tolist()[: module.num_experts]
-    token = torch.div(order, slots, rounding_mode="floor")
-    slot = order - token * slots
-    gates = top_k_weights.reshape(-1)[order].float()
-    total = torch.zeros_like(hidden)
-    start = 0
-    for expert, count in enumerate(counts):
-        if not count:
-            continue
-        end = start + count
-        rows, gate = token[start:end], gates[start:end]
-        inputs = hidden.index_select(0, rows)
-        inner, outputs = run_expert(module, expert_weights(module, expert), inputs)
-        if watcher is not None:
-            watcher.pairs(ExpertPairs(expert, rows, slot[start:end], gate, inputs, inner, outputs))
-        total.index_add_(0, rows, outputs.mul_(gate.unsqueeze(-1)))
-        start = end
-    return total.to(hidden_states.dtype)
+    part = Part(hidden_states, top_k_index, top_k_weights)
+    seat = SEAT.get()
+    if seat is not None:
+        return seat.share(self, part).to(hidden_states.dtype)
+    work = ExpertWork(self, [part], None)
+    work.help()
+    return work.results()[0].to(hidden_states.dtype)
 
 
 def register() -> None:

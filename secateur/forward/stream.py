@@ -2,28 +2,33 @@
 
 The model's own forward runs once per micro-batch with every decoder layer replaced by a recorder
 that keeps the call's arguments (masks, rotary tables, positions); then each layer is loaded,
-called with them on all micro-batches, and freed. Weights are read once. Peak memory: one layer,
-the hidden states (in a mapped file beyond `hidden_limit`), and one micro-batch per worker.
+called with them on all micro-batches, and freed. Weights are read once. The micro-batches of a
+group meet in the layer's experts (forward.meeting). Peak memory: one layer, the hidden states
+(in a mapped file beyond `hidden_limit`), one micro-batch per worker, and what a layer holds of
+the others of a group while it waits for them: some five times their hidden states.
 
-Each worker thread computes with a single torch thread, so a micro-batch gives the same bits
-whatever the number of workers.
+Every thread computes with a single torch thread, and groups do not depend on the workers, so the
+bits do not either.
 """
 
 from __future__ import annotations
 
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import NumericError
-from secateur.forward.batches import MicroBatch
-from secateur.forward.experts import WATCHER, Watcher
+from secateur.forward.batches import Group, MicroBatch, groups
+from secateur.forward.experts import Watcher
+from secateur.forward.meeting import Abandoned, Desks, Meeting
 from secateur.forward.skeleton import build_skeleton, decoder_layers, filled, layer_names, path_of
 from secateur.forward.weights import WeightSource
 
@@ -31,6 +36,8 @@ HIDDEN_LIMIT = 2 << 30
 """Bytes of hidden states kept in memory; more go to a mapped file."""
 CALLS_LIMIT = 256 << 20
 """Bytes of recorded masks kept; beyond it they are recorded again for each layer."""
+UNDERWAY = 2
+"""Groups begun at a time: at the end of one, desks that it leaves empty serve the next."""
 
 
 class LayerCall(NamedTuple):
@@ -38,6 +45,16 @@ class LayerCall(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+
+class _Step(NamedTuple):
+    """A group on its way through a layer."""
+
+    rank: int
+    group: Group
+    meeting: Meeting
+    done: list[Future[tuple[Tensor, Tensor]]]
+    """per micro-batch: its output, and which of its tokens are broken"""
 
 
 class _Recorder(nn.Module):
@@ -78,6 +95,7 @@ class ForwardPass:
     ) -> None:
         self.model = build_skeleton(source)
         self.batches = batches
+        self.groups = groups(batches)
         self.family = source.family
         self.config = source.config
         self.skipped = 0
@@ -94,9 +112,18 @@ class ForwardPass:
     def __enter__(self) -> ForwardPass:
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
-        self._pool = self._stack.enter_context(
-            ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
-        )
+        # In this thread too: a team of torch threads would spin on cores that the workers need.
+        torch.set_num_threads(1)
+
+        def pool(threads: int) -> ThreadPoolExecutor:
+            return self._stack.enter_context(
+                ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+            )
+
+        self._pool = pool(self.workers)
+        # A thread for every micro-batch that may wait for others; desks limit who computes.
+        self._members = pool(UNDERWAY * max(map(len, self.groups), default=1))
+        self._desks = Desks(self.workers)
         self._stack.enter_context(filled(self.model, self._outside(), self._source))
         self._hidden = self._embed()
         self._record()
@@ -106,6 +133,7 @@ class ForwardPass:
         if kind is not None:
             # Else the pool would finish every queued micro-batch before it lets the error out.
             self._pool.shutdown(cancel_futures=True)
+            self._members.shutdown(cancel_futures=True)
         self._hidden = []
         self._calls = []
         self._stack.close()
@@ -129,47 +157,83 @@ class ForwardPass:
         self,
         module: nn.Module,
         layer: int,
-        watch: Callable[[MicroBatch], Watcher | None] = lambda _: None,
-        done: Callable[[MicroBatch], None] = lambda _: None,
+        watch: Callable[[Group], Watcher | None] = lambda _: None,
+        done: Callable[[Group], None] = lambda _: None,
     ) -> None:
         """Push all micro-batches through a loaded layer.
 
-        `watch` gives each micro-batch its watcher (called in the worker's thread); `done` is
-        called in this thread, in the order of the micro-batches. When a token that counts
-        becomes NaN or infinite: NumericError, or with `skip_bad` it stops counting, and the
-        micro-batch is done again without it (with a new watcher).
+        `watch` gives each group its watcher; `done` is called when the group is through; both in
+        this thread, in the order of the groups. When a token that counts becomes NaN or
+        infinite: NumericError, or with `skip_bad` it stops counting, and its group is done again
+        without it (with a new watcher).
         """
-
-        def step(batch: MicroBatch) -> tuple[MicroBatch, Tensor]:
-            output = self._output(module, batch, layer, watch(batch))
-            broken = ~torch.isfinite(output.sum(-1))
-            bad = broken & self._counted[batch.index]
-            if self.skip_bad and bool(bad.any()):
-                self._counted[batch.index] &= ~bad
-                output = self._output(module, batch, layer, watch(batch))
-                output = output.masked_fill(broken.unsqueeze(-1), 0.0)
-            self._hidden[batch.index].copy_(output)
-            return batch, bad
-
-        for batch, bad in self._pool.map(step, self.batches):
-            done(batch)
-            if not bool(bad.any()):
-                continue
-            if not self.skip_bad:
-                raise _bad_token(batch, layer, bad)
-            self.skipped += int(bad.sum())
-
-    def _output(
-        self, module: nn.Module, batch: MicroBatch, layer: int, watcher: Watcher | None
-    ) -> Tensor:
-        token = WATCHER.set(watcher)
+        left = iter(enumerate(self.groups))
+        underway: deque[_Step] = deque()
         try:
-            with torch.inference_mode():
+            while True:
+                for rank, group in islice(left, UNDERWAY - len(underway)):
+                    underway.append(self._begin(module, layer, rank, group, watch))
+                if not underway:
+                    return
+                self._end(underway[0], module, layer, watch, done)
+                underway.popleft()
+        except BaseException as error:
+            for step in underway:
+                step.meeting.break_up(error)
+            raise
+
+    def _begin(
+        self,
+        module: nn.Module,
+        layer: int,
+        rank: int,
+        group: Group,
+        watch: Callable[[Group], Watcher | None],
+    ) -> _Step:
+        meeting = Meeting(rank, len(group), self._desks, watch(group))
+
+        def work(number: int, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+            with meeting.seated(number), torch.inference_mode():
                 call = self._call(batch, layer)
                 output = module(self._hidden[batch.index], *call.args, **call.kwargs)
-        finally:
-            WATCHER.reset(token)
-        return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
+                output = output[0] if isinstance(output, tuple) else output
+                broken = ~torch.isfinite(output.sum(-1))
+                if not self.skip_bad:
+                    # Nothing will be done again: no need to hold the old states and the new.
+                    self._hidden[batch.index].copy_(output)
+                    output = self._hidden[batch.index]
+            return output, broken
+
+        done = [self._members.submit(work, *entry) for entry in enumerate(group)]
+        return _Step(rank, group, meeting, done)
+
+    def _end(
+        self,
+        step: _Step,
+        module: nn.Module,
+        layer: int,
+        watch: Callable[[Group], Watcher | None],
+        done: Callable[[Group], None],
+    ) -> None:
+        """Wait for a group, tell `done`, and see to tokens that became NaN or infinite."""
+        results = _results(step)
+        bad = [
+            broken & self._counted[batch.index]
+            for batch, (_, broken) in zip(step.group, results, strict=True)
+        ]
+        if self.skip_bad:
+            found = [broken for _, broken in results]
+            if any(bool(one.any()) for one in bad):
+                for batch, one in zip(step.group, bad, strict=True):
+                    self._counted[batch.index] &= ~one
+                    self.skipped += int(one.sum())
+                results = _results(self._begin(module, layer, step.rank, step.group, watch))
+            for batch, (output, _), broken in zip(step.group, results, found, strict=True):
+                self._hidden[batch.index].copy_(output.masked_fill(broken.unsqueeze(-1), 0.0))
+        done(step.group)
+        for batch, one in zip(step.group, bad, strict=True):
+            if not self.skip_bad and bool(one.any()):
+                raise _bad_token(batch, layer, one)
 
     def logits(self, batch: MicroBatch, where: Tensor) -> Tensor:
         """float32 [n, V]: logits at the flattened positions `where` (int64 [n]) of a micro-batch.
@@ -262,6 +326,16 @@ class ForwardPass:
                 use_cache=False,
             )
         return calls
+
+
+def _results(step: _Step) -> list[tuple[Tensor, Tensor]]:
+    try:
+        return [future.result() for future in step.done]
+    except BaseException as error:
+        step.meeting.break_up(error)
+        # Who waited for another member that failed knows the reason.
+        reason = error.__cause__ if isinstance(error, Abandoned) else error
+        raise reason or error from None
 
 
 def _bad_token(batch: MicroBatch, layer: int, bad: Tensor) -> NumericError:
