@@ -13,7 +13,7 @@ from secateur.audit.quantity import Quantity, quantities
 
 _SUM = re.compile(
     r"(?<![\d.,/])(\d[\d,]*)(?![\d.%])([^+=\d|]{0,60})\+\s*(\d[\d,]*)(?![\d.%])([^+=|]{0,40}?)"
-    r"=\s*(\d[\d,]*)(?![\d.%])"
+    r"=\s*(\d[\d,]*)(?!\d|\.\d|%)"
 )
 _PRODUCT = re.compile(
     r"(?<![\d.,/])(\d[\d,]*)\s*[A-Za-z]*\s*x\s*(\d[\d,]*)\s*[A-Za-z]*\s*=\s*(\d[\d,]*)(?!\.\d)"

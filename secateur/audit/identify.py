@@ -84,6 +84,12 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
     first = headers[0]
     whole = _joined(headers)
     metadata = whole.metadata
+    if "general.architecture" not in metadata:
+        kind = metadata["general.type"].value if "general.type" in metadata else "nothing of a kind"
+        raise FormatError(
+            f"{first.source}: holds {kind} and no model: it has no general.architecture (of a "
+            "split file name the first part; of an imatrix see `secateur imatrix --help`)"
+        )
     parts = (_number(metadata, "split.count") or 1, len(headers))
     shape = shape_of_file(whole) if whole.tensors else None
     infos = tuple(whole.tensors.values())
@@ -109,9 +115,7 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
     return Identity(
         source=first.source,
         name=first.name,
-        architecture=str(metadata["general.architecture"].value)
-        if "general.architecture" in metadata
-        else "?",
+        architecture=str(metadata["general.architecture"].value),
         family=family.title if family else None,
         experts=shape.experts if shape else 0,
         top_k=shape.top_k if shape else 0,
@@ -179,6 +183,8 @@ def _reproduce(
     exact: list[Made] = []
     nearest: tuple[int, Made] | None = None
     for way in _ways(shape, infos, has_imatrix, declared):
+        if exact and way.request.ftype != exact[0].way.request.ftype:
+            break  # The likeliest explanation is enough; only its own variants are also told.
         try:
             made = make(shape, shape.experts, way)
         except PlanError:

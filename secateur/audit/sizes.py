@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from secateur.audit.card import Line, Row
 from secateur.audit.finding import Finding
@@ -17,8 +18,8 @@ from secateur.formats.types import TYPES
 from secateur.planning.llama_mixes import FILE_TYPES
 from secateur.planning.recipe import LARGE
 
-SLACK = 2e6
-"""Bytes by which a file may differ with its metadata: another template, name or imatrix path."""
+HEADER_SLACK = 0.03
+"""By how much a header may differ from ours: another template, name or imatrix path."""
 
 _FILE = re.compile(r"[\w.+-]+\.gguf\b", re.IGNORECASE)
 _NAMED = re.compile(r"\b(B?F16)\W*$", re.IGNORECASE)
@@ -54,7 +55,7 @@ def judge(said: Quantity, readings: Iterable[Reading]) -> tuple[str, str, str]:
     for unit, verdict in ((said.unit, "holds"), (other_unit(said.unit), "other unit")):
         scale = bytes_in(unit)
         for reading in readings:
-            if said.fits(reading.low / scale, reading.high / scale, SLACK / scale):
+            if said.fits(reading.low / scale, reading.high / scale):
                 must = f"{(reading.low + reading.high) / 2 / scale:.2f} {unit}"
                 return verdict, must, reading.what
     best = readings[0]
@@ -107,33 +108,33 @@ def made_of(subject: Subject, ways: Iterable[Way], experts: int) -> list[Made]:
 
 def readings_of(made: Iterable[Made]) -> list[Reading]:
     """A file as a whole, and its tensors alone as llama-quantize prints them."""
-    made = list(made)
-    whole = [Reading(m.way.sentence(), m.size.low, m.size.high) for m in made]
-    data = [Reading(f"{m.way.sentence()}, tensors alone", m.data, m.data) for m in made]
+    whole, data = [], []
+    for one in made:
+        words = one.way.sentence()
+        slack = HEADER_SLACK * (one.size.low - one.data)
+        whole.append(Reading(words, one.size.low - slack, one.size.high + slack))
+        data.append(Reading(f"{words}, tensors alone", one.data, one.data))
     return whole + data
 
 
-def reproducing(subject: Subject, said: Quantity, experts: int) -> list[Made]:
-    """The ways of every file type and recipe that make just this size, in either unit."""
+def reproducing(subject: Subject, said: Quantity, experts: int) -> Made | None:
+    """The likeliest way of a file type or recipe that makes just this size, in either unit."""
     names = (*FILE_TYPES, *LARGE, *(recipe.name for recipe in gguf_recipes()))
-    every = [made for name in names for made in ways_sizes(subject, name, experts)]
-    every += with_ends(subject, "Q8_0", experts)
-    return [made for made in every if judge(said, readings_of([made]))[0] != "wrong"]
+    every = chain(
+        chain.from_iterable(ways_sizes(subject, name, experts) for name in names),
+        with_ends(subject, "Q8_0", experts),
+    )
+    return next((made for made in every if judge(said, readings_of([made]))[0] != "wrong"), None)
 
 
-def with_ends(subject: Subject, ends: str, experts: int) -> list[Made]:
+def with_ends(subject: Subject, ends: str, experts: int) -> Iterator[Made]:
     """Every file type with another type of embedding and output."""
-    key = f"with ends {ends}"
-    if (key, experts) not in subject.memo:
-        ways = [
-            way
-            for name, row in FILE_TYPES.items()
-            if TYPES[row.default].quantized
-            for way in stock_ways(name, (ends,), (ends,))
-        ]
-        subject.memo[key, experts] = made_of(subject, ways, experts)
-    found: list[Made] = subject.memo[key, experts]
-    return found
+    for name, row in FILE_TYPES.items():
+        key = f"{name} with ends {ends}"
+        if (key, experts) not in subject.memo:
+            ways = stock_ways(name, (ends,), (ends,)) if TYPES[row.default].quantized else ()
+            subject.memo[key, experts] = made_of(subject, ways, experts)
+        yield from subject.memo[key, experts]
 
 
 def size_findings(subject: Subject) -> Iterator[Finding]:
@@ -166,9 +167,9 @@ def _file(subject: Subject, row: FileRow) -> Finding:
     verdict, must, what = judge(row.size, readings_of(made))
     reason = what
     if verdict == "wrong":
-        others = reproducing(subject, row.size, subject.experts)
-        if others:
-            reason = f"{what}; the size is that of {others[0].way.sentence()}"
+        other = reproducing(subject, row.size, subject.experts)
+        if other is not None:
+            reason = f"{what}; the size is that of {other.way.sentence()}"
         else:
             low, high = subject.parameters(subject.experts)
             bits = made[0].data * 8 / subject.shape.parameters(subject.experts)

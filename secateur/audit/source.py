@@ -128,8 +128,7 @@ def _on_hub(source: str, revision: str | None) -> Header:
             f"{source}: not in the hub's cache, and HF_HUB_OFFLINE forbids to ask: download it "
             "first, or unset HF_HUB_OFFLINE"
         )
-    endpoint = constants.ENDPOINT
-    url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
+    url = hf_hub_url(repository, file, revision=revision)
     token = get_token()
     return _remote(source, url, {"authorization": f"Bearer {token}"} if token else {})
 

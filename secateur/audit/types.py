@@ -12,7 +12,6 @@ from secateur.audit.finding import Finding, Verdict
 from secateur.audit.making import Made, Way, make, stock_ways
 from secateur.audit.quantity import bytes_in, size_words
 from secateur.audit.sizes import (
-    SLACK,
     FileRow,
     file_rows,
     judge,
@@ -78,8 +77,7 @@ def _real(subject: Subject) -> Made | None:
         return subject.file
     if not subject.anchors:
         return None
-    found = reproducing(subject, subject.anchors[0], subject.experts)
-    return found[0] if found else None
+    return reproducing(subject, subject.anchors[0], subject.experts)
 
 
 def stem_of(name: str) -> str:
@@ -91,17 +89,31 @@ def stem_of(name: str) -> str:
 def _statements(subject: Subject) -> Iterator[Statement]:
     known = {stem_of(info.name) for info in subject.shape.tensors} - {""}
     for line in subject.card.lines:
-        types = tuple(
-            dict.fromkeys(kind for pair in _ONE.findall(line.text) for kind in _from(*pair))
-        )
-        stems: list[str] = []
-        for token in _NAMES.findall(line.text):
-            first, *more = token.split("/")
-            prefix = first[: first.rindex("_") + 1]
-            stems += [name for name in (first, *(prefix + m for m in more)) if name in known]
-        if types and stems:
-            some = _SOME.search(line.text) is not None
-            yield Statement(line, tuple(dict.fromkeys(stems)), types, some)
+        # In the order of the line, a run of names goes with the next run of types, or they with it.
+        runs: list[tuple[bool, list[str]]] = []
+        for is_type, words in _tokens(line.text, known):
+            if runs and runs[-1][0] == is_type:
+                runs[-1][1].extend(words)
+            else:
+                runs.append((is_type, words))
+        some = _SOME.search(line.text) is not None
+        for (first, one), (_, other) in zip(runs[::2], runs[1::2], strict=False):
+            types, stems = (one, other) if first else (other, one)
+            yield Statement(line, tuple(dict.fromkeys(stems)), tuple(dict.fromkeys(types)), some)
+
+
+def _tokens(text: str, known: set[str]) -> list[tuple[bool, list[str]]]:
+    """(is a type, the types or the tensors' names) of every word that is one, in order."""
+    found: list[tuple[int, bool, list[str]]] = []
+    for match in _ONE.finditer(text):
+        found.append((match.start(), True, _from(match[1], match[2] or "")))
+    for match in _NAMES.finditer(text):
+        first, *more = match[0].split("/")
+        prefix = first[: first.rindex("_") + 1]
+        stems = [name for name in (first, *(prefix + m for m in more)) if name in known]
+        if stems:
+            found.append((match.start(), False, stems))
+    return [(is_type, words) for _, is_type, words in sorted(found)]
 
 
 def _from(first: str, last: str) -> list[str]:
@@ -151,7 +163,7 @@ def _by_name(
             reasons += _stem_reasons(subject, statement, stem, real)
         if most is not None and _largest(subject, statements) in statement.stems:
             size = subject.anchors[0]
-            if size.value * bytes_in(size.unit) > most + SLACK:
+            if (size.value - size.half) * bytes_in(size.unit) > most:
                 reasons.append(
                     f"all types stated make at most {size_words(most)}, the card gives {size.said}"
                 )
@@ -270,9 +282,9 @@ def _ends(subject: Subject, row: FileRow) -> Iterator[Finding]:
     made = made_of(subject, stock_ways(found[1].upper(), ends, ends), subject.experts)
     verdict, must, what = judge(row.size, readings_of(made))
     if verdict == "wrong":
-        others = reproducing(subject, row.size, subject.experts)
-        if others:
-            what += f"; the size is that of {others[0].way.sentence()}"
+        other = reproducing(subject, row.size, subject.experts)
+        if other is not None:
+            what += f"; the size is that of {other.way.sentence()}"
     said = f"{row.file} {row.size.said}: {found[0]}"
     yield Finding("recipe", said, verdict, must, what, row.line)  # type: ignore[arg-type]
 
@@ -301,7 +313,7 @@ def _tiers(subject: Subject, row: FileRow) -> Iterator[Finding]:
     # A size that only fits in GiB is one: that is what the card means by its unit.
     scale = 2**30 / 1e9 if meant and meant[0] == "other unit" and row.size.unit == "GB" else 1.0
     nbytes = row.size.value * unit * scale
-    slack = row.size.half * unit * scale + SLACK
+    slack = row.size.half * unit * scale
     if nbytes > most.size.high + slack:
         reason = (
             "so much at most, with the first type in the layers called important and the second"
