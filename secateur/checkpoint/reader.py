@@ -109,7 +109,7 @@ class Checkpoint:
             )
 
     def read(self, name: str) -> NamedTensor:
-        """One tensor, read into memory of its own. Peak memory: that tensor."""
+        """One tensor, as `read_tensor` gives it. Peak memory: that tensor."""
         self.need_weights(f"reading tensor {name!r}")
         return read_tensor(self.specs[name])
 
@@ -227,9 +227,20 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 
 def read_tensor(spec: TensorSpec) -> NamedTensor:
-    """One tensor, read into memory of its own. Peak memory: that tensor."""
+    """One tensor, as a private view of its file: the pages are read when they are used.
+
+    Writing into it changes memory only, never the file. A tensor that is not aligned in its file
+    is read into memory of its own. Raises CheckpointError when the file has become too short.
+    """
     storage = STORAGE[spec.dtype]
-    array = np.fromfile(spec.path, dtype=storage, count=spec.elements, offset=spec.offset)
+    try:
+        if spec.offset % storage.itemsize or not spec.elements:
+            array = np.fromfile(spec.path, storage, spec.elements, offset=spec.offset)
+        else:
+            mapped = np.memmap(spec.path, storage, "c", spec.offset, (spec.elements,))
+            array = mapped.view(np.ndarray)
+    except ValueError:
+        array = np.empty(0, storage)
     if array.size != spec.elements:
         raise CheckpointError(
             f"shard {spec.path} ends inside tensor {spec.name!r}: download it again"

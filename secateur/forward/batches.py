@@ -29,7 +29,7 @@ SMALLEST = 512
 """Tokens below which splitting further costs more than it gives."""
 WANTED = 8
 """Micro-batches wanted at least, so that a few threads share the work evenly."""
-JOINED = 8192
+JOINED = 4096
 """Tokens of a group at most (unless one micro-batch has more)."""
 
 

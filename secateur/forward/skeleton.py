@@ -17,9 +17,6 @@ from secateur.errors import FamilyError
 from secateur.forward.experts import IMPLEMENTATION, is_experts, register
 from secateur.forward.weights import WeightSource
 
-WIDE_LIMIT = 512 << 20
-"""Bytes of float32 up to which a stack of experts is widened once, not for each micro-batch."""
-
 
 def build_skeleton(source: WeightSource) -> Any:
     """The text model of a source as a transformers causal LM with all parameters on meta.
@@ -63,9 +60,9 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 def filled(model: Any, names: dict[str, str], source: WeightSource) -> Iterator[None]:
     """Give parameters and persistent buffers their values, and take them away again.
 
-    `names` maps a dotted path inside `model` to the source's running name. Stacks of
-    experts larger than WIDE_LIMIT keep their 16-bit type (they are widened one at a time); all
-    else becomes float32.
+    `names` maps a dotted path inside `model` to the source's running name. Stacks of experts keep
+    their type, and may lie in the file (forward.experts widens one at a time); all else becomes
+    float32.
     Peak memory: those tensors.
     """
     shells: list[tuple[nn.Module, str, Any]] = []
@@ -74,7 +71,7 @@ def filled(model: Any, names: dict[str, str], source: WeightSource) -> Iterator[
             owner_path, _, leaf = path.rpartition(".")
             owner = model.get_submodule(owner_path)
             value = source.tensor(running)
-            if not is_experts(owner) or 4 * value.numel() <= WIDE_LIMIT:
+            if not is_experts(owner):
                 value = value.float()
             shells.append((owner, leaf, _place(owner, leaf, value, running)))
         yield
