@@ -423,6 +423,23 @@ def test_skipped_tokens_are_counted_and_leave_no_trace(broken: Checkpoint, tiny:
     assert all(np.isfinite(found.sum(layer, "norm")).all() for layer in found.layers)
 
 
+def test_a_broken_expert_is_the_first_to_go(tmp_path: Path) -> None:
+    folder = save_tiny("gemma4", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(n for n in tensors if "layers.1." in n and "down_proj" in n and "experts" in n)
+    tensors[name][3] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(NumericError, match="--on-nan skip"):
+        calibrate(checkpoint, corpus())
+    found = calibrate(checkpoint, corpus(), skip_bad=True)
+    for aim in ("pooled", "worst"):
+        scores = found.arrays[f"layer.1.rerouted.{aim}.scores"]
+        assert np.isfinite(scores).all()
+        assert scores.argmin() == 3
+        assert found.arrays[f"layer.1.rerouted.{aim}.pooled"][-2] < 1e-12
+
+
 def test_nan_in_attention_is_refused_or_skipped(tmp_path: Path) -> None:
     folder = save_tiny("gemma4", tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")

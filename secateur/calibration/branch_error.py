@@ -153,9 +153,13 @@ def branch_error(
     inputs: Tensor,
     prepared: tuple[Routing, Scored],
     workers: int,
+    *,
+    skip_bad: bool = False,
 ) -> BranchError:
     """Run each token's first R experts on inputs float32 [S, H] and keep the Gram matrices.
 
+    An expert that gives NaN or infinity raises NumericError, or with `skip_bad` stands for nobody
+    on that token: it adds nothing.
     Peak memory: 4 S R^2 bytes (8 with a norm; see `most_tokens`), OUTPUTS_LIMIT, and one expert
     in float32 per worker. The result does not depend on the number of workers.
     """
@@ -168,7 +172,7 @@ def branch_error(
         with ThreadPoolExecutor(
             max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
-            for start, outputs in _outputs(experts, inputs, scores.ranks, ranks, pool):
+            for start, outputs in _outputs(experts, inputs, scores.ranks, ranks, pool, skip_bad):
 
                 def work(first: int, start: int = start, outputs: Tensor = outputs) -> None:
                     some = outputs[first : first + _GRAM_TOKENS]
@@ -190,6 +194,7 @@ def _outputs(
     ranks: NDArray[np.int16],
     count: int,
     pool: ThreadPoolExecutor,
+    skip_bad: bool,
 ) -> Iterator[tuple[int, Tensor]]:
     """(first token, outputs float32 [T, R, H] by rank) for chunks of the tokens."""
     hidden = inputs.shape[-1]
@@ -207,7 +212,10 @@ def _outputs(
             if len(token):
                 with torch.inference_mode():
                     weights = expert_weights(experts, expert)
-                    outputs[token, rank[token]] = run_expert(experts, weights, some[token])[1]
+                    given = run_expert(experts, weights, some[token])[1]
+                    if skip_bad:
+                        given = given.masked_fill(~torch.isfinite(given.sum(-1, True)), 0.0)
+                    outputs[token, rank[token]] = given
 
         list(pool.map(work, range(ranks.shape[-1])))
         yield start, outputs
@@ -244,8 +252,8 @@ def _against_original(
     if not np.isfinite(along).all():
         token = int(np.flatnonzero(~np.isfinite(along).all(-1))[0])
         raise NumericError(
-            f"the experts' outputs for sampled token {token} hold NaN or infinity: "
-            "the checkpoint's expert weights are damaged"
+            f"the experts' outputs for sampled token {token} hold NaN or infinity: mend the "
+            "weights, or leave them out with --on-nan skip"
         )
     eps = None if norm is None else norm.eps
     return BranchError(plain, weighted, along, raw, strength, energy, routing, scores, hidden, eps)

@@ -214,6 +214,7 @@ def _solve(
         sample,
         categories=categories,
         workers=forward.workers,
+        skip_bad=forward.skip_bad,
     )
     return {
         f"layer.{layer}.rerouted.{aim}.{what}": getattr(removal, what)

@@ -104,15 +104,19 @@ def solve_layer(
     *,
     categories: int,
     workers: int,
+    skip_bad: bool = False,
 ) -> dict[Aim, Removal]:
     """The removals of one layer for both aims, from its experts and a sample of its tokens.
 
-    `norm` is the RMSNorm behind the branch (`read_norm`). Raises NumericError when the routing
-    does not reproduce the sample's experts and gates. Memory and cost: `branch_error`, `cost`.
+    `norm` is the RMSNorm behind the branch (`read_norm`), `skip_bad` is branch_error's. Raises
+    NumericError when the routing does not reproduce the sample's experts and gates. Memory and
+    cost: `branch_error`, `cost`.
     """
     chosen = sample.experts.numpy()
     prepared = scored(routing, sample.scores.numpy(), chosen, sample.gates.numpy())
-    error = branch_error(experts, norm, sample.inputs, (routing, prepared), workers)
+    error = branch_error(
+        experts, norm, sample.inputs, (routing, prepared), workers, skip_bad=skip_bad
+    )
     search = Search(error, sample.categories.numpy(), balanced(sample), categories)
     return {"pooled": search.remove("pooled"), "worst": search.remove("worst")}
 
