@@ -6,7 +6,7 @@ and without waiting for the disk (fsync), from a warm page cache and from a cold
 medians and of the best runs are given. On a machine that others use, give the shell a session
 and a priority of its own first: `setsid`, `echo -15 > /proc/self/autogroup`.
 
-    python benchmarks/pruning.py FOLDER [--layers 2] [--rounds 5]
+    python benchmarks/pruning.py [FOLDER] [--layers 2] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from secateur.checkpoint.writer import Layout, lay_out, write_shards
 from secateur.planning.experts import select_experts
 
 HIDDEN, EXPERTS, KEPT, WIDTH, DENSE, VOCAB = 2816, 128, 90, 704, 2112, 262_144
+REAL = Path(__file__).parent / "data/gemma-4-26b-a4b-it.json"
 BLOCK = 64 << 20
 SHARD_LIMIT = 1_000_000_000
 """Bytes: several shards, as the whole model has, though it is cut down."""
@@ -223,8 +224,11 @@ def machine() -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where to work: needs 15 GB, made and removed")
-    parser.add_argument("--config", type=Path, required=True, help="Gemma 4 26B-A4B's config.json")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("out/pruning"),
+        help="where to work: needs 15 GB, made and removed (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--config", type=Path, default=REAL, help="Gemma 4 26B-A4B's config.json")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
