@@ -163,7 +163,7 @@ def test_the_expert_count_is_the_files_own(tiny: Tiny, tmp_path: Path) -> None:
         ({"gemma4.expert_used_count": Value("u32", 3)}, "expert_used_count is 3, but .* says 2"),
         ({"gemma4.rope.freq_base": Value("f32", 7.0)}, r"freq_base is 7\.0, but the original's"),
         ({"gemma4.attention.head_count_kv": Value("i32", (2, 2))}, "head_count_kv is"),
-        ({"split.count": Value("u16", 2)}, "one of 2 parts: merge them first"),
+        ({"split.count": Value("u16", 2)}, "is part 1 of 2, which must be in its name"),
     ],
 )
 def test_a_file_of_another_model_is_refused(

@@ -13,7 +13,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import FormatError
 from secateur.formats.gguf import Value
 from secateur.formats.gguf_names import file_name, label_of, without_part
-from secateur.formats.gguf_origin import origin_metadata
+from secateur.formats.gguf_origin import PLAN_SHA256, origin_metadata
 from secateur.formats.gguf_reader import read_gguf
 from secateur.formats.gguf_split import size_of
 from secateur.formats.gguf_writer import GgufWriter, TensorChunk
@@ -124,7 +124,8 @@ def test_parts_hold_the_whole_and_say_so(gemmule: Checkpoint, alone: Path, tmp_p
         assert sum(info.nbytes for info in part.tensors.values()) <= 2_000_000
         for name in part.tensors:
             np.testing.assert_array_equal(part.data(name), whole.data(name))
-    assert set(parts[0].metadata) - set(parts[1].metadata) == set(whole.metadata)
+    assert set(parts[0].metadata) - set(parts[1].metadata) == set(whole.metadata) - {PLAN_SHA256}
+    assert parts[1].value(PLAN_SHA256) == parts[0].value(PLAN_SHA256)
     with pytest.raises(FormatError, match="allow larger files"):
         _ = form_of(gemmule, "Q8_0", split=1000).parts
 

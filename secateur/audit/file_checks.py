@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from secateur.audit.finding import Finding
-from secateur.audit.names import SHARD, experts_named, quant_label
+from secateur.audit.names import experts_named, quant_label
 from secateur.audit.shape import Shape
 from secateur.audit.source import Header
 from secateur.formats.gguf import Metadata
 from secateur.formats.gguf_reader import GgufFile
+from secateur.formats.gguf_split import PartName, part_name
 from secateur.planning.llama_mixes import FILE_TYPES
 from secateur.planning.recipe import LARGE
 
@@ -113,9 +114,9 @@ def name_findings(
             f"{shape.architecture}.expert_count",
         )  # fmt: skip
     count = number(metadata, "split.count") or 1
-    if count > 1 and not SHARD.search(name):
+    if count > 1 and part_name(name) is None:
         yield Finding(
-            "file name", name, "wrong", f"NAME-00001-of-{count:05d}.gguf",
+            "file name", name, "wrong", PartName("NAME", 1, count).file,
             f"it is one of {count} parts, and llama.cpp finds the others by their names",
         )  # fmt: skip
 

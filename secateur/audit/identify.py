@@ -25,7 +25,7 @@ from secateur.audit.source import Header
 from secateur.audit.template import template_findings
 from secateur.errors import FormatError, PlanError
 from secateur.formats.gguf import TensorInfo
-from secateur.formats.gguf_reader import GgufFile
+from secateur.formats.gguf_split import joined
 from secateur.planning.llama_mixes import FILE_TYPES, category_of
 from secateur.planning.llama_types import TypeChoice, TypeRequest
 from secateur.planning.recipe import LARGE
@@ -75,7 +75,7 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
     not describe a model.
     """
     first = headers[0]
-    whole = _joined(headers)
+    whole = joined([header.gguf for header in headers])
     metadata = whole.metadata
     if "general.architecture" not in metadata:
         kind = metadata["general.type"].value if "general.type" in metadata else "nothing of a kind"
@@ -130,17 +130,6 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
         parts=parts,
         findings=sorted_findings(findings),
     )
-
-
-def _joined(headers: Sequence[Header]) -> GgufFile:
-    """The parts of a split file as one: the first one's keys, everyone's tensors."""
-    tensors: dict[str, TensorInfo] = {}
-    for header in headers:
-        for name, info in header.gguf.tensors.items():
-            if name in tensors:
-                raise FormatError(f"{header.source}: tensor {name!r} is in another part already")
-            tensors[name] = info
-    return replace(headers[0].gguf, tensors=tensors)
 
 
 def _elements(info: TensorInfo) -> int:
@@ -236,7 +225,7 @@ def made_of_file(headers: Sequence[Header], shape: Shape) -> Made | None:
 
     None unless it holds the shape's tensors.
     """
-    whole = _joined(headers)
+    whole = joined([header.gguf for header in headers])
     infos = tuple(whole.tensors.get(info.name, info) for info in shape.tensors)
     if set(whole.tensors) != {info.name for info in shape.tensors}:
         return None

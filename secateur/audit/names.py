@@ -21,9 +21,6 @@ _LABEL = re.compile(rf"(?:UD-)?(?:{'|'.join(_LABELS)})(?:_[A-Z]+)?")
 
 _EXPERTS = re.compile(r"(?<![a-z0-9])(\d{1,4})(?:e|experts?)(?![a-z0-9])", re.IGNORECASE)
 
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
-"""How the name of a part of a split file ends."""
-
 
 def quant_label(name: str) -> str | None:
     """The quantization that the Hub reads out of a file's name; None when it reads none."""

@@ -13,9 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from secateur.audit.names import SHARD
 from secateur.errors import EngineError, FormatError
 from secateur.formats.gguf_reader import GgufFile, HeaderCut, read_header, read_local_header
+from secateur.formats.gguf_split import part_name
 
 FIRST = 1 << 20
 GROWTH = 4
@@ -67,17 +67,16 @@ def read_parts(source: str, revision: str | None = None) -> tuple[Header, ...]:
     """
     named = read_source(source, revision)
     count = _split(named, "count")
-    found = SHARD.search(source)
-    if count < 2 or found is None or int(found[2]) != count:
+    name = part_name(source)
+    if count < 2 or name is None or name.count != count:
         return (named,)
     parts = [named]
     for number in range(1, count + 1):
-        if number == int(found[1]):
+        if number == name.number:
             continue
-        name = f"{source[: found.start()]}-{number:05d}-of-{count:05d}.gguf"
         # A part that is missing is a finding, not an error: what is there can be looked at.
         with suppress(FormatError):
-            parts.append(read_source(name, revision))
+            parts.append(read_source(name._replace(number=number).file, revision))
     return tuple(sorted(parts, key=lambda part: _split(part, "no")))
 
 

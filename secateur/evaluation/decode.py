@@ -29,8 +29,9 @@ from secateur.evaluation.decode_mlx import MlxWeights, is_mlx
 from secateur.formats.ggml import decode
 from secateur.formats.gguf import Scalar
 from secateur.formats.gguf_metadata import model_metadata
-from secateur.formats.gguf_reader import GgufFile, read_gguf
+from secateur.formats.gguf_reader import GgufFile
 from secateur.formats.gguf_rules import gguf_rules
+from secateur.formats.gguf_split import joined, read_every_part
 from secateur.formats.gguf_tensors import gguf_tensors
 from secateur.formats.padding import Width, rounded, widened_config, width_of
 from secateur.forward.weights import CheckpointWeights, WeightSource, as_torch
@@ -38,12 +39,14 @@ from secateur.forward.weights import CheckpointWeights, WeightSource, as_torch
 
 @dataclass(frozen=True)
 class Artefact:
-    """Something that can be measured. `identity` is a sha256 that tells it from others."""
+    """Something that can be measured. `files` hold its tensors, `identity` is a sha256 that tells
+    it from others."""
 
     path: Path
     kind: str
     source: WeightSource
     identity: str
+    files: tuple[Path, ...]
 
 
 class _Part(NamedTuple):
@@ -56,24 +59,32 @@ class _Part(NamedTuple):
 def open_artefact(path: Path, original: Checkpoint, *, threads: int = 1) -> Artefact:
     """A model folder, mlx-lm's too, or a GGUF file, ready to be measured. Reads headers only.
 
-    `original`: the checkpoint whose config describes a GGUF; `threads` decode its tensors.
+    A split GGUF is named by its first part. `original`: the checkpoint whose config describes a
+    GGUF; `threads` decode its tensors.
     Raises CheckpointError or FormatError when the artefact is damaged, InputError when it is
     neither, or is not made from a model like the original.
     """
     if path.is_dir() and is_mlx(path):
         model = MlxWeights(path)
         _check_family(path, model.family, original)
-        return Artefact(path, "mlx", model, model.identity())
+        return Artefact(path, "mlx", model, model.identity(), _shards_of(path))
     if path.is_dir():
         checkpoint = open_checkpoint(path)
         _check_family(path, checkpoint.family, original)
-        return Artefact(path, "safetensors", CheckpointWeights(checkpoint), checkpoint.identity())
+        source, identity = CheckpointWeights(checkpoint), checkpoint.identity()
+        return Artefact(path, "safetensors", source, identity, _shards_of(path))
     if path.suffix == ".gguf":
-        weights = GgufWeights(read_gguf(path), original.family, original.config, threads)
-        return Artefact(path, "gguf", weights, gguf_identity(weights.file))
+        parts = read_every_part(path)
+        weights = GgufWeights(joined(parts), original.family, original.config, threads)
+        files = tuple(part.path for part in parts)
+        return Artefact(path, "gguf", weights, gguf_identity(parts), files)
     raise InputError(
         f"{path} is neither a model folder nor a .gguf file: give what apply has written"
     )
+
+
+def _shards_of(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob("model*.safetensors")))
 
 
 def _check_family(path: Path, family: Family, original: Checkpoint) -> None:
@@ -96,7 +107,6 @@ class GgufWeights:
     ) -> None:
         """Checks names and metadata. Raises FormatError for a tensor that no row describes, and
         for a file whose numbers are not those of `config` (its expert count aside)."""
-        _check_whole(file)
         self.file = file
         self._family = family
         self._threads = threads
@@ -146,22 +156,15 @@ class GgufWeights:
         return torch.from_numpy(decode(data, info.type, info.shape, self._threads))
 
 
-def gguf_identity(file: GgufFile) -> str:
-    """sha256 over the header and the first 512 bytes of every tensor."""
-    with file.path.open("rb") as stream:
-        digest = hashlib.sha256(stream.read(file.data_offset))
-    for name in file.tensors:
-        digest.update(file.data(name)[:512].tobytes())
+def gguf_identity(parts: Sequence[GgufFile]) -> str:
+    """sha256 over the header and the first 512 bytes of every tensor, part by part."""
+    digest = hashlib.sha256()
+    for part in parts:
+        with part.path.open("rb") as stream:
+            digest.update(stream.read(part.data_offset))
+        for name in part.tensors:
+            digest.update(part.data(name)[:512].tobytes())
     return digest.hexdigest()
-
-
-def _check_whole(file: GgufFile) -> None:
-    count = file.metadata.get("split.count")
-    if count is not None and count.value not in (0, 1):
-        raise FormatError(
-            f"{file.path} is one of {count.value} parts: merge them first "
-            "(llama-gguf-split --merge)"
-        )
 
 
 def _config_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+from secateur.formats.gguf_split import part_name
+
 _LABELS = (
     "F32", "F16", "Q4_0", "Q4_1", "Q4_1_SOME_F16", "Q4_2", "Q4_3", "Q8_0", "Q5_0", "Q5_1", "Q2_K",
     "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ2_XXS",
@@ -20,7 +22,6 @@ _LABELS = (
 )  # fmt: skip
 
 _LABEL = re.compile(f"(?:UD-)?(?:{'|'.join(_LABELS)})(?:_[A-Z]+)?")
-_PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def label_of(file: str) -> str | None:
@@ -39,4 +40,5 @@ def file_name(model: str, recipe: str, base: str) -> str:
 
 def without_part(file: str) -> str:
     """The name that the files of a split GGUF share."""
-    return _PART.sub("", file.removesuffix(".gguf")) + ".gguf"
+    part = part_name(file)
+    return f"{part.stem}.gguf" if part else file

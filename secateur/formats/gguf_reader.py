@@ -11,7 +11,7 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,8 @@ class GgufFile:
     data_offset: int
     end: int
     """Bytes up to the end of the last tensor, without the padding that may follow it."""
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
+    """The files of tensors that lie in another part of a split file (gguf_split)."""
 
     def value(self, key: str) -> Scalar | tuple[Scalar, ...]:
         """The value of a key. Raises FormatError if the file has no such key."""
@@ -72,8 +74,9 @@ class GgufFile:
     def data(self, name: str) -> NDArray[np.uint8]:
         """The tensor's encoded bytes, flat, as a read-only memory map."""
         info = self.tensor(name)
+        path = self.elsewhere.get(name, self.path)
         return np.memmap(
-            self.path, dtype=np.uint8, mode="r", offset=self.offsets[name], shape=(info.nbytes,)
+            path, dtype=np.uint8, mode="r", offset=self.offsets[name], shape=(info.nbytes,)
         )
 
 

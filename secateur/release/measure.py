@@ -17,12 +17,13 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import CorpusError, OutputError
 from secateur.evaluation.answers import AnswerSet, load_answers
-from secateur.evaluation.decode import open_artefact
+from secateur.evaluation.decode import Artefact, open_artefact
 from secateur.evaluation.divergence import score
 from secateur.evaluation.generate import Generation, generate_answers, stop_tokens
 from secateur.evaluation.prompts import read_answers, read_prompts
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.teacher import Teacher, teacher_for
+from secateur.formats.gguf_split import part_name
 from secateur.forward.weights import CheckpointWeights
 from secateur.planning import importance
 from secateur.planning.plan import read_plan
@@ -51,6 +52,8 @@ def measure_output(
 
     In an output of ours the report is written and the manifest brought up to date.
     """
+    # What cannot be measured shall show before the original has answered, which takes long.
+    opened = [open_artefact(path, original, threads=threads) for path in artefacts_of(out)]
     answers = answers_for(original, wish, folder, threads, progress)
     teacher = teacher_for(
         CheckpointWeights(original),
@@ -61,7 +64,7 @@ def measure_output(
         progress=lambda done, total, unit: progress("original", done, total, unit),
     )
     artefacts = tuple(
-        _measured(path, original, answers, teacher, threads, progress) for path in artefacts_of(out)
+        _measured(artefact, answers, teacher, threads, progress) for artefact in opened
     )
     report = Report(
         original=original.name,
@@ -78,16 +81,24 @@ def measure_output(
 def artefacts_of(out: Path) -> list[Path]:
     """What can be measured in `out`: itself when it is a model, its GGUF files, its MLX models.
 
+    The first part of a split GGUF stands for all; a later one without it is named, to be refused.
     Raises OutputError when there is nothing.
     """
     if out.suffix == ".gguf":
         return [out]
     found = [out] if any(out.glob("model*.safetensors")) else []
-    found += sorted(path for path in out.glob("*.gguf") if path.name != importance.FILE)
+    ggufs = {path.name for path in out.glob("*.gguf") if path.name != importance.FILE}
+    found += [out / name for name in sorted(ggufs) if not _is_behind(name, ggufs)]
     found += sorted(path.parent for path in out.glob("mlx-*/config.json"))
     if not found:
         raise OutputError(f"{out} holds no checkpoint, GGUF or MLX model: nothing to measure")
     return found
+
+
+def _is_behind(name: str, others: set[str]) -> bool:
+    """Whether it is a part of a split GGUF whose first part is there."""
+    part = part_name(name)
+    return part is not None and part.number > 1 and part._replace(number=1).file in others
 
 
 def answers_for(
@@ -131,27 +142,23 @@ def measured_on(original: Checkpoint, wish: Measuring) -> Path:
 
 
 def _measured(
-    path: Path,
-    original: Checkpoint,
+    artefact: Artefact,
     answers: AnswerSet,
     teacher: Teacher,
     threads: int,
     progress: Progress,
 ) -> ArtefactReport:
-    artefact = open_artefact(path, original, threads=threads)
+    name = artefact.path.name
     scores = score(
         teacher,
         artefact.source,
         artefact.identity,
         answers,
         workers=threads,
-        progress=lambda done, total, unit: progress(f"measure {path.name}", done, total, unit),
+        progress=lambda done, total, unit: progress(f"measure {name}", done, total, unit),
     )
-    files = path.glob("*.safetensors") if path.is_dir() else [path]
-    nbytes = sum(
-        file.stat().st_size for file in files if file.name.startswith("model") or file == path
-    )
-    name = "safetensors" if artefact.kind == "safetensors" else path.name
+    nbytes = sum(file.stat().st_size for file in artefact.files)
+    name = "safetensors" if artefact.kind == "safetensors" else name
     return ArtefactReport(name, nbytes, summarise(scores, answers))
 
 
