@@ -35,7 +35,7 @@ def make(model: Path | str, experts: int, out: Path, limit: int | None) -> Path:
 @pytest.fixture(scope="module")
 def split(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model in parts: read only."""
-    return make(line.model, 8, tmp_path_factory.mktemp("split") / "out", 50_000)
+    return make(line.model, 8, tmp_path_factory.mktemp("split") / "out", 30_000)
 
 
 def test_a_split_model_measures_as_the_whole_one(
