@@ -126,11 +126,20 @@ def test_experts_in_single_tensors_become_one_stack_in_the_order_of_their_number
         gathered(family, shapes)
 
 
-def test_a_stack_that_llama_cpp_cannot_read_is_refused():
+def test_a_stack_of_two_projections_is_written_as_two_tensors():
+    """llama.cpp's graph for this architecture reads gate and up from tensors of their own."""
     config = json.loads((CONVERT / "single/config.json").read_text())
-    fused = {"model.layers.0.mlp.experts.gate_up_proj": (4, 64, 64)}
-    with pytest.raises(CheckpointError, match="gate_up_proj would be blk.0.ffn_gate_up_exps.weig"):
-        gguf_tensors(family_of(config), config, fused)
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    gate, up = gguf_tensors(family_of(config), config, {name: (4, 64, 24)})
+    assert (gate.info.name, up.info.name) == (
+        "blk.0.ffn_gate_exps.weight",
+        "blk.0.ffn_up_exps.weight",
+    )
+    assert gate.info.shape == up.info.shape == (4, 32, 24)
+    assert gate.sources == up.sources == (name,)
+    assert (gate.view.part, up.view.part, up.view.parts) == (0, 1, 2)
+    with pytest.raises(CheckpointError, match=r"\[4, 63, 24\], whose rows are not 2 equal parts"):
+        gguf_tensors(family_of(config), config, {name: (4, 63, 24)})
 
 
 def gathered(family, shapes):

@@ -27,9 +27,9 @@ from secateur.formats.gguf_metadata import model_metadata
 from secateur.formats.gguf_reader import GgufFile
 from secateur.formats.gguf_rules import gguf_rules
 from secateur.formats.gguf_tensors import gguf_tensors, unquantized_type
-from secateur.formats.gguf_tokenizer import tokenizer_metadata
+from secateur.formats.gguf_tokenizer import has_tokenizer, tokenizer_metadata
 from secateur.planning.assign import Target
-from secateur.planning.llama_mixes import ModelTraits, category_of
+from secateur.planning.llama_mixes import ModelTraits, category_of, model_traits
 
 GENERATED = "generated"
 """The role of tensors that no checkpoint holds."""
@@ -96,13 +96,8 @@ class Shape:
 
     def traits(self, experts: int) -> ModelTraits:
         """What llama-quantize's rules ask of the model."""
-        words: dict[str, Any] = {}
-        if self.family is not None:
-            words = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in gguf_rules(self.family).quantize.items()
-            }
-        return ModelTraits(self.layers, experts, self.heads, self.kv_heads, **words)
+        rules = gguf_rules(self.family).quantize if self.family is not None else {}
+        return model_traits(self.layers, experts, self.heads, self.kv_heads, rules)
 
     def targets(self) -> list[Target]:
         """Role and layer of every tensor, in order."""
@@ -152,7 +147,7 @@ def shape_of_model(checkpoint: Checkpoint, vocabulary: Metadata | None = None) -
     shapes = {
         name: spec.shape
         for name, spec in checkpoint.specs.items()
-        if checkpoint.places[name].row.gguf is not None
+        if checkpoint.places[name].row.gguf
     }
     tensors = gguf_tensors(family, checkpoint.config, shapes)
     infos = tuple(tensor.info for tensor in tensors)
@@ -196,7 +191,9 @@ def shape_of_file(gguf: GgufFile) -> Shape:
     Raises FormatError when the header does not describe a model of tensors.
     """
     architecture = str(gguf.value("general.architecture"))
-    family = family_of_architecture(architecture)
+    experts = _hyper(gguf, "expert_count", 0)
+    # llama.cpp has one architecture for some families and for models without experts.
+    family = family_of_architecture(architecture) if experts else None
     if not gguf.tensors:
         raise FormatError(
             f"{gguf.path}: holds a vocabulary and no tensors: name the model's config with "
@@ -215,7 +212,7 @@ def shape_of_file(gguf: GgufFile) -> Shape:
     return Shape(
         architecture=architecture,
         family=family,
-        experts=_hyper(gguf, "expert_count", 0),
+        experts=experts,
         top_k=_hyper(gguf, "expert_used_count", 0),
         layers=_hyper(gguf, "block_count", 0),
         tensors=tensors,
@@ -253,10 +250,9 @@ def family_of_architecture(architecture: str) -> Family | None:
 
 def _place(info: TensorInfo, family: Family | None) -> tuple[Target, int | None]:
     """(role and layer, expert axis) of a GGUF's tensor by its name."""
-    for row in family.rows if family is not None else ():
-        if row.gguf is None:
-            continue
-        pattern = re.escape(row.gguf).replace(re.escape("{layer}"), r"(\d+)")
+    named = ((row, name) for row in (family.rows if family else ()) for name in row.gguf)
+    for row, name in named:
+        pattern = re.escape(name).replace(re.escape("{layer}"), r"(\d+)")
         if found := re.fullmatch(pattern, info.name):
             layer = int(found[1]) if found.groups() else None
             return Target(info.name, row.role, layer), 0 if row.per_expert else row.expert_axis
@@ -310,9 +306,9 @@ def _may_have_towers(family: Family) -> bool:
 
 def _vocabulary_of(checkpoint: Checkpoint, infos: Sequence[TensorInfo]) -> Metadata | None:
     """The metadata that a GGUF of the checkpoint would have; None without its tokenizer."""
-    if not (checkpoint.path / "tokenizer.json").is_file():
-        return None
     rules = gguf_rules(checkpoint.family)
+    if not has_tokenizer(checkpoint.path, rules.tokenizer):
+        return None
     rows = next(info.shape[0] for info in infos if info.name == "token_embd.weight")
     try:
         return {

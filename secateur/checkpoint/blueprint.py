@@ -111,7 +111,7 @@ def blueprint(
     places: dict[str, Place] = {}
     layers = range(family.number(config, "layers"))
     for row in family.rows:
-        if row.name in hidden or not row.axes:
+        if row.name in hidden or row.carried:
             continue
         dtype = "F32" if row.role in family.shape.get("float32", ()) else usual
         for layer in layers if "{layer}" in row.name else (None,):
@@ -123,6 +123,10 @@ def blueprint(
                 name = template if expert is None else template.replace("{expert}", str(expert))
                 specs[name] = _spec(name, dtype, shape, source)
                 places[name] = Place(row, prefix if "{model}" in row.name else "", layer, expert)
+    tower = family.mmproj
+    if tower is not None and any(config.get(section) for section in tower.sections):
+        specs |= blueprint(tower, config, source).specs
+        places |= {name: family.classify(name) for name in specs if name not in places}
     return Blueprint(specs, places, (*notes, *_aside(family, config)))
 
 

@@ -7,7 +7,14 @@ selects along, and `gate|up` (halves) or `gate/up` (interleaved) is an axis that
 projections. A row with `into` says that its tensors are parts of another row's tensor in the
 running model: per-expert matrices of the experts' stack, or an older name. Where a model has a
 row only in some layers or with some configs, `when` is the condition (`blueprint.py`). `gguf` and
-`mlx` are its names in files of other formats.
+`mlx` are its names in files of other formats; several are those of its halves. `gguf_heads` is
+the size of an attention head, as an expression, where a GGUF has its rows in another order
+(`formats/gguf_rows.py`).
+
+An axis `red/green/blue` is a patch of an image, its colours interleaved. `{a|b}` in a name stands
+for a row for each word, and the row's `gguf` has as many. Rows with `{rest}` are parts of a model
+that are only carried along. `[mmproj]` has the tables of such a part, a tower beside the text
+model, once more: it is described as a family of its own.
 
 The world is closed: a tensor that no row describes is an error, never a guess.
 """
@@ -17,7 +24,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -26,6 +33,7 @@ from typing import Any
 from secateur.errors import FamilyError
 
 EXPERT = "expert"
+_WORDS = re.compile(r"\{([^{}|]+(?:\|[^{}|]+)+)\}")
 _HOLES = {"layer": r"(?P<layer>\d+)", "expert": r"(?P<expert>\d+)", "rest": r"(?P<rest>.+)"}
 
 
@@ -38,9 +46,15 @@ class TensorRow:
     axes: tuple[str, ...]
     pattern: re.Pattern[str] = field(repr=False)
     into: str | None = None
-    gguf: str | None = None
+    gguf: tuple[str, ...] = ()
+    gguf_heads: str | None = None
     when: str | None = None
     mlx: tuple[str, ...] = ()
+
+    @property
+    def carried(self) -> bool:
+        """True for a part that is copied as it is, whatever tensors it has."""
+        return "{rest}" in self.name
 
     @property
     def per_expert(self) -> bool:
@@ -137,6 +151,7 @@ class Family:
     memory: Mapping[str, str] = field(repr=False, default_factory=dict)
     published: Published = field(repr=False, default_factory=Published)
     mlx: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    mmproj: Family | None = field(repr=False, default=None)
 
     def classify(self, name: str) -> Place:
         """The place of the tensor called `name`.
@@ -234,7 +249,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
 @cache
 def _load(name: str) -> Family:
     text = (resources.files(__package__) / "families" / f"{name}.toml").read_text("utf-8")
-    data = tomllib.loads(text)
+    return _family(name, tomllib.loads(text))
+
+
+def _family(name: str, data: Mapping[str, Any]) -> Family:
+    tower = data.get("mmproj")
     prefixes = tuple(data["prefixes"])
     config = dict(data["config"])
     sections = tuple(config.pop("sections"))
@@ -243,7 +262,7 @@ def _load(name: str) -> Family:
         title=data["title"],
         model_types=tuple(data["model_types"]),
         prefixes=prefixes,
-        rows=tuple(_row(entry, prefixes) for entry in data["tensor"]),
+        rows=tuple(_row(one, prefixes) for entry in data["tensor"] for one in _spread(entry)),
         config={key: tuple(value) for key, value in config.items()},
         sections=sections,
         also=tuple(AlsoKey(**entry) for entry in data.get("also", ())),
@@ -254,12 +273,30 @@ def _load(name: str) -> Family:
         memory=data.get("memory", {}),
         published=_published(data.get("published", {})),
         mlx=data.get("mlx", {}),
+        mmproj=_family(name, {**data, **tower, "mmproj": None}) if tower else None,
     )
 
 
 def _published(table: Mapping[str, Any]) -> Published:
     words: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Published(**words)
+
+
+def _spread(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The rows that an entry stands for: one for each word of every `{a|b}` in its name."""
+    found = _WORDS.search(entry["name"])
+    if found is None:
+        yield entry
+        return
+    fields = {key: entry[key] for key in ("name", "gguf") if isinstance(entry.get(key), str)}
+    words = {key: _WORDS.search(text) for key, text in fields.items()}
+    for number in range(found[1].count("|") + 1):
+        filled = {
+            key: text.replace(hole[0], hole[1].split("|")[number], 1)
+            for key, text in fields.items()
+            if (hole := words[key])
+        }
+        yield from _spread({**entry, **filled})
 
 
 def _row(entry: Mapping[str, Any], prefixes: Sequence[str]) -> TensorRow:
@@ -275,7 +312,12 @@ def _row(entry: Mapping[str, Any], prefixes: Sequence[str]) -> TensorRow:
         axes=tuple(entry["axes"]),
         pattern=re.compile(pattern),
         into=entry.get("into"),
-        gguf=entry.get("gguf"),
+        gguf=_names(entry.get("gguf", ())),
+        gguf_heads=entry.get("gguf_heads"),
         when=entry.get("when"),
         mlx=tuple(entry.get("mlx", ())),
     )
+
+
+def _names(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

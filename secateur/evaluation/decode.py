@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.checkpoint.blueprint import Facts
 from secateur.checkpoint.config import with_experts
 from secateur.checkpoint.families import Family, TensorRow
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
@@ -30,9 +31,10 @@ from secateur.formats.ggml import decode
 from secateur.formats.gguf import Scalar
 from secateur.formats.gguf_metadata import model_metadata
 from secateur.formats.gguf_reader import GgufFile
+from secateur.formats.gguf_rows import RowView
 from secateur.formats.gguf_rules import gguf_rules
 from secateur.formats.gguf_split import joined, read_every_part
-from secateur.formats.gguf_tensors import gguf_tensors
+from secateur.formats.gguf_tensors import gguf_tensors, row_view
 from secateur.formats.padding import Width, rounded, widened_config, width_of
 from secateur.forward.weights import CheckpointWeights, WeightSource, as_torch
 
@@ -50,10 +52,12 @@ class Artefact:
 
 
 class _Part(NamedTuple):
-    """A GGUF tensor that is, or is a part of, a running tensor. `half` is "" for all of it."""
+    """A GGUF tensor that is, or is a part of, a running tensor. `half` is "" for all of it, `view`
+    the rows that it has of the matrices of its source."""
 
     name: str
     half: str
+    view: RowView
 
 
 def open_artefact(path: Path, original: Checkpoint, *, threads: int = 1) -> Artefact:
@@ -132,10 +136,10 @@ class GgufWeights:
                 "this model, or was made by a tool that lays it out differently"
             )
         if len(parts) == 1 and not parts[0].half:
-            return self._decoded(parts[0].name)
+            return self._decoded(parts[0])
         row = next(row for row in self._family.rows if self._is_row_of(row, name))
         axis, halves = _halves(row)
-        by_half = {part.half: part.name for part in parts}
+        by_half = {part.half: part for part in parts}
         if set(by_half) != set(halves):
             raise FormatError(
                 f"{self.file.path}: {name!r} is made of {', '.join(halves)}, but the file has "
@@ -146,14 +150,17 @@ class GgufWeights:
     def _is_row_of(self, row: TensorRow, name: str) -> bool:
         return row.into is None and not row.per_expert and bool(row.pattern.fullmatch(name))
 
-    def _decoded(self, name: str) -> Tensor:
+    def _decoded(self, part: _Part) -> Tensor:
+        """The part, its rows in the order of the running model."""
+        name = part.name
         info = self.file.tensor(name)
         data = self.file.data(name)
         if info.type in ("F16", "BF16"):
             storage = np.dtype(np.float16 if info.type == "F16" else np.uint16)
-            array = np.array(data).view(storage).reshape(info.shape)
+            array = part.view.undone(np.array(data).view(storage).reshape(info.shape))
             return as_torch(NamedTensor(name, info.type, array))
-        return torch.from_numpy(decode(data, info.type, info.shape, self._threads))
+        numbers = decode(data, info.type, info.shape, self._threads)
+        return torch.from_numpy(part.view.undone(numbers))
 
 
 def gguf_identity(parts: Sequence[GgufFile]) -> str:
@@ -201,7 +208,7 @@ def _widths_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Map
     """The widths of the file that are those of the config padded with zeros."""
     widths: dict[str, Width] = {}
     for name, info in file.tensors.items():
-        row = next((row for row in family.rows if _match(row, name)), None)
+        row = next((r for r in family.rows if any(_match(own, name) for own in r.gguf)), None)
         what = width_of(row, -1) if row and row.axes else None
         found = family.find(config, what) if what else None
         if what and found and info.shape[-1] == rounded(found[1]) != found[1]:
@@ -220,6 +227,7 @@ def _parts_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> dict
     """{running name: its parts}, for every tensor of the file."""
     generated = {entry.info.name: entry.values for entry in gguf_tensors(family, config, {})}
     parts: dict[str, list[_Part]] = {}
+    facts = Facts(family, config)
     for name in file.tensors:
         if name in generated:
             info = file.tensor(name)
@@ -230,30 +238,33 @@ def _parts_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> dict
                     "it is not made from this model"
                 )
             continue
-        running, half = _running(name, family.rows, family, file.path)
-        parts.setdefault(running, []).append(_Part(name, half))
+        running, part = _running(name, facts, file.path)
+        parts.setdefault(running, []).append(part)
     return parts
 
 
-def _running(name: str, rows: Iterable[TensorRow], family: Family, path: Path) -> tuple[str, str]:
-    """(running name, which half of it) of a GGUF tensor."""
-    for row in rows:
-        if match := _match(row, name):
-            layer = match.groupdict().get("layer")
-            number = None if layer is None else int(layer)
-            half = next((word for word in row.axes if word in _halves_of_target(row, family)), "")
-            return family.fill(row.into or row.name, number), half
+def _running(name: str, facts: Facts, path: Path) -> tuple[str, _Part]:
+    """(running name, what it is of it) of a GGUF tensor."""
+    family = facts.family
+    for row in family.rows:
+        for number, template in enumerate(row.gguf):
+            if match := _match(template, name):
+                layer = int(match["layer"]) if "layer" in match.groupdict() else None
+                halves = _halves_of_target(row, family)
+                half = next((word for word in row.axes if word in halves), "")
+                if len(row.gguf) > 1:
+                    half = _halves(row)[1][number]
+                view = row_view(facts, row, number, layer)
+                return family.fill(row.into or row.name, layer), _Part(name, half, view)
     raise FormatError(
         f"{path}: tensor {name!r} is not known to the family {family.name!r}: it is not made from "
         "this model, or was made by a tool that lays it out differently"
     )
 
 
-def _match(row: TensorRow, name: str) -> re.Match[str] | None:
-    """The row's GGUF name, found in `name`."""
-    if row.gguf is None:
-        return None
-    pattern = re.escape(row.gguf).replace(r"\{layer\}", r"(?P<layer>\d+)")
+def _match(template: str, name: str) -> re.Match[str] | None:
+    """A row's GGUF name, found in `name`."""
+    pattern = re.escape(template).replace(r"\{layer\}", r"(?P<layer>\d+)")
     return re.fullmatch(pattern, name)
 
 

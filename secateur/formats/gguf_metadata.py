@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from secateur.checkpoint.blueprint import Facts
 from secateur.checkpoint.families import Family
 from secateur.errors import CheckpointError
 from secateur.formats.gguf import STRING, Scalar, TensorInfo, Value
@@ -50,19 +51,20 @@ def model_metadata(
     for path, allowed in rules.expect.items():
         value = find(part, (path,))
         if value is not None and value not in allowed:
+            known = ", ".join(map(repr, allowed)) or "models without it"
             raise CheckpointError(
                 f"config.json has {path} = {value!r}, and llama.cpp's {rules.architecture} "
-                f"computes only {', '.join(map(repr, allowed))}"
+                f"computes only {known}: write safetensors instead"
             )
     metadata = {
         "general.architecture": Value(STRING, rules.architecture),
-        "general.type": Value(STRING, "model"),
+        "general.type": Value(STRING, rules.type),
         "general.name": Value(STRING, name),
         "general.size_label": Value(STRING, size_label(infos)),
         "general.file_type": Value("u32", file_type),
         "general.quantization_version": Value("u32", QUANTIZATION_VERSION),
     }
-    metadata |= _architecture_keys(rules, part)
+    metadata |= _architecture_keys(rules, part, Facts(family, config))
     return metadata
 
 
@@ -101,18 +103,33 @@ def size_label(infos: Sequence[TensorInfo]) -> str:
     return f"{experts}x{pretty}" if experts else pretty
 
 
-def _architecture_keys(rules: GgufRules, part: Mapping[str, Any]) -> dict[str, Value]:
+def _architecture_keys(rules: GgufRules, part: Mapping[str, Any], facts: Facts) -> dict[str, Value]:
     metadata = {}
     for row in rules.keys:
-        value = _per_layer(row, part) if row.per_layer else _single(row, part)
+        value: Scalar | tuple[Scalar, ...] | None
+        if row.compute is not None:
+            value = _of_kind(row, facts.value(row.compute))
+        else:
+            value = _per_layer(row, part) if row.per_layer else _single(row, part)
         if value is not None:
             metadata[f"{rules.architecture}.{row.key}"] = Value(row.kind, value)
     return metadata
 
 
-def _single(row: KeyRow, part: Mapping[str, Any]) -> Scalar | None:
+def _single(row: KeyRow, part: Mapping[str, Any]) -> Scalar | tuple[Scalar, ...] | None:
+    if row.value is not None:
+        return _of_kind(row, row.value)
     value = find(part, row.source) if row.optional else require(part, row.source, row.key)
-    return None if value is None else _of_kind(row, value)
+    if value is None:
+        return None
+    if row.count is None:
+        return _of_kind(row, value)
+    if not isinstance(value, list) or len(value) != row.count:
+        raise CheckpointError(
+            f"the model's settings give {value!r} for {row.key}, expected {row.count} {row.kind} "
+            "values: mend the file, or take the publisher's"
+        )
+    return tuple(_of_kind(row, item) for item in value)
 
 
 def _per_layer(row: KeyRow, part: Mapping[str, Any]) -> tuple[Scalar, ...]:

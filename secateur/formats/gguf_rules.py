@@ -1,11 +1,13 @@
 """What a family's TOML says about its GGUF form: the `[gguf]` table, checked and typed.
 
-    [gguf]            architecture: llama.cpp's name for it; maybe `refuse`, parts of the names of
-                      tensors that it cannot hold in that form
+    [gguf]            architecture: llama.cpp's name for it; `type`: general.type, if no "model"
     [gguf.tokenizer]  the fields of TokenizerRules
-    [gguf.quantize]   fields of llama_mixes.ModelTraits that single architectures set
+    [gguf.quantize]   fields of llama_mixes.ModelTraits that single architectures set: a value, or
+                      an expression of its numbers
     [gguf.expect]     "config path" = [allowed values]; a config without the path is allowed
-    [[gguf.key]]      one metadata key: key, kind, and `from` or `per_layer`; maybe `optional`
+    [[gguf.key]]      one metadata key: key, kind, and `from`, `per_layer`, a constant `value` or
+                      `compute`, an expression (blueprint.py); maybe `optional`, or `count` for an
+                      array of so many
     [[gguf.generate]] one tensor that no checkpoint holds: name, rule, and the rule's sources
 
 A source is a list of alternatives, tried in order: a string is a path into the text model's
@@ -29,13 +31,17 @@ Source = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One metadata key of the architecture: `from` one value, or `per_layer` by layer type."""
+    """One metadata key of the architecture: `from` one value, `per_layer` by layer type, a
+    constant `value`, or what `compute` gives."""
 
     key: str
     kind: str
     source: Source
     per_layer: Mapping[str, Source]
     optional: bool
+    value: Any = None
+    count: int | None = None
+    compute: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,9 @@ class TokenizerRules:
     expression), `byte_fallback` what its model must say. `score` is written for every token.
     `kinds` says which tokens are control tokens: those that tokenizer_config.json names
     ("named"), or all added tokens that are special or look so ("added"). `visible` are special
-    tokens that are rendered, because llama.cpp's chat parser reads them.
+    tokens that are rendered, because llama.cpp's chat parser reads them. `pieces` is the name of
+    the file of a SentencePiece model, which counts where it is there (`gguf_pieces.py`). `told`:
+    what is added to a text is not `add_bos` and `add_space_prefix`, but what the files say.
     """
 
     model: str
@@ -68,6 +76,8 @@ class TokenizerRules:
     add_bos: bool | None = None
     add_space_prefix: bool | None = None
     visible: tuple[str, ...] = ()
+    pieces: str | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +88,9 @@ class GgufRules:
     tokenizer: TokenizerRules
     quantize: Mapping[str, Any]
     expect: Mapping[str, Sequence[Any]]
-    refuse: tuple[str, ...]
     keys: tuple[KeyRow, ...]
     generated: tuple[GeneratedRow, ...]
+    type: str = "model"
 
 
 def gguf_rules(family: Family) -> GgufRules:
@@ -98,9 +108,9 @@ def gguf_rules(family: Family) -> GgufRules:
         tokenizer=TokenizerRules(**words),
         quantize=table.get("quantize", {}),
         expect=table.get("expect", {}),
-        refuse=tuple(table.get("refuse", ())),
         keys=tuple(_key(row) for row in table.get("key", ())),
         generated=tuple(_generated(row) for row in table.get("generate", ())),
+        type=table.get("type", "model"),
     )
 
 
@@ -159,6 +169,9 @@ def _key(row: Mapping[str, Any]) -> KeyRow:
         source=_source(row["from"]) if "from" in row else (),
         per_layer={kind: _source(value) for kind, value in row.get("per_layer", {}).items()},
         optional=row.get("optional", False),
+        value=row.get("value"),
+        count=row.get("count"),
+        compute=row.get("compute"),
     )
 
 

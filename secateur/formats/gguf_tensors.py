@@ -1,12 +1,14 @@
 """Which tensors a GGUF of a checkpoint holds: names, shapes, sources, and what is not quantized.
 
-Names are the `gguf` fields of the family's rows; per-expert matrices become one stack. The split
+Names are the `gguf` fields of the family's rows; per-expert matrices become one stack, and a matrix
+of two projections may become two tensors. The split
 into F32 and 16 bits is llama.cpp's converter's: vectors, norms, routers and whatever is not called
 `.weight` stay F32.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +18,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.checkpoint.families import Family
+from secateur.checkpoint.blueprint import Facts
+from secateur.checkpoint.families import Family, Place, TensorRow
 from secateur.errors import CheckpointError
 from secateur.formats.gguf import TensorInfo
+from secateur.formats.gguf_rows import WHOLE, RowView
 from secateur.formats.gguf_rules import GeneratedRow, gguf_rules, require
 from secateur.formats.padding import NO_PADDING, Padding
 
-_F32_PARTS = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
+_F32_PARTS = (
+    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", ".position_embd.weight",
+)  # fmt: skip
+_CONVOLUTION = ".patch_embd.weight"
+"""A kernel over patches of an image: F16 where matrices are, else F32."""
+_COLOURS = "red/green/blue"
+"""The axis of a row that holds the pixels of a patch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +40,29 @@ class GgufTensor:
     """One tensor to write: its info before quantization, and where its numbers come from.
 
     `sources` are checkpoint names, several when they are stacked along a new first axis, in that
-    order; without sources `values` are the numbers, float32. `padding` are the zeros that the
-    shape of `info` has and the sources lack.
+    order; without sources `values` are the numbers, float32. `view` are the rows of each source's
+    matrices, `padding` the zeros that the shape of `info` has and the sources lack.
     """
 
     info: TensorInfo
     sources: tuple[str, ...]
     values: NDArray[np.float32] | None = None
     padding: Padding = NO_PADDING
+    view: RowView = WHOLE
+    colours: int = 1
+    """The numbers of a source's row belong to so many colours in turn. The tensor has one colour
+    after the other, each a square of pixels: shape [rows, colours, side, side]."""
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        """The shape, with the rows that a source has."""
+        shape = self.info.shape
+        return shape if self.colours == 1 else (shape[0], math.prod(shape[1:]))
 
     @property
     def columns(self) -> int:
         """Elements of a row without zeros: the inputs that an importance matrix knows."""
-        return self.info.shape[-1] - self.padding.right
+        return self.matrix[-1] - self.padding.right
 
 
 def file_order(name: str) -> tuple[int, str]:
@@ -62,44 +82,56 @@ def gguf_tensors(
     `shapes` are the checkpoint's tensors as they will be (pruned); `float_type` is the 16-bit
     type of matrices. Tensors of rows without a GGUF name (a vision tower) are left out.
     Raises FamilyError for a tensor without a row, CheckpointError for an uneven stack or a tensor
-    in a form that llama.cpp does not read.
+    that does not have the rows that the config says.
     """
-    stacks: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    stacks: defaultdict[str, list[tuple[Place, str]]] = defaultdict(list)
+    views: dict[str, RowView] = {}
+    facts = Facts(family, config)
     for name in shapes:
         place = family.classify(name)
-        if place.row.gguf is None:
-            continue
-        target = place.row.gguf.replace("{layer}", str(place.layer))
-        stacks[target].append((-1 if place.expert is None else place.expert, name))
-    rules = gguf_rules(family)
+        for number, template in enumerate(place.row.gguf):
+            target = template.replace("{layer}", str(place.layer))
+            stacks[target].append((place, name))
+            views[target] = row_view(facts, place.row, number, place.layer)
     _, part = family.section(config)
-    tensors = [_generate(row, part) for row in rules.generated]
-    refused = next((n for n in stacks for word in rules.refuse if word in n), None)
-    if refused is not None:
-        raise CheckpointError(
-            f"{stacks[refused][0][1]} would be {refused}, which llama.cpp's {rules.architecture} "
-            "does not read: save the checkpoint in its published form, one tensor per projection"
-        )
+    tensors = [_generate(row, part) for row in gguf_rules(family).generated]
     for target, members in stacks.items():
-        tensors.append(_gather(target, sorted(members), shapes, float_type))
+        tensors.append(_gather(target, members, shapes, float_type, views[target]))
     return tuple(sorted(tensors, key=lambda tensor: file_order(tensor.info.name)))
+
+
+def row_view(facts: Facts, row: TensorRow, number: int, layer: int | None) -> RowView:
+    """The rows that the `number`th tensor of a row's `gguf` is made of.
+
+    Raises FamilyError for a config that does not give the size of a head.
+    """
+    if row.gguf_heads is None:
+        return RowView(number, len(row.gguf))
+    return RowView(number, len(row.gguf), facts.size(row.gguf_heads, layer))
 
 
 def unquantized_type(name: str, shape: Sequence[int], float_type: str) -> str:
     """The converter's type for a tensor: F32, or `float_type` for a matrix that may be rounded."""
     if len(shape) < 2 or not name.endswith(".weight") or name.endswith(_F32_PARTS):
         return "F32"
+    if name.endswith(_CONVOLUTION) and float_type != "F16":
+        return "F32"
     return float_type
 
 
 def _gather(
     target: str,
-    members: Sequence[tuple[int, str]],
+    members: Sequence[tuple[Place, str]],
     shapes: Mapping[str, Sequence[int]],
     float_type: str,
+    view: RowView,
 ) -> GgufTensor:
-    names = tuple(name for _, name in members)
-    experts = [expert for expert, _ in members]
+    """One tensor of the GGUF, of one tensor of the checkpoint or of one for every expert."""
+    numbered = sorted(
+        (-1 if place.expert is None else place.expert, name) for place, name in members
+    )
+    names = tuple(name for _, name in numbered)
+    experts = [expert for expert, _ in numbered]
     one = tuple(shapes[names[0]])
     uneven = [name for name in names if tuple(shapes[name]) != one]
     if uneven or experts not in ([-1], list(range(len(experts)))):
@@ -107,8 +139,39 @@ def _gather(
             f"{target}: cannot be stacked of experts {experts}"
             + (f", {uneven[0]} differs in shape from {names[0]}" if uneven else "")
         )
+    if view != WHOLE:
+        one = _viewed(names[0], one, view)
+    one, colours = _pictured(names[0], one, members[0][0].row)
     shape = one if experts == [-1] else (len(names), *one)
-    return GgufTensor(TensorInfo(target, unquantized_type(target, shape, float_type), shape), names)
+    info = TensorInfo(target, unquantized_type(target, shape, float_type), shape)
+    return GgufTensor(info, names, view=view, colours=colours)
+
+
+def _pictured(name: str, shape: tuple[int, ...], row: TensorRow) -> tuple[tuple[int, ...], int]:
+    """(shape, colours) of a tensor: a scalar has one axis, and a patch of an image three."""
+    if not row.axes or row.axes[-1] != _COLOURS:
+        return shape or (1,), 1
+    colours = _COLOURS.count("/") + 1
+    side = math.isqrt(shape[-1] // colours)
+    if shape[-1] != colours * side * side:
+        raise CheckpointError(
+            f"tensor {name!r} has rows of {shape[-1]} numbers, which are no square of pixels of "
+            f"{colours} colours: it is not what its name says"
+        )
+    return (*shape[:-1], colours, side, side), colours
+
+
+def _viewed(name: str, shape: tuple[int, ...], view: RowView) -> tuple[int, ...]:
+    """The shape of the rows of `view`. Raises CheckpointError where they do not come out even."""
+    rows = shape[-2] if len(shape) > 1 else 0
+    each = view.parts * (view.head or 1)
+    if not rows or rows % each or (view.head or 0) % 2:
+        heads = f"heads of {view.head} rows" if view.head else f"{view.parts} equal parts"
+        raise CheckpointError(
+            f"tensor {name!r} has shape {list(shape)}, whose rows are not {heads}: config.json "
+            "does not describe it"
+        )
+    return (*shape[:-2], rows // view.parts, shape[-1])
 
 
 def _generate(row: GeneratedRow, part: Mapping[str, Any]) -> GgufTensor:

@@ -1,7 +1,8 @@
 """A tokenizer's GGUF metadata: tokens, kinds, merges, special ids and the chat template.
 
 Reads tokenizer.json and tokenizer_config.json as data. llama.cpp chooses how text is split before
-merging by `tokenizer.ggml.model` and `.pre`, which are the family's; everything else is here.
+merging by `tokenizer.ggml.model` and `.pre`, which are the family's; everything else is here, and
+what is peculiar to tokenizers with scores in `gguf_pieces.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,20 @@ from typing import Any
 
 from secateur.errors import CheckpointError
 from secateur.formats.gguf import STRING, Value
+from secateur.formats.gguf_pieces import (
+    CONTROL,
+    NORMAL,
+    UNUSED,
+    USER_DEFINED,
+    Vocabulary,
+    looks_special,
+    pieces_vocabulary,
+    ranked_scores,
+)
 from secateur.formats.gguf_rules import TokenizerRules
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
-"""llama.cpp's kinds of tokens (`enum llama_token_type`)."""
+BYTE = 6
+"""llama.cpp's kind of a token that is a byte."""
 
 _SPECIAL_IDS = {
     "bos": "bos_token_id",
@@ -32,7 +43,6 @@ _SPECIAL_IDS = {
 
 _PREFIX = "tokenizer.ggml."
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_SPECIAL_FORM = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>", re.DOTALL)
 
 
 def tokenizer_metadata(
@@ -44,31 +54,89 @@ def tokenizer_metadata(
     CheckpointError if a file is missing or damaged, is no BPE tokenizer, has holes in its ids or
     more tokens than rows.
     """
-    tokenizer = _json(folder / "tokenizer.json")
-    settings = _json(folder / "tokenizer_config.json")
-    _check_form(folder, tokenizer, rules)
+    pieces = folder / rules.pieces if rules.pieces and (folder / rules.pieces).is_file() else None
+    # Beside a SentencePiece model the other files may be missing.
+    tokenizer = _json(folder / "tokenizer.json", optional=pieces is not None)
+    settings = _json(folder / "tokenizer_config.json", optional=pieces is not None)
+    if pieces is not None:
+        words = pieces_vocabulary(pieces, settings, rows)
+    else:
+        _check_form(folder, tokenizer, rules)
+        words = _vocabulary(folder, tokenizer, settings, rules, rows)
+    metadata = {"model": Value(STRING, rules.model)}
+    if rules.pre is not None:
+        metadata["pre"] = Value(STRING, rules.pre)
+    metadata["tokens"] = Value(STRING, tuple(words.tokens))
+    if rules.score is not None:
+        metadata["scores"] = Value("f32", tuple(words.scores))
+    metadata["token_type"] = Value("i32", tuple(words.kinds))
+    if rules.pieces is None:
+        metadata["merges"] = Value(STRING, tuple(_merges(tokenizer)))
+    for word, number in _special_ids(tokenizer, settings, config).items():
+        metadata[_SPECIAL_IDS[word]] = Value("u32", number)
+    for key, told in _added_around(tokenizer, settings, rules).items():
+        metadata[key] = Value("bool", told)
+    return {_PREFIX + key: value for key, value in metadata.items()} | _template(folder, settings)
+
+
+def has_tokenizer(folder: Path, rules: TokenizerRules) -> bool:
+    """Whether a folder holds what `tokenizer_metadata` reads."""
+    names = ("tokenizer.json", rules.pieces) if rules.pieces else ("tokenizer.json",)
+    return any((folder / name).is_file() for name in names)
+
+
+def _vocabulary(
+    folder: Path,
+    tokenizer: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    rules: TokenizerRules,
+    rows: int,
+) -> Vocabulary:
+    """The vocabulary of tokenizer.json, filled up with unused tokens."""
     tokens = _tokens(folder, tokenizer, rows)
     kinds = _kinds(tokenizer, settings, tokens, rules)
     tokens += [f"[PAD{number}]" for number in range(len(tokens), rows)]
     kinds += [UNUSED] * (rows - len(kinds))
-    metadata = {"model": Value(STRING, rules.model)}
-    if rules.pre is not None:
-        metadata["pre"] = Value(STRING, rules.pre)
-    metadata["tokens"] = Value(STRING, tuple(tokens))
-    if rules.score is not None:
-        metadata["scores"] = Value("f32", (rules.score,) * rows)
-    metadata["token_type"] = Value("i32", tuple(kinds))
-    metadata["merges"] = Value(STRING, tuple(_merges(tokenizer)))
-    for word, number in _special_ids(tokenizer, settings, config).items():
-        metadata[_SPECIAL_IDS[word]] = Value("u32", number)
-    if rules.add_bos is not None:
-        metadata["add_bos_token"] = Value("bool", rules.add_bos)
-    if rules.add_space_prefix is not None:
-        metadata["add_space_prefix"] = Value("bool", rules.add_space_prefix)
-    return {_PREFIX + key: value for key, value in metadata.items()} | _template(folder, settings)
+    if rules.pieces is not None:
+        return Vocabulary(tokens, kinds, ranked_scores(tokens, kinds, tokenizer["model"]["merges"]))
+    return Vocabulary(tokens, kinds, [rules.score or 0.0] * rows)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _added_around(
+    tokenizer: Mapping[str, Any], settings: Mapping[str, Any], rules: TokenizerRules
+) -> dict[str, bool]:
+    """What llama.cpp adds to a text: the family's rules, or what the tokenizer's files say."""
+    if rules.told:
+        told = _told_around(tokenizer, settings)
+    else:
+        told = {"add_bos_token": rules.add_bos, "add_space_prefix": rules.add_space_prefix}
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _told_around(
+    tokenizer: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, bool | None]:
+    """Whether the first and last token of a text are special ones: the post-processor's template,
+    else tokenizer_config.json; and whether it begins with a space, which only the latter says."""
+    told: dict[str, bool | None] = {}
+    processor = tokenizer.get("post_processor") or {}
+    for step in processor.get("processors", [processor]):
+        single = step.get("single", []) if step.get("type") == "TemplateProcessing" else []
+        for word, item in (("bos", single[:1]), ("eos", single[-1:])) if len(single) > 1 else ():
+            token = item[0].get("SpecialToken", {}).get("id")
+            if token is not None:
+                told[word] = token in _content(settings.get(f"{word}_token"))
+    for word in ("bos", "eos"):
+        entry = settings.get(f"add_{word}_token")
+        told.setdefault(word, entry if isinstance(entry, bool) else None)
+    found: dict[str, bool | None] = {f"add_{word}_token": value for word, value in told.items()}
+    space = settings.get("add_prefix_space")
+    return {**found, "add_space_prefix": space if isinstance(space, bool) else None}
+
+
+def _json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    if optional and not path.is_file():
+        return {}
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -137,7 +205,7 @@ def _kinds(
     base = len(tokenizer["model"]["vocab"])
     added = {token["content"]: token["special"] for token in tokenizer.get("added_tokens", ())}
     if rules.kinds == "added":
-        control = {text for text, special in added.items() if special or _looks_special(text)}
+        control = {text for text, special in added.items() if special or looks_special(text)}
         user_defined = set(added) - control
     else:
         control = set(_named_tokens(settings))
@@ -151,11 +219,6 @@ def _kinds(
         else:
             kinds.append(CONTROL if text in control else NORMAL)
     return kinds
-
-
-def _looks_special(text: str) -> bool:
-    """llama.cpp's converter's guess for tokens that are not marked as special."""
-    return text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]") or bool(_SPECIAL_FORM.fullmatch(text))
 
 
 def _named_tokens(settings: Mapping[str, Any]) -> Iterator[str]:

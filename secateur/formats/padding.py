@@ -62,9 +62,12 @@ def width_of(row: TensorRow, axis: int) -> str | None:
     return next((what for what, words in AXES.items() if row.axes[axis] in words), None)
 
 
-def padding_of(row: TensorRow, shape: Sequence[int], widths: Mapping[str, Width]) -> Padding:
+def padding_of(
+    row: TensorRow, shape: Sequence[int], widths: Mapping[str, Width], split: int = 1
+) -> Padding:
     """What widening by `widths` adds to a tensor of this row and shape.
 
+    `split`: the tensor is one of so many that the row's two projections are written as.
     Raises FamilyError for a row that is widened in a way not known here, CheckpointError for a
     tensor that is not as wide as the config says.
     """
@@ -73,7 +76,7 @@ def padding_of(row: TensorRow, shape: Sequence[int], widths: Mapping[str, Width]
         what = width_of(row, axis)
         if what is None or what not in widths:
             continue
-        width, halves = widths[what], word.count("|") + 1
+        width, halves = widths[what], (word.count("|") + 1) // split or 1
         from_end = len(row.axes) - axis
         if from_end > 2 or (from_end == 1 and (halves > 1 or len(row.axes) == 1)):
             raise FamilyError(f"{row.name!r}: padding does not know how to widen its axis {word!r}")

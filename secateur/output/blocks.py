@@ -42,8 +42,10 @@ Made = TypeVar("Made")
 class Block:
     """Rows `start:stop` of a source seen as [rows, width], or numbers made from the config.
 
-    `tensor` is the number of the output tensor and `name` its name. `below` rows of zeros follow,
-    and `right` zeros end every row; `weights` [width + right] is the importance of its columns.
+    `tensor` is the number of the output tensor and `name` its name. With `order`, as many rows are
+    taken, but those and in that order. `below` rows of zeros follow, and `right` zeros end every
+    row; `weights` [width + right] is the importance of its columns. With several `colours` the numbers
+    of a row are those of each in turn, and come out as one colour after the other.
     """
 
     tensor: int
@@ -55,6 +57,20 @@ class Block:
     weights: NDArray[np.float32] | None
     below: int = 0
     right: int = 0
+    order: NDArray[np.intp] | None = None
+    colours: int = 1
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Its rows of the source as (first, end) of neighbours, ascending."""
+        if self.order is None:
+            return [(self.start, self.stop)]
+        rows = np.sort(self.order)
+        ends = np.flatnonzero(np.diff(rows) != 1) + 1
+        return [(int(run[0]), int(run[-1]) + 1) for run in np.split(rows, ends)]
+
+    def arranged(self, rows: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The rows of its runs, one after the other, in the order asked for."""
+        return rows if self.order is None else rows[np.argsort(np.argsort(self.order))]
 
 
 def blocks_of(
@@ -67,16 +83,18 @@ def blocks_of(
     """The blocks of the tensors called for by `numbers`, matrix by matrix, in row order."""
     for number in numbers:
         tensor, info = tensors[number], infos[number]
-        zeros = tensor.padding
+        zeros, view = tensor.padding, tensor.view
         importance = _importance(imatrix, info.name, zeros.right)
         width = tensor.columns
-        rows = (info.shape[-2] if len(info.shape) > 1 else 1) - zeros.parts * zeros.below
+        shape = tensor.matrix
+        rows = (shape[-2] if len(shape) > 1 else 1) - zeros.parts * zeros.below
         part = rows // zeros.parts
-        step = max(1, ELEMENTS // info.shape[-1])
+        step = max(1, ELEMENTS // shape[-1])
         matrix = 0
         sources = [pieced[name] for name in tensor.sources]
         for source in sources if tensor.values is None else [tensor.values]:
-            for first in range(0, math.prod(source.shape) // width, rows):
+            for matrix_start in range(0, math.prod(source.shape) // width, rows * view.parts):
+                first = matrix_start + view.part * rows
                 weights = None
                 if importance is not None:
                     weights = importance[matrix if len(importance) > 1 else 0]
@@ -84,9 +102,11 @@ def blocks_of(
                     for start in range(begin, begin + part, step):
                         stop = min(start + step, begin + part)
                         below = zeros.below if stop == begin + part else 0
+                        order = view.order(start - first, stop - first)
                         yield Block(
                             number, info.name, start, stop, width, source, weights, below,
-                            zeros.right,
+                            zeros.right, None if order is None else order + first,
+                            tensor.colours,
                         )  # fmt: skip
                 matrix += 1
 
@@ -136,7 +156,8 @@ class Shards:
     def rows(self, block: Block) -> NDArray[np.float32]:
         """The block's numbers and zeros, float32 [stop - start + below, width + right].
 
-        Raises CheckpointError for a shard that cannot be read or was cut, and for NaN or infinity.
+        Raises CheckpointError for a shard that cannot be read or was cut, and for NaN or infinity
+        (which clipping bounds may be).
         """
         if not isinstance(block.source, PiecedTensor):
             values = block.source.reshape(-1, block.width)[block.start : block.stop]
@@ -144,22 +165,30 @@ class Shards:
         name, dtype = block.source.name, block.source.dtype
         raw = memoryview(bytearray((block.stop - block.start) * _row_bytes(block)))
         filled = 0
-        for piece in _pieces(block):
-            filled += self._read(piece, raw[filled : filled + piece.nbytes], name)
-        refuse_forbidden(name, dtype, raw, "finite", block.start * block.width)
-        array = np.frombuffer(raw, STORAGE[dtype]).reshape(-1, block.width)
-        values = np.ascontiguousarray(to_float32(NamedTensor(name, dtype, array)))
+        for start, stop in block.runs():
+            begin = filled
+            for piece in _pieces(block, start, stop):
+                filled += self._read(piece, raw[filled : filled + piece.nbytes], name)
+            refuse_forbidden(
+                name, dtype, raw[begin:filled], block.source.allowed, start * block.width
+            )
+        array = block.arranged(np.frombuffer(raw, STORAGE[dtype]).reshape(-1, block.width))
+        numbers = to_float32(NamedTensor(name, dtype, array))
+        if block.colours > 1:
+            numbers = numbers.reshape(len(numbers), -1, block.colours).swapaxes(1, 2)
+        values = np.ascontiguousarray(numbers).reshape(-1, block.width)
         return padded_rows(values, block.below, block.right)
 
     def _ask_for(self, block: Block) -> None:
         if hasattr(os, "posix_fadvise") and isinstance(block.source, PiecedTensor):
-            for piece in _pieces(block):
-                os.posix_fadvise(
-                    self._descriptors[piece.path],
-                    piece.offset,
-                    piece.nbytes,
-                    os.POSIX_FADV_WILLNEED,
-                )
+            for start, stop in block.runs():
+                for piece in _pieces(block, start, stop):
+                    os.posix_fadvise(
+                        self._descriptors[piece.path],
+                        piece.offset,
+                        piece.nbytes,
+                        os.POSIX_FADV_WILLNEED,
+                    )
 
     def _read(self, piece: Piece, into: memoryview, name: str) -> int:
         """Fill `into` from the piece's file."""
@@ -208,10 +237,10 @@ def _row_bytes(block: Block) -> int:
     return STORAGE[block.source.dtype].itemsize * block.width
 
 
-def _pieces(block: Block) -> Iterator[Piece]:
-    """Where the block's bytes lie, in order."""
+def _pieces(block: Block, first: int, end: int) -> Iterator[Piece]:
+    """Where the bytes of the rows `first:end` of the block's source lie, in order."""
     assert isinstance(block.source, PiecedTensor)
-    start, stop = (row * _row_bytes(block) for row in (block.start, block.stop))
+    start, stop = (row * _row_bytes(block) for row in (first, end))
     position = 0
     for piece in block.source.pieces:
         begin, end = max(start, position), min(stop, position + piece.nbytes)

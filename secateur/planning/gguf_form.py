@@ -29,7 +29,7 @@ from secateur.formats.types import TYPES
 from secateur.planning.assign import Target, assign
 from secateur.planning.experts import select_experts
 from secateur.planning.importance import Facts
-from secateur.planning.llama_mixes import FILE_TYPES, ModelTraits
+from secateur.planning.llama_mixes import FILE_TYPES, ModelTraits, model_traits
 from secateur.planning.llama_types import TypeChoice, TypeRequest, choose_types
 from secateur.planning.padding import (
     Widths,
@@ -136,7 +136,7 @@ def gguf_base(checkpoint: Checkpoint, keep: Keep, tokenizer: TokenizerKeys) -> G
     tensors = gguf_tensors(checkpoint.family, config, shapes, _UNQUANTIZED)
     return GgufBase(
         checkpoint=checkpoint,
-        model=_model_name(checkpoint, kept),
+        model=model_name(checkpoint, kept),
         config=config,
         tensors=tensors,
         infos=tuple(tensor.info for tensor in tensors),
@@ -192,7 +192,7 @@ def typed_form(
         tensors = padded_tensors(checkpoint, tensors, widths)
     choices = choose_types([tensor.info for tensor in tensors], base.traits, request)
     if chosen is not None:
-        choices = [_edited(choice, chosen) for choice in choices]
+        choices = [edited(choice, chosen) for choice in choices]
     number = FILE_TYPES[recipe.base].number
     metadata = {
         **model_metadata(checkpoint.family, config, base.infos, base.model, number),
@@ -274,7 +274,8 @@ def _request(
     )
 
 
-def _edited(choice: TypeChoice, chosen: Mapping[str, str]) -> TypeChoice:
+def edited(choice: TypeChoice, chosen: Mapping[str, str]) -> TypeChoice:
+    """The choice, or the type that a plan gives the tensor instead."""
     wanted = chosen.get(choice.name, choice.type)
     if wanted == choice.type:
         return choice
@@ -291,7 +292,8 @@ def _action(checkpoint: Checkpoint, tensor: GgufTensor, pruned: bool) -> Action:
     return "select+convert" if pruned and routed else "convert"
 
 
-def _model_name(checkpoint: Checkpoint, kept: int) -> str:
+def model_name(checkpoint: Checkpoint, kept: int) -> str:
+    """What files of the model with `kept` experts are called after."""
     base = checkpoint.name.rpartition("/")[2]
     return base if kept == checkpoint.experts else f"{base}-{kept}e"
 
@@ -300,15 +302,7 @@ def _traits(
     checkpoint: Checkpoint, config: Mapping[str, Any], quantize: Mapping[str, Any]
 ) -> ModelTraits:
     family = checkpoint.family
-    words: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in quantize.items()
-    }
     heads = family.number(config, "heads")
     found = family.find(config, "kv_heads")
-    return ModelTraits(
-        layers=checkpoint.layers,
-        experts=family.number(config, "experts"),
-        heads=heads,
-        kv_heads=found[1] if found else heads,
-        **words,
-    )
+    experts, kv_heads = family.number(config, "experts"), found[1] if found else heads
+    return model_traits(checkpoint.layers, experts, heads, kv_heads, quantize)

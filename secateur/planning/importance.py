@@ -126,7 +126,8 @@ def gguf_names(family: Family, running: str) -> list[str]:
     """GGUF names of the tensors that a parameter of the running model becomes."""
     place = family.classify(running)
     rows = [row for row in family.rows if row is place.row or row.into == place.row.name]
-    return [family.fill(row.gguf, place.layer) for row in rows if row.gguf]
+    names = [family.fill(name, place.layer) for row in rows for name in row.gguf]
+    return list(dict.fromkeys(names))
 
 
 def check_shapes(importance: Importance, tensors: Sequence[GgufTensor]) -> None:

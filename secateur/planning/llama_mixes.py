@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from secateur.checkpoint.expressions import evaluate
 from secateur.errors import PlanError
 
 
@@ -85,6 +87,22 @@ class ModelTraits:
     """Parts of names that are never quantized."""
     at_least_q8: tuple[str, ...] = ()
     """Parts of names that become Q8_0 whatever the file type."""
+
+
+def model_traits(
+    layers: int, experts: int, heads: int, kv_heads: int, rules: Mapping[str, Any]
+) -> ModelTraits:
+    """The traits of a model of a family whose `[gguf.quantize]` table is `rules`.
+
+    A text in it is an expression of the four numbers. Raises FamilyError for one that is none.
+    """
+    numbers = {"layers": layers, "experts": experts, "heads": heads, "kv_heads": kv_heads}
+    words: dict[str, Any] = {
+        key: evaluate(value, numbers.get) if isinstance(value, str) else value
+        for key, value in rules.items()
+    }
+    words = {key: tuple(word) if isinstance(word, list) else word for key, word in words.items()}
+    return ModelTraits(layers, experts, heads, kv_heads, **words)
 
 
 class Place(NamedTuple):

@@ -108,10 +108,11 @@ def _row(checkpoint: Checkpoint, tensor: GgufTensor) -> TensorRow | None:
 
 def _padded(checkpoint: Checkpoint, tensor: GgufTensor, widths: Widths) -> GgufTensor:
     row = _row(checkpoint, tensor)
-    padding = padding_of(row, tensor.info.shape, widths) if row else NO_PADDING
+    shape, split = tensor.info.shape, tensor.view.parts
+    padding = padding_of(row, shape, widths, split) if row else NO_PADDING
     if padding == NO_PADDING:
         return tensor
-    info = replace(tensor.info, shape=padded_shape(tensor.info.shape, padding))
+    info = replace(tensor.info, shape=padded_shape(shape, padding))
     return replace(tensor, info=info, padding=padding)
 
 

@@ -51,9 +51,9 @@ class RuleLine:
 def known_names(family: Family, layers: int) -> frozenset[str]:
     """GGUF names of every row of a family, in every layer."""
     return frozenset(
-        row.gguf.replace("{layer}", str(layer))
+        name.replace("{layer}", str(layer))
         for row in family.rows
-        if row.gguf
+        for name in row.gguf
         for layer in range(layers)
     )
 

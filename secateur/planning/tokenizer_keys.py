@@ -14,7 +14,7 @@ from secateur.errors import CheckpointError, PlanError
 from secateur.formats.gguf import Metadata, metadata_bytes
 from secateur.formats.gguf_metadata import sampling_metadata
 from secateur.formats.gguf_rules import gguf_rules
-from secateur.formats.gguf_tokenizer import tokenizer_metadata
+from secateur.formats.gguf_tokenizer import has_tokenizer, tokenizer_metadata
 from secateur.formats.gguf_vocabulary import read_vocabulary
 
 _EMBEDDING = "token_embd.weight"
@@ -47,9 +47,9 @@ def tokenizer_keys(checkpoint: Checkpoint, source: Path | None = None) -> Tokeni
     if source is not None and not source.is_dir():
         return _of_vocabulary(checkpoint, source)
     folder = source or checkpoint.path
-    if checkpoint.shape_only and source is None and not (folder / "tokenizer.json").is_file():
-        return TokenizerKeys({}, None)
     rules = gguf_rules(checkpoint.family).tokenizer
+    if checkpoint.shape_only and source is None and not has_tokenizer(folder, rules):
+        return TokenizerKeys({}, None)
     metadata = {
         **sampling_metadata(checkpoint.path),
         **tokenizer_metadata(folder, checkpoint.config, rules, _rows(checkpoint)),
@@ -72,6 +72,6 @@ def _of_vocabulary(checkpoint: Checkpoint, path: Path) -> TokenizerKeys:
 def _rows(checkpoint: Checkpoint) -> int:
     """Rows of the token embedding."""
     for name, place in checkpoint.places.items():
-        if place.row.gguf == _EMBEDDING:
+        if _EMBEDDING in place.row.gguf:
             return checkpoint.specs[name].shape[0]
     raise CheckpointError(f"{checkpoint.source} has no token embedding: it is incomplete")
