@@ -26,6 +26,7 @@ from secateur.options import (
     Imatrix,
     Json,
     LayerImportance,
+    Mmproj,
     Model,
     OnNan,
     Out,
@@ -280,6 +281,7 @@ def shrink(
     to: To = None,
     pad: Pad = False,
     split_max_size: SplitMaxSize = None,
+    mmproj: Mmproj = None,
     imatrix: Imatrix = None,
     uncovered: Uncovered = "flat",
     corpus: Corpus = None,
@@ -319,7 +321,7 @@ def shrink(
     wish = Wish(
         pruning=pruning,
         formats=formats_of(
-            to, types, recipe, tensor_type_file, layer_importance, pad, split_max_size
+            to, types, recipe, tensor_type_file, layer_importance, pad, split_max_size, mmproj
         ),
         calibration=verbs.Calibration(corpus, rows, None, sequence_length, reroute_tokens, on_nan),
         measuring=verbs.Measuring(prompts, answers, per_domain, max_kl, min_top1),

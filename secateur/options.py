@@ -62,6 +62,13 @@ SplitMaxSize = Annotated[
     str | None,
     typer.Option(help="Cut GGUF files of more tensor bytes than this, as in 5G or 500M."),
 ]
+Mmproj = Annotated[
+    str | None,
+    typer.Option(
+        help="The vision tower's own GGUF: F16 (default, if there is a tower), BF16, F32, Q8_0, "
+        "or none."
+    ),
+]
 Pad = Annotated[
     bool,
     typer.Option("--pad", help="Widen rows with zeros where a GGUF type needs it, not fall back."),

@@ -29,8 +29,10 @@ from secateur.output.write import Sources, check_plan, write_output
 from secateur.planning.choose import Pruning, check_wish, choose
 from secateur.planning.importance import read_imatrix_file
 from secateur.planning.layer_importance import layer_importance
+from secateur.planning.mmproj_form import mmproj_form
 from secateur.planning.plan import Plan
-from secateur.planning.resolve import make_plan
+from secateur.planning.recipe import Recipe
+from secateur.planning.resolve import is_tower, make_plan
 from secateur.planning.uncovered import Policy
 from secateur.release.manifest import MANIFEST, versions, write_manifest
 from secateur.release.report import Report
@@ -76,7 +78,7 @@ def shrink(
         plan = make_plan(
             checkpoint,
             choice,
-            wish.formats.outputs,
+            wish.formats.outputs_of(checkpoint),
             statistics,
             imatrix=imatrix,
             uncovered=wish.uncovered,
@@ -125,8 +127,12 @@ def _refuse_early(checkpoint: Checkpoint, wish: Wish) -> None:
     from secateur.release.measure import measured_on
 
     check_wish(checkpoint, wish.pruning)
-    if not wish.formats.outputs:
+    outputs = wish.formats.outputs_of(checkpoint)
+    if not outputs:
         raise PlanError("there is nothing to write: name a format with --to, or types with --types")
+    for output in outputs:
+        if isinstance(output, Recipe) and is_tower(output):
+            mmproj_form(checkpoint, checkpoint.experts, output)
     measured_on(checkpoint, wish.measuring)
 
 

@@ -19,6 +19,7 @@ from secateur.options import (
     Imatrix,
     Json,
     LayerImportance,
+    Mmproj,
     Model,
     Pad,
     PerSample,
@@ -60,6 +61,7 @@ def plan(
     layer_importance: LayerImportance = None,
     pad: Pad = False,
     split_max_size: SplitMaxSize = None,
+    mmproj: Mmproj = None,
     imatrix: Imatrix = None,
     uncovered: Uncovered = "flat",
     tokenizer: Tokenizer = None,
@@ -86,7 +88,9 @@ def plan(
     decided = verbs.plan(
         model,
         wish,
-        formats_of(to, types, recipe, tensor_type_file, layer_importance, pad, split_max_size),
+        formats_of(
+            to, types, recipe, tensor_type_file, layer_importance, pad, split_max_size, mmproj
+        ),
         statistics=stats, imatrix=imatrix, uncovered=policy_of(uncovered), revision=revision,
         # A plan that is kept shall be applied: it is made with the weights.
         supposed=verbs.Supposed(tokenizer, context, with_imatrix, fetch=out is not None),

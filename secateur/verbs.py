@@ -24,9 +24,10 @@ from secateur.planning.choose import Pruning, choose, scores_of
 from secateur.planning.importance import ImatrixFile, read_imatrix_file
 from secateur.planning.ladders import find_recipes
 from secateur.planning.layer_importance import layer_importance
+from secateur.planning.mmproj_form import tower_recipe
 from secateur.planning.plan import PATH, Plan, published, read_plan, to_json
 from secateur.planning.recipe import Recipe
-from secateur.planning.resolve import NOTHING, Output, Supposed, make_plan
+from secateur.planning.resolve import NOTHING, Output, Supposed, is_gguf, make_plan
 from secateur.planning.uncovered import Policy
 from secateur.release import manifest as manifest_file
 from secateur.release.manifest import Problem
@@ -76,7 +77,8 @@ class Formats:
     (planning.recipe) or ladders (planning.ladders); `recipes` are recipes made in Python.
     `layer_importance` says what ranks layers for recipes with tiers: a measure of the statistics,
     or a file (planning.layer_importance). GGUF files of more than `split_max_size` bytes of tensors
-    are cut.
+    are cut. `mmproj` is the type of the vision tower's own GGUF, or "none"; by default it is
+    written as F16 beside GGUF files of a model that has such a tower.
     """
 
     safetensors: bool = True
@@ -84,6 +86,7 @@ class Formats:
     recipes: tuple[Recipe, ...] = ()
     layer_importance: str | Path | None = None
     split_max_size: int | None = None
+    mmproj: str | None = None
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -91,6 +94,12 @@ class Formats:
         first: tuple[Output, ...] = ("safetensors",) if self.safetensors else ()
         named = (recipe for word in self.types for recipe in find_recipes(word))
         return (*first, *named, *self.recipes)
+
+    def outputs_of(self, checkpoint: Checkpoint) -> tuple[Output, ...]:
+        """The outputs for a model, which may have a tower; raises PlanError as `outputs` does."""
+        outputs = self.outputs
+        wanted = any(is_gguf(output) for output in outputs)
+        return (*outputs, *tower_recipe(checkpoint, self.mmproj, wanted))
 
 
 def _opened(model: Model, revision: str | None, what: str) -> Checkpoint:
@@ -224,7 +233,7 @@ def plan(
     decided = make_plan(
         checkpoint,
         choice,
-        formats.outputs,
+        formats.outputs_of(checkpoint),
         loaded,
         imatrix=_imatrix(imatrix, checkpoint),
         uncovered=uncovered,

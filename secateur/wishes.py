@@ -69,6 +69,7 @@ def formats_of(
     layer_importance: str | None = None,
     pad: bool = False,
     split_max_size: str | None = None,
+    mmproj: str | None = None,
 ) -> Formats:
     """What shall be written. Without --to: the pruned checkpoint, and what the types are for."""
     from secateur.formats.gguf_split import size_of
@@ -78,7 +79,11 @@ def formats_of(
     if pad:
         found = tuple(map(_padded, found))
     split = None if split_max_size is None else size_of(split_max_size)
-    rest: dict[str, Any] = {"layer_importance": layer_importance, "split_max_size": split}
+    rest: dict[str, Any] = {
+        "layer_importance": layer_importance,
+        "split_max_size": split,
+        "mmproj": mmproj,
+    }
     if to is None:
         return Formats(recipes=found, **rest)
     wanted = {word.strip() for word in to.split(",")}

@@ -38,11 +38,11 @@ TINY = Callable[[str], Checkpoint]
 
 
 def shape_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the part that the family's rows describe."""
+    """Names and shapes of the part that the family's rows, and its tower's, describe."""
     return {
         name: spec.shape
         for name, spec in checkpoint.specs.items()
-        if checkpoint.places[name].row.axes
+        if checkpoint.places[name].role != "audio"
     }
 
 
@@ -51,7 +51,7 @@ def test_a_config_gives_what_save_pretrained_writes(form: str, tiny: TINY) -> No
     saved = tiny(form)
     drawn = blueprint(saved.family, saved.config, saved.config_file, published=not FORMS[form][1])
     assert {name: spec.shape for name, spec in drawn.specs.items()} == shape_of(saved)
-    assert drawn.places == {n: p for n, p in saved.places.items() if p.row.axes}
+    assert drawn.places == {n: saved.places[n] for n in drawn.specs}
     assert {name: spec.dtype for name, spec in drawn.specs.items()} == {
         name: saved.specs[name].dtype for name in drawn.specs
     }

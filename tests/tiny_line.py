@@ -83,7 +83,7 @@ def save_line(folder: Path) -> Line:
         _GEMMA4_TEXT.clear()
         _GEMMA4_TEXT.update(kept)
     (model / "chat_template.jinja").unlink()
-    _in_gemmas_form(save_tokenizer(model) / "tokenizer.json")
+    in_gemmas_form(save_tokenizer(model) / "tokenizer.json")
     (model / "LICENSE").write_text("do as you like\n")
     talk = [_conversation(number) for number in range(12)]
     prompts = [{"domain": entry["domain"], "messages": entry["messages"][:1]} for entry in talk[:3]]
@@ -97,7 +97,7 @@ def save_line(folder: Path) -> Line:
     )
 
 
-def _in_gemmas_form(path: Path) -> None:
+def in_gemmas_form(path: Path) -> None:
     """Characters with a bar for the space and bytes for all others, as llama.cpp has it."""
     data = json.loads(path.read_text("utf-8"))
     tokens = [*SPECIAL, "\n", "\u2581", *map(chr, range(33, 127))]

@@ -7,6 +7,7 @@ ones and zeros a forgotten tensor would not show.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def _gemma4() -> transformers.PreTrainedModel:
     return transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**_GEMMA4_TEXT))
 
 
-def _gemma4_wrapper() -> transformers.PreTrainedModel:
+def gemma4_wrapper(*, audio: bool = True, **changed: Any) -> transformers.PreTrainedModel:
+    """The multimodal model; `changed` are keys of its vision tower's config."""
     vision = {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -76,8 +78,9 @@ def _gemma4_wrapper() -> transformers.PreTrainedModel:
         "max_position_embeddings": 64,
         "use_clipped_linears": True,
         "standardize": True,
+        **changed,
     }
-    audio = {
+    hearing = {
         "hidden_size": 16,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
@@ -88,7 +91,7 @@ def _gemma4_wrapper() -> transformers.PreTrainedModel:
     config = transformers.Gemma4Config(
         text_config=_GEMMA4_TEXT,
         vision_config=vision,
-        audio_config=audio,
+        audio_config=hearing if audio else None,
         **{
             key: VOCAB - 1 - i
             for i, key in enumerate(
@@ -165,7 +168,7 @@ def _deepseek_v3() -> transformers.PreTrainedModel:
 
 MODELS = {
     "gemma4": _gemma4,
-    "gemma4_wrapper": _gemma4_wrapper,
+    "gemma4_wrapper": gemma4_wrapper,
     "qwen3_moe": _qwen3_moe,
     "mixtral": _mixtral,
     "gpt_oss": _gpt_oss,
@@ -189,10 +192,25 @@ def save_tiny(
 ) -> Path:
     """Save a random model of one of FORMS, with a tokenizer and a template; returns `folder`."""
     kind, fused = FORMS[form]
+    return save_model(
+        MODELS[kind], folder, dtype=dtype, seed=seed, shard_size=shard_size, fused=fused
+    )
+
+
+def save_model(
+    made: Callable[[], transformers.PreTrainedModel],
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    shard_size: int | str = "5GB",
+    fused: bool = False,
+) -> Path:
+    """As `save_tiny`, of a model that `made` makes."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(seed)
-    model = MODELS[kind]()
+    model = made()
     _randomise(model, torch.Generator().manual_seed(seed))
     model.to(dtype).save_pretrained(
         folder, save_original_format=not fused, max_shard_size=shard_size

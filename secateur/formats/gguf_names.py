@@ -21,6 +21,9 @@ _LABELS = (
     "Q8_K_XL", "MXFP4",
 )  # fmt: skip
 
+MMPROJ = "mmproj-"
+"""What the name of a tower's GGUF begins with: by it llama.cpp finds it beside a model."""
+
 _LABEL = re.compile(f"(?:UD-)?(?:{'|'.join(_LABELS)})(?:_[A-Z]+)?")
 
 

@@ -115,6 +115,8 @@ def _encoded(
 ) -> NDArray[np.uint8] | None:
     if info is None:
         return None
+    if info.type == "F32":  # as they were read and checked: clipping bounds may be infinite
+        return rows.view(np.uint8)
     try:
         return encode(rows, info.type, weights)
     except NumericError as error:

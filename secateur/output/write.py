@@ -161,7 +161,7 @@ def write_output(
             model, checkpoint, plan.keep, folder, threads=threads, progress=counters[form]
         )
         hashes.update(written)
-    ggufs = [form for form, to in made_by.items() if to == "gguf"]
+    ggufs = [form for form, to in made_by.items() if to in ("gguf", "mmproj")]
     if ggufs:
         by = plan.sha256()
         forms = [planned_gguf(plan, form, checkpoint).made_by(by) for form in ggufs]

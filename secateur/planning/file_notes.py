@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from secateur.formats.gguf_names import label_of, without_part
+from secateur.formats.gguf_names import MMPROJ, label_of, without_part
 
 
 def file_notes(files: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -15,7 +15,8 @@ def file_notes(files: Mapping[str, Mapping[str, object]]) -> list[str]:
     for form, names in files.items():
         whole = {without_part(name) for name in names if name.endswith(".gguf")}
         for name in sorted(whole):
-            if label := label_of(name):
+            label = label_of(name)
+            if label and not name.startswith(MMPROJ):
                 labelled[label].add(name)
         if len(names) > 1 and whole:
             notes.append(

@@ -76,13 +76,15 @@ class Rule:
 class Recipe:
     """How the types of one output come about; see the module's docstring.
 
+    One `to` mmproj, a tower's GGUF (mmproj_form.py), has no rules: its `base` is llama.cpp's type.
+
     `patterns` are llama-quantize's own overrides (regular expression, type), tried after the
     rules: lower-cased, found anywhere in a name, the first match wins.
     """
 
     name: str
     base: str
-    to: Literal["gguf", "mlx"] = "gguf"
+    to: Literal["gguf", "mlx", "mmproj"] = "gguf"
     about: str = ""
     embedding: str | None = None
     output: str | None = None
@@ -94,7 +96,7 @@ class Recipe:
 
     @property
     def format(self) -> str:
-        """What plans call the output: `gguf-Q4_K_M`, `gguf-apex-mini`, `mlx-mixed-4-8`."""
+        """What plans call the output: `gguf-Q4_K_M`, `mlx-mixed-4-8`, `mmproj-F16`."""
         return f"{self.to}-{self.name}"
 
     def facts(self) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def recipe_of_facts(form: str, facts: Mapping[str, Any]) -> Recipe:
         )
     except KeyError as error:
         raise PlanError(f"the plan's format {form!r} does not say {error}: plan again") from None
-    if recipe.format != form or recipe.to not in ("gguf", "mlx"):
+    if recipe.format != form or recipe.to not in ("gguf", "mlx", "mmproj"):
         raise PlanError(f"the plan's format {form!r} is written as {recipe.format!r}: plan again")
     return recipe
 

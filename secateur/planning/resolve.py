@@ -29,6 +29,7 @@ from secateur.planning.importance import ImatrixFile, Importance, check_shapes, 
 from secateur.planning.lint import ground_of, rule_notes
 from secateur.planning.memory import context_memory
 from secateur.planning.mlx_form import MlxForm, mlx_form, plan_mlx
+from secateur.planning.mmproj_form import left_out, mmproj_form
 from secateur.planning.padding import sentence
 from secateur.planning.plan import (
     IMATRIX,
@@ -98,6 +99,7 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
         memory = context_memory(checkpoint, supposed.context).to_json()
         base = gguf_base(checkpoint, choice.keep, tokenizer_keys(checkpoint, supposed.tokenizer))
         notes += _header_notes(base)
+        notes += left_out(checkpoint, any(is_tower(output) for output in outputs))
         weighed = importance_of(checkpoint, choice.keep, statistics, imatrix, uncovered)
         notes += weighed.notes if weighed else ()
     recipes: dict[str, Mapping[str, Any]] = {}
@@ -112,6 +114,11 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
             model = mlx_form(checkpoint, choice.keep, output, layer_importance=layer_importance)
             planned, sizes = plan_mlx(checkpoint, choice.keep, model, output)
             notes.append(f"{form}: {model.bits_per_weight:.3f} bits per weight as mlx-lm counts")
+            recipes[form] = output.facts()
+        elif output.to == "mmproj":
+            tower = mmproj_form(checkpoint, _kept(choice.keep), output)
+            planned, sizes = plan_gguf(checkpoint, choice.keep, tower, output)
+            notes += _fallback_notes(output, planned)
             recipes[form] = output.facts()
         else:
             assert base is not None  # it was made above, for outputs such as this
@@ -208,16 +215,20 @@ def resolve_again(plan: Plan, checkpoint: Checkpoint) -> Plan:
 
 
 def planned_gguf(plan: Plan, form: str, checkpoint: Checkpoint) -> GgufForm:
-    """The GGUF of a plan, its types taken from the plan's tensors.
+    """The GGUF of a plan, of the model or its tower, its types taken from the plan's tensors.
 
     Raises PlanError for a format without a recipe.
     """
+    recipe = planned_recipe(plan, form)
+    chosen = {tensor.name: tensor.type for tensor in plan.of(form)}
+    if is_tower(recipe):
+        return mmproj_form(checkpoint, _kept(plan.keep), recipe, chosen=chosen)
     return gguf_form(
         checkpoint,
         plan.keep,
-        planned_recipe(plan, form),
+        recipe,
         imatrix=plan.selection.get(IMATRIX),
-        chosen={tensor.name: tensor.type for tensor in plan.of(form)},
+        chosen=chosen,
         split=plan.recipes[form].get(SPLIT),
     )
 
@@ -244,6 +255,15 @@ def planned_recipe(plan: Plan, form: str) -> Recipe:
 def is_gguf(output: Output) -> bool:
     """Whether the output is quantized with llama.cpp's importance matrix."""
     return isinstance(output, Recipe) and output.to == "gguf"
+
+
+def is_tower(output: Output) -> bool:
+    """Whether the output is the GGUF of a tower beside the text model."""
+    return isinstance(output, Recipe) and output.to == "mmproj"
+
+
+def _kept(keep: Keep) -> int:
+    return len(next(iter(keep.values())))
 
 
 def safetensors_layout(checkpoint: Checkpoint, keep: Keep) -> Layout:
@@ -292,17 +312,8 @@ def _gguf_notes(
     importance: Importance | None,
     shape_only: bool,
 ) -> list[str]:
-    """Fallbacks as one sentence, and what the types need."""
-    notes, form = [], recipe.format
-    fallen = [tensor for tensor in planned if tensor.fallback_from]
-    if fallen:
-        kinds = sorted({f"{t.fallback_from} to {t.type}" for t in fallen})
-        total = sum(tensor.bytes for tensor in planned)
-        share = sum(tensor.bytes for tensor in fallen) / total
-        notes.append(
-            f"{form}: {len(fallen)} of {len(planned)} tensors ({share:.0%} of the bytes) have rows "
-            f"that the type's blocks do not divide, and fall back ({', '.join(kinds)})"
-        )
+    """Fallbacks, and what the types need."""
+    notes, form = _fallback_notes(recipe, planned), recipe.format
     needing = [choice.name for choice in decided.choices if choice.needs_importance]
     if importance is None and shape_only and (recipe.imatrix or needing):
         return [
@@ -328,6 +339,20 @@ def _gguf_notes(
             f"(first: {lacking[0]}): record it again, or choose a larger type"
         )
     return notes + needy(form, decided.choices, importance.unseen, importance.origin["uncovered"])
+
+
+def _fallback_notes(recipe: Recipe, planned: Sequence[PlannedTensor]) -> list[str]:
+    """Fallbacks as one sentence; none without any."""
+    fallen = [tensor for tensor in planned if tensor.fallback_from]
+    if not fallen:
+        return []
+    kinds = sorted({f"{t.fallback_from} to {t.type}" for t in fallen})
+    total = sum(tensor.bytes for tensor in planned)
+    share = sum(tensor.bytes for tensor in fallen) / total
+    return [
+        f"{recipe.format}: {len(fallen)} of {len(planned)} tensors ({share:.0%} of the bytes) have "
+        f"rows that the type's blocks do not divide, and fall back ({', '.join(kinds)})"
+    ]
 
 
 def _sources(checkpoint: Checkpoint, keep: Keep) -> dict[str, str]:

@@ -23,6 +23,7 @@ from secateur.evaluation.generate import Generation, generate_answers, stop_toke
 from secateur.evaluation.prompts import read_answers, read_prompts
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.teacher import Teacher, teacher_for
+from secateur.formats.gguf_names import MMPROJ
 from secateur.formats.gguf_split import part_name
 from secateur.forward.weights import CheckpointWeights
 from secateur.planning import importance
@@ -34,6 +35,9 @@ from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report,
 GENERATION = Generation(temperature=1.0)
 """Answers are drawn from the model's own distribution, with a fixed seed: greedy ones of a small
 model run in circles, and lie where the model is surest (docs/log.md)."""
+
+_NO_MODEL = (importance.FILE, MMPROJ)
+"""How the names of GGUF files begin that are not models."""
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, total, unit)."""
@@ -87,7 +91,7 @@ def artefacts_of(out: Path) -> list[Path]:
     if out.suffix == ".gguf":
         return [out]
     found = [out] if any(out.glob("model*.safetensors")) else []
-    ggufs = {path.name for path in out.glob("*.gguf") if path.name != importance.FILE}
+    ggufs = {path.name for path in out.glob("*.gguf") if not path.name.startswith(_NO_MODEL)}
     found += [out / name for name in sorted(ggufs) if not _is_behind(name, ggufs)]
     found += sorted(path.parent for path in out.glob("mlx-*/config.json"))
     if not found:
