@@ -227,7 +227,7 @@ def apply(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Write what a plan says into a new folder, complete or absent."""
+    """Write what a plan says into a new folder, complete or absent. Resumes where it stopped."""
     from secateur import verbs
     from secateur.report_text import output_lines
 

@@ -16,7 +16,7 @@ from secateur.calibration import statistics as statistics_file
 from secateur.calibration.coverage import LEAST, Coverage
 from secateur.calibration.coverage import coverage as coverage_of
 from secateur.calibration.statistics import Statistics
-from secateur.checkpoint.folder import complete_or_absent, ready_for, write_whole
+from secateur.checkpoint.folder import complete_or_absent, ready_for, sync_all, write_whole
 from secateur.checkpoint.inspection import Inspection, inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, CorpusError, StatisticsError
@@ -288,10 +288,11 @@ def apply(
     """Write all that a plan says into the new folder `out`; returns its manifest.
 
     `model` is where the checkpoint lies now (default: where the plan found it); `statistics` or
-    `imatrix` are what the plan was made with. The folder is complete or absent. Raises PlanError
-    for a plan that does not fit, OutputError when `out` exists, WriteError when the disk fails.
+    `imatrix` are what the plan was made with. The folder is complete or absent; interrupted, the
+    same call goes on with the work beside it. Raises PlanError for a plan that does not fit,
+    OutputError when `out` exists or other work lies beside it, WriteError when the disk fails.
     """
-    from secateur.output.write import Sources, check_plan, refuse_shape, write_output
+    from secateur.output.write import Sources, check_plan, output_key, refuse_shape, write_output
 
     decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     refuse_shape(decided.model)
@@ -304,7 +305,9 @@ def apply(
     loaded = statistics_file.load(Path(statistics)) if statistics else None
     sources = Sources(checkpoint, loaded, _imatrix(imatrix, checkpoint))
     check_plan(decided, sources)
-    with complete_or_absent(Path(out)) as folder:
+    with complete_or_absent(Path(out), output_key(decided, sources)) as folder:
+        if (folder / manifest_file.MANIFEST).exists():  # interrupted just before its last step
+            return manifest_file.read_manifest(folder)
         hashes = write_output(
             decided,
             sources,
@@ -312,6 +315,7 @@ def apply(
             threads=threads or os.cpu_count() or 1,
             progress=lambda form, done, total: progress(f"write {form}", done, total, "bytes"),
         )
+        sync_all(folder)
         return manifest_file.write_manifest(folder, facts(decided, loaded), hashes)
 
 

@@ -394,15 +394,19 @@ def test_a_disk_that_fills_up(run: Run, line: Line, plan: Path, stats: Path, roo
     assert run("plan", line.model, experts=8, to="gguf", types="Q8_0", out=gguf).code == 0
     with files_of_at_most(30_000):
         refused(run("apply", plan, stats=stats, out=room / "out"), "room", code=1)
-        refused(run("apply", gguf, out=room / "out"), code=1)
+        refused(run("apply", gguf, out=room / "gguf"), code=1)
         told = run("calibrate", line.model, corpus=line.corpus, out=room / "stats")
         refused(told, "stats", code=1)
-        assert list(room.iterdir()) == []
+        # What was made is kept for the next try.
+        kept = {"out.secateur-incomplete", "gguf.secateur-incomplete"}
+        assert {path.name for path in room.iterdir()} == kept
         told = run(
             "shrink", line.model, experts=8, rows=line.rows, answers=line.answers, out=room / "out"
         )
         refused(told, code=1)
     assert not (room / "out").exists()
+    assert run("apply", gguf, out=room / "gguf").code == 0
+    assert not (room / "gguf.secateur-incomplete").exists()
 
 
 def test_a_disk_without_enough_room(

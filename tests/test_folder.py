@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from secateur.checkpoint.folder import SUFFIX, complete_or_absent
-from secateur.errors import OutputError, WriteError
+from secateur.errors import NumericError, OutputError, PlanError, WriteError
 
 _HOLD = """
 import sys, time
@@ -111,6 +111,39 @@ def test_what_kill_9_leaves_is_removed_by_the_next_run(tmp_path: Path) -> None:
         (folder / "file").write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in out.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, WriteError, OSError(errno.ENOSPC, "full")])
+def test_work_with_a_key_is_gone_on_with(
+    error: BaseException | type[BaseException], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises((KeyboardInterrupt, WriteError)), complete_or_absent(out, "a") as folder:
+        (folder / "half").write_text("half")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["out" + SUFFIX]
+    for key in ("b", "aa"):
+        with (
+            pytest.raises(OutputError, match=f"out{SUFFIX}/a is the unfinished work of another"),
+            complete_or_absent(out, key),
+        ):
+            pass
+    with complete_or_absent(out, "a") as folder:
+        assert (folder / "half").read_text() == "half"
+        assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] == ["half"]
+
+
+def test_work_that_would_fail_again_is_not_kept(tmp_path: Path) -> None:
+    for error in (PlanError, NumericError):
+        with pytest.raises(error), complete_or_absent(tmp_path / "out", "a") as folder:
+            (folder / "half").write_text("half")
+            raise error
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(WriteError), complete_or_absent(tmp_path / "out", "a"):
+        raise WriteError  # before anything was made
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_runs_cannot_make_one_folder(tmp_path: Path) -> None:

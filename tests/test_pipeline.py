@@ -150,19 +150,45 @@ def test_killed_at_random_times_it_ends_the_same(line: Line, made: Path, tmp_pat
     assert files_of(tmp_path / "out") == files_of(made)
 
 
-def test_apply_killed_leaves_no_output_and_the_next_run_succeeds(
+def test_apply_killed_again_and_again_ends_the_same(
+    forks: Killer, line: Line, run: Run, tmp_path: Path
+) -> None:
+    """A finished tensor is a line in a journal, and so a change: who goes on makes fewer."""
+    plan, room = tmp_path / "plan.json", tmp_path / "room"
+    assert run("plan", line.model, experts=8, types=TYPES, out=plan).code == 0
+    whole = forks.run("apply", plan, "--out", room / "whole", folder=room)
+    assert whole.code == 0
+    words = ["apply", plan, "--out", room / "out"]
+    for at in (3, 9, whole.changes // 2):
+        ended = forks.run(*words, folder=room, at=at)
+        assert ended.code == -signal.SIGKILL
+        assert not (room / "out").exists()
+    other = tmp_path / "other.json"
+    assert run("plan", line.model, experts=8, types="Q8_0", out=other).code == 0
+    ran = run("apply", other, out=room / "out")
+    assert ran.code == 2
+    assert "is the unfinished work of another plan" in ran.err
+    last = forks.run(*words, folder=room)
+    assert last.code == 0
+    assert last.changes < whole.changes - 20
+    assert files_of(room / "out") == files_of(room / "whole")
+    assert {path.name for path in room.iterdir()} == {"out", "whole"}
+
+
+@pytest.mark.slow
+def test_apply_killed_at_any_change_ends_the_same(
     forks: Killer, line: Line, run: Run, tmp_path: Path
 ) -> None:
     plan, room = tmp_path / "plan.json", tmp_path / "room"
     assert run("plan", line.model, experts=8, types="Q8_0", out=plan).code == 0
-    words = ["apply", plan, "--out", room / "out"]
-    for at in (3, 9, 14):
-        ended = forks.run(*words, folder=room, at=at)
-        assert ended.code == -signal.SIGKILL
-        assert not (room / "out").exists()
-    assert forks.run(*words, folder=room).code == 0
-    assert [path.name for path in room.iterdir()] == ["out"]
-    assert verify(room / "out") == ()
+    whole = forks.run("apply", plan, "--out", room / "whole", folder=room)
+    for at in range(1, whole.changes + 1):
+        out = room / f"out{at}"
+        words = ["apply", plan, "--out", out]
+        assert forks.run(*words, folder=room, at=at).code == -signal.SIGKILL
+        if not out.exists():
+            assert forks.run(*words, folder=room).code == 0
+        assert files_of(out) == files_of(room / "whole"), at
 
 
 @pytest.mark.parametrize("at", [2, 20])
@@ -181,15 +207,18 @@ def test_ctrl_c_is_one_line_and_code_130(
         assert files_of(tmp_path / "out") == files_of(made)
 
 
-def test_ctrl_c_in_apply_leaves_nothing(
+def test_ctrl_c_in_apply_is_one_line_and_the_next_call_goes_on(
     forks: Killer, line: Line, run: Run, tmp_path: Path
 ) -> None:
     plan, room = tmp_path / "plan.json", tmp_path / "room"
-    assert run("plan", line.model, experts=8, out=plan).code == 0
+    assert run("plan", line.model, experts=8, types="Q8_0", out=plan).code == 0
     words = ["apply", plan, "--out", room / "out"]
-    ended = forks.run(*words, folder=room, at=5, signal=signal.SIGINT)
+    ended = forks.run(*words, folder=room, at=20, signal=signal.SIGINT)
     assert (ended.code, ended.err) == (130, "secateur: interrupted\n")
-    assert list(room.iterdir()) == []
+    assert [path.name for path in room.iterdir()] == ["out.secateur-incomplete"]
+    assert forks.run(*words, folder=room).code == 0
+    assert [path.name for path in room.iterdir()] == ["out"]
+    assert verify(room / "out") == ()
 
 
 def test_another_wish_in_the_same_place_takes_nothing_of_the_first(

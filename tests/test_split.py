@@ -108,7 +108,7 @@ def test_a_later_part_is_no_model(line: Line, split: Path, run: Run) -> None:
     ran = run("measure", second, against=line.model, answers=line.answers)
     assert ran.code == 2
     assert ran.err.count("\n") == 1
-    assert f"is part 2 of {part_name(second.name).count}: name the first, " in ran.err
+    assert f"is part 2 of {part_name(second.name).total}: name the first, " in ran.err
 
 
 def saved(folder: Path, names: str, plan: str | None = None) -> list[Path]:

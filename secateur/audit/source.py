@@ -68,7 +68,7 @@ def read_parts(source: str, revision: str | None = None) -> tuple[Header, ...]:
     named = read_source(source, revision)
     count = _split(named, "count")
     name = part_name(source)
-    if count < 2 or name is None or name.count != count:
+    if count < 2 or name is None or name.total != count:
         return (named,)
     parts = [named]
     for number in range(1, count + 1):

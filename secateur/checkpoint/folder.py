@@ -7,45 +7,55 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from secateur.errors import OutputError, WriteError
+from secateur.errors import InputError, NumericError, OutputError, WriteError
 
 SUFFIX = ".secateur-incomplete"
 """Of the folder in which an output is made, beside its final place."""
+
+_FUTILE = (InputError, NumericError)
+"""Errors that the same inputs give again."""
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
 
 
 @contextmanager
-def complete_or_absent(path: Path) -> Iterator[Path]:
+def complete_or_absent(path: Path, key: str | None = None) -> Iterator[Path]:
     """Yield a folder to fill; at the end, and only then, it becomes `path`.
 
     The folder lies beside `path`, named with SUFFIX. When the block ends well, every file and
     folder is synced to disk and the folder is renamed. When it raises, KeyboardInterrupt
     included, it is removed. A kill -9 leaves it behind, and the next run removes it.
 
-    Raises OutputError when `path` exists, or another process is making it; WriteError when
-    the disk fails or is full.
+    With a `key`, the hash of all that decides what is made, an interrupted run is gone on with:
+    what it had made is yielded to the next one of the same key. Then only an error that the same
+    inputs would give again removes it.
+
+    Raises OutputError when `path` exists, when another process is making it, or when the work of
+    another key lies beside it; WriteError when the disk fails or is full.
     """
     path = Path(os.path.abspath(path))
     _refuse(path)
     aside = path.with_name(path.name + SUFFIX)
-    lock = _claim(path, aside)
+    lock = _claim(path, aside, key)
+    made = aside if key is None else aside / key
     try:
-        yield aside
-        sync_all(aside)
+        yield made
+        sync_all(made)
         _refuse(path)
-        aside.rename(path)
+        made.rename(path)
+        if key is not None:
+            aside.rmdir()
         _sync_one(path.parent)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if error.errno not in _DISK:
-            raise
-        raise _cannot(path, error) from None
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+    except BaseException as error:
+        if key is None or isinstance(error, _FUTILE):
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            _remove_if_empty(made, aside)
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise _cannot(path, error) from None
         raise
     finally:
         os.close(lock)
@@ -96,18 +106,35 @@ def _refuse(path: Path) -> None:
         raise OutputError(f"{path} exists already: remove it, or name another output folder")
 
 
-def _claim(path: Path, aside: Path) -> int:
-    """Make `aside` and lock it; the lock dies with the process, so a free one is a leftover."""
+def _claim(path: Path, aside: Path, key: str | None) -> int:
+    """Make `aside` and lock it; the lock dies with the process, so a free one is a leftover.
+
+    Raises OutputError for a leftover of another key than `key`.
+    """
     try:
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        if aside.exists():
-            leftover = _lock(path, aside)
+        aside.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path, aside)
+        if key is None:
             shutil.rmtree(aside)
-            os.close(leftover)
-        aside.mkdir()
-        return _lock(path, aside)
+            os.close(lock)
+            aside.mkdir()
+            return _lock(path, aside)
+        if other := next((one for one in sorted(aside.iterdir()) if one.name != key), None):
+            os.close(lock)
+            raise OutputError(
+                f"{other} is the unfinished work of another plan, importance matrix or version: "
+                f"finish that one with the plan.json in it, or remove {aside}"
+            )
+        (aside / key).mkdir(exist_ok=True)
+        return lock
     except OSError as error:
         raise _cannot(path, error) from None
+
+
+def _remove_if_empty(*folders: Path) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _lock(path: Path, folder: Path) -> int:

@@ -23,16 +23,16 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 class PartName(NamedTuple):
-    """What the name of a part says: it is the `number`-th, from 1, of `count` files of `stem`."""
+    """What the name of a part says: it is the `number`-th, from 1, of `total` files of `stem`."""
 
     stem: str
     number: int
-    count: int
+    total: int
 
     @property
     def file(self) -> str:
         """The name, by which llama.cpp finds the other parts."""
-        return f"{self.stem}-{self.number:05d}-of-{self.count:05d}.gguf"
+        return f"{self.stem}-{self.number:05d}-of-{self.total:05d}.gguf"
 
 
 def part_name(file: str) -> PartName | None:
@@ -104,7 +104,7 @@ def read_every_part(path: Path) -> tuple[GgufFile, ...]:
     if count < 2:
         return (first,)
     name = part_name(path.name)
-    if name is None or name.count != count or name.number != _number(first, "split.no") + 1:
+    if name is None or name.total != count or name.number != _number(first, "split.no") + 1:
         raise FormatError(
             f"{path} is part {_number(first, 'split.no') + 1} of {count}, which must be in its "
             f"name, as in {PartName('NAME', 1, count).file}: llama.cpp finds the others by it"

@@ -64,7 +64,7 @@ def write_gguf_forms(
     file (at most 2 MiB each), one tensor's importance, and the header of one file. Every file is
     complete or absent. `progress` is told the file and the bytes written.
     """
-    key = _key(checkpoint, imatrix)
+    key = content_key(checkpoint, imatrix)
     pieced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
     hashes: dict[str, str] = {}
     # Files whose tensors have the same shapes are made of the same blocks.
@@ -127,7 +127,7 @@ def _shapes(form: GgufForm) -> tuple[tuple[int, ...], ...]:
     return tuple(info.shape for info in form.infos)
 
 
-def _key(checkpoint: Checkpoint, imatrix: Imatrix | None) -> str:
+def content_key(checkpoint: Checkpoint, imatrix: Imatrix | None) -> str:
     """Hash of what decides a tensor's bytes, beside what the file's header says."""
     digest = hashlib.sha256(f"{engine_version()} {checkpoint.identity()}".encode())
     for name, entry in sorted({} if imatrix is None else imatrix.entries.items()):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur import __version__
 from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import SHAPE_ONLY, Checkpoint
 from secateur.errors import PlanError, StatisticsError, WriteError
 from secateur.formats.gguf_writer import unfinished
 from secateur.formats.imatrix_file import save_imatrix
 from secateur.output.checkpoint import write_beside, write_checkpoint
-from secateur.output.gguf import write_gguf_forms
+from secateur.output.gguf import content_key, write_gguf_forms
 from secateur.output.mlx import write_mlx_form
 from secateur.planning.importance import FILE, ImatrixFile, Importance, importance_of
 from secateur.planning.plan import (
@@ -92,6 +94,17 @@ def planned_importance(plan: Plan, sources: Sources) -> Importance | None:
                 f"{found.get(key)!r}: name what the plan was made with, or plan again"
             )
     return weighed
+
+
+def output_key(plan: Plan, sources: Sources) -> str:
+    """A hash of all that decides the bytes of an output, for the name of its work folder.
+
+    Raises as `planned_importance` does.
+    """
+    weighed = planned_importance(plan, sources)
+    content = content_key(sources.checkpoint, weighed.imatrix if weighed else None)
+    decides = f"{__version__} {plan.sha256()} {content}"
+    return hashlib.sha256(decides.encode()).hexdigest()[:16]
 
 
 def refuse_shape(model: Any) -> None:
