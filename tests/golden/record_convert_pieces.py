@@ -1,9 +1,9 @@
 """Record convert/pieces and convert/ranked: what llama.cpp's converter makes of Mixtral folders.
 
 Run by hand after a change of the pinned llama.cpp:
-PYTHONPATH=.:tests python tests/golden/record_convert_pieces.py LLAMA_CPP/convert_hf_to_gguf.py VERSION
+PYTHONPATH=. python tests/golden/record_convert_pieces.py LLAMA_CPP/CONVERTER VERSION
 
-`pieces` has a SentencePiece model, trained here on gemmule's test set, and sizes its heads by the
+`pieces` has a SentencePiece model, trained here on gemmule's test set, sizes its heads by the
 width; `ranked` has the same tokenizer as tokenizer.json only, and a head_dim of its own. Both are
 in the published form, one tensor per expert and projection. The weights are those of `weights`,
 which tests make again; of what the converter writes are kept the metadata, and each tensor's
