@@ -1,0 +1,374 @@
+"""Our GGUF files against llama.cpp's own, for every file type. Writes type_parity.json.
+
+The model is gemmule, whole and without every fourth expert; every file type is made without and
+with an importance matrix (of gemmule's own calibration set). Ours: `plan` and `apply`, all types
+in one pass. Theirs: convert_hf_to_gguf.py of the same checkpoint (the pruned one is our
+safetensors output), then llama-quantize with the same matrix; float types without a matrix are
+the converter's own, which has an order of its own, where llama-quantize sorts by layer. Compared
+are names, order, shapes and types of the tensors, every byte of them, all metadata, and what real
+llama.cpp (xllamacpp) answers greedily to four prompts with each of the two files. `decoded` is
+another check, of the whole model's files with a matrix: llama.cpp against transformers' modules
+on the file's decoded weights, along what llama.cpp generates.
+
+    python benchmarks/type_parity.py [FOLDER] [--llama-cpp TREE] [--bin FOLDER_OF_LLAMA_QUANTIZE]
+
+Rows that an interrupted run left in FOLDER are not made again. llama.cpp is where `make
+llama-tools` puts it, unless named; without it nothing is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import secateur
+from secateur import Calibration, Formats, Pruning
+from secateur.checkpoint.hub import GEMMULE, gemmule_folder
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.corpus.tokenizer import load_tokenizer
+from secateur.errors import PlanError
+from secateur.evaluation.decode import open_artefact
+from secateur.evaluation.engine import engine_agreement, llama_server
+from secateur.evaluation.prompts import Prompt, read_prompts
+from secateur.formats.ggml_engine import engine_version
+from secateur.formats.gguf_reader import GgufFile, read_gguf
+from secateur.planning.importance import FILE as IMATRIX
+from secateur.planning.llama_mixes import FILE_TYPES
+
+FORMS = ("whole", "pruned")
+FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+"""File types that the converter writes itself, and its word for them."""
+
+DOMAINS = ("arithmetic", "tools", "chat", "code")
+TOKENS = 32
+"""Tokens of an answer at most; a prompt of each domain."""
+
+LLAMA_CPP = Path("out/llama.cpp")
+
+_MADE_BY = "ours says who made the file, and by which plan"
+WHY: Mapping[str, str] = {
+    "general.name": "ours is the checkpoint's name as it is, theirs has capitals and spaces",
+    "general.quantized_by": _MADE_BY,
+    "secateur.version": _MADE_BY,
+    "secateur.plan_sha256": _MADE_BY,
+    "tokenizer.ggml.add_sep_token": "false is what llama.cpp takes when it is not there",
+}
+"""Why a metadata key differs, where it does so on purpose."""
+
+
+def family_of(ftype: str) -> str:
+    """What kind of types a file type is made of."""
+    if ftype in FLOATS:
+        return "float"
+    if ftype.startswith("MXFP4"):
+        return "mxfp4"
+    if ftype.startswith("IQ"):
+        return "i-quants"
+    if "_K" in ftype:
+        return "k-quants"
+    return "legacy" if ftype[1] in "458" else "one and two bits"
+
+
+class Theirs:
+    """llama.cpp's own way from a checkpoint to a GGUF."""
+
+    def __init__(self, tree: Path, binaries: Path, threads: int) -> None:
+        self.converter = tree / "convert_hf_to_gguf.py"
+        self.quantizer = binaries / "llama-quantize"
+        self._threads = threads
+        self._env = {**os.environ, "LD_LIBRARY_PATH": str(binaries)}
+
+    def make(self, case: Case, ftype: str, out: Path) -> str | None:
+        """Write a file; returns llama-quantize's words when it refuses to."""
+        if ftype in FLOATS and case.imatrix is None:
+            self._converted(case, out, FLOATS[ftype])
+            return None
+        source = case.folder / "theirs-16.gguf"
+        if not source.exists():
+            self._converted(case, source, "bf16")
+        weigh = [] if case.imatrix is None else ["--imatrix", case.imatrix]
+        code, said = self._ran(self.quantizer, *weigh, source, out, ftype, self._threads)
+        if not code:
+            return None
+        out.unlink(missing_ok=True)
+        return next((line for line in said if "imatrix" in line and "equir" in line), said[-1])
+
+    def _converted(self, case: Case, out: Path, kind: str) -> None:
+        convert = [sys.executable, self.converter, case.checkpoint.path, "--outtype", kind]
+        code, said = self._ran(*convert, "--outfile", out)
+        if code:
+            raise RuntimeError("\n".join(said[-20:]))
+
+    def _ran(self, *command: object) -> tuple[int, list[str]]:
+        words = list(map(str, command))
+        done = subprocess.run(words, check=False, env=self._env, capture_output=True)
+        return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()
+
+
+class Case:
+    """One form of gemmule with an importance matrix, or without: all that can be made of it."""
+
+    def __init__(self, work: Path, form: str, weighed: bool) -> None:
+        self.form, self.weighed = form, weighed
+        self.folder = work / f"{form}-{'imatrix' if weighed else 'plain'}"
+        self._matrix = work / "matrix" / IMATRIX if weighed else None
+        self._keep = Pruning(experts=open_checkpoint(GEMMULE).experts)
+        source = gemmule_folder()
+        if form == "pruned":
+            source = work / "gemmule-24e"
+            self._keep = Pruning(drop_map=_drop_map(work))
+            if not source.exists():
+                secateur.apply(secateur.plan(GEMMULE, self._keep, Formats()), source)
+        self.checkpoint: Checkpoint = open_checkpoint(source)
+        """What the converter starts from."""
+        self.refused: dict[str, str] = {}
+        """The types that are refused, and our words."""
+
+    @property
+    def imatrix(self) -> Path | None:
+        """The matrix of the experts kept, as it lies beside our files."""
+        return self._ours / IMATRIX if self.weighed else None
+
+    def file_of(self, ftype: str) -> Path:
+        """Our file of a type."""
+        (found,) = self._ours.glob(f"*-{ftype}.gguf")
+        return found
+
+    def make(self, types: Sequence[str], threads: int) -> None:
+        """Write all types that can be made, unless an earlier run has."""
+        self._ours = self.folder / "ours"
+        for ftype in types:
+            try:
+                self._plan(ftype)
+            except PlanError as error:
+                self.refused[ftype] = str(error)
+        if not self._ours.exists():
+            plan = self._plan(*(ftype for ftype in types if ftype not in self.refused))
+            secateur.apply(plan, self._ours, imatrix=self._matrix, threads=threads)
+
+    def _plan(self, *types: str) -> secateur.Plan:
+        wish = Formats(safetensors=False, types=types)
+        return secateur.plan(GEMMULE, self._keep, wish, imatrix=self._matrix)
+
+
+def _drop_map(work: Path) -> Path:
+    """Every fourth expert goes, another one in every layer."""
+    checkpoint = open_checkpoint(GEMMULE)
+    gone = {
+        str(layer): {"drop": list(range(layer % 4, checkpoint.experts, 4))}
+        for layer in checkpoint.moe_layers
+    }
+    path = work / "drop.json"
+    path.write_text(json.dumps({"layers": gone}))
+    return path
+
+
+def make_matrix(work: Path) -> None:
+    """The importance matrix of all experts, by the line that a user would take."""
+    if (work / "matrix").exists():
+        return
+    stats = work / "stats.safetensors"
+    if not stats.exists():
+        secateur.calibrate(GEMMULE, stats, Calibration(GEMMULE, reroute_tokens=1024))
+    wish = Formats(safetensors=False, types=("Q8_0",))
+    everyone = Pruning(experts=open_checkpoint(GEMMULE).experts)
+    plan = secateur.plan(GEMMULE, everyone, wish, statistics=stats)
+    secateur.apply(plan, work / "matrix", statistics=stats)
+
+
+def differences(ours: GgufFile, theirs: GgufFile) -> dict[str, Any]:
+    """Where two files differ: their tensors' names, order, shapes and types, and every byte."""
+    common = [name for name in ours.tensors if ours.tensors[name] == theirs.tensors.get(name)]
+    differing = {
+        name: int(np.count_nonzero(ours.data(name) != theirs.data(name))) for name in common
+    }
+    return {
+        "tensors": len(ours.tensors),
+        "bytes": sum(info.nbytes for info in ours.tensors.values()),
+        "same_order": list(ours.tensors) == list(theirs.tensors),
+        "other_name_shape_or_type": sorted({*ours.tensors, *theirs.tensors} - set(common)),
+        "differing_tensors": {
+            f"{name} ({ours.tensors[name].type})": count
+            for name, count in differing.items()
+            if count
+        },
+        "differing_bytes": sum(differing.values()),
+        "types": sorted({info.type for info in ours.tensors.values()}),
+    }
+
+
+def other_metadata(ours: GgufFile, theirs: GgufFile) -> dict[str, list[str | None]]:
+    """{key: [our value, their value]} where they are not the same; None: not there."""
+
+    def shown(file: GgufFile, key: str) -> str | None:
+        held = file.metadata.get(key)
+        return None if held is None else f"{held.kind} {str(held.value)[:80]}"
+
+    keys = dict.fromkeys([*ours.metadata, *theirs.metadata])
+    return {
+        key: [shown(ours, key), shown(theirs, key)]
+        for key in keys
+        if ours.metadata.get(key) != theirs.metadata.get(key)
+    }
+
+
+def answers(path: Path, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """What llama.cpp answers with a file: token ids, greedily."""
+    longest = max(len(prompt.input_ids) for prompt in prompts)
+    with llama_server(path, context=longest + TOKENS + 8) as server:
+        return [
+            [token.id for token in server.complete(prompt.input_ids, TOKENS, top=1)]
+            for prompt in prompts
+        ]
+
+
+def row_of(case: Case, ftype: str, theirs: Theirs, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """All that is compared of one type of a case."""
+    row: dict[str, Any] = {"type": ftype, "family": family_of(ftype), "form": case.form}
+    row |= {"imatrix": case.weighed}
+    other = case.folder / f"theirs-{ftype}.gguf"
+    refused = theirs.make(case, ftype, other)
+    if refused or ftype in case.refused:
+        return row | {"refused": {"ours": case.refused.get(ftype), "theirs": refused}}
+    mine = case.file_of(ftype)
+    first, second = read_gguf(mine), read_gguf(other)
+    row |= differences(first, second)
+    row["metadata"] = other_metadata(first, second)
+    with ThreadPoolExecutor(2) as pool:
+        said, expected = pool.map(lambda path: answers(path, prompts), (mine, other))
+    row["answers"] = {
+        "prompts": len(prompts),
+        "tokens": sum(map(len, said)),
+        "distinct_tokens": len({token for answer in said for token in answer}),
+        "same": said == expected,
+    }
+    if case.form == "whole" and case.weighed:
+        artefact = open_artefact(mine, open_checkpoint(GEMMULE), threads=2)
+        found = engine_agreement(mine, artefact.source, prompts, count=TOKENS, threads=2)
+        row["decoded"] = {entry.name: round(entry.value, 5) for entry in found}
+    other.unlink()
+    return row
+
+
+def rows(
+    work: Path, types: Sequence[str], theirs: Theirs, threads: int
+) -> Iterator[dict[str, Any]]:
+    """Every row, made now or by an earlier run in the same folder."""
+    tokenizer = load_tokenizer(gemmule_folder())
+    found = read_prompts(gemmule_folder() / "sets/test.jsonl", tokenizer, per_domain=1).prompts
+    prompts = [prompt for prompt in found if prompt.domain in DOMAINS and prompt.kind == "answers"]
+    make_matrix(work)
+    kept = work / "rows.jsonl"
+    made = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    done = {(row["form"], row["imatrix"], row["type"]): row for row in made}
+    for case in (Case(work, form, weighed) for form in FORMS for weighed in (True, False)):
+        wanted = [(case.form, case.weighed, ftype) for ftype in types]
+        if not done.keys() >= set(wanted):
+            case.make(types, threads)
+        for key in wanted:
+            if key not in done:
+                row = row_of(case, key[2], theirs, prompts)
+                with kept.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                told = {word: row.get(word) for word in ("differing_bytes", "refused", "answers")}
+                print(*key, json.dumps(told), file=sys.stderr, flush=True)
+                done[key] = row
+            yield done[key]
+        shutil.rmtree(case.folder, ignore_errors=True)
+
+
+def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the rows of a family amount to."""
+    made = [row for row in found if "refused" not in row]
+    decoded = [row["decoded"] for row in made if "decoded" in row]
+    return {
+        "file_types": list(dict.fromkeys(row["type"] for row in found)),
+        "pairs_of_files": len(made),
+        "refused_by_both": sum(all(row.get("refused", {"": 0}).values()) for row in found),
+        "refused_by_one": [
+            [row["type"], row["form"], row["imatrix"], row["refused"]]
+            for row in found
+            if "refused" in row and not all(row["refused"].values())
+        ],
+        "tensors": sum(row["tensors"] for row in made),
+        "bytes": sum(row["bytes"] for row in made),
+        "other_names_shapes_or_types": sum(len(row["other_name_shape_or_type"]) for row in made),
+        "in_another_order": [
+            [row["type"], row["form"], row["imatrix"]] for row in made if not row["same_order"]
+        ],
+        "differing_bytes": sum(row["differing_bytes"] for row in made),
+        "pairs_with_the_same_answers": sum(row["answers"]["same"] for row in made),
+        "answered_tokens": sum(row["answers"]["tokens"] for row in made),
+        "decoded": {
+            "files": len(decoded),
+            "lowest_top1_agreement": min(
+                (d["engine_top1_agreement"] for d in decoded), default=None
+            ),
+            "largest_log_prob_difference": max(
+                (d["engine_log_prob_difference"] for d in decoded), default=None
+            ),
+        },
+    }
+
+
+def metadata_of(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """{key: in how many pairs it differs, an example, and why} over all rows."""
+    keys: dict[str, Any] = {}
+    for row in found:
+        for key, (ours, theirs) in row.get("metadata", {}).items():
+            told = {"pairs": 0, "ours": ours, "theirs": theirs, "why": WHY.get(key, "unexplained")}
+            keys.setdefault(key, told)["pairs"] += 1
+    return keys
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("out/type_parity"),
+        help="where to work: needs 3 GB, made and removed (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--llama-cpp", type=Path, default=LLAMA_CPP, help="its source tree")
+    parser.add_argument("--bin", type=Path, help="where llama-quantize is")
+    parser.add_argument("--types", nargs="+", default=list(FILE_TYPES), choices=list(FILE_TYPES))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    tools = options.bin or options.llama_cpp / "build/bin"
+    theirs = Theirs(options.llama_cpp, tools, options.threads)
+    for path, option in ((theirs.converter, "--llama-cpp"), (theirs.quantizer, "--bin")):
+        if not path.is_file():
+            print(f"{path} is not there: run `make llama-tools`, or name its folder with {option}")
+            return
+    options.folder.mkdir(parents=True, exist_ok=True)
+    work = options.folder.resolve()
+    found = list(rows(work, options.types, theirs, options.threads))
+    families = list(dict.fromkeys(row["family"] for row in found))
+    report = {
+        "what": "gemmule, whole and 24 of 32 experts, in every file type, against llama.cpp's way",
+        "llama_quantize": "native build, Release (-O3), GGML_NATIVE, OpenMP",
+        "engine": f"xllamacpp, {engine_version()}",
+        "machine": {"system": platform.platform(), "python": platform.python_version()},
+        "all": summary(found),
+        "families": {
+            family: summary([row for row in found if row["family"] == family])
+            for family in families
+        },
+        "metadata_that_differs": metadata_of(found),
+        "rows": [{k: v for k, v in row.items() if k != "metadata"} for row in found],
+    }
+    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
