@@ -10,7 +10,7 @@ DEMO := out/gemmule-24e
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow check format bench size clean
+.PHONY: demo test slow check format bench llama-tools size clean
 
 demo: $(READY)  ## the main job on gemmule: calibrate, plan, prune, quantize, measure, report
 	rm -rf $(DEMO)
@@ -33,6 +33,9 @@ format: $(READY)
 
 bench: $(READY)  ## every claim in docs/ and README.md, measured again into benchmarks/*.json
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+llama-tools: $(READY)  ## llama.cpp's converter and tools, into out/llama.cpp, for benchmarks that compare
+	benchmarks/llama_tools.sh
 
 size: $(READY)  ## lines of code by room
 	@wc -l $$(git ls-files 'secateur/*.py') | sort -n | tail -40

@@ -8,7 +8,9 @@ time and peak resident memory of every process, and the bytes written. The impor
 random. The tensors of both files are compared byte by byte. `ladder` writes several types, ours
 in one run.
 
-    python benchmarks/gguf_speed.py FOLDER --llama-cpp TREE --bin FOLDER_OF_LLAMA_QUANTIZE
+    python benchmarks/gguf_speed.py [FOLDER] [--llama-cpp TREE] [--bin FOLDER_OF_LLAMA_QUANTIZE]
+
+llama.cpp is where `make llama-tools` puts it, unless named; without it nothing is done.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from secateur.formats.imatrix import Imatrix, ImatrixEntry, write_imatrix
 HIDDEN, EXPERTS, WIDTH, DENSE, VOCAB, LAYERS = 2816, 88, 704, 2112, 4096, 2
 KINDS = ("sliding_attention", "full_attention")
 NAME = "model"
+LLAMA_CPP = Path("out/llama.cpp")
 LADDER = ("Q8_0", "Q6_K", "Q4_K_M")
 
 
@@ -243,16 +246,23 @@ def measure(routes: Routes, rounds: int, cases: list[str]) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where to work: needs 20 GB, made and removed")
-    parser.add_argument("--llama-cpp", type=Path, required=True, help="its source tree")
-    parser.add_argument("--bin", type=Path, required=True, help="where llama-quantize is")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("out/gguf_speed"),
+        help="where to work: needs 20 GB, made and removed (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--llama-cpp", type=Path, default=LLAMA_CPP, help="its source tree")
+    parser.add_argument("--bin", type=Path, help="where llama-quantize is")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--keep", action="store_true", help="leave the checkpoint for another run")
     options = parser.parse_args()
+    tools = options.bin or options.llama_cpp / "build/bin"
+    if not (tools / "llama-quantize").exists():
+        print(f"{tools} has no llama-quantize: run `make llama-tools`, or name it with --bin")
+        return
     options.folder.mkdir(parents=True, exist_ok=options.keep)
-    routes = Routes(options.folder, options.llama_cpp, options.bin, options.threads)
+    routes = Routes(options.folder, options.llama_cpp, tools, options.threads)
     if not routes.model.exists():
         apart(make_checkpoint, routes.model)
         apart(make_imatrix, routes.model, routes.imatrix)

@@ -1,6 +1,8 @@
-"""Numbers to ggml blocks and back, by ggml's own kernels from the prebuilt xllamacpp wheel.
+"""Numbers to ggml blocks and back: ggml's bytes, by our lanes or by ggml's own kernels.
 
-ctypes releases the GIL, so rows are split over threads.
+Types whose scales are searched for are encoded side by side (formats.lane_encoders), the others
+by the prebuilt xllamacpp wheel through ctypes. Both release the GIL, so rows are split over
+threads.
 Rows are encoded independently of each other, hence the bytes do not depend on the split.
 F32, F16 and BF16 need no kernel: they are rounded in numpy, as llama.cpp rounds.
 """
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from secateur.checkpoint.finite import first_forbidden
 from secateur.errors import FormatError, NumericError
 from secateur.formats.ggml_engine import engine
+from secateur.formats.lane_encoders import ENCODERS, WEIGHED_ENCODERS
 from secateur.formats.types import INTERNAL_TYPES, TYPES, GgmlType, bytes_of, ggml_type
 
 FLOATS = frozenset({"F32", "F16", "BF16"})
@@ -63,24 +66,38 @@ def encode(
         return out
     library = engine()
     library.ggml_quantize_init(kind.id)
+    side_by_side = (ENCODERS if weights is None else WEIGHED_ENCODERS).get(kind.name)
 
     def encode_rows(first: int, last: int) -> None:
         _require_finite(rows[first:last], kind.name)
         part = out[first:last]
-        library.ggml_quantize_chunk(
-            kind.id,
-            rows[first:last].ctypes.data,
-            part.ctypes.data,
-            0,
-            last - first,
-            rows.shape[1],
-            None if weights is None else weights.ctypes.data,
-        )
+        if side_by_side is not None:
+            part[:] = side_by_side(rows[first:last], weights)
+        else:
+            by_ggml(rows[first:last], kind, weights, part)
         if not library.ggml_validate_row_data(kind.id, part.ctypes.data, part.nbytes):
             raise NumericError(f"encoding to {kind.name} made scales that are not finite")
 
     _in_threads(encode_rows, len(rows), rows.shape[1], threads)
     return out
+
+
+def by_ggml(
+    rows: NDArray[np.float32],
+    kind: GgmlType,
+    importance: NDArray[np.float32] | None,
+    out: NDArray[np.uint8],
+) -> None:
+    """Encode finite rows [R, C] into `out` with ggml's own kernel, once it is initialised."""
+    engine().ggml_quantize_chunk(
+        kind.id,
+        rows.ctypes.data,
+        out.ctypes.data,
+        0,
+        len(rows),
+        rows.shape[1],
+        None if importance is None else importance.ctypes.data,
+    )
 
 
 def decode(

@@ -1,0 +1,106 @@
+"""Our encoders against ggml's own kernels: the same bytes, whatever the numbers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secateur.formats.ggml import by_ggml
+from secateur.formats.ggml_engine import engine
+from secateur.formats.lane_encoders import ENCODERS, WEIGHED_ENCODERS
+from secateur.formats.types import bytes_of, ggml_type
+
+CASES = [(name, False) for name in ENCODERS] + [(name, True) for name in WEIGHED_ENCODERS]
+
+
+def ggml(name: str, rows: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
+    engine().ggml_quantize_init(ggml_type(name).id)
+    out = np.empty((len(rows), bytes_of(name, rows.shape[1:])), np.uint8)
+    by_ggml(rows, ggml_type(name), importance, out)
+    return out
+
+
+def ours(name: str, rows: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
+    table = ENCODERS if importance is None else WEIGHED_ENCODERS
+    return table[name](rows, importance)
+
+
+def strange(chance: np.random.Generator, columns: int) -> np.ndarray:
+    """Rows that leave the usual path of a search somewhere."""
+    rows = (chance.standard_normal((20, columns)) * 0.02).astype(np.float32)
+    rows[0] = 0
+    rows[1] = np.abs(rows[1])
+    rows[2] = -np.abs(rows[2])
+    rows[3] = 1
+    rows[4, : columns // 2] = 0
+    rows[5, ::7] *= 50
+    rows[6] *= np.float32(1e-20)
+    rows[7] *= np.float32(1e-38)
+    rows[8] *= np.float32(1e5)
+    rows[9] = np.round(rows[9] * 100) / 100
+    rows[10] = 0
+    rows[10, 5] = 1
+    rows[11] = -0.0
+    rows[12, :256] = -3
+    rows[13] *= np.float32(1e-10)
+    rows[14] = np.sign(rows[14])
+    rows[15, 32:64] = 1e-16
+    rows[16] = (chance.standard_cauchy(columns) * 0.02).clip(-900, 900)
+    rows[17] = np.abs(rows[17]) + 7
+    rows[18, 16:32] = 0
+    return rows
+
+
+@pytest.mark.parametrize(("name", "weighed"), CASES)
+def test_the_same_bytes_as_ggmls(name: str, weighed: bool) -> None:
+    chance = np.random.default_rng(len(name) + weighed)
+    rows = strange(chance, 1024)
+    importance = None
+    if weighed:
+        importance = (chance.random(1024, dtype=np.float32) ** 4).astype(np.float32)
+        importance[:40] = 0
+    expected = ggml(name, rows, importance)
+    differing = (ours(name, rows, importance) != expected).any(1)
+    assert not differing.any(), f"rows {np.flatnonzero(differing)}"
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("columns", [256, 768])
+def test_blocks_need_not_fill_the_lanes(rows: int, columns: int) -> None:
+    chance = np.random.default_rng(rows * columns)
+    numbers = chance.standard_normal((rows, columns)).astype(np.float32)
+    importance = chance.random(columns, dtype=np.float32)
+    for name, weighed in CASES:
+        given_to = importance if weighed else None
+        np.testing.assert_array_equal(ours(name, numbers, given_to), ggml(name, numbers, given_to))
+
+
+@pytest.mark.parametrize("columns", [32, 96, 704])
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"])
+def test_rows_of_any_number_of_small_blocks(name: str, columns: int) -> None:
+    chance = np.random.default_rng(columns)
+    numbers = chance.standard_normal((5, columns)).astype(np.float32)
+    importance = chance.random(columns, dtype=np.float32)
+    np.testing.assert_array_equal(ours(name, numbers, importance), ggml(name, numbers, importance))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    case=st.sampled_from(CASES),
+    seed=st.integers(0, 2**32 - 1),
+    exponent=st.integers(-30, 12),
+    levels=st.sampled_from([0, 2, 3, 5, 16, 100]),
+    zeros=st.floats(0, 1),
+)
+def test_the_same_bytes_for_any_numbers(
+    case: tuple[str, bool], seed: int, exponent: int, levels: int, zeros: float
+) -> None:
+    name, weighed = case
+    chance = np.random.default_rng(seed)
+    rows = chance.standard_normal((2, 512))
+    if levels:
+        rows = np.round(rows * levels) / levels
+    rows[chance.random(rows.shape) < zeros] = 0
+    rows = (rows * 10.0**exponent).astype(np.float32)
+    importance = chance.random(512, dtype=np.float32) ** 3 if weighed else None
+    np.testing.assert_array_equal(ours(name, rows, importance), ggml(name, rows, importance))
