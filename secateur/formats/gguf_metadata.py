@@ -117,8 +117,6 @@ def _architecture_keys(rules: GgufRules, part: Mapping[str, Any], facts: Facts) 
 
 
 def _single(row: KeyRow, part: Mapping[str, Any]) -> Scalar | tuple[Scalar, ...] | None:
-    if row.value is not None:
-        return _of_kind(row, row.value)
     value = find(part, row.source) if row.optional else require(part, row.source, row.key)
     if value is None:
         return None

@@ -5,9 +5,8 @@
     [gguf.quantize]   fields of llama_mixes.ModelTraits that single architectures set: a value, or
                       an expression of its numbers
     [gguf.expect]     "config path" = [allowed values]; a config without the path is allowed
-    [[gguf.key]]      one metadata key: key, kind, and `from`, `per_layer`, a constant `value` or
-                      `compute`, an expression (blueprint.py); maybe `optional`, or `count` for an
-                      array of so many
+    [[gguf.key]]      one metadata key: key, kind, and `from`, `per_layer` or `compute`, an
+                      expression (blueprint.py); maybe `optional`, or `count`: it is an array
     [[gguf.generate]] one tensor that no checkpoint holds: name, rule, and the rule's sources
 
 A source is a list of alternatives, tried in order: a string is a path into the text model's
@@ -31,15 +30,14 @@ Source = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One metadata key of the architecture: `from` one value, `per_layer` by layer type, a
-    constant `value`, or what `compute` gives."""
+    """One metadata key of the architecture: `from` one value, `per_layer` by layer type, or what
+    `compute` gives. With `count` it is an array of so many."""
 
     key: str
     kind: str
     source: Source
     per_layer: Mapping[str, Source]
     optional: bool
-    value: Any = None
     count: int | None = None
     compute: str | None = None
 
@@ -169,7 +167,6 @@ def _key(row: Mapping[str, Any]) -> KeyRow:
         source=_source(row["from"]) if "from" in row else (),
         per_layer={kind: _source(value) for kind, value in row.get("per_layer", {}).items()},
         optional=row.get("optional", False),
-        value=row.get("value"),
         count=row.get("count"),
         compute=row.get("compute"),
     )

@@ -141,11 +141,9 @@ def _check(checkpoint: Checkpoint, tower: Family, shapes: Mapping[str, Sequence[
 
 
 def _tower_config(checkpoint: Checkpoint, tower: Family) -> dict[str, Any]:
-    """The config, whose section of the tower also has the text model's, and the processor's."""
+    """The config, with the settings of the processor as `processor` in the tower's section."""
     name, part = tower.section(checkpoint.config)
-    _, text = checkpoint.family.section(checkpoint.config)
-    more = {"text": text, "processor": _processor(checkpoint.path)}
-    return {**checkpoint.config, name: {**part, **more}}
+    return {**checkpoint.config, name: {**part, "processor": _processor(checkpoint.path)}}
 
 
 def _processor(folder: Path) -> dict[str, Any]:

@@ -14,11 +14,11 @@ single weight is read, and all that `apply` obeys. As JSON it is one object:
                           "needs_imatrix", "memory_bytes"}}}
 
 A format is `safetensors`, or what it is for and the name of its recipe, as in `gguf-Q4_K_M`,
-`gguf-apex-mini`, `mlx-mixed-4-8` or, for the GGUF of a vision tower, `mmproj-F16` (recipe.py);
-`formats` tells which recipe that was. A plan made
-from a config without a tokenizer knows every tensor to the byte, but not the file: its size is
-null. `memory` is what llama.cpp needs beside the weights (memory.py); `outputs` follows from the
-rest, `fallback_share` being the share of parameters.
+`gguf-apex-mini`, `mlx-mixed-4-8` or `mmproj-F16`, the GGUF of a vision tower (recipe.py);
+`formats` tells which recipe that was. A plan made from a config without a tokenizer knows every
+tensor of a GGUF to the byte, but not the file: its size is null. `memory` is what llama.cpp needs
+beside the weights (memory.py); `outputs` follows from the rest, `fallback_share` being the share
+of parameters.
 """
 
 from __future__ import annotations
