@@ -25,8 +25,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,16 @@ class Case:
     def make(self, types: Sequence[str], threads: int) -> None:
         """Write all types that can be made, unless an earlier run has."""
         self._ours = self.folder / "ours"
-        for ftype in types:
-            try:
-                self._plan(ftype)
-            except PlanError as error:
-                self.refused[ftype] = str(error)
-        if not self._ours.exists():
+        try:
+            plan = self._plan(*types)
+        except PlanError:
+            for ftype in types:
+                try:
+                    self._plan(ftype)
+                except PlanError as error:
+                    self.refused[ftype] = str(error)
             plan = self._plan(*(ftype for ftype in types if ftype not in self.refused))
+        if not self._ours.exists():
             secateur.apply(plan, self._ours, imatrix=self._matrix, threads=threads)
 
     def _plan(self, *types: str) -> secateur.Plan:
@@ -253,45 +257,62 @@ def row_of(case: Case, ftype: str, theirs: Theirs, prompts: Sequence[Prompt]) ->
         "distinct_tokens": len({token for answer in said for token in answer}),
         "same": said == expected,
     }
-    if case.form == "whole" and case.weighed:
-        artefact = open_artefact(mine, open_checkpoint(GEMMULE), threads=2)
-        found = engine_agreement(mine, artefact.source, prompts, count=TOKENS, threads=2)
-        row["decoded"] = {entry.name: round(entry.value, 5) for entry in found}
     other.unlink()
     return row
 
 
-def rows(
+def decoded(case: Case, ftype: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """How well llama.cpp on our file agrees with transformers' modules on its decoded weights."""
+    mine = case.file_of(ftype)
+    source = open_artefact(mine, open_checkpoint(GEMMULE)).source
+    found = engine_agreement(mine, source, prompts, count=TOKENS)
+    return {"type": ftype, **{entry.name: round(entry.value, 5) for entry in found}}
+
+
+class Kept:
+    """Lines of JSON in a file, so that an interrupted run is gone on with."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.lines = [json.loads(line) for line in path.read_text().splitlines()] if (
+            path.exists()
+        ) else []  # fmt: skip
+
+    def get(self, make: Callable[[], dict[str, Any]], **wanted: object) -> dict[str, Any]:
+        """The line with these values, made now or by an earlier run."""
+        for line in self.lines:
+            if wanted.items() <= line.items():
+                return line
+        self.lines.append(make())
+        with self._path.open("a") as file:
+            file.write(json.dumps(self.lines[-1]) + "\n")
+        print(json.dumps(self.lines[-1])[:400], file=sys.stderr, flush=True)
+        return self.lines[-1]
+
+
+def measure(
     work: Path, types: Sequence[str], theirs: Theirs, threads: int
-) -> Iterator[dict[str, Any]]:
-    """Every row, made now or by an earlier run in the same folder."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(rows of all cases, what `decoded` says of the first case's files)."""
     tokenizer = load_tokenizer(gemmule_folder())
     found = read_prompts(gemmule_folder() / "sets/test.jsonl", tokenizer, per_domain=1).prompts
     prompts = [prompt for prompt in found if prompt.domain in DOMAINS and prompt.kind == "answers"]
     make_matrix(work)
-    kept = work / "rows.jsonl"
-    made = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    done = {(row["form"], row["imatrix"], row["type"]): row for row in made}
-    for case in (Case(work, form, weighed) for form in FORMS for weighed in (True, False)):
-        wanted = [(case.form, case.weighed, ftype) for ftype in types]
-        if not done.keys() >= set(wanted):
-            case.make(types, threads)
-        for key in wanted:
-            if key not in done:
-                row = row_of(case, key[2], theirs, prompts)
-                with kept.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                told = {word: row.get(word) for word in ("differing_bytes", "refused", "answers")}
-                print(*key, json.dumps(told), file=sys.stderr, flush=True)
-                done[key] = row
-            yield done[key]
-        shutil.rmtree(case.folder, ignore_errors=True)
+    kept, again, rows = Kept(work / "rows.jsonl"), Kept(work / "decoded.jsonl"), []
+    cases = [Case(work, form, weighed) for form in FORMS for weighed in (True, False)]
+    for case in cases:
+        case.make(types, threads)
+        for ftype in types:
+            make = partial(row_of, case, ftype, theirs, prompts)
+            rows.append(kept.get(make, type=ftype, form=case.form, imatrix=case.weighed))
+    possible = [row["type"] for row in rows[: len(types)] if "refused" not in row]
+    agreed = [again.get(partial(decoded, cases[0], t, prompts), type=t) for t in possible]
+    return rows, agreed
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the rows of a family amount to."""
     made = [row for row in found if "refused" not in row]
-    decoded = [row["decoded"] for row in made if "decoded" in row]
     return {
         "file_types": list(dict.fromkeys(row["type"] for row in found)),
         "pairs_of_files": len(made),
@@ -310,15 +331,6 @@ def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "differing_bytes": sum(row["differing_bytes"] for row in made),
         "pairs_with_the_same_answers": sum(row["answers"]["same"] for row in made),
         "answered_tokens": sum(row["answers"]["tokens"] for row in made),
-        "decoded": {
-            "files": len(decoded),
-            "lowest_top1_agreement": min(
-                (d["engine_top1_agreement"] for d in decoded), default=None
-            ),
-            "largest_log_prob_difference": max(
-                (d["engine_log_prob_difference"] for d in decoded), default=None
-            ),
-        },
     }
 
 
@@ -351,7 +363,7 @@ def main() -> None:
             return
     options.folder.mkdir(parents=True, exist_ok=True)
     work = options.folder.resolve()
-    found = list(rows(work, options.types, theirs, options.threads))
+    found, agreed = measure(work, options.types, theirs, options.threads)
     families = list(dict.fromkeys(row["family"] for row in found))
     report = {
         "what": "gemmule, whole and 24 of 32 experts, in every file type, against llama.cpp's way",
@@ -363,6 +375,7 @@ def main() -> None:
             family: summary([row for row in found if row["family"] == family])
             for family in families
         },
+        "decoded": agreed,
         "metadata_that_differs": metadata_of(found),
         "rows": [{k: v for k, v in row.items() if k != "metadata"} for row in found],
     }
