@@ -1,14 +1,20 @@
 """Our types against the real llama-quantize's, for random models and wishes. Writes dry_run.json.
 
-Every case is a random (layout, layers, experts, widths, heads, tied or not) with a random wish
-(file type, importance matrix or not, overrides, embedding and output type, pure); layouts are
-those of Gemma 4, Qwen3-MoE and Mixtral. `llama-quantize --dry-run` answers from a header-only
-file; compared are all types, the number of fallbacks and whether an importance matrix is
-needed. The same recorder makes the cases that the tests replay (tests/golden).
+Two samples. In the first every case is a random list of tensors (layout, layers, experts, widths,
+heads, tied or not; layouts are those of Gemma 4, Qwen3-MoE and Mixtral), which reaches shapes that
+no config gives. In the second it is a random config.json of these families and a number of experts
+to keep, of which our planner makes the file. Each has a random wish (file type, importance matrix
+or not, overrides, embedding and output type, in the first sample pure).
 
-    python benchmarks/dry_run.py [--tool BUILD/bin/llama-quantize] [--cases 1050] [--seed 7]
+`llama-quantize --dry-run` answers from a header-only file; compared are all types, the number of
+fallbacks and whether an importance matrix is needed. The same recorders make the cases that the
+tests replay (tests/golden).
 
-llama-quantize comes with llama.cpp; where it is not on the PATH nor named, nothing is done.
+    python benchmarks/dry_run.py [--tool BUILD/bin/llama-quantize] [--cases 1050] [--configs 210]
+                                 [--seed 7]
+
+llama-quantize comes with llama.cpp; where it is not on the PATH, not named and not made by `make
+llama-tools`, nothing is done.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/golden")]
 
+import record_config_types as configs  # noqa: E402
 from record_llama_types import answer, differs, random_case, write_imatrix  # noqa: E402
 
 from secateur.planning.llama_mixes import FILE_TYPES  # noqa: E402
@@ -32,30 +39,61 @@ from secateur.planning.llama_mixes import FILE_TYPES  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tool", default=shutil.which("llama-quantize"))
+    made = shutil.which("llama-quantize", path=ROOT / "out/llama.cpp/build/bin")
+    parser.add_argument("--tool", default=shutil.which("llama-quantize") or made)
     parser.add_argument("--cases", type=int, default=1050)
+    parser.add_argument("--configs", type=int, default=210)
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     if options.tool is None:
-        print("llama-quantize is not on the PATH: name it with --tool")
+        print("llama-quantize is not on the PATH: name it with --tool, or run `make llama-tools`")
         return
-    chance = random.Random(options.seed)
-    names = list(FILE_TYPES)
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
+        folder = Path(name)
+        write_imatrix(folder / "imatrix.gguf")
+        found = {
+            "seed": options.seed,
+            "file_types": len(FILE_TYPES),
+            **from_lists(options, folder, pool),
+            "from_configs": from_configs(options, folder, pool),
+            "llama.cpp": "0c1e57098",
+        }
+    Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+def from_lists(options: argparse.Namespace, folder: Path, pool: ThreadPoolExecutor) -> dict:
+    """The first sample: random lists of tensors."""
+    chance, names = random.Random(options.seed), list(FILE_TYPES)
     cases = [random_case(chance, names[i % len(names)]) for i in range(options.cases)]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        write_imatrix(Path(folder) / "imatrix.gguf")
-        answers = list(pool.map(lambda case: answer(case, options.tool, Path(folder)), cases))
-    found = {
+    answers = list(pool.map(lambda case: answer(case, options.tool, folder), cases))
+    return {
         "cases": len(answers),
-        "seed": options.seed,
-        "file_types": len(names),
         "refused_by_the_tool": sum("error" in case for case in answers),
         "tensors_compared": sum(map(_tensors, answers)),
         "cases_that_differ": sum(map(differs, answers)),
-        "llama.cpp": "0c1e57098",
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+
+
+def from_configs(options: argparse.Namespace, folder: Path, pool: ThreadPoolExecutor) -> dict:
+    """The second sample: random configs, planned."""
+    cases = configs.make_cases(random.Random(options.seed), options.configs, folder)
+    answers = list(pool.map(lambda case: configs.answer(case, options.tool, folder), cases))
+    return {
+        "cases": len(answers),
+        "families": {
+            family: sum(case["config"]["model_type"] == family for case in answers)
+            for family in configs.FAMILIES
+        },
+        "pruned": sum(case["kept"] < configs.experts_of(case["config"]) for case in answers),
+        "experts_kept": sorted({case["kept"] for case in answers}),
+        "layers": sorted({case["config"]["num_hidden_layers"] for case in answers}),
+        "refused_by_the_tool": sum("error" in case for case in answers),
+        "tensors_compared": sum(
+            len(configs.unquantized(case, folder)[1]) for case in answers if "error" not in case
+        ),
+        "cases_that_differ": sum(configs.differs(case, folder) for case in answers),
+    }
 
 
 def _tensors(case: dict) -> int:

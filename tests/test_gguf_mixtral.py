@@ -7,6 +7,7 @@ import json
 import math
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,19 @@ import torch
 import transformers
 from test_gguf_llama import Host
 from test_gguf_pieces import GOLDEN, NAMES, folder_of
+from test_imatrix_plans import recorded
 from tokenizers import Tokenizer
 
 from secateur import Formats, Pruning, apply, fit, plan
 from secateur.checkpoint.reader import open_checkpoint, open_shape
+from secateur.checkpoint.tensors import to_float32
 from secateur.errors import CheckpointError
 from secateur.evaluation.decode import open_artefact
+from secateur.formats.ggml import encode
+from secateur.formats.gguf_reader import read_gguf
+from secateur.formats.imatrix_file import save_imatrix
 from secateur.forward.weights import CheckpointWeights
+from secateur.planning.recipe import find_recipe
 
 DECISIVE = 0.5
 """Natural logarithms between the best and the second token from which both engines must agree."""
@@ -37,11 +44,13 @@ REAL = {
 """config.json of mistralai/Mixtral-8x7B-Instruct-v0.1."""
 
 
-def save_model(folder: Path, *, fused: bool = False, head: int | None = None) -> Path:
+def save_model(
+    folder: Path, *, fused: bool = False, head: int | None = None, width: int = 256
+) -> Path:
     """A random model whose predictions are decisive, with the golden SentencePiece tokenizer."""
     torch.manual_seed(4)
     config = transformers.MixtralConfig(
-        vocab_size=424, hidden_size=256, intermediate_size=256, num_hidden_layers=2,
+        vocab_size=424, hidden_size=256, intermediate_size=width, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2,
         max_position_embeddings=512, head_dim=head, bos_token_id=1, eos_token_id=2,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0},
@@ -130,6 +139,47 @@ def test_all_experts_in_16_bits_are_the_original_itself(model: Path, tmp_path: P
     for name in expected.names():
         assert torch.equal(source.tensor(name).float(), expected.tensor(name).float()), name
     assert max(agreement(path, model)) < 0.1
+
+
+def test_both_forms_make_one_file_with_importance_and_padding(tmp_path: Path) -> None:
+    """Experts one by one or stacked, gate and up apart or in one tensor: the same bytes, and those
+    that ggml makes of the rows themselves with their columns' importance."""
+    drop = {"layers": {str(layer): {"drop": [1, 5]} for layer in range(2)}}
+    (tmp_path / "drop.json").write_text(json.dumps(drop))
+    files = []
+    for fused in (False, True):
+        model = save_model(tmp_path / f"form{fused:d}" / "model", fused=fused, width=160)
+        matrix = recorded(open_checkpoint(model))
+        save_imatrix(tmp_path / "theirs.gguf", matrix)
+        padded = replace(find_recipe("Q4_K_M"), name="Q4_K_M-padded", pad=True)
+        wish = Formats(safetensors=False, types=("IQ3_XXS",), recipes=(padded,))
+        pruning = Pruning(drop_map=tmp_path / "drop.json")
+        decided = plan(model, pruning, wish, imatrix=tmp_path / "theirs.gguf")
+        out = tmp_path / f"out{fused:d}"
+        apply(decided, out, imatrix=tmp_path / "theirs.gguf")
+        files.append({path.name: read_gguf(path) for path in out.glob("model*.gguf")})
+    published, stacked = files
+    assert len(published) == 2
+    assert published.keys() == stacked.keys()
+    for name, file in published.items():
+        assert file.tensors == stacked[name].tensors
+        for tensor in file.tensors:
+            assert np.array_equal(file.data(tensor), stacked[name].data(tensor)), tensor
+    (plain,) = (file for name, file in published.items() if "IQ3" in name)
+    source = open_checkpoint(tmp_path / "form0/model")
+    for tensor, rows in (
+        ("blk.1.attn_q.weight", "model.layers.1.self_attn.q_proj.weight"),
+        ("blk.1.ffn_up_exps.weight", "model.layers.1.block_sparse_moe.experts.3.w3.weight"),
+    ):
+        numbers = to_float32(source.read(rows))
+        if "attn_q" in tensor:  # 4 heads of 64 rows
+            numbers = numbers.reshape(4, 2, 32, 256).swapaxes(1, 2).reshape(256, 256)
+        entry, info = matrix.entries[tensor], plain.tensor(tensor)
+        # Of the experts kept (0, 2, 3, ...) number 3 is the third.
+        place, expert = (2, 3) if "exps" in tensor else (0, 0)
+        expected = encode(numbers, info.type, entry.means()[expert])
+        found = plain.data(tensor).reshape(-1, expected.nbytes)[place]
+        assert np.array_equal(found, expected.reshape(-1)), tensor
 
 
 def test_a_config_alone_gives_the_plan_of_the_weights(model: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from secateur.formats.gguf import (
     header_parts,
     padded,
 )
-from secateur.formats.gguf_metadata import model_metadata
+from secateur.formats.gguf_metadata import first_kv_heads, model_metadata
 from secateur.formats.gguf_reader import GgufFile
 from secateur.formats.gguf_rules import gguf_rules
 from secateur.formats.gguf_tensors import gguf_tensors, unquantized_type
@@ -163,7 +163,6 @@ def shape_of_model(checkpoint: Checkpoint, vocabulary: Metadata | None = None) -
         elif place.row.expert_axis is not None:
             axes[tensor.info.name] = place.row.expert_axis
     heads = family.number(checkpoint.config, "heads")
-    found = family.find(checkpoint.config, "kv_heads")
     vocabulary = vocabulary or _vocabulary_of(checkpoint, infos)
     return Shape(
         architecture=gguf_rules(family).architecture,
@@ -177,7 +176,7 @@ def shape_of_model(checkpoint: Checkpoint, vocabulary: Metadata | None = None) -
         kv=_kv(vocabulary, infos),
         alignment=alignment_of(vocabulary or {}),
         heads=heads,
-        kv_heads=found[1] if found else heads,
+        kv_heads=first_kv_heads(family, checkpoint.config),
         numbers=_numbers(family, checkpoint.config),
         aside=_aside(checkpoint),
         config=checkpoint.config,

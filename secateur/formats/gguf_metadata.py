@@ -68,6 +68,20 @@ def model_metadata(
     return metadata
 
 
+def first_kv_heads(family: Family, config: Mapping[str, Any]) -> int:
+    """Key and value heads of the first layer, as a GGUF of the model says them: llama-quantize's
+    rules look at no other layer."""
+    _, part = family.section(config)
+    row = next((r for r in gguf_rules(family).keys if r.key == "attention.head_count_kv"), None)
+    if row is not None and (not row.per_layer or part.get("layer_types")):
+        value = _value_of(row, part, Facts(family, config))
+        first = value[0] if isinstance(value, tuple) else value
+        if isinstance(first, int):
+            return first
+    found = family.find(config, "kv_heads")
+    return found[1] if found else family.number(config, "heads")
+
+
 def sampling_metadata(folder: Path) -> dict[str, Value]:
     """general.sampling.* from the folder's generation_config.json; empty without that file."""
     path = folder / "generation_config.json"
@@ -106,14 +120,18 @@ def size_label(infos: Sequence[TensorInfo]) -> str:
 def _architecture_keys(rules: GgufRules, part: Mapping[str, Any], facts: Facts) -> dict[str, Value]:
     metadata = {}
     for row in rules.keys:
-        value: Scalar | tuple[Scalar, ...] | None
-        if row.compute is not None:
-            value = _of_kind(row, facts.value(row.compute))
-        else:
-            value = _per_layer(row, part) if row.per_layer else _single(row, part)
+        value = _value_of(row, part, facts)
         if value is not None:
             metadata[f"{rules.architecture}.{row.key}"] = Value(row.kind, value)
     return metadata
+
+
+def _value_of(
+    row: KeyRow, part: Mapping[str, Any], facts: Facts
+) -> Scalar | tuple[Scalar, ...] | None:
+    if row.compute is not None:
+        return _of_kind(row, facts.value(row.compute))
+    return _per_layer(row, part) if row.per_layer else _single(row, part)
 
 
 def _single(row: KeyRow, part: Mapping[str, Any]) -> Scalar | tuple[Scalar, ...] | None:

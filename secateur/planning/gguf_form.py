@@ -18,7 +18,7 @@ from secateur.checkpoint.config import with_experts
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.formats.gguf import STRING, Metadata, TensorInfo, Value, file_bytes
-from secateur.formats.gguf_metadata import model_metadata
+from secateur.formats.gguf_metadata import first_kv_heads, model_metadata
 from secateur.formats.gguf_names import file_name
 from secateur.formats.gguf_origin import origin_metadata, written_by
 from secateur.formats.gguf_rules import gguf_rules
@@ -302,7 +302,6 @@ def _traits(
     checkpoint: Checkpoint, config: Mapping[str, Any], quantize: Mapping[str, Any]
 ) -> ModelTraits:
     family = checkpoint.family
-    heads = family.number(config, "heads")
-    found = family.find(config, "kv_heads")
-    experts, kv_heads = family.number(config, "experts"), found[1] if found else heads
+    experts, heads = (family.number(config, what) for what in ("experts", "heads"))
+    kv_heads = first_kv_heads(family, config)
     return model_traits(checkpoint.layers, experts, heads, kv_heads, quantize)

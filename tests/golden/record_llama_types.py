@@ -13,6 +13,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import numpy as np
 from test_llama_types import request_of, summary, tensors_of, traits_of
 
 from secateur.errors import PlanError
-from secateur.formats.gguf import TensorInfo, Value, file_bytes, header_parts
+from secateur.formats.gguf import Metadata, TensorInfo, Value, file_bytes, header_parts
 from secateur.formats.gguf_writer import TensorChunk, write_gguf
 from secateur.formats.types import TYPES
 from secateur.planning.llama_mixes import FILE_TYPES
@@ -125,13 +127,21 @@ def metadata_of(shape: dict) -> dict[str, Value]:
 
 def answer(case: dict, tool: str, folder: Path) -> dict:
     """The case with the tool's types, or with its error."""
-    infos = tensors_of(case["shape"])
-    path = folder / f"{id(case)}.gguf"
-    metadata = metadata_of(case["shape"])
+    infos, metadata = tensors_of(case["shape"]), metadata_of(case["shape"])
+    return {**case, **dry_run(infos, metadata, case["request"], tool, folder)}
+
+
+def dry_run(
+    infos: Sequence[TensorInfo], metadata: Metadata, asked: dict, tool: str, folder: Path
+) -> dict:
+    """What the tool says of a file of which only the header is there, or its error.
+
+    An importance matrix lies in `folder`, as `write_imatrix` makes it.
+    """
+    path = folder / f"{id(infos)}-{threading.get_ident()}.gguf"
     with path.open("wb") as file:
         file.writelines(header_parts(metadata, infos))
         file.truncate(file_bytes(metadata, infos))
-    asked = case["request"]
     command = [tool, "--dry-run"]
     command += ["--imatrix", str(folder / "imatrix.gguf")] * asked["has_imatrix"]
     for option, key in (
@@ -149,12 +159,11 @@ def answer(case: dict, tool: str, folder: Path) -> dict:
     text = done.stdout + done.stderr
     if done.returncode:
         reason = re.search(r"no tensor type fallback is defined|GGML_ASSERT\(.*?\)", text)
-        return {**case, "error": reason[0] if reason else f"UNEXPECTED {text[-400:]}"}
+        return {"error": reason[0] if reason else f"UNEXPECTED {text[-400:]}"}
     lines = [found for line in text.splitlines() if (found := LINE.match(line.strip()))]
     assert len(lines) == len(infos), text
     fallbacks = re.search(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback", text)
     return {
-        **case,
         "types": summary((found[1], (found[3] or found[2]).upper()) for found in lines),
         "fallbacks": int(fallbacks[1]) if fallbacks else 0,
         "needs_imatrix": "will require an imatrix" in text,
