@@ -44,8 +44,8 @@ class Block:
 
     `tensor` is the number of the output tensor and `name` its name. With `order`, as many rows are
     taken, but those and in that order. `below` rows of zeros follow, and `right` zeros end every
-    row; `weights` [width + right] is the importance of its columns. With several `colours` the numbers
-    of a row are those of each in turn, and come out as one colour after the other.
+    row; `weights` [width + right] is the importance of its columns. With several `colours` the
+    numbers of a row are those of each in turn, and come out as one colour after the other.
     """
 
     tensor: int
