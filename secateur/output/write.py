@@ -202,7 +202,9 @@ def _make_room(plan: Plan, folder: Path) -> None:
         for name, n in sizes.items()
         if name.endswith(".gguf") or ("/" in name and name.endswith(".safetensors"))
     }
-    begun = {aside for path in finished if path.suffix == ".gguf" for aside in unfinished(path)}
+    # A journal beside a finished file is a leftover as well: it goes after the file is in place.
+    missing = [path for path in finished if path.suffix == ".gguf" and not path.exists()]
+    begun = {aside for path in missing for aside in unfinished(path)}
     homes = {path.parent for path in finished}
     for path in [*folder.iterdir(), *(p for home in homes - {folder} for p in home.glob("*"))]:
         if path.is_dir():
