@@ -56,6 +56,9 @@ class Perturbed:
     def names(self) -> Sequence[str]:
         return self._inner.names()
 
+    def experts(self, name: str) -> torch.Tensor:
+        return self.tensor(name)
+
     def tensor(self, name: str) -> torch.Tensor:
         self.read.append(name)
         value = self._inner.tensor(name)

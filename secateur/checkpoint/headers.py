@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,11 @@ class TensorSpec:
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+    def __getitem__(self, index: int) -> TensorSpec:
+        """The part at `index` of the first axis, which lies in one stretch."""
+        size = self.nbytes // self.shape[0]
+        return replace(self, shape=self.shape[1:], offset=self.offset + index * size, nbytes=size)
 
 
 class Described(Protocol):

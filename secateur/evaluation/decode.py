@@ -128,6 +128,9 @@ class GgufWeights:
     def names(self) -> Sequence[str]:
         return tuple(self._parts)
 
+    def experts(self, name: str) -> Tensor:
+        return self.tensor(name)
+
     def tensor(self, name: str) -> Tensor:
         parts = self._parts.get(name)
         if parts is None:

@@ -52,10 +52,11 @@ def free_memory() -> int:
 
 
 def _check_filled(model: Any, checkpoint: Checkpoint) -> None:
-    for name, value in model.state_dict(keep_vars=True).items():
-        if value.is_meta:
+    for path, value in model.state_dict(keep_vars=True).items():
+        owner, _, leaf = path.rpartition(".")
+        if value.is_meta and leaf not in vars(model.get_submodule(owner)):
             raise CheckpointError(
-                f"{checkpoint.path} has no tensor for the parameter {name!r}: "
+                f"{checkpoint.path} has no tensor for the parameter {path!r}: "
                 "the checkpoint is incomplete"
             )
 

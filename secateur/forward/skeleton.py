@@ -60,39 +60,40 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 def filled(model: Any, names: dict[str, str], source: WeightSource) -> Iterator[None]:
     """Give parameters and persistent buffers their values, and take them away again.
 
-    `names` maps a dotted path inside `model` to the source's running name. Stacks of experts keep
-    their type, and may lie in the file (forward.experts widens one at a time); all else becomes
-    float32.
-    Peak memory: those tensors.
+    `names` maps a dotted path inside `model` to the source's running name. Experts' parameters
+    become the source's stacks, in their own type (forward.experts widens a matrix at a time);
+    all else becomes float32. Peak memory: those tensors, and one matrix of an expert.
     """
     shells: list[tuple[nn.Module, str, Any]] = []
+    stacks: list[tuple[nn.Module, str]] = []
     try:
         for path, running in names.items():
             owner_path, _, leaf = path.rpartition(".")
             owner = model.get_submodule(owner_path)
-            value = source.tensor(running)
-            if not is_experts(owner):
-                value = value.float()
-            shells.append((owner, leaf, _place(owner, leaf, value, running)))
+            table: Any = owner._parameters if leaf in owner._parameters else owner._buffers
+            shell = table[leaf]
+            value = source.experts(running) if is_experts(owner) else source.tensor(running).float()
+            if tuple(shell.shape) != tuple(value.shape):
+                raise FamilyError(
+                    f"tensor {running!r} has shape {list(value.shape)}, but the model that "
+                    f"config.json describes expects {list(shell.shape)}: config and weights do not "
+                    "belong together"
+                )
+            if not isinstance(value, Tensor):
+                # What the module has itself is found before its parameters.
+                owner.__dict__[leaf] = value
+                stacks.append((owner, leaf))
+                continue
+            is_parameter = isinstance(shell, nn.Parameter)
+            table[leaf] = nn.Parameter(value, requires_grad=False) if is_parameter else value
+            shells.append((owner, leaf, shell))
         yield
     finally:
+        for owner, leaf in stacks:
+            del owner.__dict__[leaf]
         for owner, leaf, shell in shells:
             table = owner._parameters if leaf in owner._parameters else owner._buffers
             table[leaf] = shell
-
-
-def _place(owner: nn.Module, leaf: str, value: Tensor, running: str) -> Any:
-    """Put a value where a meta tensor is; returns the meta tensor."""
-    table: Any = owner._parameters if leaf in owner._parameters else owner._buffers
-    shell = table[leaf]
-    if tuple(shell.shape) != tuple(value.shape):
-        raise FamilyError(
-            f"tensor {running!r} has shape {list(value.shape)}, but the model that config.json "
-            f"describes expects {list(shell.shape)}: config and weights do not belong together"
-        )
-    is_parameter = isinstance(shell, nn.Parameter)
-    table[leaf] = nn.Parameter(value, requires_grad=False) if is_parameter else value
-    return shell
 
 
 def layer_names(model: Any, layer: int) -> dict[str, str]:

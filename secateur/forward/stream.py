@@ -13,12 +13,13 @@ bits do not either.
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -174,6 +175,7 @@ class ForwardPass:
                 for rank, group in islice(left, UNDERWAY - len(underway)):
                     underway.append(self._begin(module, layer, rank, group, watch))
                 if not underway:
+                    _give_back()
                     return
                 self._end(underway[0], module, layer, watch, done)
                 underway.popleft()
@@ -326,6 +328,12 @@ class ForwardPass:
                 use_cache=False,
             )
         return calls
+
+
+def _give_back() -> None:
+    """Give freed memory back to the system: glibc keeps what its threads freed, a gigabyte here."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _results(step: _Step) -> list[tuple[Tensor, Tensor]]:

@@ -7,7 +7,8 @@ checkpoint keeps one by one are put together here, as their rows' `into` and axe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.checkpoint.families import Family, Place
-from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.reader import Checkpoint, read_tensor
 from secateur.checkpoint.tensors import NamedTensor
 from secateur.errors import CheckpointError
 
@@ -25,6 +26,15 @@ _TORCH = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
+
+
+class Stack(Protocol):
+    """The matrices of a layer's experts; `stack[e]` is one's, which may only then be read."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def __getitem__(self, expert: int, /) -> Tensor: ...
 
 
 class WeightSource(Protocol):
@@ -40,11 +50,26 @@ class WeightSource(Protocol):
         """Running names of all tensors that the text model needs."""
 
     def tensor(self, name: str) -> Tensor:
-        """The parameter's value, in the artefact's own float type, in memory of its own."""
+        """The parameter's value, in the artefact's own float type."""
+
+    def experts(self, name: str) -> Stack:
+        """The same for a parameter whose first axis is the experts."""
+
+
+@dataclass(frozen=True)
+class StackOnDisk:
+    """A stack whose matrices are read, or mapped, each time they are asked for."""
+
+    shape: tuple[int, ...]
+    read: Callable[[int], Tensor]
+
+    def __getitem__(self, expert: int, /) -> Tensor:
+        return self.read(expert)
 
 
 class CheckpointWeights:
-    """A checkpoint as a source of running weights. Peak memory of `tensor`: that tensor twice."""
+    """A checkpoint as a source of running weights. Peak memory of `tensor`: that tensor twice;
+    of a stack of experts: one matrix twice."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -66,39 +91,49 @@ class CheckpointWeights:
         return tuple(self._parts)
 
     def tensor(self, name: str) -> Tensor:
+        parts = self._parts_of(name)
+        if len(parts) == 1 and parts[0][0].expert is None:
+            return as_torch(self._checkpoint.read(parts[0][1]))
+        return torch.stack([self._matrix(parts, expert) for expert in _experts(parts)])
+
+    def experts(self, name: str) -> Stack:
+        parts = self._parts_of(name)
+        place, source = parts[0]
+        spec = self._checkpoint.specs[source]
+        if place.expert is not None:
+            first = self._matrix(parts, 0)
+            shape = (len(_experts(parts)), *first.shape)
+            return StackOnDisk(shape, lambda expert: self._matrix(parts, expert))
+        self._checkpoint.need_weights(f"reading tensor {name!r}")
+        return StackOnDisk(spec.shape, lambda expert: as_torch(read_tensor(spec[expert])))
+
+    def _parts_of(self, name: str) -> Sequence[tuple[Place, str]]:
         parts = self._parts.get(name)
         if parts is None:
             raise CheckpointError(
                 f"{self._checkpoint.path} has no tensor for the parameter {name!r}: "
                 "the checkpoint is incomplete"
             )
-        if len(parts) == 1 and parts[0][0].expert is None:
-            return as_torch(self._checkpoint.read(parts[0][1]))
-        return as_torch(self._assembled(name, parts))
+        return parts
 
-    def _assembled(self, name: str, parts: Sequence[tuple[Place, str]]) -> NamedTensor:
-        """Stack one matrix per expert (and join its halves) into the running tensor."""
-        family = self._checkpoint.family
-        joined = family.fused_row(str(parts[0][0].row.into)).axes
+    def _matrix(self, parts: Sequence[tuple[Place, str]], expert: int) -> Tensor:
+        """One expert's matrix in the running form: its halves joined, where it has two."""
+        joined = self._checkpoint.family.fused_row(str(parts[0][0].row.into)).axes
         axis = next((i for i, word in enumerate(joined) if "|" in word or "/" in word), None)
         halves = joined[axis].replace("/", "|").split("|") if axis is not None else [""]
-        by_expert: dict[int, dict[str, str]] = {}
-        for place, source in parts:
-            half = next((word for word in place.row.axes if word in halves), "")
-            by_expert.setdefault(int(place.expert or 0), {})[half] = source
-        stack = None
-        dtype = ""
-        for expert in range(len(by_expert)):
-            pieces = [self._checkpoint.read(by_expert[expert][half]) for half in halves]
-            # Inside one expert the experts' axis is gone, so the halves' axis is one lower.
-            matrix = np.concatenate([piece.array for piece in pieces], axis=(axis or 1) - 1)
-            dtype = pieces[0].dtype
-            if stack is None:
-                stack = np.empty((len(by_expert), *matrix.shape), matrix.dtype)
-            stack[expert] = matrix
-        if stack is None:
-            raise CheckpointError(f"no expert of {name!r} is in {self._checkpoint.path}")
-        return NamedTensor(name, dtype, stack)
+        mine = {
+            next((word for word in place.row.axes if word in halves), ""): source
+            for place, source in parts
+            if place.expert == expert
+        }
+        pieces = [as_torch(self._checkpoint.read(mine[half])) for half in halves]
+        # Inside one expert the experts' axis is gone, so the halves' axis is one lower.
+        return torch.cat(pieces, (axis or 1) - 1) if len(pieces) > 1 else pieces[0]
+
+
+def _experts(parts: Sequence[tuple[Place, str]]) -> range:
+    """The numbers of the experts that a parameter is put together of."""
+    return range(len({place.expert for place, _ in parts}))
 
 
 def as_torch(tensor: NamedTensor) -> Tensor:
