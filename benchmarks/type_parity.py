@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,7 @@ WHY: Mapping[str, str] = {
     "general.quantized_by": _MADE_BY,
     "secateur.version": _MADE_BY,
     "secateur.plan_sha256": _MADE_BY,
+    "quantize.imatrix.file": "ours names the file beside it, theirs a path on this machine",
     "tokenizer.ggml.add_sep_token": "false is what llama.cpp takes when it is not there",
 }
 """Why a metadata key differs, where it does so on purpose."""
@@ -339,7 +341,10 @@ def metadata_of(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for row in found:
         for key, (ours, theirs) in row.get("metadata", {}).items():
-            told = {"pairs": 0, "ours": ours, "theirs": theirs, "why": WHY.get(key, "unexplained")}
+            # Where somebody's machine keeps its files is nobody else's business.
+            shown = [text and re.sub(r"/\S*/", ".../", text) for text in (ours, theirs)]
+            told = {"pairs": 0, "ours": shown[0], "theirs": shown[1]}
+            told["why"] = WHY.get(key, "unexplained")
             keys.setdefault(key, told)["pairs"] += 1
     return keys
 
