@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +145,6 @@ def test_a_stack_of_two_projections_is_written_as_two_tensors():
 
 def gathered(family, shapes):
     """gguf_tensors with a table that generates nothing, for families that have none yet."""
-    from dataclasses import replace
-
     table = {"architecture": "x", "tokenizer": {"model": "x"}}
     return gguf_tensors(replace(family, gguf=table), {"num_hidden_layers": 1}, shapes)
 
@@ -271,14 +270,23 @@ def test_a_config_that_llama_cpp_would_misread_is_refused(change, message):
         model_metadata(family_of(config), config, (), "x", 1)
 
 
-def test_a_family_without_a_table_says_where_to_add_it():
-    family = next((f for f in families() if not f.gguf), None)
-    if family is None:
-        from dataclasses import replace
+WITHOUT = tuple(family.name for family in families() if not family.gguf)
 
-        family = replace(families()[0], gguf={})
-    with pytest.raises(FamilyError, match=r"no \[gguf\] table.*families/"):
+
+def test_a_family_without_a_table_says_what_to_do_instead():
+    family = replace(families()[0], gguf={})
+    with pytest.raises(FamilyError, match=r"no \[gguf\] table.*--to safetensors.*families/"):
         gguf_rules(family)
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_no_gguf_is_planned_of_such_a_family(name, tiny, run):
+    checkpoint = tiny(name)
+    told = run("plan", checkpoint.config_file, experts=4, types="Q4_K_M", to="gguf")
+    assert told.code == 2
+    (line,) = told.err.splitlines()
+    assert f"the family '{name}' has no [gguf] table" in line
+    assert run("plan", checkpoint.config_file, experts=4, to="safetensors").code == 0
 
 
 def test_a_folder_without_generation_config_has_no_sampling(tmp_path):

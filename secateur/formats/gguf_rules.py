@@ -96,8 +96,10 @@ def gguf_rules(family: Family) -> GgufRules:
     table = family.gguf
     if not table:
         raise FamilyError(
-            f"the family {family.name!r} has no [gguf] table, so no GGUF can be made of it: "
-            f"add one to checkpoint/families/{family.name}.toml, or write another format"
+            f"the family {family.name!r} has no [gguf] table, so no GGUF can be made of it here: "
+            "write safetensors (--to safetensors) and give them to llama.cpp's "
+            "convert_hf_to_gguf.py and llama-quantize, or add the table to "
+            f"checkpoint/families/{family.name}.toml"
         )
     words = dict(table["tokenizer"])
     words["visible"] = tuple(words.get("visible", ()))
