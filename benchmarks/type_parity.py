@@ -373,7 +373,7 @@ def main() -> None:
     report = {
         "what": "gemmule, whole and 24 of 32 experts, in every file type, against llama.cpp's way",
         "llama_quantize": "native build, Release (-O3), GGML_NATIVE, OpenMP",
-        "engine": f"xllamacpp, {engine_version()}",
+        "engine": engine_version(),
         "machine": {"system": platform.platform(), "python": platform.python_version()},
         "all": summary(found),
         "families": {
