@@ -25,6 +25,7 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,14 +87,21 @@ def from_configs(options: argparse.Namespace, folder: Path, pool: ThreadPoolExec
             for family in configs.FAMILIES
         },
         "pruned": sum(case["kept"] < configs.experts_of(case["config"]) for case in answers),
-        "experts_kept": sorted({case["kept"] for case in answers}),
-        "layers": sorted({case["config"]["num_hidden_layers"] for case in answers}),
+        "experts_kept": _span(case["kept"] for case in answers),
+        "layers": _span(case["config"]["num_hidden_layers"] for case in answers),
+        "hidden_size": _span(case["config"]["hidden_size"] for case in answers),
         "refused_by_the_tool": sum("error" in case for case in answers),
         "tensors_compared": sum(
             len(configs.unquantized(case, folder)[1]) for case in answers if "error" not in case
         ),
         "cases_that_differ": sum(configs.differs(case, folder) for case in answers),
     }
+
+
+def _span(numbers: Iterable[int]) -> list[int]:
+    """The least and the most."""
+    found = sorted(numbers)
+    return [found[0], found[-1]]
 
 
 def _tensors(case: dict) -> int:

@@ -185,6 +185,16 @@ def test_keys_that_are_left_out_mean_what_transformers_means() -> None:
     drawn = blueprint(family_of(bare), bare, Path("config.json"), published=False)
     assert {n: s.shape for n, s in drawn.specs.items()} == running_shapes(bare)
     assert drawn.notes == ("config.json gives no dtype: the checkpoint is counted in BF16",)
+    mixtral = {
+        "model_type": "mixtral", "vocab_size": 10, "hidden_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 16, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "intermediate_size": 16,
+    }  # fmt: skip
+    drawn = blueprint(family_of(mixtral), mixtral, Path("config.json"), published=False)
+    assert {n: s.shape for n, s in drawn.specs.items()} == running_shapes(mixtral)
+    none = mixtral | {"num_key_value_heads": None}  # newer versions of transformers refuse it
+    drawn = blueprint(family_of(none), none, Path("config.json"))
+    assert drawn.specs["model.layers.0.self_attn.k_proj.weight"].shape == (64, 64)
     del bare["moe_intermediate_size"]
     with pytest.raises(FamilyError, match="gives nothing for 'expert_width'"):
         blueprint(family_of(bare), bare, Path("config.json"))

@@ -152,7 +152,7 @@ def test_both_forms_make_one_file_with_importance_and_padding(tmp_path: Path) ->
         matrix = recorded(open_checkpoint(model))
         save_imatrix(tmp_path / "theirs.gguf", matrix)
         padded = replace(find_recipe("Q4_K_M"), name="Q4_K_M-padded", pad=True)
-        wish = Formats(safetensors=False, types=("IQ3_XXS",), recipes=(padded,))
+        wish = Formats(safetensors=False, types=("Q3_K_M",), recipes=(padded,))
         pruning = Pruning(drop_map=tmp_path / "drop.json")
         decided = plan(model, pruning, wish, imatrix=tmp_path / "theirs.gguf")
         out = tmp_path / f"out{fused:d}"
@@ -165,7 +165,7 @@ def test_both_forms_make_one_file_with_importance_and_padding(tmp_path: Path) ->
         assert file.tensors == stacked[name].tensors
         for tensor in file.tensors:
             assert np.array_equal(file.data(tensor), stacked[name].data(tensor)), tensor
-    (plain,) = (file for name, file in published.items() if "IQ3" in name)
+    (plain,) = (file for name, file in published.items() if "Q3" in name)
     source = open_checkpoint(tmp_path / "form0/model")
     for tensor, rows in (
         ("blk.1.attn_q.weight", "model.layers.1.self_attn.q_proj.weight"),

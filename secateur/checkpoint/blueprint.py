@@ -85,7 +85,8 @@ class Facts:
                 if found is not None:
                     return found[1]
                 keys = self.family.config[name]
-                return next((defaults[key] for key in keys if key in defaults), None)
+                unsaid = (key for key in keys if key in defaults and key not in part)
+                return next((defaults[key] for key in unsaid), None)
             if name in part:
                 return part[name]
             return self.config.get(name, defaults.get(name))

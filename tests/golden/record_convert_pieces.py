@@ -18,7 +18,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 from safetensors.numpy import save_file
 
 from secateur.formats.gguf_reader import read_gguf
@@ -91,6 +90,8 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 def train(folder: Path) -> None:
     """A SentencePiece model of Llama's kind, of some 400 pieces."""
+    import sentencepiece
+
     with tempfile.TemporaryDirectory() as aside:
         sentencepiece.SentencePieceTrainer.train(
             input=str(TEXT),
