@@ -111,3 +111,14 @@ def test_no_python_file_names_a_family() -> None:
         for match in literal.finditer(path.read_text())
     ]
     assert found == []
+
+
+def test_several_names_in_a_gguf_are_those_of_halves() -> None:
+    """Rows that become two tensors hold two projections, one after the other; heads are rows."""
+    for family in families():
+        for row in family.rows:
+            if len(row.gguf) > 1:
+                assert [word.count("|") + 1 for word in row.axes if "|" in word] == [len(row.gguf)]
+                assert "|" in row.axes[-2]
+            if row.gguf_heads is not None:
+                assert len(row.axes) == 2 and len(row.gguf) == 1
