@@ -20,12 +20,15 @@ from test_imatrix_plans import recorded
 from tokenizers import Tokenizer
 
 from secateur import Formats, Pruning, apply, fit, plan
+from secateur.audit.shape import shape_of_file
 from secateur.checkpoint.reader import open_checkpoint, open_shape
 from secateur.checkpoint.tensors import to_float32
 from secateur.errors import CheckpointError
 from secateur.evaluation.decode import open_artefact
 from secateur.formats.ggml import encode
+from secateur.formats.gguf import TensorInfo, Value
 from secateur.formats.gguf_reader import read_gguf
+from secateur.formats.gguf_writer import TensorChunk, write_gguf
 from secateur.formats.imatrix_file import save_imatrix
 from secateur.forward.weights import CheckpointWeights
 from secateur.planning.recipe import find_recipe
@@ -254,3 +257,24 @@ def test_llama_cpp_splits_text_as_the_tokenizer_does(name: str, tmp_path: Path) 
     for text in [*texts, *lines.splitlines()[:40]]:
         got = host.post("tokenize", content=text, add_special=True, parse_special=True)
         assert got["tokens"] == tokenizer.encode(text).ids, text
+
+
+@pytest.mark.parametrize("experts", [0, 8])
+def test_only_a_file_with_experts_is_taken_for_this_family(experts: int, tmp_path: Path) -> None:
+    """llama.cpp has one architecture for it and for Llama itself, of whose template and dates an
+    audit knows nothing."""
+    numbers = {"block_count": 1, "attention.head_count": 4, "attention.head_count_kv": 2}
+    numbers |= {"expert_count": experts} if experts else {}
+    infos = (TensorInfo("token_embd.weight", "F32", (4, 8)),)
+    write_gguf(
+        tmp_path / "a.gguf",
+        {
+            "general.architecture": Value("string", "llama"),
+            **{f"llama.{key}": Value("u32", number) for key, number in numbers.items()},
+        },
+        infos,
+        [TensorChunk(infos[0].name, np.zeros(infos[0].nbytes, np.uint8))],
+    )
+    found = shape_of_file(read_gguf(tmp_path / "a.gguf"))
+    assert (found.family.name if found.family else None) == ("mixtral" if experts else None)
+    assert (found.heads, found.kv_heads) == (4, 2)
