@@ -23,7 +23,6 @@ from secateur.audit import source as source_module
 from secateur.audit.claims import check_claims
 from secateur.audit.finding import Finding
 from secateur.audit.identify import Identity, identify
-from secateur.audit.names import experts_named, quant_label
 from secateur.audit.quantity import quantities
 from secateur.audit.samples import fisher, paired_at_best, upper_bound
 from secateur.audit.shape import shape_of_model
@@ -31,6 +30,7 @@ from secateur.audit.source import read_parts, read_source
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.errors import EngineError, FormatError
 from secateur.formats.gguf import STRING, Metadata, TensorInfo, Value, file_bytes, header_parts
+from secateur.formats.gguf_names import experts_named, label_of
 from secateur.formats.gguf_reader import HeaderCut, read_header
 from secateur.planning.gguf_form import GgufForm, gguf_form
 from secateur.planning.recipe import find_recipe
@@ -283,7 +283,7 @@ def test_a_header_that_ends_early_says_so() -> None:
     ],
 )
 def test_labels_are_read_as_the_hub_reads_them(name: str, label: str | None) -> None:
-    assert quant_label(name) == label
+    assert label_of(name) == label
 
 
 def test_a_name_must_agree_with_the_file(form: Callable[..., GgufForm], tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from secateur.audit.finding import Finding
-from secateur.audit.names import experts_named, quant_label
 from secateur.audit.shape import Shape
 from secateur.audit.source import Header
 from secateur.formats.gguf import Metadata
+from secateur.formats.gguf_names import experts_named, label_of
 from secateur.formats.gguf_reader import GgufFile
 from secateur.formats.gguf_split import PartName, part_name
 from secateur.planning.llama_mixes import FILE_TYPES
@@ -87,7 +87,7 @@ def name_findings(
     """The file's name against what the Hub reads out of it and what the file holds."""
     if shape is None:
         return
-    label = quant_label(name)
+    label = label_of(name)
     declared = declared_type(metadata)
     if label is None:
         yield Finding(

@@ -10,10 +10,10 @@ from itertools import chain
 from secateur.audit.card import Line, Row
 from secateur.audit.finding import Finding
 from secateur.audit.making import Made, Way, gguf_recipes, labels, make, stock_ways, ways_of_label
-from secateur.audit.names import quant_label
 from secateur.audit.quantity import Quantity, bytes_in, other_unit, quantities, size_words
 from secateur.audit.subject import Subject, sizes_in
 from secateur.errors import PlanError
+from secateur.formats.gguf_names import label_of
 from secateur.formats.types import TYPES
 from secateur.planning.llama_mixes import FILE_TYPES
 from secateur.planning.recipe import LARGE
@@ -77,7 +77,7 @@ def file_rows(subject: Subject) -> Iterator[FileRow]:
         words = re.split(r"[\s|,()]+", rest)
         known = {label.upper(): label for label in labels()}
         label = next((known[word.upper()] for word in words if word.upper() in known), None)
-        label = label or known.get(quant_label(names[0]) or "")
+        label = label or known.get(label_of(names[0]) or "")
         size = next(iter(sizes_in(rest)), None)
         if label is not None and size is not None:
             taken = {line.number, following.number} if following and joined else {line.number}
@@ -212,7 +212,7 @@ def _format(subject: Subject, row: Row) -> str:
 
 def _meant(subject: Subject, words: str, experts: int) -> list[Reading]:
     """What a size with these words may be of; nothing when they do not tell."""
-    label = quant_label(words)
+    label = label_of(words)
     if label in ("F16", "BF16", "F32") or (label is None and _CHECKPOINT.search(words)):
         files = readings_of(ways_sizes(subject, "F16", experts))
         return [*checkpoint_readings(subject, experts), *files]
@@ -239,7 +239,7 @@ def _change(subject: Subject, row: Row) -> Iterator[Finding]:
     cells = [v for v in row.values if v is not None]
     if len(cells) <= len(columns) or len(columns) < 2 or cells[-1].unit != "%":
         return
-    if quant_label(row.label) not in (None, "BF16", "F16"):
+    if label_of(row.label) not in (None, "BF16", "F16"):
         return
     yield _share(subject, cells[-1], columns[0], columns[-1], f"{row.label}: {cells[-1].said}",
                  row.line)  # fmt: skip
@@ -257,7 +257,7 @@ def _saved(subject: Subject, line: Line) -> Iterator[Finding]:
     for found in _SMALLER.finditer(line.text):
         if subject.experts == subject.base or re.search("expert", found[0], re.IGNORECASE):
             continue
-        if quant_label(line.text) or line.text.lower().startswith("compression"):
+        if label_of(line.text) or line.text.lower().startswith("compression"):
             continue
         percent = next(iter(quantities(found[1])))
         yield _share(subject, percent, subject.base, subject.experts, found[0], line.number)

@@ -13,9 +13,9 @@ from typing import Any
 
 from secateur.audit.card import Card, Row
 from secateur.audit.making import Made
-from secateur.audit.names import quant_label
 from secateur.audit.quantity import BINARY, Quantity, quantities
 from secateur.audit.shape import Shape
+from secateur.formats.gguf_names import label_of
 
 _ROUTED = re.compile(
     r"^\W*(?:remaining |original |routed )?experts?\s?(?:per|/)\s?(?:moe )?layer", re.IGNORECASE
@@ -125,7 +125,7 @@ def _anchors(card: Card) -> tuple[Quantity, ...]:
         size
         for line in card.lines
         for size in sizes_in(line.text)
-        if size.unit in BINARY and size.half <= 0.005 and quant_label(line.text) is None
+        if size.unit in BINARY and size.half <= 0.005 and label_of(line.text) is None
     )
 
 

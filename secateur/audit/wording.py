@@ -10,12 +10,12 @@ from importlib.metadata import entry_points
 
 from secateur.audit.card import Card
 from secateur.audit.finding import Finding
-from secateur.audit.names import quant_label
 from secateur.audit.shape import Shape
 from secateur.audit.sizes import file_rows
 from secateur.audit.subject import Subject
 from secateur.audit.template import foreign_markers
 from secateur.checkpoint.families import Family
+from secateur.formats.gguf_names import label_of
 
 _CLASS = re.compile(r"(?<![\w.])(?!Auto)([A-Z]\w*For(?:CausalLM|ConditionalGeneration|\w+LM))\b")
 _REMOTE = re.compile(r"trust[_-]remote[_-]code(?!\s*=\s*False)")
@@ -169,7 +169,7 @@ def _files(subject: Subject) -> Iterator[Finding]:
     """Files of a list that the Hub cannot tell apart, or reads no quantization out of."""
     first: dict[str, str] = {}
     for row in file_rows(subject):
-        label = quant_label(row.file)
+        label = label_of(row.file)
         if label is None:
             yield Finding(
                 "file name", row.file, "wrong", f"a name that ends in a label for {row.label}",
@@ -186,7 +186,7 @@ def _files(subject: Subject) -> Iterator[Finding]:
     told: set[str] = set()
     for line in subject.card.lines:
         for name in _GGUF.findall(line.text):
-            if name in listed or name in told or quant_label(name) is not None:
+            if name in listed or name in told or label_of(name) is not None:
                 continue
             told.add(name)
             if listed and any(name in other for other in listed):

@@ -25,12 +25,19 @@ MMPROJ = "mmproj-"
 """What the name of a tower's GGUF begins with: by it llama.cpp finds it beside a model."""
 
 _LABEL = re.compile(f"(?:UD-)?(?:{'|'.join(_LABELS)})(?:_[A-Z]+)?")
+_EXPERTS = re.compile(r"(?<![a-z0-9])(\d{1,4})(?:e|experts?)(?![a-z0-9])", re.IGNORECASE)
 
 
 def label_of(file: str) -> str | None:
     """The quantization that the Hub and Ollama read out of a file's name, None for none."""
     found = _LABEL.findall(file.upper())
     return found[-1] if found else None
+
+
+def experts_named(file: str) -> int | None:
+    """The number of experts that a name gives, as in `A4B-109e`; None when it gives none."""
+    found = _EXPERTS.search(file)
+    return int(found[1]) if found else None
 
 
 def file_name(model: str, recipe: str, base: str) -> str:
