@@ -42,6 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=SHARED)
     options = parser.parse_args()
+    if not options.shared.is_dir():
+        print(f"{options.shared} is not there: name a folder with the cards and the model's data")
+        return
     data = options.shared / "data/gemma-4-26b-a4b-it"
     cards = [audited(card, data) for card in sorted((options.shared / "cards").glob("*.txt"))]
     total: Counter[str] = Counter()

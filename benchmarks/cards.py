@@ -121,6 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
+    if not options.data.is_dir():
+        print(f"{options.data} is not there: name a folder with Gemma 4 26B-A4B's config (--data)")
+        return
     found = {"vision_parameters": VISION, "experts": cards(options.data)}
     text = json.dumps(found, indent=1)
     Path(__file__).with_suffix(".json").write_text(text + "\n")

@@ -274,7 +274,11 @@ def lines(result: Mapping[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
-    result = found(parser.parse_args().data)
+    data = parser.parse_args().data
+    if not data.is_dir():
+        print(f"{data} is not there: name a folder with Gemma 4 26B-A4B's config and vocabulary")
+        return
+    result = found(data)
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     print("\n".join(lines(result)))
     print({key: value for key, value in result.items() if key != "table"})
