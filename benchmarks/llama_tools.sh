@@ -17,4 +17,4 @@ tar -xzf "$target/llama_cpp_python-$version.tar.gz" -C "$target" --strip-compone
     "llama_cpp_python-$version/vendor/llama.cpp"
 cmake -S "$target" -B "$target/build" -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
     -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
-cmake --build "$target/build" -j "$(nproc)" --target llama-quantize llama-imatrix llama-completion
+cmake --build "$target/build" -j "$(nproc)" --target llama-quantize llama-imatrix
