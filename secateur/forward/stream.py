@@ -153,6 +153,7 @@ class ForwardPass:
         module = decoder_layers(self.model)[layer]
         with filled(module, layer_names(self.model, layer), self._source):
             yield module
+        _give_back()
 
     def run(
         self,
