@@ -28,6 +28,11 @@ _TORCH = {
 }
 
 
+AT_ONCE = 512 << 20
+"""Bytes of a stack of experts up to which it is had at once: mapping a matrix takes a while too,
+which shows where matrices are small."""
+
+
 class Stack(Protocol):
     """The matrices of a layer's experts; `stack[e]` is one's, which may only then be read."""
 
@@ -68,8 +73,8 @@ class StackOnDisk:
 
 
 class CheckpointWeights:
-    """A checkpoint as a source of running weights. Peak memory of `tensor`: that tensor twice;
-    of a stack of experts: one matrix twice."""
+    """A checkpoint as a source of running weights. Peak memory of `tensor`: that tensor twice; of
+    a stack of experts: AT_ONCE, or one matrix twice."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -98,13 +103,15 @@ class CheckpointWeights:
 
     def experts(self, name: str) -> Stack:
         parts = self._parts_of(name)
+        if sum(self._checkpoint.specs[source].nbytes for _, source in parts) <= AT_ONCE:
+            return self.tensor(name)
         place, source = parts[0]
-        spec = self._checkpoint.specs[source]
         if place.expert is not None:
             first = self._matrix(parts, 0)
             shape = (len(_experts(parts)), *first.shape)
             return StackOnDisk(shape, lambda expert: self._matrix(parts, expert))
         self._checkpoint.need_weights(f"reading tensor {name!r}")
+        spec = self._checkpoint.specs[source]
         return StackOnDisk(spec.shape, lambda expert: as_torch(read_tensor(spec[expert])))
 
     def _parts_of(self, name: str) -> Sequence[tuple[Place, str]]:
