@@ -23,7 +23,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_rows
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
 from secateur.errors import CorpusError, NumericError
-from secateur.forward import batches
+from secateur.forward import batches, weights
 from secateur.planning.criteria import Settings, score
 
 TINY = Callable[[str], Checkpoint]
@@ -453,6 +453,18 @@ def test_nan_in_attention_is_refused_or_skipped(tmp_path: Path) -> None:
     assert found.skipped == corpus().tokens
     assert found.count(0).sum() == TOP_K * corpus().tokens
     assert found.count(1).sum() == found.count(2).sum() == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_experts_read_one_by_one_change_nothing(
+    form: str, tiny: TINY, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = calibrate(tiny(form), corpus(), reroute_tokens=64)
+    monkeypatch.setattr(weights, "AT_ONCE", 0)
+    one_by_one = calibrate(tiny(form), corpus(), reroute_tokens=64)
+    assert at_once.arrays.keys() == one_by_one.arrays.keys()
+    for name, values in at_once.arrays.items():
+        np.testing.assert_array_equal(values, one_by_one.arrays[name], err_msg=name)
 
 
 def test_an_empty_corpus_is_refused(tiny: TINY) -> None:
