@@ -14,7 +14,8 @@ Shapes: N blocks of n numbers. Inside a search x and w are float32 [n, LANES], a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 from llvmlite import ir
@@ -71,15 +72,18 @@ class Search(NamedTuple):
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def compiled(function: _Function) -> _Function:
+def compiled(function: _Function, inline: Literal["never", "always"] = "never") -> _Function:
     """Compile at first use; runs without Python's lock, divides as IEEE 754 says."""
-    return cast(_Function, njit(nogil=True, error_model="numpy", cache=True)(function))
+    make = partial(njit, nogil=True, error_model="numpy", inline=inline)
+    try:
+        return cast(_Function, make(cache=True)(function))
+    except RuntimeError:  # there is no folder to keep it in: compile it in every process
+        return cast(_Function, make()(function))
 
 
 def inlined(function: _Function) -> _Function:
     """As `compiled`, put into its callers, which only then are vectorised."""
-    put_in = njit(nogil=True, error_model="numpy", cache=True, inline="always")
-    return cast(_Function, put_in(function))
+    return compiled(function, "always")
 
 
 def _bits_of(context: Any, value: Any) -> Any:
