@@ -69,6 +69,15 @@ def _nearest(values: Floats) -> NDArray[np.int32]:
     return ((values + F(12582912.0)).view(np.int32) & 0x7FFFFF) - 0x400000
 
 
+def _times(scales: NDArray[np.float16], codes: NDArray[np.integer[Any]]) -> Floats:
+    """float32 [S * n]: the blocks' scales, of superblocks' scales [S] and codes [S, n].
+
+    Not a number where a scale is beyond float16: such blocks are refused afterwards.
+    """
+    with np.errstate(invalid="ignore"):
+        return (scales.astype(F)[:, None] * codes.astype(F)).reshape(-1)
+
+
 def _half(values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         return values.astype(np.float16)
@@ -129,9 +138,8 @@ def _q2_k(rows: Floats, importance: Floats | None) -> Codes:
     found = _searched(rows, search, importance)
     d, m, scales, mins = _two_scales(rows, found, importance, 15)
     both = scales | mins << 4
-    real_d = d.astype(F)[:, None] * (both & 15).astype(F)
-    real_m = m.astype(F)[:, None] * (both >> 4).astype(F)
-    codes = affine_codes(rows.reshape(-1), F(3), real_d.reshape(-1), real_m.reshape(-1), found)
+    real_d, real_m = _times(d, both & 15), _times(m, both >> 4)
+    codes = affine_codes(rows.reshape(-1), F(3), real_d, real_m, found)
     return _joined(rows, both, _two_bits(codes.reshape(-1, SUPER)), _bytes(d), _bytes(m))
 
 
@@ -152,11 +160,8 @@ def _q4_or_q5_k(rows: Floats, importance: Floats | None, most: int) -> Codes:
         ],
         axis=1,
     )
-    real_d = d.astype(F)[:, None] * scales.astype(F)
-    real_m = m.astype(F)[:, None] * mins.astype(F)
-    codes = affine_codes(
-        rows.reshape(-1), F(most), real_d.reshape(-1), real_m.reshape(-1), found
-    ).reshape(-1, 4, 2, 32)
+    real_d, real_m = _times(d, scales), _times(m, mins)
+    codes = affine_codes(rows.reshape(-1), F(most), real_d, real_m, found).reshape(-1, 4, 2, 32)
     low = (codes[:, :, 0] & 15 | codes[:, :, 1] << 4).reshape(-1, 128)
     if most == 15:
         return _joined(rows, _bytes(d), _bytes(m), packed, low)
@@ -178,8 +183,8 @@ def _q3_k(rows: Floats, importance: Floats | None) -> Codes:
     for quarter in range(4):
         packed[:, 8:] |= codes6[:, 4 * quarter : 4 * quarter + 4] >> 4 << 2 * quarter
     d = _half(shared[0])
-    real_d = d.astype(F)[:, None] * (codes6.astype(np.int32) - 32).astype(F)
-    codes = symmetric_codes(rows.reshape(-1), F(4), real_d.reshape(-1), found)
+    real_d = _times(d, codes6.astype(np.int32) - 32)
+    codes = symmetric_codes(rows.reshape(-1), F(4), real_d, found)
     codes = codes.reshape(-1, SUPER)
     eighths = (codes > 3).astype(np.uint8).reshape(-1, 8, 32)
     high = np.bitwise_or.reduce(eighths << np.arange(8, dtype=np.uint8)[:, None], axis=1)
@@ -197,8 +202,7 @@ def _q6_k(rows: Floats, importance: Floats | None) -> Codes:
         d = _half(np.where(empty, F(0), F(1) / factor))
         factor = np.where(empty, F(0), factor)
         eight = np.minimum(127, _nearest(factor[:, None] * scales)).astype(np.int8)
-    real_d = d.astype(F)[:, None] * eight.astype(F)
-    codes = symmetric_codes(rows.reshape(-1), F(32), real_d.reshape(-1), found)
+    codes = symmetric_codes(rows.reshape(-1), F(32), _times(d, eight), found)
     codes = codes.reshape(-1, SUPER)
     codes[empty] = 0
     four = codes.reshape(-1, 2, 4, 32)
