@@ -3,7 +3,8 @@
 Each takes rows float32 [R, C] and the importance of the columns [C] or None, and returns uint8
 [R, bytes of a row]. They work in three steps: the blocks' own scales (formats.lanes), the scales
 of the superblock of 256 and their codes, the codes of the numbers. Layouts: ggml-common.h of
-llama.cpp 0c1e57098.
+llama.cpp 0c1e57098. Where sums overflow float32 (weights beyond 1e8) the scales are not finite
+here, and the rows are refused (formats.ggml); ggml writes something.
 
 N blocks, S superblocks.
 """
