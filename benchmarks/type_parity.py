@@ -59,6 +59,8 @@ TOKENS = 32
 LLAMA_CPP = Path("out/llama.cpp")
 
 _MADE_BY = "ours says who made the file, and by which plan"
+_CARD = "ours reads the original's model card, which is not in the pruned folder that theirs reads"
+_GUESS = "theirs guesses it from the folder's name"
 WHY: Mapping[str, str] = {
     "general.name": "ours is the checkpoint's name as it is, theirs has capitals and spaces",
     "general.quantized_by": _MADE_BY,
@@ -66,6 +68,8 @@ WHY: Mapping[str, str] = {
     "secateur.plan_sha256": _MADE_BY,
     "quantize.imatrix.file": "ours names the file beside it, theirs a path on this machine",
     "tokenizer.ggml.add_sep_token": "false is what llama.cpp takes when it is not there",
+    **dict.fromkeys(("general.license", "general.tags"), _CARD),
+    **dict.fromkeys(("general.basename", "general.finetune"), _GUESS),
 }
 """Why a metadata key differs, where it does so on purpose."""
 
