@@ -32,7 +32,8 @@ def whole_model(checkpoint: Checkpoint) -> Iterator[Any]:
 
 
 def weight_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes of the weights in memory: experts in their own type, all else in float32."""
+    """Bytes of the weights at most: experts in their own type (in memory or mapped), all else in
+    float32."""
     return sum(
         spec.nbytes if checkpoint.places[name].role.startswith("expert.") else 4 * spec.elements
         for name, spec in checkpoint.specs.items()

@@ -209,6 +209,18 @@ def _affine(  # noqa: PLR0912 - a kernel has its loops
 
 
 @compiled
+def _peaks(x: Floats) -> tuple[Floats, Floats]:
+    """The largest magnitude of every block, and the number that has it (the first such)."""
+    size, peak = np.zeros(LANES, F), np.zeros(LANES, F)
+    for i in range(x.shape[0]):
+        for k in range(LANES):
+            larger = abs(x[i, k]) > size[k]
+            peak[k] = x[i, k] if larger else peak[k]
+            size[k] = abs(x[i, k]) if larger else size[k]
+    return size, peak
+
+
+@compiled
 def _symmetric(x: Floats, w: Floats, half: np.float32, found: Floats) -> None:
     """Scale d of x ~ d * (code - half), codes 0 to 2 * half - 1, by least weighted squares.
 
@@ -218,14 +230,9 @@ def _symmetric(x: Floats, w: Floats, half: np.float32, found: Floats) -> None:
     n = x.shape[0]
     least, most = I(-half), I(half) - I(1)
     zero = F(0)
-    size, peak = np.zeros(LANES, F), np.zeros(LANES, F)
+    size, peak = _peaks(x)
     factor, best = np.empty(LANES, F), np.empty(LANES, F)
     lx, l2 = np.empty(LANES, F), np.empty(LANES, F)
-    for i in range(n):
-        for k in range(LANES):
-            larger = abs(x[i, k]) > size[k]
-            peak[k] = x[i, k] if larger else peak[k]
-            size[k] = abs(x[i, k]) if larger else size[k]
     # ggml's first trial is the plain scale; the others change it by -0.9 to 0.9.
     for trial in range(-10, 10):
         if trial == 0:
@@ -259,14 +266,9 @@ def _nonlinear(x: Floats, w: Floats, found: Floats) -> None:
     """Scale d of x ~ d * VALUES[code] by least weighted squares; `found` [LANES] takes d."""
     n = x.shape[0]
     zero = F(0)
-    size, peak = np.zeros(LANES, F), np.zeros(LANES, F)
+    size, peak = _peaks(x)
     factor, best = np.empty(LANES, F), np.empty(LANES, F)
     qx, q2 = np.empty(LANES, F), np.empty(LANES, F)
-    for i in range(n):
-        for k in range(LANES):
-            larger = abs(x[i, k]) > size[k]
-            peak[k] = x[i, k] if larger else peak[k]
-            size[k] = abs(x[i, k]) if larger else size[k]
     for trial in range(-8, 8):
         for k in range(LANES):
             if trial == -8:

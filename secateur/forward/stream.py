@@ -2,8 +2,9 @@
 
 The model's own forward runs once per micro-batch with every decoder layer replaced by a recorder
 that keeps the call's arguments (masks, rotary tables, positions); then each layer is loaded,
-called with them on all micro-batches, and freed. Weights are read once. The micro-batches of a
-group meet in the layer's experts (forward.meeting). Peak memory: one layer, the hidden states
+called with them on all micro-batches, and freed. Large stacks of experts stay in their file, where
+each group of micro-batches, which meet in them (forward.meeting), maps a matrix at a time. Peak
+memory: the layer without those, one matrix of an expert per worker, the hidden states
 (in a mapped file beyond `hidden_limit`), one micro-batch per worker, and what a layer holds of
 the others of a group while it waits for them: some five times their hidden states.
 
