@@ -16,6 +16,7 @@ PACKAGE = Path(secateur.__file__).parent
 ROOMS = (
     "errors",
     "settings",
+    "compiling",
     "checkpoint",
     "formats",
     "corpus",
@@ -48,6 +49,7 @@ ROOMS = (
 WITHOUT_TORCH = (
     "errors",
     "settings",
+    "compiling",
     "checkpoint",
     "formats",
     "planning",

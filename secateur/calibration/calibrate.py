@@ -115,13 +115,7 @@ def calibrate(
         CheckpointWeights(checkpoint), batches, workers=threads, skip_bad=skip_bad
     ) as forward:
         for layer in range(checkpoint.layers):
-            sums = LayerSums(layer, corpus, checkpoint.experts)
-            with forward.loaded(layer) as module:
-                seen = _observe_layer(forward, module, layer, sums, drawn)
-                arrays.update(sums.arrays(routed=layer in checkpoint.moe_layers))
-                if seen:
-                    solved = _solve(forward, module, layer, join(seen), len(corpus.categories))
-                    arrays.update(solved)
+            arrays.update(_calibrate_layer(forward, layer, checkpoint, corpus, drawn))
             progress((layer + 1) * corpus.tokens, checkpoint.layers * corpus.tokens)
         skipped = forward.skipped
     return Statistics(
@@ -133,6 +127,25 @@ def calibrate(
         samples=tuple(distinct_samples(corpus)[1]),
         arrays={name: arrays[name] for name in sorted(arrays)},
     )
+
+
+def _calibrate_layer(
+    forward: ForwardPass,
+    layer: int,
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    drawn: Mapping[int, Drawn],
+) -> dict[str, Array]:
+    """A layer's part of the statistics; its weights and its sample are held no longer."""
+    sums = LayerSums(layer, corpus, checkpoint.experts)
+    with forward.loaded(layer) as module:
+        seen = _observe_layer(forward, module, layer, sums, drawn)
+        arrays = sums.arrays(routed=layer in checkpoint.moe_layers)
+        if seen:
+            sample = join(seen)
+            seen.clear()  # else it would be held twice while the removals are solved
+            arrays |= _solve(forward, module, layer, sample, len(corpus.categories))
+    return arrays
 
 
 def _observe_layer(

@@ -25,7 +25,8 @@ from secateur.checkpoint.families import Family
 from secateur.corpus.rows import Corpus
 from secateur.errors import NumericError
 from secateur.forward.batches import Group
-from secateur.forward.experts import SEAT, ExpertPairs, is_experts
+from secateur.forward.experts import SEAT, Pairs, Tile, is_experts
+from secateur.forward.kernels import add_squares, add_squares_where, note_sizes
 from secateur.forward.meeting import MeetingSeat
 
 
@@ -40,8 +41,13 @@ class Work(NamedTuple):
     expert: NDArray[np.int64]
     gate: NDArray[np.float64]
     norm: NDArray[np.float64]
-    largest: NDArray[np.float64]
+    largest: NDArray[np.float32]
     reference: NDArray[np.float64]
+
+
+NO_WORK = Work(
+    *(np.zeros(0, np.int64),) * 2, *(np.zeros(0),) * 2, np.zeros(0, np.float32), np.zeros(0)
+)
 
 
 class GroupWatcher:
@@ -64,30 +70,30 @@ class GroupWatcher:
         self.seen: Seen | None = None
         self.tokens = np.zeros(experts, np.int64)
         self.outer_squares = self.inner_squares = np.empty(0)
-        self._runs = [_runs(part.reshape(-1)) for part in counted]
+        self._counted = [part.reshape(-1).numpy() for part in counted]
         self._drawn = join_drawn(group, drawn)
         self._linears: list[dict[str, NDArray[np.float64]]] = [{} for _ in group]
         self._last: list[tuple[Tensor, NDArray[np.float64]] | None] = [None] * len(group)
         self._scores: list[Tensor | None] = [None] * len(group)
         self._all_scores = self._experts = torch.empty(0)
-        self._norms = self._largest = torch.empty(0)
-        self._token = self._slot = torch.empty(0, dtype=torch.int64)
-        self._gate = torch.empty(0)
+        self._pairs: Pairs | None = None
+        self._norms = np.empty(0)
+        self._largest = np.empty(0, np.float32)
         self._lock = threading.Lock()
 
     def scored(self, member: int, scores: Tensor) -> None:
         """The router's scores [t, E] of one micro-batch."""
         self._scores[member] = scores
 
-    def chosen(self, hidden: Tensor, experts: Tensor, gates: Tensor) -> None:
+    def chosen(self, hidden: Tensor, experts: Tensor, gates: Tensor, pairs: Pairs) -> None:
         scores = [part for part in self._scores if part is not None]
         if len(scores) < len(self.group):
             return  # `unscored` tells
         self._all_scores = torch.cat(scores)
-        self._experts = experts
-        pairs = int(self.counted.sum()) * experts.shape[-1]
-        self._norms, self._largest, self._gate = (torch.empty(pairs) for _ in range(3))
-        self._token, self._slot = (torch.empty(pairs, dtype=torch.int64) for _ in range(2))
+        self._experts, self._pairs = experts, pairs
+        self.tokens = np.array(pairs.counts, np.int64)
+        self._norms = np.empty(len(pairs.token))
+        self._largest = np.empty(len(pairs.token), np.float32)
         self.outer_squares = np.zeros((len(self.tokens), hidden.shape[-1]))
         if self._drawn is not None:
             scores_of = self._all_scores, experts, gates.float()
@@ -98,27 +104,26 @@ class GroupWatcher:
         """True when the experts worked though the router was not seen."""
         return any(part is None for part in self._scores)
 
-    def pairs(self, pairs: ExpertPairs) -> None:
+    def worked(self, tile: Tile) -> None:
         if self.unscored:
             return
-        here = slice(pairs.first, pairs.first + len(pairs.token))
-        torch.linalg.vector_norm(pairs.outputs, dim=-1, out=self._norms[here])
-        least = torch.amin(pairs.outputs, -1).neg_()
-        torch.maximum(torch.amax(pairs.outputs, -1), least, out=self._largest[here])
-        self._token[here], self._slot[here], self._gate[here] = pairs.token, pairs.slot, pairs.gate
+        inputs, inner, outputs = tile.inputs.numpy(), tile.inner.numpy(), tile.outputs.numpy()
         with self._lock:
             if self.inner_squares.size == 0:
-                self.inner_squares = np.zeros((len(self.tokens), pairs.inner.shape[-1]))
-        self.outer_squares[pairs.expert] += _squares(pairs.inputs.numpy(), [slice(None)])
-        self.inner_squares[pairs.expert] += _squares(pairs.inner.numpy(), [slice(None)])
-        self.tokens[pairs.expert] += len(pairs.token)
+                self.inner_squares = np.zeros((len(self.tokens), inner.shape[-1]))
+        add_squares(self.outer_squares[tile.expert], inputs)
+        add_squares(self.inner_squares[tile.expert], inner)
+        bits = self._largest.view(np.int32), outputs, outputs.view(np.int32)
+        note_sizes(self._norms, *bits, tile.first)
 
     def linear(self, member: int, path: str, inputs: Tensor) -> None:
         """Squared inputs of a dense linear; projections that share an input share the work."""
         last = self._last[member]
         if last is None or last[0] is not inputs:
             flat = inputs.reshape(-1, inputs.shape[-1]).float().numpy()
-            last = self._last[member] = inputs, _squares(flat, self._runs[member])
+            squares = np.zeros(flat.shape[-1])
+            add_squares_where(squares, flat, self._counted[member])
+            last = self._last[member] = inputs, squares
         self._linears[member][path] = last[1]
 
     def linears(self) -> dict[str, NDArray[np.float64]]:
@@ -127,34 +132,17 @@ class GroupWatcher:
 
     def work(self) -> Work:
         """What the experts did, pair by pair."""
-        if not len(self._token):
-            return Work(*(np.zeros(0, np.int64),) * 2, *(np.zeros(0),) * 4)
-        reference = reference_gates(self._all_scores, self._experts)[self._token, self._slot]
+        if self._pairs is None:
+            return NO_WORK
+        token, slot, gate, _ = self._pairs
         return Work(
-            self._token.numpy(),
+            token.numpy(),
             np.repeat(np.arange(len(self.tokens)), self.tokens),
-            self._gate.double().numpy(),
-            self._norms.double().numpy(),
-            self._largest.double().numpy(),
-            reference.double().numpy(),
+            gate.double().numpy(),
+            self._norms,
+            self._largest,
+            reference_gates(self._all_scores, self._experts)[token, slot].double().numpy(),
         )
-
-
-def _runs(counted: Tensor) -> list[slice]:
-    """The stretches of neighbouring tokens that count."""
-    edges = np.flatnonzero(np.diff(counted.numpy().astype(np.int8), prepend=0, append=0))
-    return [slice(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
-
-
-def _squares(inputs: NDArray[np.float32], runs: Sequence[slice]) -> NDArray[np.float64]:
-    """float64 [N]: squares of inputs [T, N], summed over the tokens of the runs.
-
-    einsum squares and adds in one pass over memory, several times as fast as torch in two.
-    """
-    total = np.zeros(inputs.shape[-1])
-    for run in runs:
-        total += np.einsum("tn,tn->n", inputs[run], inputs[run])
-    return total
 
 
 class LayerSums:
@@ -188,7 +176,7 @@ class LayerSums:
         fields = (gates, norms, gates * norms, norms * norms, reference, reference * norms)
         sums = [np.bincount(flat, field, minlength=size) for field in fields]
         self._sums = exact.add(self._sums, exact.limbs(np.reshape(sums, self._sums.shape[1:])))
-        np.maximum.at(self._largest.reshape(-1), flat, work.largest.astype(np.float32))
+        np.maximum.at(self._largest.reshape(-1), flat, work.largest)
         weighted = np.rint(np.abs(gates * norms) / SAMPLE_UNIT).astype(np.int64)
         rows = self._owner[sample[work.token]]
         np.add.at(self._samples.reshape(-1), rows * self._experts + work.expert, weighted)

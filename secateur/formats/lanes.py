@@ -13,15 +13,15 @@ Shapes: N blocks of n numbers. Inside a search x and w are float32 [n, LANES], a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from secateur.compiling import compiled, inlined
 
 LANES = 64
 """Blocks side by side: sums of four vectors of 16, enough to hide the latency of an addition."""
@@ -67,23 +67,6 @@ class Search(NamedTuple):
     trials: Trials = Trials(F(-0.9), F(0.05), 36)
     """of affine searches; these are ggml's with an importance"""
     absolute: bool = False
-
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def compiled(function: _Function, inline: Literal["never", "always"] = "never") -> _Function:
-    """Compile at first use; runs without Python's lock, divides as IEEE 754 says."""
-    make = partial(njit, nogil=True, error_model="numpy", inline=inline)
-    try:
-        return cast(_Function, make(cache=True)(function))
-    except RuntimeError:  # there is no folder to keep it in: compile it in every process
-        return cast(_Function, make()(function))
-
-
-def inlined(function: _Function) -> _Function:
-    """As `compiled`, put into its callers, which only then are vectorised."""
-    return compiled(function, "always")
 
 
 def _bits_of(context: Any, value: Any) -> Any:

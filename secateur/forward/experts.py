@@ -24,6 +24,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from secateur.forward.kernels import Floats, add_scaled
+
 IMPLEMENTATION = "secateur"
 """The name under which the function is registered with transformers."""
 
@@ -43,24 +45,30 @@ class Part(NamedTuple):
     """[t, K]"""
 
 
-class ExpertPairs(NamedTuple):
-    """Tokens that one expert worked on: a tile of n of its pairs of token and expert."""
+class Pairs(NamedTuple):
+    """All pairs of a token and an expert that works on it, P of them, by expert and token."""
+
+    token: Tensor
+    """int64 [P]: position in the flattened micro-batches."""
+    slot: Tensor
+    """int64 [P]: which of the token's K choices the expert was."""
+    gate: Tensor
+    """float32 [P]: the coefficient that multiplies the expert's output."""
+    counts: list[int]
+    """[E]: how many pairs each expert has."""
+
+
+class Tile(NamedTuple):
+    """What an expert did for n of its pairs, which begin at `first` among all."""
 
     expert: int
     first: int
-    """place of the first pair among all pairs, which are in the order of (expert, token)"""
-    token: Tensor
-    """int64 [n]: position in the flattened micro-batches, ascending."""
-    slot: Tensor
-    """int64 [n]: which of the token's K choices this expert was."""
-    gate: Tensor
-    """float32 [n]: the coefficient that multiplies the output."""
     inputs: Tensor
     """float32 [n, H]: what the expert saw."""
     inner: Tensor
     """float32 [n, I]: what its down projection saw."""
     outputs: Tensor
-    """float32 [n, H]: its output, before the gate; overwritten when the watcher returns."""
+    """float32 [n, H]: its output, before the gate."""
 
 
 class Watcher(Protocol):
@@ -72,10 +80,11 @@ class Watcher(Protocol):
     @property
     def counted(self) -> Tensor: ...
 
-    def chosen(self, hidden: Tensor, experts: Tensor, gates: Tensor) -> None:
-        """Called once per MoE layer: hidden [T, H], experts [T, K], gates [T, K]."""
+    def chosen(self, hidden: Tensor, experts: Tensor, gates: Tensor, pairs: Pairs) -> None:
+        """Called once per MoE layer: hidden [T, H], experts [T, K], gates [T, K], and the pairs
+        of the tokens that count."""
 
-    def pairs(self, pairs: ExpertPairs) -> None:
+    def worked(self, tile: Tile) -> None:
         """Called once per tile: the tiles of an expert in order, different experts in any order
         and at the same time."""
 
@@ -93,7 +102,7 @@ SEAT: ContextVar[Seat | None] = ContextVar("secateur_seat", default=None)
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """One expert's matrices, as float32, oriented so that `inputs @ up` works."""
+    """One expert's matrices, as float32, lying as in the module."""
 
     up: Tensor
     up_bias: Tensor | None
@@ -108,25 +117,22 @@ def expert_weights(module: Any, expert: int) -> ExpertWeights:
     if module.has_bias:
         up_bias = (module.gate_up_proj_bias if module.has_gate else module.up_proj_bias)[expert]
     down_bias = module.down_proj_bias[expert] if module.has_bias else None
-
-    def oriented(weight: Tensor) -> Tensor:
-        return weight.float() if module.is_transposed else weight.float().t()
-
     return ExpertWeights(
-        oriented(up[expert]),
+        up[expert].float(),
         None if up_bias is None else up_bias.float(),
-        oriented(module.down_proj[expert]),
+        module.down_proj[expert].float(),
         None if down_bias is None else down_bias.float(),
     )
 
 
 def run_expert(module: Any, weights: ExpertWeights, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """(inner [n, I], outputs [n, H]) of one expert on inputs [n, H], all float32."""
-    projected = inputs @ weights.up
+    multiply = torch.matmul if module.is_transposed else nn.functional.linear
+    projected = multiply(inputs, weights.up)
     if weights.up_bias is not None:
         projected += weights.up_bias
     inner = module._apply_gate(projected) if module.has_gate else module.act_fn(projected)
-    outputs = inner @ weights.down
+    outputs = multiply(inner, weights.down)
     if weights.down_bias is not None:
         outputs += weights.down_bias
     if module.has_post_expert_norm:
@@ -153,26 +159,20 @@ class ExpertWork:
         self._sizes = [len(part.hidden) for part in parts]
         self._hidden = hidden.float()
         self._total = torch.zeros_like(self._hidden)
-        slots = chosen.shape[-1]
+        counted = None if watcher is None else watcher.counted
+        self._pairs = pairs = _pairs(chosen, gates, number, counted)
         if watcher is not None:
-            watcher.chosen(self._hidden, chosen, gates)
-            # Filling goes to an expert that does not exist, behind all others.
-            chosen = chosen.masked_fill(~watcher.counted.unsqueeze(-1), number)
-        chosen = chosen.reshape(-1)
-        order = torch.argsort(chosen, stable=True)
-        counts = torch.bincount(chosen, minlength=number).tolist()
-        self._token = torch.div(order, slots, rounding_mode="floor")
-        self._slot = order - self._token * slots
-        self._gates = gates.reshape(-1)[order].float()
+            watcher.chosen(self._hidden, chosen, gates, pairs)
         self._runs: list[tuple[int, int, int]] = []
         start = 0
-        for expert, count in enumerate(counts[:number]):
+        for expert, count in enumerate(pairs.counts):
             if count:
                 self._runs.append((expert, start, start + count))
             start += count
         self._lock = threading.Lock()
         self._taken = self._added = 0
-        self._finished: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._adding = False
+        self._finished: dict[int, list[tuple[int, Floats]]] = {}
 
     def help(self) -> None:
         """Run experts that nobody has begun, until there are none."""
@@ -185,29 +185,51 @@ class ExpertWork:
             done = self._run(*self._runs[number])
             with self._lock:
                 self._finished[number] = done
-                while self._added in self._finished:
-                    for rows, outputs in self._finished.pop(self._added):
-                        self._total.index_add_(0, rows, outputs)
-                    self._added += 1
+            self._add_finished()
 
     def results(self) -> tuple[Tensor, ...]:
         """The output of each part [t, H], once all experts are done."""
         return torch.split(self._total, self._sizes)
 
-    def _run(self, expert: int, start: int, stop: int) -> list[tuple[Tensor, Tensor]]:
+    def _run(self, expert: int, start: int, stop: int) -> list[tuple[int, Floats]]:
         weights = expert_weights(self._module, expert)
         done = []
         for first in range(start, stop, TILE):
-            here = slice(first, min(first + TILE, stop))
-            rows, gate = self._token[here], self._gates[here]
+            rows = self._pairs.token[first : min(first + TILE, stop)]
             inputs = self._hidden.index_select(0, rows)
             inner, outputs = run_expert(self._module, weights, inputs)
             if self._watcher is not None:
-                self._watcher.pairs(
-                    ExpertPairs(expert, first, rows, self._slot[here], gate, inputs, inner, outputs)
-                )
-            done.append((rows, outputs.mul_(gate.unsqueeze(-1))))
+                self._watcher.worked(Tile(expert, first, inputs, inner, outputs))
+            done.append((first, outputs.numpy()))
         return done
+
+    def _add_finished(self) -> None:
+        """Add what is next in the order of the experts, unless another thread is doing so."""
+        while True:
+            with self._lock:
+                if self._adding or self._added not in self._finished:
+                    return
+                outputs = self._finished.pop(self._added)
+                self._adding = True
+            token, gate = self._pairs.token.numpy(), self._pairs.gate.numpy()
+            for first, values in outputs:
+                add_scaled(self._total.numpy(), token, gate, values, first)
+            with self._lock:
+                self._added += 1
+                self._adding = False
+
+
+def _pairs(chosen: Tensor, gates: Tensor, experts: int, counted: Tensor | None) -> Pairs:
+    slots = chosen.shape[-1]
+    if counted is not None:
+        # Filling goes to an expert that does not exist, behind all others.
+        chosen = chosen.masked_fill(~counted.unsqueeze(-1), experts)
+    order = torch.argsort(chosen.reshape(-1), stable=True)
+    counts = torch.bincount(chosen.reshape(-1), minlength=experts)[:experts].tolist()
+    order = order[: sum(counts)]
+    token = torch.div(order, slots, rounding_mode="floor")
+    gate = gates.reshape(-1)[order].float()
+    return Pairs(token, order - token * slots, gate, counts)
 
 
 def observed_experts(

@@ -38,6 +38,10 @@ HIDDEN_LIMIT = 2 << 30
 """Bytes of hidden states kept in memory; more go to a mapped file."""
 CALLS_LIMIT = 256 << 20
 """Bytes of recorded masks kept; beyond it they are recorded again for each layer."""
+LARGE_BLOCK = 8 << 20
+"""Bytes from which on a block of memory goes back to the system as soon as it is freed."""
+_M_MMAP_THRESHOLD = -3
+"""glibc's number for it (malloc.h)."""
 UNDERWAY = 2
 """Groups begun at a time: at the end of one, desks that it leaves empty serve the next."""
 
@@ -112,6 +116,7 @@ class ForwardPass:
         self._hidden: list[Tensor] = []
 
     def __enter__(self) -> ForwardPass:
+        _map_large_blocks()
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         # In this thread too: a team of torch threads would spin on cores that the workers need.
@@ -330,6 +335,16 @@ class ForwardPass:
                 use_cache=False,
             )
         return calls
+
+
+def _map_large_blocks() -> None:
+    """Let glibc map every block of LARGE_BLOCK and more by itself, and unmap it when it is freed.
+
+    Left alone it soon takes blocks of up to 32 MiB from its threads' heaps, and holes stay in
+    them: at 26B size a gigabyte that nobody uses. For the rest of the process.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def _give_back() -> None:
