@@ -34,8 +34,7 @@ from secateur.calibration.calibrate import REROUTE_TOKENS, calibrate
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
-from secateur.forward import batches as batching
-from secateur.forward.batches import MicroBatch, micro_batches
+from secateur.forward.batches import MicroBatch, micro_batches, side_by_side
 
 THREADS = 2
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
@@ -97,16 +96,6 @@ def wide(folder: Path, tokens: int, row: int = 512) -> tuple[Checkpoint, Corpus]
     return open_checkpoint(folder), corpus_of(rows, samples, {"mix": "random"})
 
 
-def batches_of(corpus: Corpus, tokens: int) -> tuple[MicroBatch, ...]:
-    """The corpus in batches of at most `tokens` tokens."""
-    kept = batching.LARGEST, batching.SMALLEST, batching.WANTED
-    try:
-        batching.LARGEST, batching.SMALLEST, batching.WANTED = tokens, tokens, 1
-        return micro_batches(corpus.rows)
-    finally:
-        batching.LARGEST, batching.SMALLEST, batching.WANTED = kept
-
-
 def parameters_of_an_expert(model: Any) -> int:
     """Numbers in one expert's matrices."""
     stacked = [p for name, p in model.layers[0].named_parameters() if ".experts." in f".{name}"]
@@ -133,7 +122,7 @@ def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[
     ).base_model.eval()
     tried: dict[str, float] = {}
     choices: dict[str, tuple[str, Sequence[MicroBatch]]] = {}
-    short = batches_of(corpus, TRIAL)[:1]
+    short = side_by_side(corpus.rows, TRIAL)[:1]
     gathered = 4 * TRIAL * checkpoint.top_k * parameters_of_an_expert(model)
     names = [name for name in IMPLEMENTATIONS if name != "batched_mm" or gathered < GATHERED]
     for name in names:
@@ -146,7 +135,7 @@ def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[
             continue
         model.set_experts_implementation(name)
         for tokens in BATCH_TOKENS:
-            batches = batches_of(corpus, tokens)
+            batches = side_by_side(corpus.rows, tokens)
             key = f"{name}, batches of {tokens}"
             tried[key] = min(timed(partial(forward, model, batches))[0] for _ in range(1))
             choices[key] = (name, batches)
@@ -174,12 +163,13 @@ def compare(checkpoint: Checkpoint, corpus: Corpus, rounds: int) -> dict[str, An
     same = timed(lambda: forward(model, batches[:1]))[0]
     wall = {name: [run[0] for run in runs[name]] for name in runs}
     cpu = {name: [run[1] for run in runs[name]] for name in runs}
-    pairs = [ours / theirs for ours, theirs in zip(wall["calibrate"], wall["forward"], strict=True)]
+    pairs = [one / other for one, other in zip(wall["calibrate"], wall["forward"], strict=True)]
+    ours = micro_batches(corpus.rows, checkpoint.family.number(checkpoint.config, "hidden"))
     found = {
         "tokens": corpus.tokens,
         "filled_tokens": {
             "forward": sum(batch.input_ids.numel() for batch in batches),
-            "calibrate": sum(batch.input_ids.numel() for batch in micro_batches(corpus.rows)),
+            "calibrate": sum(batch.input_ids.numel() for batch in ours),
         },
         "rounds": rounds,
         "transformers": tried,

@@ -38,7 +38,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, corpus_of
 from secateur.evaluation.intervals import bootstrap
-from secateur.forward.batches import MicroBatch, micro_batches
+from secateur.forward.batches import LARGEST, MicroBatch, micro_batches, side_by_side
 from secateur.forward.experts import IMPLEMENTATION, register
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
@@ -138,7 +138,7 @@ def part(corpus: Corpus, wanted: Callable[[str, int], bool]) -> Corpus:
 
 
 def held_out(model: Masked, corpus: Corpus) -> HeldOut:
-    batches = micro_batches(corpus.rows)
+    batches = side_by_side(corpus.rows, LARGEST)
     document = []
     for batch in batches:
         rows = np.repeat([line.row for line in batch.lines], batch.input_ids.shape[1])
@@ -238,7 +238,8 @@ def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 def plain_forward(checkpoint: Checkpoint, corpus: Corpus, workers: int) -> None:
     """The streamed forward alone: no sums, no criterion."""
-    batches = micro_batches(corpus.rows)
+    hidden = checkpoint.family.number(checkpoint.config, "hidden")
+    batches = micro_batches(corpus.rows, hidden)
     with ForwardPass(CheckpointWeights(checkpoint), batches, workers=workers) as forward:
         for layer in range(checkpoint.layers):
             with forward.loaded(layer) as module:

@@ -24,7 +24,8 @@ def streamed(checkpoint: Checkpoint, rows: Corpus, **options: Any) -> dict[Any, 
     """{(row, document): logits of its tokens}"""
     options = {"workers": 2, **options}
     found = {}
-    with ForwardPass(CheckpointWeights(checkpoint), micro_batches(rows.rows), **options) as forward:
+    batches = micro_batches(rows.rows, checkpoint.family.number(checkpoint.config, "hidden"))
+    with ForwardPass(CheckpointWeights(checkpoint), batches, **options) as forward:
         for layer in range(checkpoint.layers):
             with forward.loaded(layer) as module:
                 forward.run(module, layer)

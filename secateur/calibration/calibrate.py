@@ -104,7 +104,8 @@ def calibrate(
     them. A token that becomes NaN or infinite raises NumericError, or is left out and counted
     when `skip_bad`. Raises CorpusError when the corpus has no tokens.
     """
-    batches = micro_batches(corpus.rows)
+    hidden = checkpoint.family.number(checkpoint.config, "hidden")
+    batches = micro_batches(corpus.rows, hidden)
     if not batches:
         raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
     threads = workers or os.cpu_count() or 1

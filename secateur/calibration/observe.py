@@ -22,6 +22,7 @@ from secateur.calibration import exact
 from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Array
 from secateur.calibration.token_sample import Drawn, Seen, join_drawn, see
 from secateur.checkpoint.families import Family
+from secateur.compiling import compiled
 from secateur.corpus.rows import Corpus
 from secateur.errors import NumericError
 from secateur.forward.batches import Group
@@ -169,17 +170,11 @@ class LayerSums:
         if not finite.all():
             raise self._bad_token(watcher, work, np.flatnonzero(~finite))
         category, sample = self._owners(watcher.group)
-        flat = category[work.token] * self._experts + work.expert
-        size = self._tokens.size
-        self._tokens += np.bincount(flat, minlength=size).reshape(self._tokens.shape)
-        gates, norms, reference = work.gate, work.norm, work.reference
-        fields = (gates, norms, gates * norms, norms * norms, reference, reference * norms)
-        sums = [np.bincount(flat, field, minlength=size) for field in fields]
-        self._sums = exact.add(self._sums, exact.limbs(np.reshape(sums, self._sums.shape[1:])))
-        np.maximum.at(self._largest.reshape(-1), flat, work.largest)
-        weighted = np.rint(np.abs(gates * norms) / SAMPLE_UNIT).astype(np.int64)
-        rows = self._owner[sample[work.token]]
-        np.add.at(self._samples.reshape(-1), rows * self._experts + work.expert, weighted)
+        sums = np.zeros(self._sums.shape[1:])
+        _sum_pairs(
+            work, category, self._owner[sample], self._tokens, sums, self._largest, self._samples
+        )
+        self._sums = exact.add(self._sums, exact.limbs(sums))
 
     def add_squares(self, name: str, squares: NDArray[np.float64], tokens: ArrayLike) -> None:
         """Add squared inputs [M, N] of the matrices called `name`, seen by `tokens` [M]."""
@@ -221,6 +216,33 @@ class LayerSums:
             f"sample {sample.sha256[:12]} ({sample.source}): mend the weights, or leave such "
             "tokens out with --on-nan skip"
         )
+
+
+@compiled
+def _sum_pairs(
+    work: Work,
+    category: NDArray[np.int64],
+    sample: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    largest: NDArray[np.float32],
+    samples: NDArray[np.int64],
+) -> None:
+    """Add the pairs, one after the other, to tokens, sums [FIELDS], largest [C, E] and samples
+    [., E]; `category` and `sample` [T] are the tokens'."""
+    for p in range(len(work.token)):
+        token, expert = work.token[p], work.expert[p]
+        place = category[token], expert
+        gate, norm, reference = work.gate[p], work.norm[p], work.reference[p]
+        tokens[place] += 1
+        largest[place] = max(largest[place], work.largest[p])
+        sums[0][place] += gate
+        sums[1][place] += norm
+        sums[2][place] += gate * norm
+        sums[3][place] += norm * norm
+        sums[4][place] += reference
+        sums[5][place] += reference * norm
+        samples[sample[token], expert] += np.int64(np.rint(abs(gate * norm) / SAMPLE_UNIT))
 
 
 def reference_gates(scores: Tensor, experts: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def replay(
             "they were made for a model with another tokenizer"
         )
     size = max(1, LOGITS_BYTES // (4 * vocab))
-    batches = micro_batches(answers.rows)
+    batches = micro_batches(answers.rows, source.family.number(source.config, "hidden"))
     layers = source.family.number(source.config, "layers")
 
     with ForwardPass(source, batches, workers=workers) as forward:

@@ -24,7 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LARGEST = 1024
-"""Tokens of a micro-batch at most (unless one document is longer)."""
+"""Tokens of a micro-batch at most (unless one document is longer, or the model is narrow)."""
+NARROW = 1 << 19
+"""Numbers that the hidden states of a micro-batch may have where that is more tokens: the work on
+fewer is over so soon that a thread waits for Python's lock as long."""
 SMALLEST = 512
 """Tokens below which splitting further costs more than it gives."""
 WANTED = 8
@@ -92,11 +95,17 @@ def groups(batches: Sequence[MicroBatch]) -> tuple[Group, ...]:
     return tuple(map(tuple, found))
 
 
-def micro_batches(rows: Sequence[TokenRow]) -> tuple[MicroBatch, ...]:
-    """All documents of all rows in micro-batches, long ones first, in a canonical order."""
-    lines = [line for number, row in enumerate(rows) for line in _lines(number, row)]
-    total = sum(line.stop - line.start for line in lines)
-    limit = min(LARGEST, max(SMALLEST, total // WANTED))
+def micro_batches(rows: Sequence[TokenRow], hidden: int) -> tuple[MicroBatch, ...]:
+    """The documents of all rows in micro-batches for a model of width `hidden`."""
+    total = sum(line.stop - line.start for line in _all_lines(rows))
+    largest = max(LARGEST, NARROW // hidden)
+    return side_by_side(rows, min(largest, max(SMALLEST, total // WANTED)))
+
+
+def side_by_side(rows: Sequence[TokenRow], tokens: int) -> tuple[MicroBatch, ...]:
+    """All documents of all rows, long ones first, in a canonical order, as many to a micro-batch
+    as make `tokens` with their filling."""
+    lines = _all_lines(rows)
 
     def has_holes(line: Line) -> bool:
         return bool((rows[line.row].documents[line.start : line.stop] < 0).any())
@@ -107,11 +116,15 @@ def micro_batches(rows: Sequence[TokenRow]) -> tuple[MicroBatch, ...]:
     for holes, line in keyed:
         if groups and groups[-1][0] == holes:
             group = groups[-1][1]
-            if (len(group) + 1) * (group[0].stop - group[0].start) <= limit:
+            if (len(group) + 1) * (group[0].stop - group[0].start) <= tokens:
                 group.append(line)
                 continue
         groups.append((holes, [line]))
     return tuple(_batch(i, holes, group, rows) for i, (holes, group) in enumerate(groups))
+
+
+def _all_lines(rows: Sequence[TokenRow]) -> list[Line]:
+    return [line for number, row in enumerate(rows) for line in _lines(number, row)]
 
 
 def _lines(number: int, row: TokenRow) -> Iterator[Line]:

@@ -159,7 +159,6 @@ class ForwardPass:
         module = decoder_layers(self.model)[layer]
         with filled(module, layer_names(self.model, layer), self._source):
             yield module
-        _give_back()
 
     def run(
         self,
@@ -182,7 +181,6 @@ class ForwardPass:
                 for rank, group in islice(left, UNDERWAY - len(underway)):
                     underway.append(self._begin(module, layer, rank, group, watch))
                 if not underway:
-                    _give_back()
                     return
                 self._end(underway[0], module, layer, watch, done)
                 underway.popleft()
@@ -345,12 +343,6 @@ def _map_large_blocks() -> None:
     """
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
-
-
-def _give_back() -> None:
-    """Give freed memory back to the system: glibc keeps what its threads freed, a gigabyte here."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _results(step: _Step) -> list[tuple[Tensor, Tensor]]:
