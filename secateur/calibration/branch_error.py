@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from secateur.calibration.routing import Routing, Scored, choose, divisor
 from secateur.errors import FamilyError, NumericError
-from secateur.forward.experts import expert_weights, run_expert
+from secateur.forward.experts import expert_weights, run_experts
 
 OUTPUTS_LIMIT = 192 << 20
 """Bytes of experts' outputs held at once."""
@@ -212,7 +212,7 @@ def _outputs(
             if len(token):
                 with torch.inference_mode():
                     weights = expert_weights(experts, expert)
-                    given = run_expert(experts, weights, some[token])[1]
+                    given = run_experts(experts, [weights], [len(token)], some[token])[1]
                     if skip_bad:
                         given = given.masked_fill(~torch.isfinite(given.sum(-1, True)), 0.0)
                     outputs[token, rank[token]] = given

@@ -27,7 +27,7 @@ from secateur.corpus.rows import Corpus
 from secateur.errors import NumericError
 from secateur.forward.batches import Group
 from secateur.forward.experts import SEAT, Pairs, Tile, is_experts
-from secateur.forward.kernels import add_squares, add_squares_where, note_sizes
+from secateur.forward.kernels import add_squares, note_sizes
 from secateur.forward.meeting import MeetingSeat
 
 
@@ -71,13 +71,14 @@ class GroupWatcher:
         self.seen: Seen | None = None
         self.tokens = np.zeros(experts, np.int64)
         self.outer_squares = self.inner_squares = np.empty(0)
-        self._counted = [part.reshape(-1).numpy() for part in counted]
+        self._counted = [part.reshape(-1).numpy().astype(np.int64) - 1 for part in counted]
         self._drawn = join_drawn(group, drawn)
         self._linears: list[dict[str, NDArray[np.float64]]] = [{} for _ in group]
         self._last: list[tuple[Tensor, NDArray[np.float64]] | None] = [None] * len(group)
         self._scores: list[Tensor | None] = [None] * len(group)
         self._all_scores = self._experts = torch.empty(0)
         self._pairs: Pairs | None = None
+        self._owner = np.empty(0, np.int64)
         self._norms = np.empty(0)
         self._largest = np.empty(0, np.float32)
         self._lock = threading.Lock()
@@ -93,6 +94,7 @@ class GroupWatcher:
         self._all_scores = torch.cat(scores)
         self._experts, self._pairs = experts, pairs
         self.tokens = np.array(pairs.counts, np.int64)
+        self._owner = np.repeat(np.arange(len(self.tokens)), self.tokens)
         self._norms = np.empty(len(pairs.token))
         self._largest = np.empty(len(pairs.token), np.float32)
         self.outer_squares = np.zeros((len(self.tokens), hidden.shape[-1]))
@@ -112,8 +114,8 @@ class GroupWatcher:
         with self._lock:
             if self.inner_squares.size == 0:
                 self.inner_squares = np.zeros((len(self.tokens), inner.shape[-1]))
-        add_squares(self.outer_squares[tile.expert], inputs)
-        add_squares(self.inner_squares[tile.expert], inner)
+        add_squares(self.outer_squares, inputs, self._owner, tile.first)
+        add_squares(self.inner_squares, inner, self._owner, tile.first)
         bits = self._largest.view(np.int32), outputs, outputs.view(np.int32)
         note_sizes(self._norms, *bits, tile.first)
 
@@ -122,9 +124,9 @@ class GroupWatcher:
         last = self._last[member]
         if last is None or last[0] is not inputs:
             flat = inputs.reshape(-1, inputs.shape[-1]).float().numpy()
-            squares = np.zeros(flat.shape[-1])
-            add_squares_where(squares, flat, self._counted[member])
-            last = self._last[member] = inputs, squares
+            squares = np.zeros((1, flat.shape[-1]))
+            add_squares(squares, flat, self._counted[member], 0)
+            last = self._last[member] = inputs, squares[0]
         self._linears[member][path] = last[1]
 
     def linears(self) -> dict[str, NDArray[np.float64]]:
@@ -138,7 +140,7 @@ class GroupWatcher:
         token, slot, gate, _ = self._pairs
         return Work(
             token.numpy(),
-            np.repeat(np.arange(len(self.tokens)), self.tokens),
+            self._owner,
             gate.double().numpy(),
             self._norms,
             self._largest,

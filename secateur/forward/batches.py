@@ -14,6 +14,7 @@ it runs.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -30,6 +31,8 @@ NARROW = 1 << 19
 fewer is over so soon that a thread waits for Python's lock as long."""
 SMALLEST = 512
 """Tokens below which splitting further costs more than it gives."""
+CALL = 128
+"""Tokens whose work takes as long as what a micro-batch costs besides."""
 WANTED = 8
 """Micro-batches wanted at least, so that a few threads share the work evenly."""
 JOINED = 4096
@@ -103,24 +106,40 @@ def micro_batches(rows: Sequence[TokenRow], hidden: int) -> tuple[MicroBatch, ..
 
 
 def side_by_side(rows: Sequence[TokenRow], tokens: int) -> tuple[MicroBatch, ...]:
-    """All documents of all rows, long ones first, in a canonical order, as many to a micro-batch
-    as make `tokens` with their filling."""
-    lines = _all_lines(rows)
+    """All documents of all rows, long ones first, in a canonical order, in micro-batches of at most
+    `tokens` tokens, filling included (unless one document is longer)."""
 
     def has_holes(line: Line) -> bool:
         return bool((rows[line.row].documents[line.start : line.stop] < 0).any())
 
-    keyed = [(has_holes(line), line) for line in lines]
-    keyed.sort(key=lambda entry: (entry[0], entry[1].start - entry[1].stop))
-    groups: list[tuple[bool, list[Line]]] = []
-    for holes, line in keyed:
-        if groups and groups[-1][0] == holes:
-            group = groups[-1][1]
-            if (len(group) + 1) * (group[0].stop - group[0].start) <= tokens:
-                group.append(line)
-                continue
-        groups.append((holes, [line]))
-    return tuple(_batch(i, holes, group, rows) for i, (holes, group) in enumerate(groups))
+    found: list[MicroBatch] = []
+    keyed = [(has_holes(line), line) for line in _all_lines(rows)]
+    for holes in (False, True):
+        lines = [line for with_holes, line in keyed if with_holes == holes]
+        lines.sort(key=lambda line: line.start - line.stop)
+        for start, stop in _cuts([line.stop - line.start for line in lines], tokens):
+            found.append(_batch(len(found), holes, lines[start:stop], rows))
+    return tuple(found)
+
+
+def _cuts(lengths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
+    """Where to cut documents of falling length into micro-batches: the fewest tokens with their
+    filling, where every micro-batch costs CALL more."""
+    least = [0, *(sys.maxsize for _ in lengths)]
+    begins = [0] * len(least)
+    for stop in range(1, len(least)):
+        for start in range(stop - 1, -1, -1):
+            filled = lengths[start] * (stop - start)
+            if filled > tokens and stop - start > 1:
+                break
+            if least[start] + filled + CALL < least[stop]:
+                least[stop], begins[stop] = least[start] + filled + CALL, start
+    found = []
+    stop = len(lengths)
+    while stop:
+        found.append((begins[stop], stop))
+        stop = begins[stop]
+    return found[::-1]
 
 
 def _all_lines(rows: Sequence[TokenRow]) -> list[Line]:

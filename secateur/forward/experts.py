@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from secateur.forward.batches import NARROW
 from secateur.forward.kernels import Floats, add_scaled
 
 IMPLEMENTATION = "secateur"
@@ -31,7 +32,7 @@ IMPLEMENTATION = "secateur"
 
 
 TILE = 512
-"""Tokens that go through an expert at once; fixed, so that the bits do not depend on workers."""
+"""Rows that go through experts at once; fixed, so that the bits do not depend on workers."""
 
 
 class Part(NamedTuple):
@@ -59,16 +60,15 @@ class Pairs(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """What an expert did for n of its pairs, which begin at `first` among all."""
+    """What experts did for n pairs, which begin at `first` among all."""
 
-    expert: int
     first: int
     inputs: Tensor
-    """float32 [n, H]: what the expert saw."""
+    """float32 [n, H]: what the experts saw."""
     inner: Tensor
-    """float32 [n, I]: what its down projection saw."""
+    """float32 [n, I]: what their down projections saw."""
     outputs: Tensor
-    """float32 [n, H]: its output, before the gate."""
+    """float32 [n, H]: their output, before the gate."""
 
 
 class Watcher(Protocol):
@@ -85,8 +85,8 @@ class Watcher(Protocol):
         of the tokens that count."""
 
     def worked(self, tile: Tile) -> None:
-        """Called once per tile: the tiles of an expert in order, different experts in any order
-        and at the same time."""
+        """Called for each tile: those of an expert in order, others in any order and at the same
+        time."""
 
 
 class Seat(Protocol):
@@ -102,7 +102,7 @@ SEAT: ContextVar[Seat | None] = ContextVar("secateur_seat", default=None)
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """One expert's matrices, as float32, lying as in the module."""
+    """One expert's matrices, as float32, oriented so that `inputs @ up` works."""
 
     up: Tensor
     up_bias: Tensor | None
@@ -117,27 +117,66 @@ def expert_weights(module: Any, expert: int) -> ExpertWeights:
     if module.has_bias:
         up_bias = (module.gate_up_proj_bias if module.has_gate else module.up_proj_bias)[expert]
     down_bias = module.down_proj_bias[expert] if module.has_bias else None
+
+    def oriented(weight: Tensor) -> Tensor:
+        return weight.float() if module.is_transposed else weight.float().t()
+
     return ExpertWeights(
-        up[expert].float(),
+        oriented(up[expert]),
         None if up_bias is None else up_bias.float(),
-        module.down_proj[expert].float(),
+        oriented(module.down_proj[expert]),
         None if down_bias is None else down_bias.float(),
     )
 
 
-def run_expert(module: Any, weights: ExpertWeights, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """(inner [n, I], outputs [n, H]) of one expert on inputs [n, H], all float32."""
-    multiply = torch.matmul if module.is_transposed else nn.functional.linear
-    projected = multiply(inputs, weights.up)
-    if weights.up_bias is not None:
-        projected += weights.up_bias
+def run_experts(
+    module: Any, weights: Sequence[ExpertWeights], sizes: Sequence[int], inputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(inner [n, I], outputs [n, H]) of experts on inputs [n, H], all float32.
+
+    The rows are those of the first expert, `sizes[0]` of them, then those of the next.
+    """
+    projected = _products(inputs, sizes, [(one.up, one.up_bias) for one in weights])
     inner = module._apply_gate(projected) if module.has_gate else module.act_fn(projected)
-    outputs = multiply(inner, weights.down)
-    if weights.down_bias is not None:
-        outputs += weights.down_bias
+    outputs = _products(inner, sizes, [(one.down, one.down_bias) for one in weights])
     if module.has_post_expert_norm:
         outputs = module.post_expert_norm(outputs)
     return inner, outputs
+
+
+def _products(
+    inputs: Tensor, sizes: Sequence[int], by: Sequence[tuple[Tensor, Tensor | None]]
+) -> Tensor:
+    """Every part of the inputs times its matrix, plus its bias."""
+    found = inputs.new_empty(len(inputs), by[0][0].shape[-1])
+    parts = zip(torch.split(inputs, sizes), torch.split(found, sizes), by, strict=True)
+    for given, part, (matrix, bias) in parts:
+        torch.mm(given, matrix, out=part)
+        if bias is not None:
+            part.add_(bias)
+    return found
+
+
+class _Load(NamedTuple):
+    """Experts that a thread runs at once: their pairs lie one after the other from `start` on."""
+
+    start: int
+    experts: list[int]
+    counts: list[int]
+
+
+def _loads(counts: Sequence[int], rows: int) -> list[_Load]:
+    """Neighbouring experts with at most `rows` pairs, and experts that have more by themselves."""
+    found: list[_Load] = []
+    start = 0
+    for expert, count in enumerate(counts):
+        if count and found and sum(found[-1].counts) + count <= rows:
+            found[-1].experts.append(expert)
+            found[-1].counts.append(count)
+        elif count:
+            found.append(_Load(start, [expert], [count]))
+        start += count
+    return found
 
 
 class ExpertWork:
@@ -163,12 +202,8 @@ class ExpertWork:
         self._pairs = pairs = _pairs(chosen, gates, number, counted)
         if watcher is not None:
             watcher.chosen(self._hidden, chosen, gates, pairs)
-        self._runs: list[tuple[int, int, int]] = []
-        start = 0
-        for expert, count in enumerate(pairs.counts):
-            if count:
-                self._runs.append((expert, start, start + count))
-            start += count
+        self._tile = max(TILE, NARROW // self._hidden.shape[-1])
+        self._loads = _loads(pairs.counts, self._tile)
         self._lock = threading.Lock()
         self._taken = self._added = 0
         self._adding = False
@@ -180,9 +215,9 @@ class ExpertWork:
             with self._lock:
                 number = self._taken
                 self._taken += 1
-            if number >= len(self._runs):
+            if number >= len(self._loads):
                 return
-            done = self._run(*self._runs[number])
+            done = self._run(self._loads[number])
             with self._lock:
                 self._finished[number] = done
             self._add_finished()
@@ -191,15 +226,20 @@ class ExpertWork:
         """The output of each part [t, H], once all experts are done."""
         return torch.split(self._total, self._sizes)
 
-    def _run(self, expert: int, start: int, stop: int) -> list[tuple[int, Floats]]:
-        weights = expert_weights(self._module, expert)
+    def _run(self, load: _Load) -> list[tuple[int, Floats]]:
+        weights = [expert_weights(self._module, expert) for expert in load.experts]
         done = []
-        for first in range(start, stop, TILE):
-            rows = self._pairs.token[first : min(first + TILE, stop)]
-            inputs = self._hidden.index_select(0, rows)
-            inner, outputs = run_expert(self._module, weights, inputs)
+        left = sum(load.counts)
+        while left:
+            # Only an expert by itself has more rows than a tile.
+            sizes = load.counts if left <= self._tile else [self._tile]
+            sizes = sizes if len(sizes) > 1 else [min(left, self._tile)]
+            first = load.start + sum(load.counts) - left
+            left -= sum(sizes)
+            inputs = self._hidden.index_select(0, self._pairs.token[first : first + sum(sizes)])
+            inner, outputs = run_experts(self._module, weights, sizes, inputs)
             if self._watcher is not None:
-                self._watcher.worked(Tile(expert, first, inputs, inner, outputs))
+                self._watcher.worked(Tile(first, inputs, inner, outputs))
             done.append((first, outputs.numpy()))
         return done
 

@@ -32,20 +32,16 @@ def add_scaled(total: Floats, rows: Places, scales: Floats, values: Floats, firs
 
 
 @compiled
-def add_squares(total: Doubles, values: Floats) -> None:
-    """total[j] += sum over i of values[i, j]**2; float32 squares, float64 sums."""
-    for i in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            total[j] += np.float64(values[i, j] * values[i, j])
+def add_squares(total: Doubles, values: Floats, owners: Places, first: int) -> None:
+    """total[owners[first + i], j] += values[i, j]**2; float32 squares, float64 sums.
 
-
-@compiled
-def add_squares_where(total: Doubles, values: Floats, counted: NDArray[np.bool_]) -> None:
-    """The same for the rows that are `counted` [n]."""
+    A row whose owner is negative is left out.
+    """
     for i in range(values.shape[0]):
-        if counted[i]:
+        owner = owners[first + i]
+        if owner >= 0:
             for j in range(values.shape[1]):
-                total[j] += np.float64(values[i, j] * values[i, j])
+                total[owner, j] += np.float64(values[i, j] * values[i, j])
 
 
 @reordered
@@ -62,3 +58,22 @@ def note_sizes(norms: Doubles, largest: Bits, values: Floats, bits: Bits, first:
             most = max(most, bits[i, j] & np.int32(0x7FFFFFFF))
         norms[first + i] = np.sqrt(square)
         largest[first + i] = most
+
+
+@reordered
+def rms_norm(values: Floats, found: Floats, weight: Floats, eps: float) -> None:
+    """found[i] = values[i] / sqrt(mean(values[i]**2) + eps) * weight; an empty weight is ones.
+
+    Float32 squares, float64 means; products in the order of transformers' modules.
+    """
+    for i in range(values.shape[0]):
+        square = 0.0
+        for j in range(values.shape[1]):
+            square += np.float64(values[i, j] * values[i, j])
+        scale = np.float32(1.0 / np.sqrt(square / values.shape[1] + eps))
+        if weight.shape[0]:
+            for j in range(values.shape[1]):
+                found[i, j] = values[i, j] * scale * weight[j]
+        else:
+            for j in range(values.shape[1]):
+                found[i, j] = values[i, j] * scale

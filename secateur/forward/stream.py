@@ -31,6 +31,7 @@ from secateur.errors import NumericError
 from secateur.forward.batches import Group, MicroBatch, groups
 from secateur.forward.experts import Watcher
 from secateur.forward.meeting import Abandoned, Desks, Meeting
+from secateur.forward.norms import in_one_pass
 from secateur.forward.skeleton import build_skeleton, decoder_layers, filled, layer_names, path_of
 from secateur.forward.weights import WeightSource
 
@@ -40,9 +41,9 @@ CALLS_LIMIT = 256 << 20
 """Bytes of recorded masks kept; beyond it they are recorded again for each layer."""
 LARGE_BLOCK = 8 << 20
 """Bytes from which on a block of memory goes back to the system as soon as it is freed."""
-_M_MMAP_THRESHOLD = -3
-"""glibc's number for it (malloc.h)."""
-UNDERWAY = 2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""glibc's numbers (malloc.h)."""
+UNDERWAY = 3
 """Groups begun at a time: at the end of one, desks that it leaves empty serve the next."""
 
 
@@ -130,7 +131,8 @@ class ForwardPass:
         self._pool = pool(self.workers)
         # A thread for every micro-batch that may wait for others; desks limit who computes.
         self._members = pool(UNDERWAY * max(map(len, self.groups), default=1))
-        self._desks = Desks(self.workers)
+        # More than workers: who waits for Python's lock leaves a core to somebody else.
+        self._desks = Desks(self.workers + self.workers // 2)
         self._stack.enter_context(filled(self.model, self._outside(), self._source))
         self._hidden = self._embed()
         self._record()
@@ -157,7 +159,7 @@ class ForwardPass:
     def loaded(self, layer: int) -> Iterator[nn.Module]:
         """The decoder layer `layer` with its weights."""
         module = decoder_layers(self.model)[layer]
-        with filled(module, layer_names(self.model, layer), self._source):
+        with filled(module, layer_names(self.model, layer), self._source), in_one_pass(module):
             yield module
 
     def run(
@@ -342,7 +344,10 @@ def _map_large_blocks() -> None:
     them: at 26B size a gigabyte that nobody uses. For the rest of the process.
     """
     with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+        # Else smaller blocks would go back and forth as well.
+        set_option(_M_TRIM_THRESHOLD, 4 * LARGE_BLOCK)
 
 
 def _results(step: _Step) -> list[tuple[Tensor, Tensor]]:
