@@ -35,12 +35,12 @@ from secateur.errors import CheckpointError, WriteError
 SHARD_LIMIT = 5_000_000_000
 """Bytes of tensor data per shard; a larger tensor gets a shard of its own."""
 
-_BUFFER = 1 << 20
+_BUFFER = 1 << 19
 """Bytes per buffer: it stays in a core's cache from reading to writing, and is a multiple of
 every element size, so that no element is cut in two."""
 
-_BUFFERS = 2
-"""One is being hashed while the other is filled and written."""
+_BUFFERS = 4
+"""One is being hashed while the others are filled and written, and wait for it."""
 
 _AT_ONCE = 2
 """Shards written at a time: one core's sha256 is slower than a good disk."""
@@ -112,7 +112,7 @@ def write_shards(
 ) -> dict[str, str]:
     """Write the files of `layout` into `folder`; returns name -> sha256 (hex) of each.
 
-    Memory: four buffers of 1 MiB. `progress` is told the bytes of every block written, from
+    Memory: eight buffers of 512 KiB. `progress` is told the bytes of every block written, from
     one thread at a time.
     Refuses NaN and infinity where a tensor does not allow them (CheckpointError, as for a
     source that cannot be read); raises WriteError, before starting, when the disk has not

@@ -15,6 +15,7 @@ Shapes: T tokens (of all micro-batches), K chosen experts per token, E experts, 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -129,8 +130,13 @@ def expert_weights(module: Any, expert: int) -> ExpertWeights:
     )
 
 
+def _numbers_of_an_expert(module: Any) -> int:
+    stacks = (module.gate_up_proj if module.has_gate else module.up_proj, module.down_proj)
+    return sum(math.prod(stack.shape[1:]) for stack in stacks)
+
+
 def run_experts(
-    module: Any, weights: Sequence[ExpertWeights], sizes: Sequence[int], inputs: Tensor
+    module: Any, weights: Sequence[ExpertWeights], sizes: list[int], inputs: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(inner [n, I], outputs [n, H]) of experts on inputs [n, H], all float32.
 
@@ -145,7 +151,7 @@ def run_experts(
 
 
 def _products(
-    inputs: Tensor, sizes: Sequence[int], by: Sequence[tuple[Tensor, Tensor | None]]
+    inputs: Tensor, sizes: list[int], by: Sequence[tuple[Tensor, Tensor | None]]
 ) -> Tensor:
     """Every part of the inputs times its matrix, plus its bias."""
     found = inputs.new_empty(len(inputs), by[0][0].shape[-1])
@@ -158,23 +164,28 @@ def _products(
 
 
 class _Load(NamedTuple):
-    """Experts that a thread runs at once: their pairs lie one after the other from `start` on."""
+    """Experts that a thread runs at once, and their tiles: (first pair, rows of each expert)."""
 
-    start: int
     experts: list[int]
-    counts: list[int]
+    tiles: list[tuple[int, list[int]]]
 
 
-def _loads(counts: Sequence[int], rows: int) -> list[_Load]:
-    """Neighbouring experts with at most `rows` pairs, and experts that have more by themselves."""
+def _loads(counts: Sequence[int], rows: int, together: int) -> list[_Load]:
+    """Experts with `counts` [E] pairs in loads: at most `together` neighbours that share a tile of
+    at most `rows` rows, or one whose rows make one or more tiles."""
     found: list[_Load] = []
     start = 0
     for expert, count in enumerate(counts):
-        if count and found and sum(found[-1].counts) + count <= rows:
-            found[-1].experts.append(expert)
-            found[-1].counts.append(count)
-        elif count:
-            found.append(_Load(start, [expert], [count]))
+        last = found[-1] if found else None
+        if not count:
+            continue
+        if last and len(last.experts) < together and sum(last.tiles[0][1]) + count <= rows:
+            last.experts.append(expert)
+            last.tiles[0][1].append(count)
+        else:
+            stop = start + count
+            tiles = [(first, [min(rows, stop - first)]) for first in range(start, stop, rows)]
+            found.append(_Load([expert], tiles))
         start += count
     return found
 
@@ -184,7 +195,7 @@ class ExpertWork:
 
     Every expert is run by one thread, and what they give is added in their order: the result
     does not depend on the threads. Peak memory: inputs and outputs of all tokens, and per thread
-    one expert in float32 and its outputs.
+    one expert in float32 (or several with NARROW numbers) and its outputs.
     """
 
     def __init__(self, module: Any, parts: Sequence[Part], watcher: Watcher | None) -> None:
@@ -202,8 +213,8 @@ class ExpertWork:
         self._pairs = pairs = _pairs(chosen, gates, number, counted)
         if watcher is not None:
             watcher.chosen(self._hidden, chosen, gates, pairs)
-        self._tile = max(TILE, NARROW // self._hidden.shape[-1])
-        self._loads = _loads(pairs.counts, self._tile)
+        rows = max(TILE, NARROW // self._hidden.shape[-1])
+        self._loads = _loads(pairs.counts, rows, max(1, NARROW // _numbers_of_an_expert(module)))
         self._lock = threading.Lock()
         self._taken = self._added = 0
         self._adding = False
@@ -229,13 +240,7 @@ class ExpertWork:
     def _run(self, load: _Load) -> list[tuple[int, Floats]]:
         weights = [expert_weights(self._module, expert) for expert in load.experts]
         done = []
-        left = sum(load.counts)
-        while left:
-            # Only an expert by itself has more rows than a tile.
-            sizes = load.counts if left <= self._tile else [self._tile]
-            sizes = sizes if len(sizes) > 1 else [min(left, self._tile)]
-            first = load.start + sum(load.counts) - left
-            left -= sum(sizes)
+        for first, sizes in load.tiles:
             inputs = self._hidden.index_select(0, self._pairs.token[first : first + sum(sizes)])
             inner, outputs = run_experts(self._module, weights, sizes, inputs)
             if self._watcher is not None:

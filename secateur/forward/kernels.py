@@ -61,7 +61,7 @@ def note_sizes(norms: Doubles, largest: Bits, values: Floats, bits: Bits, first:
 
 
 @reordered
-def rms_norm(values: Floats, found: Floats, weight: Floats, eps: float) -> None:
+def rms_norm(found: Floats, values: Floats, weight: Floats, eps: float) -> None:
     """found[i] = values[i] / sqrt(mean(values[i]**2) + eps) * weight; an empty weight is ones.
 
     Float32 squares, float64 means; products in the order of transformers' modules.

@@ -33,8 +33,8 @@ class Norm(NamedTuple):
         """float32 [..., H] from float32 [..., H]; mean in float64."""
         values = values.contiguous()
         found = torch.empty_like(values)
-        rows = (part.reshape(-1, values.shape[-1]).numpy() for part in (values, found))
-        rms_norm(*rows, self.weight.numpy(), self.eps)
+        into = found.reshape(-1, values.shape[-1]).numpy()
+        rms_norm(into, values.reshape(into.shape).numpy(), self.weight.numpy(), self.eps)
         return found
 
 
