@@ -1,11 +1,12 @@
 """What a calibration pass costs, against transformers' own forward. Writes calibration.json.
 
-Both sides run the same tokens in one process, in turns, with the same number of threads. Ours is
-all of `calibrate`: opening the shards, building the skeleton, the forward pass, REAP and imatrix
-sums (and, as a second figure, the removal orders of `rerouted`). Theirs is the bare forward of
-the base model, loaded beforehand: no head, no cache, no loading. It may choose the best of its
-experts implementations and of several batch sizes (tokens side by side, filled up on the right
-as ours are; none is given a mask). Ratios of best runs and medians; CPU seconds beside them.
+Both run the same tokens on the same number of cores, in turns, each in a process of its own. Ours
+is all of `calibrate`: opening the shards, building the skeleton, the forward pass, REAP and imatrix
+sums (and, as a second figure, the removal orders of `rerouted`). Theirs is the bare forward of the
+base model, loaded beforehand: no head, no cache, no loading. It may choose the best of its experts
+implementations and of several batch sizes (packed as ours are; none is given a mask), and runs
+twice: as it is, and with the settings of malloc that our pass makes for itself, which help it too.
+Ratios of medians, of best runs and of turns; CPU seconds beside them.
 
     python benchmarks/calibration.py [--rounds 7] [--only gemmule|wide]
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,10 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
 from secateur.forward.batches import MicroBatch, micro_batches, side_by_side
+from secateur.forward.stream import LARGE_BLOCK
 
 THREADS = 2
+SPAWN = multiprocessing.get_context("spawn")
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 BATCH_TOKENS = (512, 1024, 4096)
 TRIAL = 256
@@ -67,18 +72,11 @@ WIDE = {
 }
 
 
-def gemmule(limit: int) -> tuple[Checkpoint, Corpus]:
-    """gemmule and `limit` tokens of its own calibration mix."""
+def gemmule() -> tuple[Checkpoint, Corpus]:
+    """gemmule and its own calibration mix."""
     checkpoint = open_checkpoint("gemmule")
-    whole = load_corpus("gemmule", load_tokenizer(checkpoint.path), vocab_size=4096)
-    rows: list[Row] = []
-    tokens = 0
-    for row in whole.rows:
-        if tokens + len(row.input_ids) > limit:
-            break
-        rows.append(row)
-        tokens += len(row.input_ids)
-    return checkpoint, corpus_of(rows, whole.samples, {"mix": "gemmule"})
+    tokenizer = load_tokenizer(checkpoint.path)
+    return checkpoint, load_corpus("gemmule", tokenizer, vocab_size=4096)
 
 
 def wide(folder: Path, tokens: int, row: int = 512) -> tuple[Checkpoint, Corpus]:
@@ -137,7 +135,7 @@ def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[
         for tokens in BATCH_TOKENS:
             batches = side_by_side(corpus.rows, tokens)
             key = f"{name}, batches of {tokens}"
-            tried[key] = min(timed(partial(forward, model, batches))[0] for _ in range(1))
+            tried[key] = min(timed(partial(forward, model, batches))[0] for _ in range(2))
             choices[key] = (name, batches)
     best = min(choices, key=tried.__getitem__)
     model.set_experts_implementation(choices[best][0])
@@ -145,53 +143,100 @@ def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[
     return model, choices[best][1], {"chosen": best, "seconds": figures}
 
 
-def compare(checkpoint: Checkpoint, corpus: Corpus, rounds: int) -> dict[str, Any]:
+def serve_forward(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) -> None:
+    """A process that runs transformers' forward when it is told to."""
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(THREADS)
     model, batches, tried = best_forward(checkpoint, corpus)
-    work = {
-        "forward": lambda: forward(model, batches),
-        "calibrate": lambda: calibrate(checkpoint, corpus, reroute_tokens=0, workers=THREADS),
+    pipe.send({**tried, "filled_tokens": sum(batch.input_ids.numel() for batch in batches)})
+    while (what := pipe.recv()) != "end":
+        model.to(torch.bfloat16 if what == "bf16" else torch.float32)
+        some = batches if what == "forward" else batches[:1]
+        pipe.send(timed(lambda some=some: forward(model, some)))  # type: ignore[misc]
+
+
+def serve_calibrate(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) -> None:
+    """A process that calibrates when it is told to."""
+    transformers.utils.logging.disable_progress_bar()
+    calibrate(checkpoint, corpus, reroute_tokens=0, workers=THREADS)  # compiles, the first time
+    hidden = checkpoint.family.number(checkpoint.config, "hidden")
+    filled = sum(batch.input_ids.numel() for batch in micro_batches(corpus.rows, hidden))
+    pipe.send({"filled_tokens": filled})
+    while (what := pipe.recv()) != "end":
+        tokens = REROUTE_TOKENS if what == "rerouted" else 0
+        run = partial(calibrate, checkpoint, corpus, reroute_tokens=tokens, workers=THREADS)
+        pipe.send(timed(run))
+
+
+class Side:
+    """One of those that take turns, in a process of its own."""
+
+    def __init__(self, serve: Callable[..., None], given: tuple[Any, ...], **settings: str) -> None:
+        self.pipe, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=serve, args=(theirs, *given), daemon=True)
+        os.environ |= settings
+        self._process.start()
+        for name in settings:
+            del os.environ[name]
+        self.facts: dict[str, Any] = self.pipe.recv()
+
+    def run(self, what: str) -> tuple[float, float]:
+        """(wall, CPU) seconds."""
+        self.pipe.send(what)
+        return self.pipe.recv()  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        self.pipe.send("end")
+        self._process.join()
+
+
+def compare(checkpoint: Checkpoint, corpus: Corpus, rounds: int) -> dict[str, Any]:
+    given = checkpoint, corpus
+    malloc = {
+        "MALLOC_MMAP_THRESHOLD_": str(LARGE_BLOCK),
+        "MALLOC_TRIM_THRESHOLD_": str(4 * LARGE_BLOCK),
     }
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
+    sides = {
+        "forward": Side(serve_forward, given),
+        "forward, our malloc": Side(serve_forward, given, **malloc),
+        "calibrate": Side(serve_calibrate, given),
+    }
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for number in range(rounds):
-        for name in sorted(work, reverse=bool(number % 2)):
-            runs[name].append(timed(work[name]))
-    rerouted = timed(lambda: calibrate(checkpoint, corpus, workers=THREADS))
-    model.to(torch.bfloat16)
-    sixteen = timed(lambda: forward(model, batches[:1]))[0]
-    model.to(torch.float32)
-    same = timed(lambda: forward(model, batches[:1]))[0]
+        names = list(sides)
+        for name in names[number % 3 :] + names[: number % 3]:
+            runs[name].append(sides[name].run(name.split(",")[0]))
+    rerouted = sides["calibrate"].run("rerouted")
+    one, sixteen = (sides["forward"].run(what)[0] for what in ("one", "bf16"))
+    for side in sides.values():
+        side.end()
     wall = {name: [run[0] for run in runs[name]] for name in runs}
-    cpu = {name: [run[1] for run in runs[name]] for name in runs}
-    pairs = [one / other for one, other in zip(wall["calibrate"], wall["forward"], strict=True)]
-    ours = micro_batches(corpus.rows, checkpoint.family.number(checkpoint.config, "hidden"))
+    cpu = {name: statistics.median(run[1] for run in runs[name]) for name in runs}
+    median = {name: statistics.median(wall[name]) for name in wall}
+
+    def ratios(theirs: str) -> dict[str, Any]:
+        pairs = [a / b for a, b in zip(wall["calibrate"], wall[theirs], strict=True)]
+        return {
+            "median": median["calibrate"] / median[theirs],
+            "best": min(wall["calibrate"]) / min(wall[theirs]),
+            "turns": {"least": min(pairs), "median": statistics.median(pairs), "most": max(pairs)},
+            "cpu": cpu["calibrate"] / cpu[theirs],
+        }
+
     found = {
         "tokens": corpus.tokens,
-        "filled_tokens": {
-            "forward": sum(batch.input_ids.numel() for batch in batches),
-            "calibrate": sum(batch.input_ids.numel() for batch in ours),
-        },
         "rounds": rounds,
-        "transformers": tried,
-        "seconds": {
-            name: {"best": min(wall[name]), "median": statistics.median(wall[name])}
-            for name in wall
-        },
-        "cpu_seconds": {name: statistics.median(cpu[name]) for name in cpu},
-        "ratio_best": min(wall["calibrate"]) / min(wall["forward"]),
-        "ratio_median": statistics.median(wall["calibrate"]) / statistics.median(wall["forward"]),
-        "ratio_of_turns": {
-            "least": min(pairs),
-            "median": statistics.median(pairs),
-            "most": max(pairs),
-        },
-        "ratio_cpu": statistics.median(cpu["calibrate"]) / statistics.median(cpu["forward"]),
+        "sides": {name: side.facts for name, side in sides.items()},
+        "seconds": {name: {"best": min(wall[name]), "median": median[name]} for name in wall},
+        "cpu_seconds": cpu,
+        "calibrate_over_forward": ratios("forward"),
+        "calibrate_over_forward_with_our_malloc": ratios("forward, our malloc"),
         "rerouted": {
             "sampled_tokens_at_most": REROUTE_TOKENS,
             "seconds": rerouted[0],
-            "ratio_to_median_forward": rerouted[0] / statistics.median(wall["forward"]),
+            "over_median_forward": rerouted[0] / median["forward"],
         },
-        "bf16_over_fp32_forward_one_batch": sixteen / same,
+        "bf16_over_fp32_forward_one_batch": sixteen / one,
     }
     return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 3))  # type: ignore[no-any-return]
 
@@ -220,12 +265,11 @@ def main() -> None:
     parser.add_argument("--only", choices=["gemmule", "wide"])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
-    transformers.utils.logging.disable_progress_bar()
     found: dict[str, Any] = {"machine": machine()}
     if options.out.exists():
         found = {**json.loads(options.out.read_text()), **found}
     if options.only != "wide":
-        found["gemmule"] = compare(*gemmule(16_384), options.rounds)
+        found["gemmule"] = compare(*gemmule(), options.rounds)
     if options.only != "gemmule":
         with tempfile.TemporaryDirectory() as folder:
             found["wide"] = compare(*wide(Path(folder) / "model", 4096), options.rounds)
