@@ -346,8 +346,9 @@ def _map_large_blocks() -> None:
     with suppress(AttributeError, OSError, TypeError):
         set_option = ctypes.CDLL(None).mallopt
         set_option(_M_MMAP_THRESHOLD, LARGE_BLOCK)
-        # Else smaller blocks would go back and forth as well.
-        set_option(_M_TRIM_THRESHOLD, 4 * LARGE_BLOCK)
+        # Setting one ends the growing of the other: at its first value smaller blocks would go
+        # back and forth as well.
+        set_option(_M_TRIM_THRESHOLD, LARGE_BLOCK)
 
 
 def _results(step: _Step) -> list[tuple[Tensor, Tensor]]:

@@ -1,0 +1,105 @@
+"""Documents to micro-batches, and pairs to loads of experts."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from secateur.forward import batches
+from secateur.forward.batches import CALL, LARGEST, groups, micro_batches, side_by_side
+from secateur.forward.experts import _loads
+
+
+class Documents(NamedTuple):
+    """A row of documents, one after the other; token t of a row has the id t + 1."""
+
+    documents: NDArray[np.int32]
+
+    @property
+    def input_ids(self) -> NDArray[np.int64]:
+        return np.arange(1, len(self.documents) + 1)
+
+
+def row(lengths: list[int]) -> Documents:
+    return Documents(np.repeat(np.arange(len(lengths)), lengths).astype(np.int32))
+
+
+def cost(lengths: list[int], cuts: tuple[int, ...]) -> int:
+    """Tokens with filling, and CALL for each part, of falling lengths cut at `cuts`."""
+    return sum(lengths[a] * (b - a) + CALL for a, b in itertools.pairwise((0, *cuts, len(lengths))))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(100, 900))
+def test_no_other_cut_takes_fewer_tokens(lengths: list[int], tokens: int) -> None:
+    ordered = sorted(lengths, reverse=True)
+    found = side_by_side([row(lengths)], tokens)
+    sizes = [batch.input_ids.shape for batch in found]
+    assert sum(count for count, _ in sizes) == len(lengths)
+    assert all(count * length <= tokens for count, length in sizes if count > 1)
+    best = min(
+        cost(ordered, cuts)
+        for parts in range(len(ordered))
+        for cuts in itertools.combinations(range(1, len(ordered)), parts)
+        if all(
+            b - a == 1 or ordered[a] * (b - a) <= tokens
+            for a, b in itertools.pairwise((0, *cuts, len(ordered)))
+        )
+    )
+    assert sum(count * length + CALL for count, length in sizes) == best
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=6), min_size=1, max_size=6))
+def test_every_token_is_in_one_place_and_groups_are_bounded(lengths: list[list[int]]) -> None:
+    rows = [row(part) for part in lengths]
+    found = micro_batches(rows, 1024)
+    seen = [
+        (line.row, int(token))
+        for batch in found
+        for line, ids, counted in zip(batch.lines, batch.input_ids, batch.counted, strict=True)
+        for token in ids[counted]
+    ]
+    assert sorted(seen) == [(n, t + 1) for n, one in enumerate(rows) for t in range(len(one[0]))]
+    assert [batch.index for batch in found] == list(range(len(found)))
+    together = groups(found)
+    assert [batch for group in together for batch in group] == list(found)
+    for group in together:
+        assert len(group) == 1 or sum(b.input_ids.numel() for b in group) <= batches.JOINED
+
+
+def test_narrow_models_have_longer_micro_batches() -> None:
+    rows = [row([200] * 200)]
+    wide, narrow = (
+        max(batch.input_ids.numel() for batch in micro_batches(rows, hidden))
+        for hidden in (2816, 256)
+    )
+    assert wide <= LARGEST
+    assert LARGEST < narrow <= 2 * LARGEST
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 50), st.integers(1, 6))
+def test_loads_hold_every_pair_once_within_bounds(
+    counts: list[int], rows: int, together: int
+) -> None:
+    loads = _loads(counts, rows, together)
+    assert [expert for load in loads for expert in load.experts] == list(np.flatnonzero(counts))
+    place = 0
+    done: dict[int, int] = {}
+    for load in loads:
+        assert len(load.experts) <= together
+        assert len(load.experts) == 1 or len(load.tiles) == 1
+        for first, sizes in load.tiles:
+            assert first == place
+            assert 0 < sum(sizes) <= rows
+            assert len(sizes) == len(load.experts)
+            for expert, size in zip(load.experts, sizes, strict=True):
+                done[expert] = done.get(expert, 0) + size
+            place += sum(sizes)
+    assert done == {expert: count for expert, count in enumerate(counts) if count}
