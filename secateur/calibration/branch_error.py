@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from secateur.calibration.routing import Routing, Scored, choose, divisor
 from secateur.errors import FamilyError, NumericError
 from secateur.forward.experts import expert_weights, run_experts
+from secateur.forward.norms import Norm, norm_of
 
 OUTPUTS_LIMIT = 192 << 20
 """Bytes of experts' outputs held at once."""
@@ -41,14 +42,6 @@ _GRAM_TOKENS = 16
 """Tokens per Gram task: small, and fixed so that the bits do not depend on the workers."""
 _PAIRS = 1 << 16
 """Sets priced at once."""
-
-
-class Norm(NamedTuple):
-    """The RMSNorm that follows the MoE branch."""
-
-    weight: Tensor
-    """float32 [H]"""
-    eps: float
 
 
 class Terms(NamedTuple):
@@ -125,25 +118,14 @@ def most_tokens(ranks: int, *, norm: bool) -> int:
 
 
 def read_norm(module: nn.Module | None) -> Norm | None:
-    """Weight and eps of the RMSNorm behind the branch.
-
-    Raises FamilyError when the module is not y = weight * x / sqrt(mean(x^2) + eps): it is tried
-    out, because some families multiply by 1 + weight.
-    """
+    """The RMSNorm behind the branch. Raises FamilyError when the module computes another thing."""
     if module is None:
         return None
-    weight: Any = getattr(module, "weight", None)
-    eps: Any = getattr(module, "eps", getattr(module, "variance_epsilon", None))
-    if not isinstance(weight, Tensor) or not isinstance(eps, float):
-        raise FamilyError(f"{type(module).__name__} behind the experts is not an RMSNorm")
-    norm = Norm(weight.detach().float(), eps)
-    probe = torch.linspace(-1.0, 2.0, len(norm.weight)).unsqueeze(0)
-    expected = norm.weight * probe * (probe.square().mean() + eps).rsqrt()
-    with torch.inference_mode():
-        if not torch.allclose(module(probe), expected, rtol=1e-4, atol=1e-6):
-            raise FamilyError(
-                f"{type(module).__name__} behind the experts does not compute weight * x / rms(x)"
-            )
+    norm = norm_of(module)
+    if norm is None or not len(norm.weight):
+        raise FamilyError(
+            f"{type(module).__name__} behind the experts does not compute weight * x / rms(x)"
+        )
     return norm
 
 

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.calibration.branch_error import BranchError, Norm, Terms, branch_error
+from secateur.calibration.branch_error import BranchError, Terms, branch_error
 from secateur.calibration.routing import ALL, Routing, choose, scored
+from secateur.forward.norms import Norm
 
 _TINIEST = 1e-15
 """Share of a sum that is left at least when its largest part is taken away."""

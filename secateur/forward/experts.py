@@ -8,7 +8,8 @@ than a 32-bit one (design, 4.3). The sum over a token's experts runs in ascendin
 which is the order of transformers' eager loop.
 
 Several micro-batches may go through the experts together (forward.meeting): a product with 32
-rows runs at half the speed of one with 256, and each expert is widened once for all of them.
+rows runs at half the speed of one with 256, and each expert is widened once for all of them. Small
+experts go several at a time, so that Python has less to do between their products.
 
 Shapes: T tokens (of all micro-batches), K chosen experts per token, E experts, H hidden, I width.
 """
