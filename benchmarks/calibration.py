@@ -192,7 +192,10 @@ class Side:
 
 def compare(checkpoint: Checkpoint, corpus: Corpus, rounds: int) -> dict[str, Any]:
     given = checkpoint, corpus
-    malloc = {f"MALLOC_{what}_THRESHOLD_": str(LARGE_BLOCK) for what in ("MMAP", "TRIM")}
+    malloc = {
+        "MALLOC_MMAP_THRESHOLD_": str(LARGE_BLOCK),
+        "MALLOC_TRIM_THRESHOLD_": str(4 * LARGE_BLOCK),
+    }
     sides = {
         "forward": Side(serve_forward, given),
         "forward, our malloc": Side(serve_forward, given, **malloc),

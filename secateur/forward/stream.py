@@ -348,7 +348,7 @@ def _map_large_blocks() -> None:
         set_option(_M_MMAP_THRESHOLD, LARGE_BLOCK)
         # Setting one ends the growing of the other: at its first value smaller blocks would go
         # back and forth as well.
-        set_option(_M_TRIM_THRESHOLD, LARGE_BLOCK)
+        set_option(_M_TRIM_THRESHOLD, 4 * LARGE_BLOCK)
 
 
 def _results(step: _Step) -> list[tuple[Tensor, Tensor]]:
