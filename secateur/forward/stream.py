@@ -4,11 +4,11 @@ The model's own forward runs once per micro-batch with every decoder layer repla
 that keeps the call's arguments (masks, rotary tables, positions); then each layer is loaded,
 called with them on all micro-batches, and freed. Large stacks of experts stay in their file, where
 each group of micro-batches, which meet in them (forward.meeting), maps a matrix at a time. Peak
-memory: the layer without those, one matrix of an expert per worker, the hidden states
-(in a mapped file beyond `hidden_limit`), one micro-batch per worker, and what a layer holds of
-the others of a group while it waits for them: some five times their hidden states.
+memory: the layer without those, one matrix of an expert per thread that computes, the hidden
+states (in a mapped file beyond `hidden_limit`), one micro-batch per such thread, and what a layer
+holds of the others of UNDERWAY groups while they wait: some five times their hidden states.
 
-Every thread computes with a single torch thread, and groups do not depend on the workers, so the
+Every thread computes with a single torch thread, and groups do not depend on the threads, so the
 bits do not either.
 """
 
@@ -87,8 +87,10 @@ class _Recorder(nn.Module):
 class ForwardPass:
     """One pass of micro-batches through a model, layer by layer.
 
-    Use as a context manager: `embed` on entering, then `layer(n)` for n = 0, 1, ..., then
-    `logits`. Layers may be skipped only by not calling the rest.
+    Use as a context manager: it embeds on entering; then run layers 0, 1, ..., each inside
+    `loaded`, then ask for `logits` inside `head`. Layers may be skipped only by not calling the
+    rest. `workers` are the cores to keep busy: half as many threads again compute, since one that
+    waits for Python's lock leaves its core to another.
     """
 
     def __init__(
@@ -131,7 +133,6 @@ class ForwardPass:
         self._pool = pool(self.workers)
         # A thread for every micro-batch that may wait for others; desks limit who computes.
         self._members = pool(UNDERWAY * max(map(len, self.groups), default=1))
-        # More than workers: who waits for Python's lock leaves a core to somebody else.
         self._desks = Desks(self.workers + self.workers // 2)
         self._stack.enter_context(filled(self.model, self._outside(), self._source))
         self._hidden = self._embed()
