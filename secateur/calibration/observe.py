@@ -71,6 +71,7 @@ class GroupWatcher:
         self.seen: Seen | None = None
         self.tokens = np.zeros(experts, np.int64)
         self.outer_squares = self.inner_squares = np.empty(0)
+        # Owners for add_squares: 0, or -1 for a token that does not count.
         self._counted = [part.reshape(-1).numpy().astype(np.int64) - 1 for part in counted]
         self._drawn = join_drawn(group, drawn)
         self._linears: list[dict[str, NDArray[np.float64]]] = [{} for _ in group]
