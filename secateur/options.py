@@ -15,7 +15,7 @@ CRITERIA = (
 Model = Annotated[str, typer.Argument(help="Model folder, hub id (owner/name), or 'gemmule'.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads. Default: one per core.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Cores to use. Default: all.")]
 Stats = Annotated[Path | None, typer.Option("--stats", help="Statistics of `calibrate`.")]
 Experts = Annotated[int | None, typer.Option(help="Experts per layer that stay.")]
 Drop = Annotated[float | None, typer.Option(help="Share of experts that goes; 0.30 of 128 is 38.")]

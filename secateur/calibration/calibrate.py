@@ -1,7 +1,7 @@
 """The calibration pass: a checkpoint and a corpus in, statistics out.
 
-Peak memory: one decoder layer, the corpus' hidden states (forward.stream's limit), one
-micro-batch per worker, and the imatrix sums (16 bytes per input channel of every matrix).
+Peak memory: that of forward.stream, the sample of one layer and what solving it takes
+(branch_error), and the imatrix sums (16 bytes per input channel of every matrix).
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def calibrate(
 
     `reroute_tokens` are sampled for the criterion `rerouted` (0 leaves it out), with `seed`;
     fewer, where a family's router needs more memory per token than there is for them.
-    `workers` threads share the work (default: one per core); the result does not depend on
-    them. A token that becomes NaN or infinite raises NumericError, or is left out and counted
-    when `skip_bad`. Raises CorpusError when the corpus has no tokens.
+    `workers` are the cores to use (default: all); the result does not depend on them. A token
+    that becomes NaN or infinite raises NumericError, or is left out and counted when `skip_bad`.
+    Raises CorpusError when the corpus has no tokens.
     """
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
     batches = micro_batches(corpus.rows, hidden)

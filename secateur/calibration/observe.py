@@ -46,7 +46,7 @@ class Work(NamedTuple):
     reference: NDArray[np.float64]
 
 
-NO_WORK = Work(
+_NO_WORK = Work(
     *(np.zeros(0, np.int64),) * 2, *(np.zeros(0),) * 2, np.zeros(0, np.float32), np.zeros(0)
 )
 
@@ -137,7 +137,7 @@ class GroupWatcher:
     def work(self) -> Work:
         """What the experts did, pair by pair."""
         if self._pairs is None:
-            return NO_WORK
+            return _NO_WORK
         token, slot, gate, _ = self._pairs
         return Work(
             token.numpy(),
@@ -155,7 +155,6 @@ class LayerSums:
     def __init__(self, layer: int, corpus: Corpus, experts: int) -> None:
         self._layer = layer
         self._owner, described = distinct_samples(corpus)
-        self._experts = experts
         self._categories = {name: number for number, name in enumerate(corpus.categories)}
         self._corpus = corpus
         shape = (len(corpus.categories), experts)
