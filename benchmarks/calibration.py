@@ -33,7 +33,7 @@ import numpy as np
 import torch
 import transformers
 
-from secateur.calibration.calibrate import REROUTE_TOKENS, calibrate
+from secateur.calibration.layer_pass import REROUTE_TOKENS, calibrate
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of

@@ -17,15 +17,22 @@ from typing import Any
 
 import torch
 
-from secateur.checkpoint.config import with_experts
-from secateur.checkpoint.families import Family, family_of
-from secateur.formats.gguf import STRING, Metadata, TensorInfo, Value, file_bytes, header_bytes
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_rules import gguf_rules
-from secateur.formats.gguf_tensors import gguf_tensors
-from secateur.planning.llama_mixes import ModelTraits
-from secateur.planning.llama_types import TypeRequest, choose_types
-from secateur.planning.selection import kept_count
+from secateur.checkpoint.config_edit import with_experts
+from secateur.families.schema import Family, family_of
+from secateur.formats.gguf.container import (
+    STRING,
+    Metadata,
+    TensorInfo,
+    Value,
+    file_bytes,
+    header_bytes,
+)
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.rules import gguf_rules
+from secateur.formats.gguf.tensors import gguf_tensors
+from secateur.pruning.selection import kept_count
+from secateur.recipes.llama_mixes import ModelTraits
+from secateur.recipes.llama_types import TypeRequest, choose_types
 
 DATA = Path("/work/shared/data/gemma-4-26b-a4b-it")
 VISION = 573_000_000

@@ -30,10 +30,9 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from secateur.calibration.calibrate import REROUTE_TOKENS, calibrate
-from secateur.calibration.reroute import cost
+from secateur.calibration.layer_pass import REROUTE_TOKENS, calibrate
+from secateur.calibration.removal_search import cost
 from secateur.calibration.routing import routing_of
-from secateur.calibration.statistics import Statistics
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, corpus_of
@@ -42,7 +41,8 @@ from secateur.forward.batches import LARGEST, MicroBatch, micro_batches, side_by
 from secateur.forward.experts import IMPLEMENTATION, register
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
-from secateur.planning.choose import Pruning, choose
+from secateur.pruning.choose import Pruning, choose
+from secateur.statistics.statistics import Statistics
 
 DROPPED = (0.125, 0.25, 0.375, 0.5)
 SEEDS = (0, 1, 2)
@@ -196,8 +196,8 @@ def measure(
     known: dict[str, Sums] = {}
     for dropped in DROPPED:
         for name in names:
-            wish = Pruning(drop=dropped, **CRITERIA[name])
-            keep = choose(checkpoint, statistics, wish).keep
+            request = Pruning(drop=dropped, **CRITERIA[name])
+            keep = choose(checkpoint, statistics, request).keep
             key = json.dumps(sorted(keep.items()))
             if key not in known:
                 known[key] = divergence(model, data, keep)

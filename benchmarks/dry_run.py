@@ -1,9 +1,10 @@
-"""Our types against the real llama-quantize's, for random models and wishes. Writes dry_run.json.
+"""Our types against the real llama-quantize's, for random models and requests. Writes dry_run.json.
 
 Two samples. In the first every case is a random list of tensors (layout, layers, experts, widths,
 heads, tied or not; layouts are those of Gemma 4, Qwen3-MoE and Mixtral), which reaches shapes that
 no config gives. In the second it is a random config.json of these families and a number of experts
-to keep, of which our planner makes the file. Each has a random wish (file type, importance matrix
+to keep, of which our planner makes the file. Each has a random
+request (file type, importance matrix
 or not, overrides, embedding and output type, in the first sample pure).
 
 `llama-quantize --dry-run` answers from a header-only file; compared are all types, the number of
@@ -35,7 +36,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/golden")]
 import record_config_types as configs  # noqa: E402
 from record_llama_types import answer, differs, random_case, write_imatrix  # noqa: E402
 
-from secateur.planning.llama_mixes import FILE_TYPES  # noqa: E402
+from secateur.recipes.llama_mixes import FILE_TYPES  # noqa: E402
 
 
 def main() -> None:

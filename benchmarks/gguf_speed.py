@@ -5,7 +5,7 @@ normally distributed weights (over 2 GB). Theirs: convert_hf_to_gguf.py to BF16,
 llama-quantize. Ours: `secateur plan` and `secateur apply`, which sync what they write; theirs do
 not. Both from a warm page cache, with the same number of threads, in turns; wall and processor
 time and peak resident memory of every process, and the bytes written. The importance matrix is
-random. The tensors of both files are compared byte by byte. `ladder` writes several types, ours
+random. The tensors of both files are compared byte by byte. `suite` writes several types, ours
 in one run.
 
     python benchmarks/gguf_speed.py [FOLDER] [--llama-cpp TREE] [--bin FOLDER_OF_LLAMA_QUANTIZE]
@@ -34,9 +34,9 @@ import numpy as np
 
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import open_checkpoint
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_tensors import gguf_tensors
-from secateur.formats.imatrix import Imatrix, ImatrixEntry, write_imatrix
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.tensors import gguf_tensors
+from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, write_imatrix
 
 HIDDEN, EXPERTS, WIDTH, DENSE, VOCAB, LAYERS = 2816, 88, 704, 2112, 4096, 2
 KINDS = ("sliding_attention", "full_attention")
@@ -190,9 +190,9 @@ class Routes:
         plan = self.work / "plan.json"
         plan.unlink(missing_ok=True)
         weigh = ["--imatrix", self.imatrix] if imatrix else []
-        wish = ["--experts", EXPERTS, "--to", "gguf", "--types", ",".join(types), "-o", plan]
+        request = ["--experts", EXPERTS, "--to", "gguf", "--types", ",".join(types), "-o", plan]
         out = self.work / "ours"
-        steps = {"plan": timed(*main, "plan", self.model, *wish, *weigh)}
+        steps = {"plan": timed(*main, "plan", self.model, *request, *weigh)}
         steps["apply"] = timed(*main, "apply", plan, "-o", out, "--workers", self._threads, *weigh)
         written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         return together(steps, written)
@@ -212,7 +212,7 @@ CASES = {
     "Q4_K_M": (("Q4_K_M",), False),
     "Q4_K_M, imatrix": (("Q4_K_M",), True),
     "IQ3_XXS": (("IQ3_XXS",), True),
-    "ladder": (LADDER, True),
+    "suite": (LADDER, True),
 }
 """What is made: types, and whether with an importance matrix."""
 

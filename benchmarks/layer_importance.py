@@ -20,10 +20,10 @@ from scipy.stats import spearmanr
 
 import secateur
 from secateur import Calibration, Formats, Measuring, Pruning
-from secateur.calibration.statistics import load
 from secateur.checkpoint.reader import open_checkpoint
-from secateur.planning.layer_importance import MEASURES
-from secateur.planning.recipe import Recipe, Rule
+from secateur.recipes.layer_importance import MEASURES
+from secateur.recipes.recipe import Recipe, Rule
+from secateur.statistics.statistics import load
 
 ROLES = ("expert", "dense", "attention")
 
@@ -41,8 +41,8 @@ def recipes(layers: int) -> tuple[Recipe, ...]:
 
 def costs(layers: int, per_domain: int, folder: Path) -> dict[str, dict[str, float]]:
     """{recipe: mean divergence in nats per token, and its interval}."""
-    wish = Pruning(drop=0.0)
-    plan = secateur.plan("gemmule", wish, Formats(False, recipes=recipes(layers)))
+    request = Pruning(drop=0.0)
+    plan = secateur.plan("gemmule", request, Formats(False, recipes=recipes(layers)))
     out = folder / "out"
     secateur.apply(plan, out)
     found = {}

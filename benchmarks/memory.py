@@ -82,7 +82,7 @@ def random(shape: torch.Size, norm: bool) -> torch.Tensor:
 
 def child(folder: Path, rows: Path, reroute: int) -> None:
     """Calibrate, telling the layers done."""
-    from secateur.calibration.calibrate import calibrate
+    from secateur.calibration.layer_pass import calibrate
     from secateur.checkpoint.reader import open_checkpoint
     from secateur.corpus.load import load_rows
 

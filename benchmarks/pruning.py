@@ -28,11 +28,11 @@ from pathlib import Path
 
 import numpy as np
 
-from secateur.checkpoint.folder import complete_or_absent
-from secateur.checkpoint.pieces import Piece, PiecedTensor
+from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.writer import Layout, lay_out, write_shards
-from secateur.planning.experts import select_experts
+from secateur.pruning.expert_slices import select_experts
+from secateur.system.workdir import complete_or_absent
 
 HIDDEN, EXPERTS, KEPT, WIDTH, DENSE, VOCAB = 2816, 128, 90, 704, 2112, 262_144
 REAL = Path(__file__).parent / "data/gemma-4-26b-a4b-it.json"
@@ -79,10 +79,10 @@ def make_checkpoint(folder: Path, config: Path, layers: int) -> Checkpoint:
     bits = np.random.default_rng(0).integers(0, 1 << 16, BLOCK // 2, dtype=np.uint16)
     (bits & 0xBFFF).tofile(block)
 
-    def tensor(name: str, shape: tuple[int, ...]) -> PiecedTensor:
+    def tensor(name: str, shape: tuple[int, ...]) -> SlicedTensor:
         left = int(np.prod(shape)) * 2
         pieces = [Piece(block, 0, min(BLOCK, left - start)) for start in range(0, left, BLOCK)]
-        return PiecedTensor(name, "BF16", shape, tuple(pieces))
+        return SlicedTensor(name, "BF16", shape, tuple(pieces))
 
     source = folder / "source"
     source.mkdir()

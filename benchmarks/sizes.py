@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from secateur.checkpoint.reader import Checkpoint, open_shape
-from secateur.planning.gguf_form import GgufBase, GgufForm, gguf_base, typed_form
-from secateur.planning.llama_types import TypeRequest, choose_types
-from secateur.planning.mlx_form import MlxForm, mlx_form
-from secateur.planning.recipe import Recipe, find_recipe
-from secateur.planning.tokenizer_keys import tokenizer_keys
+from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
+from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
+from secateur.outputs.mlx.layout import MlxLayout, mlx_layout
+from secateur.recipes.llama_types import TypeRequest, choose_types
+from secateur.recipes.recipe import Recipe, find_recipe
 
 DATA = Path("/work/shared/data/gemma-4-26b-a4b-it")
 VOCABULARY = "ggml-vocab-gemma-4.gguf"
@@ -114,12 +114,12 @@ class Sizes:
         keep = dict.fromkeys(self.checkpoint.moe_layers, tuple(range(experts)))
         return gguf_base(self.checkpoint, keep, self.tokenizer)
 
-    def form(self, recipe: Recipe, experts: int, imatrix: bool = True) -> GgufForm:
-        return typed_form(
+    def form(self, recipe: Recipe, experts: int, imatrix: bool = True) -> GgufLayout:
+        return typed_layout(
             self.base(experts), recipe, assume_imatrix=imatrix, layer_importance=IMPORTANCE
         )
 
-    def old(self, recipe: Recipe, experts: int) -> GgufForm:
+    def old(self, recipe: Recipe, experts: int) -> GgufLayout:
         """The file as llama-quantize made it while it ignored equal overrides."""
         form, base = self.form(recipe, experts), self.base(experts)
         request = TypeRequest(
@@ -127,19 +127,19 @@ class Sizes:
         )
         return replace(form, choices=tuple(choose_types(base.infos, base.traits, request)))
 
-    def mlx(self, recipe: str) -> MlxForm:
+    def mlx(self, recipe: str) -> MlxLayout:
         keep = {layer: tuple(range(128)) for layer in self.checkpoint.moe_layers}
-        return mlx_form(self.checkpoint, keep, find_recipe(recipe))
+        return mlx_layout(self.checkpoint, keep, find_recipe(recipe))
 
 
-def file_bytes(form: GgufForm) -> int:
+def file_bytes(form: GgufLayout) -> int:
     """Bytes of its one file, which are known: a tokenizer is."""
     (nbytes,) = form.files.values()
     assert nbytes is not None
     return nbytes
 
 
-def tensor_bytes(form: GgufForm) -> int:
+def tensor_bytes(form: GgufLayout) -> int:
     """What llama-quantize prints, without the header."""
     return sum(info.nbytes for info in form.infos)
 
@@ -214,7 +214,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
     yield row("004", "v0, disk", 128, ("13", "GiB"), sum(plain.files.values()))
 
 
-def bits(form: GgufForm) -> float:
+def bits(form: GgufLayout) -> float:
     """Bits per weight as llama-quantize prints them: tensor bytes over all elements."""
     elements = sum(_elements(info.shape) for info in form.infos)
     return 8 * tensor_bytes(form) / elements

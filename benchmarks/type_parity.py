@@ -40,13 +40,14 @@ from secateur.checkpoint.hub import GEMMULE, gemmule_folder
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import PlanError
-from secateur.evaluation.decode import open_artefact
-from secateur.evaluation.engine import engine_agreement, llama_server
-from secateur.evaluation.prompts import Prompt, read_prompts
-from secateur.formats.ggml_engine import engine_version
-from secateur.formats.gguf_reader import GgufFile, read_gguf
-from secateur.planning.importance import FILE as IMATRIX
-from secateur.planning.llama_mixes import FILE_TYPES
+from secateur.evaluation.metrics.engine_agreement import engine_agreement
+from secateur.evaluation.tokens.prompts import Prompt, read_prompts
+from secateur.formats.ggml.engine import engine_version
+from secateur.formats.gguf.reader import GgufFile, read_gguf
+from secateur.outputs.gguf.weights import open_artefact
+from secateur.planning.imatrix_policy import FILE as IMATRIX
+from secateur.recipes.llama_mixes import FILE_TYPES
+from secateur.serving.llama_server import llama_server
 
 FORMS = ("whole", "pruned")
 FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -168,8 +169,8 @@ class Case:
             secateur.apply(plan, self._ours, imatrix=self._matrix, threads=threads)
 
     def _plan(self, *types: str) -> secateur.Plan:
-        wish = Formats(safetensors=False, types=types)
-        return secateur.plan(GEMMULE, self._keep, wish, imatrix=self._matrix)
+        request = Formats(safetensors=False, types=types)
+        return secateur.plan(GEMMULE, self._keep, request, imatrix=self._matrix)
 
 
 def _drop_map(work: Path) -> Path:
@@ -191,9 +192,9 @@ def make_matrix(work: Path) -> None:
     stats = work / "stats.safetensors"
     if not stats.exists():
         secateur.calibrate(GEMMULE, stats, Calibration(GEMMULE, reroute_tokens=1024))
-    wish = Formats(safetensors=False, types=("Q8_0",))
+    request = Formats(safetensors=False, types=("Q8_0",))
     everyone = Pruning(experts=open_checkpoint(GEMMULE).experts)
-    plan = secateur.plan(GEMMULE, everyone, wish, statistics=stats)
+    plan = secateur.plan(GEMMULE, everyone, request, statistics=stats)
     secateur.apply(plan, work / "matrix", statistics=stats)
 
 

@@ -46,16 +46,16 @@ def stats(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shrink_once(line: Line, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """The whole line, run once."""
-    from secateur import Calibration, Formats, Measuring, Pruning, Wish, shrink
+    from secateur import Calibration, Formats, Measuring, Pruning, ShrinkRequest, shrink
 
     out = tmp_path_factory.mktemp("made") / "out"
-    wish = Wish(
+    request = ShrinkRequest(
         Pruning(experts=6),
         Formats(types=("Q8_0", "Q4_K_M")),
         Calibration(str(line.corpus)),
         Measuring(answers=line.answers),
     )
-    return out, shrink(line.model, out, wish, workers=1)
+    return out, shrink(line.model, out, request, workers=1)
 
 
 @pytest.fixture(scope="session")

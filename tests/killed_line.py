@@ -66,12 +66,8 @@ def _serve() -> None:
         PreTrainedTokenizerFast,
     )
 
-    import secateur.calibration.calibrate
-    import secateur.corpus.load
-    import secateur.formats.ggml
-    import secateur.pipeline
-    import secateur.release.measure  # noqa: F401
-    from secateur import cli
+    import secateur.api.measure  # noqa: F401
+    from secateur.cli import main as cli
 
     torch.set_num_threads(1)
     for text in sys.stdin:

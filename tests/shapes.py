@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from secateur.checkpoint.reader import Checkpoint, open_shape
-from secateur.planning.gguf_form import GgufBase, gguf_base
-from secateur.planning.lint import ground_of
-from secateur.planning.rule_lines import Ground
-from secateur.planning.tokenizer_keys import TokenizerKeys
+from secateur.outputs.gguf.layout import GgufBase, gguf_base, ground_of
+from secateur.outputs.gguf.tokenizer_keys import TokenizerKeys
+from secateur.recipes.rule_lines import Ground
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 

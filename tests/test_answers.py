@@ -16,15 +16,21 @@ from tiny_tokenizer import SPECIAL, TEMPLATE, save_tokenizer
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import CheckpointError, CorpusError, EngineError, InputError
-from secateur.evaluation import generate
-from secateur.evaluation.answers import Answer, AnswerSet, answer_set, load_answers, save_answers
-from secateur.evaluation.generate import (
+from secateur.evaluation.tokens import generate
+from secateur.evaluation.tokens.answers import (
+    Answer,
+    AnswerSet,
+    answer_set,
+    load_answers,
+    save_answers,
+)
+from secateur.evaluation.tokens.generate import (
     Generation,
     generate_answers,
     raw_documents,
     stop_tokens,
 )
-from secateur.evaluation.prompts import (
+from secateur.evaluation.tokens.prompts import (
     PromptSet,
     given_answers,
     read_answers,

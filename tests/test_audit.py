@@ -19,21 +19,28 @@ from huggingface_hub import constants
 from tiny_line import Run
 
 from secateur import audit_model
-from secateur.audit import source as source_module
-from secateur.audit.claims import check_claims
+from secateur.audit.card.claims import check_claims
+from secateur.audit.card.quantity import quantities
+from secateur.audit.card.samples import fisher, paired_at_best, upper_bound
 from secateur.audit.finding import Finding
-from secateur.audit.identify import Identity, identify
-from secateur.audit.quantity import quantities
-from secateur.audit.samples import fisher, paired_at_best, upper_bound
-from secateur.audit.shape import shape_of_model
-from secateur.audit.source import read_parts, read_source
+from secateur.audit.gguf import source as source_module
+from secateur.audit.gguf.identify import Identity, identify
+from secateur.audit.gguf.shape import shape_of_model
+from secateur.audit.gguf.source import read_parts, read_source
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.errors import EngineError, FormatError
-from secateur.formats.gguf import STRING, Metadata, TensorInfo, Value, file_bytes, header_parts
-from secateur.formats.gguf_names import experts_named, label_of
-from secateur.formats.gguf_reader import HeaderCut, read_header
-from secateur.planning.gguf_form import GgufForm, gguf_form
-from secateur.planning.recipe import find_recipe
+from secateur.formats.gguf.container import (
+    STRING,
+    Metadata,
+    TensorInfo,
+    Value,
+    file_bytes,
+    header_parts,
+)
+from secateur.formats.gguf.naming import experts_named, label_of
+from secateur.formats.gguf.reader import HeaderCut, read_header
+from secateur.outputs.gguf.layout import GgufLayout, gguf_layout
+from secateur.recipes.recipe import find_recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CARDS = SHARED / "cards"
@@ -44,13 +51,13 @@ Edit = Callable[[dict[str, Value], list[TensorInfo]], None]
 
 
 @pytest.fixture(scope="module")
-def form() -> Callable[..., GgufForm]:
+def form() -> Callable[..., GgufLayout]:
     """gemmule's GGUF by recipe, decided and not written."""
     checkpoint = open_checkpoint("gemmule")
     keep = {layer: tuple(range(EXPERTS)) for layer in checkpoint.moe_layers}
 
-    def decide(recipe: str, **wishes: Any) -> GgufForm:
-        return gguf_form(checkpoint, keep, find_recipe(recipe), **{"imatrix": None, **wishes})
+    def decide(recipe: str, **requests: Any) -> GgufLayout:
+        return gguf_layout(checkpoint, keep, find_recipe(recipe), **{"imatrix": None, **requests})
 
     return decide
 
@@ -65,7 +72,7 @@ def write_header(
     return path
 
 
-def save(form: GgufForm, folder: Path, edit: Edit | None = None, name: str | None = None) -> Path:
+def save(form: GgufLayout, folder: Path, edit: Edit | None = None, name: str | None = None) -> Path:
     """The form's file, its header edited."""
     metadata, infos = dict(form.metadata), list(form.infos)
     if edit is not None:
@@ -94,7 +101,7 @@ def wrong(identity: Identity) -> list[str]:
     ],
 )
 def test_the_recipe_is_found_by_the_types(
-    recipe: str, way: str, fallbacks: int, form: Callable[..., GgufForm], tmp_path: Path
+    recipe: str, way: str, fallbacks: int, form: Callable[..., GgufLayout], tmp_path: Path
 ) -> None:
     made = form(recipe)
     found = identify([read_source(str(save(made, tmp_path)))])
@@ -129,7 +136,7 @@ def test_a_file_that_was_really_written_is_what_its_plan_says(made: Path) -> Non
 
 
 def test_an_importance_matrix_shows_in_the_types(
-    form: Callable[..., GgufForm], tmp_path: Path
+    form: Callable[..., GgufLayout], tmp_path: Path
 ) -> None:
     facts = {"quantize.imatrix.file": "calibration.gguf", "quantize.imatrix.chunks_count": 7}
     path = save(form("IQ3_XXS", imatrix=facts), tmp_path)
@@ -203,7 +210,7 @@ OTHERS_TEMPLATE = "<start_of_turn>user\n{{ messages[0].content }}<end_of_turn>"
     ],
 )
 def test_an_edited_header_is_noticed(
-    edit: Edit, topic: str, says: str, form: Callable[..., GgufForm], tmp_path: Path
+    edit: Edit, topic: str, says: str, form: Callable[..., GgufLayout], tmp_path: Path
 ) -> None:
     whole = identify([read_source(str(save(form("Q4_K_M"), tmp_path)))])
     assert wrong(whole) == []
@@ -214,7 +221,7 @@ def test_an_edited_header_is_noticed(
 
 
 def test_the_nearest_recipe_names_the_tensors_that_differ(
-    form: Callable[..., GgufForm], tmp_path: Path
+    form: Callable[..., GgufLayout], tmp_path: Path
 ) -> None:
     edit = retype("blk.3.attn_q.weight", "Q8_0")
     found = identify([read_source(str(save(form("Q4_K_M"), tmp_path, edit)))])
@@ -225,7 +232,7 @@ def test_the_nearest_recipe_names_the_tensors_that_differ(
 
 
 def test_a_file_without_its_data_is_read_and_its_length_told(
-    form: Callable[..., GgufForm], tmp_path: Path
+    form: Callable[..., GgufLayout], tmp_path: Path
 ) -> None:
     made = form("Q4_K_M")
     path = save(made, tmp_path)
@@ -286,7 +293,7 @@ def test_labels_are_read_as_the_hub_reads_them(name: str, label: str | None) -> 
     assert label_of(name) == label
 
 
-def test_a_name_must_agree_with_the_file(form: Callable[..., GgufForm], tmp_path: Path) -> None:
+def test_a_name_must_agree_with_the_file(form: Callable[..., GgufLayout], tmp_path: Path) -> None:
     assert experts_named("gemma-4-A4B-109e-v3-Q4_K_M.gguf") == 109
     assert experts_named("gemma-4-E4B-Q4_K_M.gguf") is None
     for name, verdicts in {
@@ -300,7 +307,7 @@ def test_a_name_must_agree_with_the_file(form: Callable[..., GgufForm], tmp_path
         assert {finding.verdict for finding in of(found, "file name")} == verdicts, name
 
 
-def test_a_split_file_is_read_part_by_part(form: Callable[..., GgufForm], tmp_path: Path) -> None:
+def test_a_split_file_is_read_part_by_part(form: Callable[..., GgufLayout], tmp_path: Path) -> None:
     made = form("Q4_K_M", split=3_000_000)
     assert len(made.parts) > 2
     for part in made.parts:
@@ -323,7 +330,7 @@ def test_a_split_file_is_read_part_by_part(form: Callable[..., GgufForm], tmp_pa
 
 
 def test_a_config_tells_widths_and_tensors_that_are_not_its_own(
-    form: Callable[..., GgufForm], tmp_path: Path
+    form: Callable[..., GgufLayout], tmp_path: Path
 ) -> None:
     def wider(metadata: dict[str, Value], infos: list[TensorInfo]) -> None:
         for at, info in enumerate(infos):
@@ -420,7 +427,7 @@ def server(
 
 def test_only_the_header_crosses_the_network(
     server: tuple[str, Path, dict[str, Any]],
-    form: Callable[..., GgufForm],
+    form: Callable[..., GgufLayout],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     address, folder, state = server
@@ -442,7 +449,7 @@ def test_only_the_header_crosses_the_network(
 
 
 def test_a_pinned_revision_is_asked_for(
-    server: tuple[str, Path, dict[str, Any]], form: Callable[..., GgufForm]
+    server: tuple[str, Path, dict[str, Any]], form: Callable[..., GgufLayout]
 ) -> None:
     _, folder, state = server
     path = save(form("Q8_0"), folder)
@@ -451,7 +458,7 @@ def test_a_pinned_revision_is_asked_for(
 
 
 def test_a_server_without_ranges_is_cut_off(
-    server: tuple[str, Path, dict[str, Any]], form: Callable[..., GgufForm]
+    server: tuple[str, Path, dict[str, Any]], form: Callable[..., GgufLayout]
 ) -> None:
     address, folder, state = server
     state["ranges"] = False
@@ -462,7 +469,7 @@ def test_a_server_without_ranges_is_cut_off(
 
 
 def test_a_remote_file_that_ends_in_its_header_is_an_error(
-    server: tuple[str, Path, dict[str, Any]], form: Callable[..., GgufForm]
+    server: tuple[str, Path, dict[str, Any]], form: Callable[..., GgufLayout]
 ) -> None:
     address, folder, _ = server
     path = save(form("Q8_0"), folder)
@@ -489,7 +496,7 @@ def test_what_the_hub_does_not_give_is_one_error(
 
 
 def test_parts_are_found_over_the_network(
-    server: tuple[str, Path, dict[str, Any]], form: Callable[..., GgufForm]
+    server: tuple[str, Path, dict[str, Any]], form: Callable[..., GgufLayout]
 ) -> None:
     _, folder, _ = server
     made = form("Q4_K_M", split=3_000_000)
@@ -535,7 +542,7 @@ hello<turn|>
 
 
 @pytest.fixture(scope="module")
-def numbers(form: Callable[..., GgufForm]) -> dict[str, float]:
+def numbers(form: Callable[..., GgufLayout]) -> dict[str, float]:
     """What is true of gemmule with 24 experts."""
     shape = shape_of_model(open_checkpoint("gemmule"))
     sizes = {
@@ -595,7 +602,7 @@ def test_an_untrue_card_is_told(
 
 
 def test_a_file_and_its_own_card_are_compared(
-    form: Callable[..., GgufForm], tmp_path: Path, run: Run
+    form: Callable[..., GgufLayout], tmp_path: Path, run: Run
 ) -> None:
     made = form("Q4_K_M")
     path = save(made, tmp_path)

@@ -182,8 +182,8 @@ def test_a_corpus_that_gives_no_rows(
 ) -> None:
     (tmp_path / name).write_text(CORPORA[name])
     refused(run("calibrate", line.model, corpus=tmp_path / name, out=room / "s"))
-    wish = {"experts": 6, "corpus": tmp_path / name, "answers": line.answers}
-    refused(run("shrink", line.model, **wish, out=room / "o"))
+    request = {"experts": 6, "corpus": tmp_path / name, "answers": line.answers}
+    refused(run("shrink", line.model, **request, out=room / "o"))
     assert list(room.iterdir()) == []
 
 
@@ -350,11 +350,11 @@ def test_a_plan_of_another_checkpoint(
 
 
 def test_an_output_that_exists(run: Run, line: Line, plan: Path, stats: Path, room: Path) -> None:
-    wish = {"experts": 6, "corpus": line.corpus, "answers": line.answers}
+    request = {"experts": 6, "corpus": line.corpus, "answers": line.answers}
     (room / "mine").write_text("mine")
     for out in (room, room / "mine"):
         refused(run("apply", plan, stats=stats, out=out), "exists")
-        refused(run("shrink", line.model, **wish, out=out), "exists")
+        refused(run("shrink", line.model, **request, out=out), "exists")
     refused(run("calibrate", line.model, rows=line.rows, out=room), "folder")
     refused(run("plan", line.model, experts=8, out=room), "folder")
     refused(run("merge", stats, out=room), "folder")
@@ -366,11 +366,11 @@ def test_a_place_that_cannot_be_written(
     run: Run, line: Line, plan: Path, stats: Path, room: Path
 ) -> None:
     (room / "file").write_text("")
-    wish = {"experts": 6, "corpus": line.corpus, "answers": line.answers}
+    request = {"experts": 6, "corpus": line.corpus, "answers": line.answers}
     for parent in (Path("/proc/secateur"), room / "file"):
         out = parent / "out"
         refused(run("apply", plan, stats=stats, out=out), str(parent), code=1)
-        told = run("shrink", line.model, **wish, out=out)
+        told = run("shrink", line.model, **request, out=out)
         refused(told, str(parent), code=1)
         told = run("calibrate", line.model, rows=line.rows, out=out)
         refused(told, str(parent), code=1)
@@ -567,7 +567,7 @@ def test_a_missed_gate_leaves_the_output_and_code_3(run: Run, line: Line, room: 
 
 
 def test_the_whole_line_refuses_before_it_calibrates(run: Run, line: Line, room: Path) -> None:
-    for wish, word in (
+    for request, word in (
         ({"experts": 1}, "2"),
         ({"experts": 6, "criterion": "best"}, "rerouted"),
         ({"experts": 6, "aggregation": "median"}, "pooled"),
@@ -578,7 +578,7 @@ def test_the_whole_line_refuses_before_it_calibrates(run: Run, line: Line, room:
         ({"experts": 6, "answers": room / "none.jsonl"}, "none.jsonl"),
         ({"experts": 6, "prompts": line.prompts}, "either"),
     ):
-        options = {"answers": line.answers, "corpus": line.corpus, "out": room / "out", **wish}
+        options = {"answers": line.answers, "corpus": line.corpus, "out": room / "out", **request}
         ran = run("shrink", line.model, **options)
         refused(ran, word)
         assert "calibrating on" not in ran.err

@@ -18,7 +18,7 @@ from secateur import (
     Formats,
     Measuring,
     Pruning,
-    Wish,
+    ShrinkRequest,
     apply,
     calibrate,
     inspect,
@@ -28,11 +28,11 @@ from secateur import (
     shrink,
 )
 from secateur.checkpoint import hub
-from secateur.checkpoint.blueprint import blueprint
-from secateur.checkpoint.expressions import evaluate
-from secateur.checkpoint.families import family_of
+from secateur.checkpoint.expected_tensors import expected_tensors
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, FamilyError, PlanError
+from secateur.families.expressions import evaluate
+from secateur.families.schema import family_of
 
 TINY = Callable[[str], Checkpoint]
 
@@ -42,16 +42,18 @@ def shape_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {
         name: spec.shape
         for name, spec in checkpoint.specs.items()
-        if checkpoint.places[name].role != "audio"
+        if checkpoint.matches[name].role != "audio"
     }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_config_gives_what_save_pretrained_writes(form: str, tiny: TINY) -> None:
     saved = tiny(form)
-    drawn = blueprint(saved.family, saved.config, saved.config_file, published=not FORMS[form][1])
+    drawn = expected_tensors(
+        saved.family, saved.config, saved.config_file, published=not FORMS[form][1]
+    )
     assert {name: spec.shape for name, spec in drawn.specs.items()} == shape_of(saved)
-    assert drawn.places == {n: saved.places[n] for n in drawn.specs}
+    assert drawn.matches == {n: saved.matches[n] for n in drawn.specs}
     assert {name: spec.dtype for name, spec in drawn.specs.items()} == {
         name: saved.specs[name].dtype for name in drawn.specs
     }
@@ -159,7 +161,7 @@ def test_random_configs_give_the_running_models_shapes(kind: str) -> None:
     for _ in range(12):
         config = random_config(kind, chance)
         family = family_of(config)
-        drawn = blueprint(family, config, Path("config.json"), published=False)
+        drawn = expected_tensors(family, config, Path("config.json"), published=False)
         assert {n: spec.shape for n, spec in drawn.specs.items()} == running_shapes(config), config
 
 
@@ -182,7 +184,7 @@ def test_keys_that_are_left_out_mean_what_transformers_means() -> None:
         "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 4,
         "num_experts_per_tok": 2, "moe_intermediate_size": 8, "intermediate_size": 16,
     }  # fmt: skip
-    drawn = blueprint(family_of(bare), bare, Path("config.json"), published=False)
+    drawn = expected_tensors(family_of(bare), bare, Path("config.json"), published=False)
     assert {n: s.shape for n, s in drawn.specs.items()} == running_shapes(bare)
     assert drawn.notes == ("config.json gives no dtype: the checkpoint is counted in BF16",)
     mixtral = {
@@ -190,14 +192,14 @@ def test_keys_that_are_left_out_mean_what_transformers_means() -> None:
         "num_attention_heads": 16, "num_local_experts": 4, "num_experts_per_tok": 2,
         "intermediate_size": 16,
     }  # fmt: skip
-    drawn = blueprint(family_of(mixtral), mixtral, Path("config.json"), published=False)
+    drawn = expected_tensors(family_of(mixtral), mixtral, Path("config.json"), published=False)
     assert {n: s.shape for n, s in drawn.specs.items()} == running_shapes(mixtral)
     none = mixtral | {"num_key_value_heads": None}  # newer versions of transformers refuse it
-    drawn = blueprint(family_of(none), none, Path("config.json"))
+    drawn = expected_tensors(family_of(none), none, Path("config.json"))
     assert drawn.specs["model.layers.0.self_attn.k_proj.weight"].shape == (64, 64)
     del bare["moe_intermediate_size"]
     with pytest.raises(FamilyError, match="gives nothing for 'expert_width'"):
-        blueprint(family_of(bare), bare, Path("config.json"))
+        expected_tensors(family_of(bare), bare, Path("config.json"))
 
 
 @pytest.fixture
@@ -249,7 +251,7 @@ def test_what_needs_weights_says_so(config: Path, tmp_path: Path) -> None:
         lambda: calibrate(shape, out, Calibration("gemmule")),
         lambda: measure(out, config, Measuring()),
         lambda: measure(out, shape, Measuring()),
-        lambda: shrink(config, out, Wish(Pruning(experts=4))),
+        lambda: shrink(config, out, ShrinkRequest(Pruning(experts=4))),
         lambda: shape.read("model.norm.weight"),
         lambda: shape.shards,
     )

@@ -16,15 +16,15 @@ from safetensors.torch import load_file, save_file
 from tiny_models import EXPERTS, FORMS, TOP_K, VOCAB, load, save_tiny
 from torch import Tensor
 
-from secateur.calibration.calibrate import calibrate
-from secateur.calibration.statistics import Statistics, merge, save
-from secateur.calibration.statistics import load as load_statistics
+from secateur.calibration.layer_pass import calibrate
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_rows
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
 from secateur.errors import CorpusError, NumericError
 from secateur.forward import batches, weights
-from secateur.planning.criteria import Settings, score
+from secateur.pruning.criteria import Settings, score
+from secateur.statistics.statistics import Statistics, merge, save
+from secateur.statistics.statistics import load as load_statistics
 
 TINY = Callable[[str], Checkpoint]
 Document = tuple[str, str, list[int], list[bool]]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tiny_line import Line, Ran, Run
 
-from secateur import cli
 from secateur.checkpoint.reader import open_checkpoint
+from secateur.cli import main as cli
 
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]  # type: ignore[union-attr]
 SCRIPT = Path(sys.executable).with_name("secateur")

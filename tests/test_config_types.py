@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.planning.llama_mixes import FILE_TYPES
+from secateur.recipes.llama_mixes import FILE_TYPES
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.append(str(GOLDEN))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from test_statistics import MODEL
 
-from secateur.calibration.coverage import LEAST, Starved, coverage
-from secateur.calibration.statistics import Statistics
+from secateur.statistics.coverage import LEAST, Starved, coverage
+from secateur.statistics.statistics import Statistics
 
 
 def seen(*layers: list[list[int]], tokens: int = 1000) -> Statistics:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_statistics import MODEL
 
-from secateur.calibration import exact
-from secateur.calibration.statistics import FIELDS, SAMPLE_UNIT, Statistics
 from secateur.errors import PlanError
-from secateur.planning.criteria import AGGREGATIONS, CRITERIA, Settings, score
+from secateur.pruning.criteria import AGGREGATIONS, CRITERIA, Settings, score
+from secateur.statistics import exact
+from secateur.statistics.statistics import FIELDS, SAMPLE_UNIT, Statistics
 
 # Two categories, four experts; the last expert saw no token.
 TOKENS = [[2, 1, 4, 0], [2, 0, 4, 0]]

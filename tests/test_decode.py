@@ -20,23 +20,24 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.tensors import to_float32
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import CheckpointError, EngineError, FormatError, InputError
-from secateur.evaluation.decode import GgufWeights, open_artefact
-from secateur.evaluation.divergence import score
-from secateur.evaluation.engine import engine_agreement, llama_server
-from secateur.evaluation.engine_scores import engine_scores
-from secateur.evaluation.generate import Generation, generate_answers, stop_tokens
-from secateur.evaluation.prompts import Prompt, PromptSet, read_prompts
-from secateur.evaluation.teacher import teach
-from secateur.formats.ggml import encode
-from secateur.formats.gguf import TensorInfo, Value
-from secateur.formats.gguf_metadata import model_metadata
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_rules import gguf_rules
-from secateur.formats.gguf_tensors import gguf_tensors
-from secateur.formats.gguf_tokenizer import tokenizer_metadata
-from secateur.formats.gguf_writer import TensorChunk, write_gguf
-from secateur.formats.types import TYPES
+from secateur.evaluation.metrics.divergence import score
+from secateur.evaluation.metrics.engine_agreement import engine_agreement
+from secateur.evaluation.metrics.engine_scores import engine_scores
+from secateur.evaluation.tokens.generate import Generation, generate_answers, stop_tokens
+from secateur.evaluation.tokens.prompts import Prompt, PromptSet, read_prompts
+from secateur.evaluation.tokens.teacher import teach
+from secateur.formats.ggml.codec import encode
+from secateur.formats.ggml.types import TYPES
+from secateur.formats.gguf.container import TensorInfo, Value
+from secateur.formats.gguf.metadata import model_metadata
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.rules import gguf_rules
+from secateur.formats.gguf.tensors import gguf_tensors
+from secateur.formats.gguf.tokenizer import tokenizer_metadata
+from secateur.formats.gguf.writer import TensorChunk, write_gguf
 from secateur.forward.weights import CheckpointWeights
+from secateur.outputs.gguf.weights import GgufWeights, open_artefact
+from secateur.serving.llama_server import llama_server
 
 Tiny = Callable[[str], Checkpoint]
 Change = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]

@@ -14,11 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import FORMS, VOCAB, load
 
-from secateur.checkpoint.families import Family
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import GateError, InputError, NumericError
-from secateur.evaluation.answers import Answer, AnswerSet, answer_set
-from secateur.evaluation.divergence import Scores, kl_of_bins, load_scores, save_scores, score
 from secateur.evaluation.intervals import Clusters, bootstrap
 from secateur.evaluation.measurement import (
     MEAN_KL,
@@ -27,8 +24,17 @@ from secateur.evaluation.measurement import (
     gate,
     measurement_from_json,
 )
-from secateur.evaluation.summary import compare, summarise
-from secateur.evaluation.teacher import load_teacher, teach, teacher_for
+from secateur.evaluation.metrics.divergence import (
+    Scores,
+    kl_of_bins,
+    load_scores,
+    save_scores,
+    score,
+)
+from secateur.evaluation.metrics.summary import compare, summarise
+from secateur.evaluation.tokens.answers import Answer, AnswerSet, answer_set
+from secateur.evaluation.tokens.teacher import load_teacher, teach, teacher_for
+from secateur.families.schema import Family
 from secateur.forward.weights import CheckpointWeights
 
 Tiny = Callable[[str], Checkpoint]

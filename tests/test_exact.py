@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.calibration import exact
 from secateur.errors import NumericError
+from secateur.statistics import exact
 
 NUMBERS = st.floats(-(2.0**44), 2.0**44, allow_nan=False) | st.floats(-1e-6, 1e-6)
 

@@ -22,25 +22,25 @@ from hypothesis import strategies as st
 from tiny_models import EXPERTS, FORMS, GROUPS, TOP_K, difference, load, logits
 from torch.overrides import TorchFunctionMode
 
-from secateur.checkpoint.config import with_experts
-from secateur.checkpoint.families import EXPERT
-from secateur.checkpoint.pieces import PiecedTensor
+from secateur.checkpoint.byte_ranges import SlicedTensor
+from secateur.checkpoint.companion_files import copy_companion_files
+from secateur.checkpoint.config_edit import with_experts
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
-from secateur.checkpoint.sidecars import copy_sidecars
 from secateur.checkpoint.writer import lay_out, write_shards
 from secateur.errors import PlanError
-from secateur.planning.experts import arrange_experts, check_keep, select_experts
+from secateur.families.schema import EXPERT
+from secateur.pruning.expert_slices import arrange_experts, check_keep, select_experts
 
 TINY = Callable[[str], Checkpoint]
 TOLERANCE = 1e-5
 
 
-def write(checkpoint: Checkpoint, tensors: Sequence[PiecedTensor], experts: int, to: Path) -> Path:
+def write(checkpoint: Checkpoint, tensors: Sequence[SlicedTensor], experts: int, to: Path) -> Path:
     to.mkdir()
     write_shards(to, lay_out(tensors, shard_limit=60_000))
     text = (checkpoint.path / "config.json").read_text()
     (to / "config.json").write_text(with_experts(text, checkpoint.family, experts))
-    copy_sidecars(checkpoint.path, to)
+    copy_companion_files(checkpoint.path, to)
     return to
 
 
@@ -134,7 +134,7 @@ def test_forgetting_any_expert_row_is_noticed(form: str, tiny: TINY, tmp_path: P
     order = {layer: shuffled(layer) for layer in checkpoint.moe_layers}
     rows = {
         place.row.name
-        for place in checkpoint.places.values()
+        for place in checkpoint.matches.values()
         if place.expert is not None or place.row.expert_axis is not None
     }
     assert len(rows) >= 3
@@ -145,10 +145,10 @@ def test_forgetting_any_expert_row_is_noticed(form: str, tiny: TINY, tmp_path: P
                 expert=None,
                 row=replace(place.row, axes=tuple(a for a in place.row.axes if a != EXPERT)),
             )
-            for name, place in checkpoint.places.items()
+            for name, place in checkpoint.matches.items()
             if place.row.name == template
         }
-        blind = replace(checkpoint, places={**checkpoint.places, **forgotten})
+        blind = replace(checkpoint, places={**checkpoint.matches, **forgotten})
         to = tmp_path / str(number)
         folder = write(checkpoint, list(arrange_experts(blind, order)), EXPERTS, to)
         assert difference(logits(load(folder)), expected) > 1e-2, template
@@ -162,7 +162,7 @@ def test_everything_else_is_byte_identical(form: str, tiny: TINY, tmp_path: Path
     pruned = open_checkpoint(folder)
     untouched = [
         name
-        for name, place in checkpoint.places.items()
+        for name, place in checkpoint.matches.items()
         if place.row.expert_axis is None and place.expert is None
     ]
     assert untouched
@@ -170,7 +170,7 @@ def test_everything_else_is_byte_identical(form: str, tiny: TINY, tmp_path: Path
         assert checkpoint.read(name).array.tobytes() == pruned.read(name).array.tobytes()
         assert checkpoint.specs[name].shape == pruned.specs[name].shape
     for role in ("vision", "audio"):
-        carried = [n for n, place in checkpoint.places.items() if place.role == role]
+        carried = [n for n, place in checkpoint.matches.items() if place.role == role]
         assert bool(carried) == (form == "gemma4_wrapper")
         assert set(carried) <= set(untouched)
 
@@ -181,7 +181,7 @@ def test_kept_experts_are_the_sources_slices(form: str, tiny: TINY, tmp_path: Pa
     keep = {layer: half(layer) for layer in checkpoint.moe_layers}
     folder = write(checkpoint, list(select_experts(checkpoint, keep)), EXPERTS // 2, tmp_path / "o")
     pruned = open_checkpoint(folder)
-    for name, place in pruned.places.items():
+    for name, place in pruned.matches.items():
         if place.layer is None or place.layer not in keep:
             continue
         if place.row.expert_axis is not None:
@@ -199,7 +199,7 @@ def test_kept_experts_are_the_sources_slices(form: str, tiny: TINY, tmp_path: Pa
 def test_a_later_expert_axis_becomes_many_pieces(tiny: TINY) -> None:
     checkpoint = tiny("gemma4")
     name = "model.layers.0.experts.down_proj"
-    place = checkpoint.places[name]
+    place = checkpoint.matches[name]
     # Read the same bytes as (32, 8, 16): now the experts lie on the second axis.
     spec = replace(checkpoint.specs[name], shape=(32, 8, 16))
     row = replace(place.row, axes=("hidden", EXPERT, "ffn"))
@@ -226,7 +226,7 @@ def test_neighbouring_experts_share_a_piece(tiny: TINY, data: st.DataObject) -> 
     kept = sorted(data.draw(st.sets(st.integers(0, EXPERTS - 1), min_size=TOP_K)))
     runs = sum(expert - 1 not in kept for expert in kept)
     for tensor in select_experts(checkpoint, dict.fromkeys(checkpoint.moe_layers, kept)):
-        expected = runs if checkpoint.places[tensor.name].row.expert_axis is not None else 1
+        expected = runs if checkpoint.matches[tensor.name].row.expert_axis is not None else 1
         assert len(tensor.pieces) == expected
         assert sum(piece.nbytes for piece in tensor.pieces) == tensor.nbytes
 

@@ -10,9 +10,9 @@ import pytest
 from tiny_models import EXPERTS, FORMS, TOP_K, load
 
 import secateur
-from secateur.checkpoint.families import families, family_of
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError
+from secateur.families.schema import families, family_of
 
 TINY = Callable[[str], Checkpoint]
 
@@ -37,7 +37,7 @@ def test_running_names_are_those_of_the_running_model(form: str, tiny: TINY) -> 
         names = set(load(checkpoint.path).state_dict())
     ours = {
         checkpoint.family.running_name(place)
-        for place in checkpoint.places.values()
+        for place in checkpoint.matches.values()
         if place.role not in ("vision", "audio")
     }
     # A tied head is in the running model and not in the file.

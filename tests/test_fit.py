@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from tiny_line import Run
 
-from secateur import Formats, Pruning, Supposed, fit, plan
+from secateur import Formats, PlanningAssumptions, Pruning, fit, plan
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.errors import CheckpointError, FormatError, PlanError
-from secateur.formats.gguf import metadata_bytes
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_vocabulary import read_vocabulary
+from secateur.formats.gguf.container import metadata_bytes
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.vocabulary import read_vocabulary
 from secateur.planning.memory import context_memory
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it"
@@ -31,7 +31,7 @@ def test_sizes_are_the_cards() -> None:
             CONFIG,
             Pruning(experts=int(count)),
             Formats(safetensors=False, types=types),
-            supposed=Supposed(VOCABULARY),
+            assumptions=PlanningAssumptions(VOCABULARY),
         )
         for name in types:
             form = f"gguf-{name}"
@@ -52,8 +52,8 @@ def test_a_vocabulary_is_measured_without_being_read() -> None:
 
 @real
 def test_without_a_tokenizer_the_file_is_not_known(run: Run) -> None:
-    wish = Formats(safetensors=False, types=("Q4_K_M",))
-    decided = plan(CONFIG, Pruning(experts=109), wish)
+    request = Formats(safetensors=False, types=("Q4_K_M",))
+    decided = plan(CONFIG, Pruning(experts=109), request)
     assert decided.file_bytes("gguf-Q4_K_M") is None
     assert any("size of GGUF files is not known" in note for note in decided.notes)
     with pytest.raises(PlanError, match="does not know the size"):
@@ -85,8 +85,10 @@ def test_what_fits_is_sorted_and_fits(run: Run) -> None:
     fitting = [(90, "Q4_K_M"), (109, "Q3_K_M"), (90, "Q3_K_M")]
     assert [(row["experts"], row["type"]) for row in rows] == fitting
     assert all(row["total"] <= 13 * 2**30 for row in rows)
-    wish = Formats(safetensors=False, types=("Q3_K_M",))
-    decided = plan(CONFIG, Pruning(experts=109), wish, supposed=Supposed(VOCABULARY))
+    request = Formats(safetensors=False, types=("Q3_K_M",))
+    decided = plan(
+        CONFIG, Pruning(experts=109), request, assumptions=PlanningAssumptions(VOCABULARY)
+    )
     assert rows[1]["file"] == decided.file_bytes("gguf-Q3_K_M")
     assert rows[1]["total"] == decided.output("gguf-Q3_K_M").memory_bytes
     assert "109 experts" in run("fit", CONFIG, **options).out

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from secateur.checkpoint.folder import SUFFIX, complete_or_absent
 from secateur.errors import NumericError, OutputError, PlanError, WriteError
+from secateur.system.workdir import SUFFIX, complete_or_absent
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from secateur.checkpoint.folder import complete_or_absent
+from secateur.system.workdir import complete_or_absent
 with complete_or_absent(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
     print("ready", flush=True)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from secateur.errors import EngineError, FormatError, NumericError
-from secateur.formats import ggml, ggml_engine
-from secateur.formats.ggml import ENCODABLE, NEEDS_IMPORTANCE, decode, encode
-from secateur.formats.types import INTERNAL_TYPES, TYPES
+from secateur.formats.ggml import codec as ggml
+from secateur.formats.ggml import engine as ggml_engine
+from secateur.formats.ggml.codec import ENCODABLE, NEEDS_IMPORTANCE, decode, encode
+from secateur.formats.ggml.types import INTERNAL_TYPES, TYPES
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/ggml_encode.json").read_text())["sha256"]
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.errors import FormatError, WriteError
-from secateur.formats.gguf import TensorInfo, Value, file_bytes, header_bytes
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_writer import TensorChunk, write_gguf
+from secateur.formats.gguf.container import TensorInfo, Value, file_bytes, header_bytes
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.writer import TensorChunk, write_gguf
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -16,15 +16,15 @@ from transformers import AutoModelForCausalLM
 
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.checkpoint.tensors import to_float32
-from secateur.formats.ggml import decode, encode
-from secateur.formats.gguf_metadata import model_metadata
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_rules import gguf_rules
-from secateur.formats.gguf_tensors import gguf_tensors
-from secateur.formats.gguf_tokenizer import tokenizer_metadata
-from secateur.formats.gguf_writer import TensorChunk, write_gguf
-from secateur.planning.llama_mixes import FILE_TYPES, ModelTraits
-from secateur.planning.llama_types import TypeRequest, choose_types
+from secateur.formats.ggml.codec import decode, encode
+from secateur.formats.gguf.metadata import model_metadata
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.rules import gguf_rules
+from secateur.formats.gguf.tensors import gguf_tensors
+from secateur.formats.gguf.tokenizer import tokenizer_metadata
+from secateur.formats.gguf.writer import TensorChunk, write_gguf
+from secateur.recipes.llama_mixes import FILE_TYPES, ModelTraits
+from secateur.recipes.llama_types import TypeRequest, choose_types
 
 MODEL = Path(__file__).resolve().parents[1] / "secateur/gemmule"
 DECISIVE = 1.0

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secateur.checkpoint.families import families, family_of
 from secateur.errors import CheckpointError, FamilyError
-from secateur.formats.gguf import TensorInfo, Value, header_bytes
-from secateur.formats.gguf_metadata import model_metadata, sampling_metadata, size_label
-from secateur.formats.gguf_rules import gguf_rules
-from secateur.formats.gguf_tensors import file_order, gguf_tensors, unquantized_type
-from secateur.formats.gguf_tokenizer import UNUSED, tokenizer_metadata
+from secateur.families.schema import families, family_of
+from secateur.formats.gguf.container import TensorInfo, Value, header_bytes
+from secateur.formats.gguf.metadata import model_metadata, sampling_metadata, size_label
+from secateur.formats.gguf.rules import gguf_rules
+from secateur.formats.gguf.tensors import file_order, gguf_tensors, unquantized_type
+from secateur.formats.gguf.tokenizer import UNUSED, tokenizer_metadata
 
 CONVERT = Path(__file__).parent / "golden/convert"
 LEFT_OUT = {"tokenizer.ggml.add_sep_token"}
@@ -78,7 +78,7 @@ def test_the_generated_rope_factors_stop_the_rotation_of_the_rest():
 
 def test_the_real_models_architecture_keys_equal_its_published_ones():
     """Against the vocabulary GGUF that llama.cpp ships for this very model."""
-    from secateur.formats.gguf_reader import read_gguf
+    from secateur.formats.gguf.reader import read_gguf
 
     data = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it"
     theirs = read_gguf(data / "ggml-vocab-gemma-4.gguf").metadata

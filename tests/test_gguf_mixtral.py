@@ -20,18 +20,18 @@ from test_imatrix_plans import recorded
 from tokenizers import Tokenizer
 
 from secateur import Formats, Pruning, apply, fit, plan
-from secateur.audit.shape import shape_of_file
+from secateur.audit.gguf.shape import shape_of_file
 from secateur.checkpoint.reader import open_checkpoint, open_shape
 from secateur.checkpoint.tensors import to_float32
 from secateur.errors import CheckpointError
-from secateur.evaluation.decode import open_artefact
-from secateur.formats.ggml import encode
-from secateur.formats.gguf import TensorInfo, Value
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_writer import TensorChunk, write_gguf
-from secateur.formats.imatrix_file import save_imatrix
+from secateur.formats.ggml.codec import encode
+from secateur.formats.gguf.container import TensorInfo, Value
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.writer import TensorChunk, write_gguf
+from secateur.formats.imatrix.file import save_imatrix
 from secateur.forward.weights import CheckpointWeights
-from secateur.planning.recipe import find_recipe
+from secateur.outputs.gguf.weights import open_artefact
+from secateur.recipes.recipe import find_recipe
 
 DECISIVE = 0.5
 """Natural logarithms between the best and the second token from which both engines must agree."""
@@ -155,9 +155,9 @@ def test_both_forms_make_one_file_with_importance_and_padding(tmp_path: Path) ->
         matrix = recorded(open_checkpoint(model))
         save_imatrix(tmp_path / "theirs.gguf", matrix)
         padded = replace(find_recipe("Q4_K_M"), name="Q4_K_M-padded", pad=True)
-        wish = Formats(safetensors=False, types=("Q3_K_M",), recipes=(padded,))
+        request = Formats(safetensors=False, types=("Q3_K_M",), recipes=(padded,))
         pruning = Pruning(drop_map=tmp_path / "drop.json")
-        decided = plan(model, pruning, wish, imatrix=tmp_path / "theirs.gguf")
+        decided = plan(model, pruning, request, imatrix=tmp_path / "theirs.gguf")
         out = tmp_path / f"out{fused:d}"
         apply(decided, out, imatrix=tmp_path / "theirs.gguf")
         files.append({path.name: read_gguf(path) for path in out.glob("model*.gguf")})
@@ -189,11 +189,11 @@ def test_a_config_alone_gives_the_plan_of_the_weights(model: Path, tmp_path: Pat
     for name in ("config.json", "tokenizer.model", "tokenizer_config.json"):
         shutil.copy(model / name, tmp_path)
     types = ("F16", "Q8_0", "Q4_K_M", "IQ4_XS")
-    wish = Formats(safetensors=False, types=types)
+    request = Formats(safetensors=False, types=types)
     drop = {"layers": {str(layer): {"drop": [6, 7]} for layer in range(2)}}
     (tmp_path / "drop.json").write_text(json.dumps(drop))
-    whole = plan(model, Pruning(drop_map=tmp_path / "drop.json"), wish)
-    drawn = plan(tmp_path, Pruning(experts=6), wish)
+    whole = plan(model, Pruning(drop_map=tmp_path / "drop.json"), request)
+    drawn = plan(tmp_path, Pruning(experts=6), request)
     assert [(t.name, t.type, t.shape, t.bytes) for t in whole.tensors] == [
         (t.name, t.type, t.shape, t.bytes) for t in drawn.tensors
     ]

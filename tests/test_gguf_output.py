@@ -11,17 +11,17 @@ import pytest
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import FormatError
-from secateur.formats.gguf import Value
-from secateur.formats.gguf_names import file_name, label_of, without_part
-from secateur.formats.gguf_origin import PLAN_SHA256, origin_metadata
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_split import size_of
-from secateur.formats.gguf_writer import GgufWriter, TensorChunk
-from secateur.output import blocks
-from secateur.output.gguf import write_gguf_forms
-from secateur.planning.file_notes import file_notes
-from secateur.planning.gguf_form import GgufForm, gguf_form
-from secateur.planning.recipe import find_recipe
+from secateur.formats.gguf.container import Value
+from secateur.formats.gguf.naming import file_name, label_of, without_part
+from secateur.formats.gguf.provenance import PLAN_SHA256, origin_metadata
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.split import size_of
+from secateur.formats.gguf.writer import GgufWriter, TensorChunk
+from secateur.outputs import blocks
+from secateur.outputs.file_notes import file_notes
+from secateur.outputs.gguf.layout import GgufLayout, gguf_layout
+from secateur.outputs.gguf.write import write_ggufs
+from secateur.recipes.recipe import find_recipe
 from secateur.release.manifest import sha256_of
 
 TYPES = ("Q8_0", "Q4_0")
@@ -32,17 +32,17 @@ def gemmule() -> Checkpoint:
     return open_checkpoint(gemmule_folder())
 
 
-def form_of(checkpoint: Checkpoint, kind: str, split: int | None = None) -> GgufForm:
+def form_of(checkpoint: Checkpoint, kind: str, split: int | None = None) -> GgufLayout:
     keep = {layer: tuple(range(4)) for layer in checkpoint.moe_layers}
-    return gguf_form(checkpoint, keep, find_recipe(kind), imatrix=None, split=split)
+    return gguf_layout(checkpoint, keep, find_recipe(kind), imatrix=None, split=split)
 
 
 def write(
-    checkpoint: Checkpoint, forms: list[GgufForm], folder: Path, threads: int = 1
+    checkpoint: Checkpoint, forms: list[GgufLayout], folder: Path, threads: int = 1
 ) -> dict[str, str]:
     keep = {layer: tuple(range(4)) for layer in checkpoint.moe_layers}
     folder.mkdir(exist_ok=True)
-    return write_gguf_forms(forms, checkpoint, keep, folder, imatrix=None, threads=threads)
+    return write_ggufs(forms, checkpoint, keep, folder, imatrix=None, threads=threads)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from safetensors.numpy import save_file
 
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import CheckpointError
-from secateur.formats.gguf_reader import GgufFile, read_gguf
-from secateur.formats.gguf_rows import RowView
-from secateur.output import blocks
-from secateur.output.gguf import write_gguf_forms
-from secateur.planning.gguf_form import gguf_form
-from secateur.planning.recipe import find_recipe
+from secateur.formats.gguf.reader import GgufFile, read_gguf
+from secateur.formats.gguf.row_order import RowView
+from secateur.outputs import blocks
+from secateur.outputs.gguf.layout import gguf_layout
+from secateur.outputs.gguf.write import write_ggufs
+from secateur.recipes.recipe import find_recipe
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.append(str(GOLDEN))
@@ -61,9 +61,9 @@ def stacked(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def written(checkpoint: Checkpoint, folder: Path, kind: str, kept: range = range(4)) -> GgufFile:
     keep = {layer: tuple(kept) for layer in checkpoint.moe_layers}
-    form = gguf_form(checkpoint, keep, find_recipe(kind), imatrix=None)
+    form = gguf_layout(checkpoint, keep, find_recipe(kind), imatrix=None)
     folder.mkdir()
-    write_gguf_forms([form], checkpoint, keep, folder, imatrix=None, threads=2)
+    write_ggufs([form], checkpoint, keep, folder, imatrix=None, threads=2)
     assert (folder / form.file).stat().st_size == sum(form.files.values())
     return read_gguf(folder / form.file)
 

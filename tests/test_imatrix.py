@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from secateur.errors import FormatError
-from secateur.formats.gguf import TensorInfo, Value
-from secateur.formats.gguf_writer import TensorChunk, write_gguf
-from secateur.formats.imatrix import (
+from secateur.formats.gguf.container import TensorInfo, Value
+from secateur.formats.gguf.writer import TensorChunk, write_gguf
+from secateur.formats.imatrix.coverage import imatrix_coverage
+from secateur.formats.imatrix.dat_file import in_tokens, read_dat, stacked, write_dat
+from secateur.formats.imatrix.file import open_imatrix, save_imatrix
+from secateur.formats.imatrix.matrix import (
     Imatrix,
     ImatrixEntry,
     merge,
@@ -20,9 +23,6 @@ from secateur.formats.imatrix import (
     select_experts,
     write_imatrix,
 )
-from secateur.formats.imatrix_coverage import imatrix_coverage
-from secateur.formats.imatrix_dat import in_tokens, read_dat, stacked, write_dat
-from secateur.formats.imatrix_file import open_imatrix, save_imatrix
 
 DENSE, EXPERTS = "blk.0.attn_q.weight", "blk.1.ffn_down_exps.weight"
 

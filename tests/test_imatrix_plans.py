@@ -17,15 +17,15 @@ from secateur import Formats, Pruning, apply, open_checkpoint, plan, read_plan, 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.tensors import to_float32
 from secateur.errors import FormatError, PlanError
-from secateur.formats.ggml import encode
-from secateur.formats.ggml_engine import engine
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.imatrix import Imatrix, ImatrixEntry, select_experts, write_imatrix
-from secateur.formats.imatrix_file import open_imatrix, save_imatrix
-from secateur.planning.gguf_form import gguf_form
-from secateur.planning.plan import IMATRIX, IMATRIX_FROM, Plan
-from secateur.planning.recipe import find_recipe
-from secateur.planning.uncovered import Policy
+from secateur.formats.ggml.codec import encode
+from secateur.formats.ggml.engine import engine
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.imatrix.file import open_imatrix, save_imatrix
+from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, select_experts, write_imatrix
+from secateur.outputs.gguf.layout import gguf_layout
+from secateur.planning.document import IMATRIX, IMATRIX_FROM, Plan
+from secateur.planning.unseen_experts import Policy
+from secateur.recipes.recipe import find_recipe
 
 KEEP = {0: (0, 2, 3, 5, 6, 7), 1: (1, 2, 3, 4, 6, 7)}
 DROPS = {"layers": {str(layer): {"keep": list(kept)} for layer, kept in KEEP.items()}}
@@ -39,7 +39,7 @@ def recorded(checkpoint: Checkpoint, unseen: Mapping[int, int] = {}) -> Imatrix:
     `unseen` names one expert per layer without data."""
     everyone = tuple(range(checkpoint.experts))
     keep = dict.fromkeys(checkpoint.moe_layers, everyone)
-    form = gguf_form(checkpoint, keep, find_recipe("Q8_0"), imatrix=None)
+    form = gguf_layout(checkpoint, keep, find_recipe("Q8_0"), imatrix=None)
     random = np.random.default_rng(7)
     entries = {}
     for tensor in form.tensors:
@@ -82,14 +82,16 @@ def made(checkpoint: Checkpoint, tmp_path: Path) -> Made:
     return make
 
 
-def planned(line: Line, drops: Path, imatrix: Path, policy: Policy = "flat", **words: Any) -> Plan:
+def planned(
+    line: Line, drops: Path, imatrix: Path, policy: Policy = "uniform", **words: Any
+) -> Plan:
     kinds = words.pop("types", ("Q4_0",))
     return plan(
         line.model,
         Pruning(drop_map=drops),
         Formats(safetensors=False, types=kinds),
         imatrix=imatrix,
-        uncovered=policy,
+        unseen_experts=policy,
         **words,
     )
 
@@ -108,7 +110,7 @@ def test_a_matrix_of_the_whole_model_is_sliced(
     assert decided.selection[IMATRIX_FROM] == {
         "from": "file",
         "sha256": hashlib.sha256(theirs.read_bytes()).hexdigest(),
-        "uncovered": "flat",
+        "unseen_experts": "uniform",
         "experts_without_data": [],
         "experts_below_32_tokens": 0,
     }
@@ -139,7 +141,7 @@ def bytes_of_expert(folder: Path, checkpoint: Checkpoint, expert: int) -> bytes:
     return file.data(STACK).reshape(info.shape[0], -1)[expert].tobytes()
 
 
-@pytest.mark.parametrize("policy", ["flat", "mean"])
+@pytest.mark.parametrize("policy", ["uniform", "mean"])
 def test_an_expert_without_data_is_treated_as_planned(
     policy: Policy, line: Line, checkpoint: Checkpoint, drops: Path, made: Made, tmp_path: Path
 ) -> None:
@@ -147,7 +149,7 @@ def test_an_expert_without_data_is_treated_as_planned(
     decided = planned(line, drops, theirs, policy)
     (said,) = [note for note in decided.notes if note.startswith("imatrix")]
     assert "1 of 12 experts kept have no data (1:3)" in said
-    assert f"--uncovered {policy}" in said
+    assert f"--unseen-experts {policy}" in said
     apply(decided, tmp_path / "out", imatrix=theirs)
     place = KEEP[1].index(3)
     source = checkpoint.read("model.layers.1.experts.gate_up_proj")
@@ -171,7 +173,10 @@ def test_the_policy_stop_refuses_and_names_the_experts_as_the_model_counts_them(
     with pytest.raises(PlanError, match=r"1 of 12 experts kept have no data \(0:6\).*calibrate"):
         planned(line, drops, made({0: 6}), "stop")
     # An expert that goes needs no data.
-    assert planned(line, drops, made({0: 1}), "stop").selection[IMATRIX_FROM]["uncovered"] == "stop"
+    assert (
+        planned(line, drops, made({0: 1}), "stop").selection[IMATRIX_FROM]["unseen_experts"]
+        == "stop"
+    )
 
 
 def test_experts_with_little_data_are_counted(line: Line, drops: Path, tmp_path: Path) -> None:
@@ -238,7 +243,7 @@ def test_small_types_of_experts_without_data_are_warned_of(tmp_path: Path) -> No
     (warned,) = [note for note in decided.notes if "WARNING" in note]
     assert warned.startswith("gguf-IQ2_XS: WARNING: 2 experts without data (2:5, 3:9)")
     assert "IQ2_XS" in warned
-    assert "--uncovered mean" in warned
+    assert "--unseen-experts mean" in warned
     entries = {name: entry for name, entry in whole.entries.items() if "gate_up" not in name}
     write_imatrix(tmp_path / "x.gguf", replace(whole, entries=entries))
     with pytest.raises(
@@ -252,9 +257,9 @@ def test_the_command_line_takes_it(run: Run, line: Line, drops: Path, made: Made
     words: dict[str, Any] = {"drop_map": drops, "types": "Q4_0", "imatrix": theirs}
     shown = run("plan", line.model, **words, json=True)
     assert shown.json["selection"]["imatrix_from"]["experts_without_data"] == ["1:3"]
-    refused = run("plan", line.model, **words, uncovered="stop")
+    refused = run("plan", line.model, **words, unseen_experts="stop")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    wrong = run("plan", line.model, **words, uncovered="none")
+    wrong = run("plan", line.model, **words, unseen_experts="none")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
     assert "flat or stop or mean" in wrong.err
 

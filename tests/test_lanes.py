@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.formats.ggml import by_ggml
-from secateur.formats.ggml_engine import engine
-from secateur.formats.lane_encoders import ENCODERS, WEIGHED_ENCODERS
-from secateur.formats.types import bytes_of, ggml_type
+from secateur.formats.ggml.block_encoders import ENCODERS, WEIGHED_ENCODERS
+from secateur.formats.ggml.codec import by_ggml
+from secateur.formats.ggml.engine import engine
+from secateur.formats.ggml.types import bytes_of, ggml_type
 
 CASES = [(name, False) for name in ENCODERS] + [(name, True) for name in WEIGHED_ENCODERS]
 

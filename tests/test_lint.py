@@ -10,15 +10,15 @@ from shapes import ground, save_shape
 from test_recipes import card_000
 from tiny_line import Run
 
+from secateur.api.recipes import export_recipe, lint_recipe
 from secateur.errors import PlanError
-from secateur.formats.gguf import TensorInfo
-from secateur.formats.types import bytes_of
-from secateur.planning.assign import Target
-from secateur.planning.lint import Finding, LintReport, lint
-from secateur.planning.llama_mixes import ModelTraits
-from secateur.planning.recipe import Recipe, Rule, recipe_of_types
-from secateur.planning.rule_lines import Ground
-from secateur.recipe_verbs import export_recipe, lint_recipe
+from secateur.formats.ggml.types import bytes_of
+from secateur.formats.gguf.container import TensorInfo
+from secateur.recipes.assign import Target
+from secateur.recipes.lint import Finding, LintReport, lint
+from secateur.recipes.llama_mixes import ModelTraits
+from secateur.recipes.recipe import Recipe, Rule, recipe_of_types
+from secateur.recipes.rule_lines import Ground
 
 ROLES = {
     "attn_q.weight": ("attention.q", (256, 256)),
@@ -220,12 +220,12 @@ def test_the_lint_command(tmp_path: Path, run: Run) -> None:
     model = save_shape("gemma26", tmp_path)
     types = card_000(tmp_path)
     types.write_text("".join(types.read_text().splitlines(keepends=True)[:20]))
-    wish = {"base": "Q3_K_M", "experts": 90, "imatrix": True}
-    done = run("recipe", "lint", types, model, **wish)
+    request = {"base": "Q3_K_M", "experts": 90, "imatrix": True}
+    done = run("recipe", "lint", types, model, **request)
     assert done.code == 0
     assert "problem no-effect: `line 1: blk.0.ffn_gate_inp=q8_0`" in done.out
     assert "and 1 rule like it" in done.out
-    strict = run("recipe", "lint", types, model, strict=True, json=True, **wish)
+    strict = run("recipe", "lint", types, model, strict=True, json=True, **request)
     assert strict.code == 3
     assert strict.json["problems"] == 2
     assert {"kind", "rule", "tensors", "first", "bytes", "stored", "text"} == set(

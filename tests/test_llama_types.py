@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import PlanError
-from secateur.formats.gguf import TensorInfo, file_bytes
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_tensors import file_order
-from secateur.formats.types import bytes_of
-from secateur.planning.llama_mixes import FILE_TYPES, ModelTraits
-from secateur.planning.llama_types import TypeRequest, choose_types
+from secateur.formats.ggml.types import bytes_of
+from secateur.formats.gguf.container import TensorInfo, file_bytes
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.tensors import file_order
+from secateur.recipes.llama_mixes import FILE_TYPES, ModelTraits
+from secateur.recipes.llama_types import TypeRequest, choose_types
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = json.loads((Path(__file__).parent / "golden/llama_types.json").read_text())

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from secateur import Formats, Pruning, Supposed, apply, plan
+from secateur import Formats, PlanningAssumptions, Pruning, apply, plan
 from secateur.checkpoint.reader import Checkpoint, open_shape
 from secateur.errors import FamilyError, PlanError
 from secateur.planning.memory import Cells, context_memory
@@ -37,8 +37,8 @@ CACHE = re.compile(r"llama_kv_cache: size = +([0-9.]+) MiB \( *(\d+) cells, +(\d
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """gemmule, which has sliding layers and keys that are values, as GGUF."""
     folder = tmp_path_factory.mktemp("memory") / "out"
-    wish = Formats(safetensors=False, types=("Q8_0",))
-    apply(plan("gemmule", Pruning(drop=0.0), wish), folder, threads=1)
+    request = Formats(safetensors=False, types=("Q8_0",))
+    apply(plan("gemmule", Pruning(drop=0.0), request), folder, threads=1)
     return next(folder.glob("*.gguf"))
 
 
@@ -109,8 +109,10 @@ def test_a_context_that_is_not_there_is_refused(tiny: TINY) -> None:
 
 
 def test_a_plan_counts_it(tiny: TINY) -> None:
-    wish: Any = Formats(safetensors=True, types=("Q8_0",))
-    decided = plan("gemmule", Pruning(drop=0.0), wish, supposed=Supposed(context=1000))
+    request: Any = Formats(safetensors=True, types=("Q8_0",))
+    decided = plan(
+        "gemmule", Pruning(drop=0.0), request, assumptions=PlanningAssumptions(context=1000)
+    )
     memory = context_memory(open_shape("gemmule"), 1000)
     assert decided.memory == memory.to_json()
     output = decided.output("gguf-Q8_0")

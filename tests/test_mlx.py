@@ -21,19 +21,19 @@ from tiny_mlx import card_004, config_of, converted, save_wide, weights_of
 from tiny_models import EXPERTS, save_tiny
 
 from secateur import Formats, Measuring, Pruning, apply, measure, plan, save_plan, verify
+from secateur.api.measure import artefacts_of
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, FamilyError, FormatError, PlanError
-from secateur.evaluation.decode import open_artefact
 from secateur.forward.weights import CheckpointWeights
-from secateur.output.checkpoint import write_checkpoint
-from secateur.output.mlx import write_mlx_form
-from secateur.output.write import Sources, write_output
-from secateur.planning.choose import Choice
-from secateur.planning.mlx_form import MlxForm, mlx_form
-from secateur.planning.plan import compare, from_json, to_json
-from secateur.planning.recipe import Recipe, Rule, find_recipe
-from secateur.planning.resolve import make_plan, planned_mlx, resolve_again
-from secateur.release.measure import artefacts_of
+from secateur.outputs.apply import Sources, write_output
+from secateur.outputs.build import make_plan, planned_mlx, resolve_again
+from secateur.outputs.gguf.weights import open_artefact
+from secateur.outputs.mlx.layout import MlxLayout, mlx_layout
+from secateur.outputs.mlx.write import write_mlx
+from secateur.outputs.safetensors.write import write_checkpoint
+from secateur.planning.document import compare, from_json, to_json
+from secateur.pruning.choose import Choice
+from secateur.recipes.recipe import Recipe, Rule, find_recipe
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it/config.json"
 KEPT = (0, 2, 3, 5, 7)
@@ -43,7 +43,7 @@ class Made(NamedTuple):
     """A checkpoint and the MLX model that was written of it."""
 
     checkpoint: Checkpoint
-    form: MlxForm
+    form: MlxLayout
     folder: Path
     hashes: Mapping[str, str]
 
@@ -73,13 +73,13 @@ def all_experts(checkpoint: Checkpoint) -> dict[int, tuple[int, ...]]:
 def write(source: Path, recipe: Recipe, out: Path, experts: tuple[int, ...] | None = None) -> Made:
     checkpoint = open_checkpoint(source)
     keep = dict.fromkeys(checkpoint.moe_layers, experts or tuple(range(EXPERTS)))
-    form = mlx_form(checkpoint, keep, recipe)
+    form = mlx_layout(checkpoint, keep, recipe)
     out.mkdir()
-    hashes = write_mlx_form(form, checkpoint, keep, out, threads=2)
+    hashes = write_mlx(form, checkpoint, keep, out, threads=2)
     return Made(checkpoint, form, out / form.folder, hashes)
 
 
-def predicate_of(form: MlxForm) -> Callable[[str, Any], Any]:
+def predicate_of(form: MlxLayout) -> Callable[[str, Any], Any]:
     """The form's decisions as mlx-lm is told them."""
     kinds = {tensor.name.removesuffix(".weight"): tensor.kind for tensor in form.tensors}
 
@@ -166,7 +166,7 @@ def test_every_type_by_role_and_layer_after_pruning(
 
 def _pruned(checkpoint: Checkpoint, folder: Path) -> Path:
     """The pruned safetensors checkpoint."""
-    from secateur.output.checkpoint import write_beside
+    from secateur.outputs.safetensors.write import write_beside
 
     choice = Choice(dict.fromkeys(checkpoint.moe_layers, KEPT), {}, ())
     plan = make_plan(checkpoint, choice, ["safetensors"])
@@ -220,7 +220,7 @@ def test_several_shards_load(
     wide: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = write(wide("gemma4"), find_recipe("mlx-4bit"), tmp_path / "whole")
-    monkeypatch.setattr("secateur.planning.mlx_form.SHARD_LIMIT", 200_000)
+    monkeypatch.setattr("secateur.outputs.mlx.layout.SHARD_LIMIT", 200_000)
     parts = write(wide("gemma4"), find_recipe("mlx-4bit"), tmp_path / "parts")
     assert len(parts.form.shards) > 2
     assert_same_weights(parts.folder, whole.folder)
@@ -240,7 +240,7 @@ def test_the_real_gemma_4_has_the_bits_of_card_004(
     recipe: str, bits: float, gigabytes: float
 ) -> None:
     checkpoint = open_shape(REAL)
-    form = mlx_form(checkpoint, all_experts(checkpoint), find_recipe(recipe))
+    form = mlx_layout(checkpoint, all_experts(checkpoint), find_recipe(recipe))
     assert round(form.bits_per_weight, 3) == bits
     assert round(sum(form.files.values()) / 1e9, 2) == gigabytes
 
@@ -252,7 +252,7 @@ def test_card_004_s_embedding_is_not_left_alone() -> None:
     checkpoint = open_shape(REAL)
     recipe = find_recipe("mlx-mixed-4-8")
     said = Recipe("card", "affine-4-64", "mlx", embedding="none", rules=recipe.rules)
-    form = mlx_form(checkpoint, all_experts(checkpoint), said)
+    form = mlx_layout(checkpoint, all_experts(checkpoint), said)
     assert round(form.bits_per_weight, 3) == 4.923
 
 
@@ -279,7 +279,7 @@ def test_an_mlx_model_decodes_to_the_model_it_was_made_of(
 def test_an_interruption_leaves_no_shard(wide: Callable[[str], Path], tmp_path: Path) -> None:
     checkpoint = open_checkpoint(wide("gemma4"))
     keep = all_experts(checkpoint)
-    form = mlx_form(checkpoint, keep, find_recipe("mlx-4bit"))
+    form = mlx_layout(checkpoint, keep, find_recipe("mlx-4bit"))
     calls = 0
 
     def stop(nbytes: int) -> None:
@@ -289,7 +289,7 @@ def test_an_interruption_leaves_no_shard(wide: Callable[[str], Path], tmp_path: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_mlx_form(form, checkpoint, keep, tmp_path, threads=2, progress=stop)
+        write_mlx(form, checkpoint, keep, tmp_path, threads=2, progress=stop)
     left = {path.name for path in (tmp_path / form.folder).iterdir()}
     assert not any("safetensors" in name and not name.endswith("index.json") for name in left)
 
@@ -297,12 +297,12 @@ def test_an_interruption_leaves_no_shard(wide: Callable[[str], Path], tmp_path: 
 def test_threads_do_not_change_a_byte(wide: Callable[[str], Path], tmp_path: Path) -> None:
     checkpoint = open_checkpoint(wide("mixtral"))
     keep = all_experts(checkpoint)
-    form = mlx_form(checkpoint, keep, find_recipe("mlx-mixed-4-8"))
+    form = mlx_layout(checkpoint, keep, find_recipe("mlx-mixed-4-8"))
     found = []
     for threads in (1, 3):
         out = tmp_path / str(threads)
         out.mkdir()
-        found.append(write_mlx_form(form, checkpoint, keep, out, threads=threads))
+        found.append(write_mlx(form, checkpoint, keep, out, threads=threads))
     assert found[0] == found[1]
 
 
@@ -311,9 +311,9 @@ def test_rows_that_a_group_does_not_divide_are_refused(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(save_tiny("gemma4", tmp_path / "model"))
     keep = all_experts(checkpoint)
     with pytest.raises(FormatError, match=r"experts\.switch_glu\.down_proj\.weight has rows of 16"):
-        mlx_form(checkpoint, keep, Recipe("r", "affine-4-32", "mlx"))
+        mlx_layout(checkpoint, keep, Recipe("r", "affine-4-32", "mlx"))
     rules = (Rule("none", ("expert.down", "dense.down")),)
-    form = mlx_form(checkpoint, keep, Recipe("r", "affine-4-32", "mlx", rules=rules))
+    form = mlx_layout(checkpoint, keep, Recipe("r", "affine-4-32", "mlx", rules=rules))
     assert {t.type for t in form.tensors if "down_proj" in t.name} == {"F32"}
 
 
@@ -335,13 +335,13 @@ def test_recipes_that_do_not_fit_are_refused(
 ) -> None:
     checkpoint = open_checkpoint(wide("gemma4"))
     with pytest.raises(PlanError, match=message):
-        mlx_form(checkpoint, all_experts(checkpoint), recipe)
+        mlx_layout(checkpoint, all_experts(checkpoint), recipe)
 
 
 def test_a_family_without_a_form_in_mlx_lm_is_refused(tiny: Callable[[str], Checkpoint]) -> None:
     checkpoint = tiny("deepseek_v3")
     with pytest.raises(FamilyError, match=r"no \[mlx\] table"):
-        mlx_form(checkpoint, all_experts(checkpoint), find_recipe("mlx-4bit"))
+        mlx_layout(checkpoint, all_experts(checkpoint), find_recipe("mlx-4bit"))
 
 
 def test_a_config_that_mlx_lm_reads_otherwise_is_refused(
@@ -349,13 +349,13 @@ def test_a_config_that_mlx_lm_reads_otherwise_is_refused(
 ) -> None:
     checkpoint = tiny("qwen3_moe")  # with biases in attention
     with pytest.raises(CheckpointError, match="attention_bias = True.*only False"):
-        mlx_form(checkpoint, all_experts(checkpoint), find_recipe("mlx-4bit"))
+        mlx_layout(checkpoint, all_experts(checkpoint), find_recipe("mlx-4bit"))
     source = save_wide("qwen3_moe", tmp_path / "model")
     config = json.loads((source / "config.json").read_text())
     del config["norm_topk_prob"]
     (source / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="no norm_topk_prob"):
-        mlx_form(open_checkpoint(source), all_experts(checkpoint), find_recipe("mlx-4bit"))
+        mlx_layout(open_checkpoint(source), all_experts(checkpoint), find_recipe("mlx-4bit"))
 
 
 def test_an_mlx_model_whose_config_lies_is_refused(

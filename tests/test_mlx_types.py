@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secateur.checkpoint.tensors import NamedTensor
 from secateur.errors import FormatError, NumericError
-from secateur.formats.mlx import TYPES, dequantize, mlx_type, pack, parts_of, quantize, unpack
+from secateur.formats.mlx.codec import TYPES, dequantize, mlx_type, pack, parts_of, quantize, unpack
 
 FLOATS = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
 

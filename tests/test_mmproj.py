@@ -21,16 +21,16 @@ from tiny_line import Run, runner
 from tiny_vision import save_vision
 
 from secateur import Formats, Pruning, apply, plan, save_plan, verify
+from secateur.api.measure import artefacts_of
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, FamilyError, InputError, PlanError
-from secateur.formats.gguf import Value, metadata_bytes
-from secateur.formats.gguf_reader import read_gguf
-from secateur.output.gguf import write_gguf_forms
-from secateur.planning.file_notes import file_notes
-from secateur.planning.mmproj_form import TYPES_OF_TOWERS, mmproj_form, tower_recipe
-from secateur.planning.plan import Plan, from_json, read_plan, to_json
-from secateur.release.measure import artefacts_of
+from secateur.formats.gguf.container import Value, metadata_bytes
+from secateur.formats.gguf.reader import read_gguf
+from secateur.outputs.file_notes import file_notes
+from secateur.outputs.gguf.mmproj import TYPES_OF_TOWERS, mmproj_layout, tower_recipe
+from secateur.outputs.gguf.write import write_ggufs
+from secateur.planning.document import Plan, from_json, read_plan, to_json
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/mmproj.json").read_text())
 DATA = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it"
@@ -57,9 +57,9 @@ def towers(model: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """The tower in every type, written in one pass, with its size as predicted."""
     out = tmp_path_factory.mktemp("towers")
     recipes = [tower_recipe(model, kind, False)[0] for kind in TYPES_OF_TOWERS]
-    forms = [mmproj_form(model, model.experts, recipe) for recipe in recipes]
+    forms = [mmproj_layout(model, model.experts, recipe) for recipe in recipes]
     keep = {layer: tuple(range(model.experts)) for layer in model.moe_layers}
-    write_gguf_forms(forms, model, keep, out, imatrix=None, threads=2)
+    write_ggufs(forms, model, keep, out, imatrix=None, threads=2)
     for form in forms:
         assert {form.file: (out / form.file).stat().st_size} == form.files
     return {recipe.name: out / form.file for recipe, form in zip(recipes, forms, strict=True)}
@@ -89,7 +89,7 @@ def test_every_tensor_equals_the_converters(kind: str, towers: dict[str, Path]) 
     assert np.isinf(bound).all()  # as transformers makes them
 
 
-def wish(folder: Path) -> Pruning:
+def request(folder: Path) -> Pruning:
     (folder / "drop.json").write_text('{"layers": {"0": {"drop": [1]}, "1": {"drop": [0]}}}')
     return Pruning(drop_map=folder / "drop.json")
 
@@ -97,7 +97,7 @@ def wish(folder: Path) -> Pruning:
 def test_it_is_planned_and_written_beside_a_gguf(
     folder: Path, towers: dict[str, Path], tmp_path: Path
 ) -> None:
-    decided = plan(folder, wish(tmp_path), Formats(types=("Q8_0", "F16")))
+    decided = plan(folder, request(tmp_path), Formats(types=("Q8_0", "F16")))
     assert decided.formats == ("safetensors", "gguf-Q8_0", "gguf-F16", "mmproj-F16")
     assert not [note for note in decided.notes if "mmproj" in note or "no GGUF" in note]
     told = json.loads(to_json(decided))
@@ -135,35 +135,35 @@ def test_a_model_without_a_tower_is_planned_as_before(folder: Path, tmp_path: Pa
     assert plan(text, Pruning(drop=0.25), blind).formats == ("safetensors", "gguf-Q8_0")
     with pytest.raises(PlanError, match="has no vision tower that llama.cpp reads"):
         plan(text, Pruning(drop=0.25), Formats(types=("Q8_0",), mmproj="F16"))
-    assert plan(folder, wish(tmp_path), Formats()).formats == ("safetensors",)
+    assert plan(folder, request(tmp_path), Formats()).formats == ("safetensors",)
     alone = Formats(safetensors=False, mmproj="bf16")
-    assert plan(folder, wish(tmp_path), alone).formats == ("mmproj-BF16",)
+    assert plan(folder, request(tmp_path), alone).formats == ("mmproj-BF16",)
 
 
 def test_what_is_left_out_is_said(tmp_path: Path, folder: Path) -> None:
     formats = Formats(safetensors=False, types=("Q8_0",), mmproj="none")
-    decided = plan(folder, wish(tmp_path), formats)
+    decided = plan(folder, request(tmp_path), formats)
     assert decided.formats == ("gguf-Q8_0",)
     assert "no GGUF of this plan holds the vision tensors (--mmproj F16 writes them)" in (
         decided.notes
     )
     hearing = save_vision(tmp_path / "hearing", audio=True)
-    decided = plan(hearing, wish(tmp_path), Formats(safetensors=False, types=("Q8_0",)))
+    decided = plan(hearing, request(tmp_path), Formats(safetensors=False, types=("Q8_0",)))
     assert decided.formats == ("gguf-Q8_0", "mmproj-F16")
     assert "no GGUF of this plan holds the audio tensors" in decided.notes
     with pytest.raises(PlanError, match="'q4_0': expected F16, BF16, F32, Q8_0, or none"):
-        plan(folder, wish(tmp_path), Formats(types=("Q8_0",), mmproj="q4_0"))
+        plan(folder, request(tmp_path), Formats(types=("Q8_0",), mmproj="q4_0"))
 
 
 def test_rows_that_blocks_do_not_divide_fall_back(folder: Path, tmp_path: Path) -> None:
-    decided = plan(folder, wish(tmp_path), Formats(safetensors=False, mmproj="Q8_0"))
+    decided = plan(folder, request(tmp_path), Formats(safetensors=False, mmproj="Q8_0"))
     fallen = {t.name: (t.fallback_from, t.type) for t in decided.tensors if t.fallback_from}
     assert fallen == {f"v.blk.{layer}.ffn_down.weight": ("Q8_0", "F16") for layer in range(2)}
     assert any("2 of 87 tensors" in note for note in decided.notes)
 
 
 def test_a_hand_edited_type_is_obeyed_and_a_wrong_one_refused(folder: Path, tmp_path: Path) -> None:
-    decided = plan(folder, wish(tmp_path), Formats(safetensors=False, mmproj="F32"))
+    decided = plan(folder, request(tmp_path), Formats(safetensors=False, mmproj="F32"))
     (name, size), *_ = decided.files["mmproj-F32"].items()
     target = "mm.input_projection.weight"
     rows = json.loads(to_json(decided))
@@ -252,22 +252,22 @@ def test_a_tower_that_is_not_as_described_is_one_line(
     changed, kind, message = ODD[what]
     copy = edited_copy(folder, tmp_path, **changed)
     with pytest.raises(kind, match=message) as caught:
-        plan(copy, wish(tmp_path), Formats(types=("Q8_0",)))
+        plan(copy, request(tmp_path), Formats(types=("Q8_0",)))
     assert "\n" not in str(caught.value)
     blind = Formats(types=("Q8_0",), mmproj="none")
-    assert plan(copy, wish(tmp_path), blind).formats == ("safetensors", "gguf-Q8_0")
+    assert plan(copy, request(tmp_path), blind).formats == ("safetensors", "gguf-Q8_0")
 
 
 def test_settings_that_are_left_out_are_the_image_processors(folder: Path, tmp_path: Path) -> None:
     copy = edited_copy(folder, tmp_path)
     (copy / "processor_config.json").unlink()
     checkpoint = open_checkpoint(copy)
-    metadata = mmproj_form(checkpoint, 8, tower_recipe(checkpoint, "F16", False)[0]).metadata
+    metadata = mmproj_layout(checkpoint, 8, tower_recipe(checkpoint, "F16", False)[0]).metadata
     assert metadata["clip.vision.image_mean"] == Value("f32", (0.0, 0.0, 0.0))
     assert metadata["clip.vision.image_std"] == Value("f32", (1.0, 1.0, 1.0))
     (copy / "preprocessor_config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="holds list, expected a JSON object"):
-        mmproj_form(checkpoint, 8, tower_recipe(checkpoint, "F16", False)[0])
+        mmproj_layout(checkpoint, 8, tower_recipe(checkpoint, "F16", False)[0])
 
 
 def test_a_config_alone_gives_the_same_plan(folder: Path, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_config_alone_gives_the_same_plan(folder: Path, tmp_path: Path) -> Non
     shutil.copy(folder / "processor_config.json", config.parent)
     formats = Formats(types=("Q8_0",), mmproj="Q8_0")
     drawn = plan(config, Pruning(experts=7), formats)
-    whole = plan(folder, wish(tmp_path), formats)
+    whole = plan(folder, request(tmp_path), formats)
 
     def tower_of(decided: Plan) -> tuple[object, ...]:
         return decided.of("mmproj-Q8_0"), decided.files["mmproj-Q8_0"]
@@ -306,7 +306,7 @@ def test_the_real_tower_has_its_published_size(tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     decided = plan(path, Pruning(experts=90), Formats(types=("Q8_0",)))
     checkpoint = open_shape(path)
-    form = mmproj_form(checkpoint, 90, tower_recipe(checkpoint, None, True)[0])
+    form = mmproj_layout(checkpoint, 90, tower_recipe(checkpoint, None, True)[0])
     assert decided.tensor_bytes("mmproj-F16") == 1_193_035_968
     assert len(decided.of("mmproj-F16")) == 356
     size = decided.file_bytes("mmproj-F16")
@@ -324,7 +324,7 @@ def test_the_command_line_takes_its_type(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run: Run = runner(monkeypatch, capfd)
-    wish(tmp_path)
+    request(tmp_path)
     words = {"types": "Q8_0", "drop_map": tmp_path / "drop.json", "to": "gguf"}
     told = run("plan", folder, **words, mmproj="Q8_0", json=True)
     assert told.code == 0, told.err
@@ -360,7 +360,7 @@ class Seeing(Host):
 
 
 def test_llama_cpp_looks_through_the_tower(folder: Path, tmp_path: Path) -> None:
-    decided = plan(folder, wish(tmp_path), Formats(safetensors=False, types=("F16",)))
+    decided = plan(folder, request(tmp_path), Formats(safetensors=False, types=("F16",)))
     apply(decided, tmp_path / "out")
     (model,), (tower,) = (decided.files[form] for form in ("gguf-F16", "mmproj-F16"))
     host = Seeing(tmp_path / "out" / model, tmp_path / "out" / tower)

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from secateur import Calibration, Formats, Pruning, apply, calibrate, plan, read_plan
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import open_checkpoint
-from secateur.evaluation.engine import llama_server
-from secateur.formats.ggml import decode
-from secateur.formats.gguf_reader import read_gguf
-from secateur.planning.importance import gguf_names
+from secateur.formats.ggml.codec import decode
+from secateur.formats.gguf.reader import read_gguf
+from secateur.planning.imatrix_policy import gguf_names
+from secateur.serving.llama_server import llama_server
 
 GEMMULE = gemmule_folder()
 DECISIVE = 1.0

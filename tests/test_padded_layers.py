@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.formats.gguf_rules import find
+from secateur.formats.gguf.rules import find
 
 
 def test_a_layer_is_found_under_its_padded_number() -> None:

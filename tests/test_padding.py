@@ -17,18 +17,13 @@ from tiny_line import VOCAB, Line, Run
 from torch import Tensor
 
 from secateur import Formats, Pruning, apply, open_checkpoint, plan, read_plan, save_plan
-from secateur.checkpoint.families import TensorRow
 from secateur.checkpoint.reader import Checkpoint, open_shape
 from secateur.checkpoint.tensors import to_float32
 from secateur.errors import CheckpointError, FamilyError, PlanError
-from secateur.evaluation.decode import open_artefact
-from secateur.evaluation.engine import llama_server
-from secateur.formats.ggml import ENCODABLE, decode, encode
-from secateur.formats.gguf_metadata import model_metadata
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.imatrix import ImatrixEntry
-from secateur.formats.imatrix_file import save_imatrix
-from secateur.formats.padding import (
+from secateur.families.schema import TensorRow
+from secateur.formats.ggml.codec import ENCODABLE, decode, encode
+from secateur.formats.gguf.metadata import model_metadata
+from secateur.formats.gguf.padding import (
     NO_PADDING,
     Padding,
     Width,
@@ -37,19 +32,24 @@ from secateur.formats.padding import (
     padded_shape,
     padding_of,
 )
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.imatrix.file import save_imatrix
+from secateur.formats.imatrix.matrix import ImatrixEntry
 from secateur.forward.skeleton import build_skeleton, filled
-from secateur.output.gguf import write_gguf_forms
-from secateur.planning.gguf_form import GgufBase, GgufForm, gguf_base, typed_form
-from secateur.planning.padding import all_widths, padded_config, padded_tensors
-from secateur.planning.recipe import Rule, find_recipe
-from secateur.planning.selection import Keep
-from secateur.planning.tokenizer_keys import tokenizer_keys
+from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
+from secateur.outputs.gguf.padding import all_widths, padded_config, padded_tensors
+from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
+from secateur.outputs.gguf.weights import open_artefact
+from secateur.outputs.gguf.write import write_ggufs
+from secateur.pruning.selection import Keep
+from secateur.recipes.recipe import Rule, find_recipe
+from secateur.serving.llama_server import llama_server
 
 KEEP = {0: (0, 2, 3, 5, 6, 7), 1: (1, 2, 3, 4, 6, 7)}
 PROMPTS = ([20, 31, 42, 53, 64], [99, 98, 97, 96, 95, 94, 93])
 
 
-def padded_form(base: GgufBase, form: GgufForm) -> GgufForm:
+def padded_form(base: GgufBase, form: GgufLayout) -> GgufLayout:
     """The form with every width padded, whether its types need it or not."""
     checkpoint = base.checkpoint
     widths = all_widths(checkpoint, base.tensors)
@@ -72,9 +72,9 @@ def twins(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, 
     base = gguf_base(checkpoint, KEEP, tokenizer_keys(checkpoint))
     made = {}
     for kind in ("F16", "Q8_0"):
-        plain = typed_form(base, find_recipe(kind))
+        plain = typed_layout(base, find_recipe(kind))
         forms = [plain, padded_form(base, plain)]
-        write_gguf_forms(forms, checkpoint, KEEP, folder, imatrix=None)
+        write_ggufs(forms, checkpoint, KEEP, folder, imatrix=None)
         for form in forms:
             assert {form.file: (folder / form.file).stat().st_size} == form.files
         made[kind] = (folder / forms[0].file, folder / forms[1].file)
@@ -307,7 +307,7 @@ def test_what_the_cards_model_gains_and_pays(kind: str, change: str) -> None:
     cards = open_shape(DATA)
     vocabulary = DATA / "ggml-vocab-gemma-4.gguf"
     base = gguf_base(cards, keep_all(cards), tokenizer_keys(cards, vocabulary))
-    plain = typed_form(base, find_recipe(kind), assume_imatrix=True)
-    padded = typed_form(base, replace(find_recipe(kind), pad=True), assume_imatrix=True)
+    plain = typed_layout(base, find_recipe(kind), assume_imatrix=True)
+    padded = typed_layout(base, replace(find_recipe(kind), pad=True), assume_imatrix=True)
     assert {(w.old, w.new) for w in padded.widths.values()} == {(704, 768), (2112, 2304)}
     assert f"{padded.nbytes / plain.nbytes - 1:+.1%}" == change

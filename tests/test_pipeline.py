@@ -25,12 +25,12 @@ def forks() -> Iterator[Killer]:
 
 def argv(line: Line, out: Path, **options: object) -> list[object]:
     """`shrink` on the tiny line, as one gives it to a shell."""
-    wish: dict[str, object] = {
+    request: dict[str, object] = {
         "experts": 6, "types": TYPES, "corpus": line.corpus, "answers": line.answers,
         "workers": 1, "out": out,
     }  # fmt: skip
     words: list[object] = ["shrink", line.model]
-    for name, value in (wish | options).items():
+    for name, value in (request | options).items():
         words += ["--" + name.replace("_", "-"), value]
     return words
 
@@ -136,7 +136,7 @@ def test_killed_at_random_times_it_ends_the_same(line: Line, made: Path, tmp_pat
     import sys
     import time
 
-    command = [sys.executable, "-m", "secateur.cli", *map(str, argv(line, tmp_path / "out"))]
+    command = [sys.executable, "-m", "secateur.cli.main", *map(str, argv(line, tmp_path / "out"))]
     draw = random.Random(0)
     for _ in range(8):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -16,12 +16,12 @@ from tiny_models import EXPERTS, FORMS
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.writer import write_shards
 from secateur.errors import PlanError
-from secateur.formats.gguf_reader import read_gguf
-from secateur.output.write import Sources, check_plan, write_output
-from secateur.planning.choose import Choice, Pruning, choose
-from secateur.planning.plan import Plan, from_json, read_plan, to_json
-from secateur.planning.recipe import find_recipe
-from secateur.planning.resolve import make_plan, safetensors_layout
+from secateur.formats.gguf.reader import read_gguf
+from secateur.outputs.apply import Sources, check_plan, write_output
+from secateur.outputs.build import make_plan, safetensors_layout
+from secateur.planning.document import Plan, from_json, read_plan, to_json
+from secateur.pruning.choose import Choice, Pruning, choose
+from secateur.recipes.recipe import find_recipe
 
 TINY = Callable[[str], Checkpoint]
 

@@ -78,7 +78,7 @@ def test_looking_at_a_checkpoint_imports_no_torch(tiny: TINY) -> None:
     code = (
         "import sys\n"
         "from secateur.checkpoint.reader import open_checkpoint\n"
-        "from secateur.planning.experts import select_experts\n"
+        "from secateur.pruning.expert_slices import select_experts\n"
         "from secateur.checkpoint.writer import lay_out\n"
         "c = open_checkpoint(sys.argv[1])\n"
         "lay_out(select_experts(c, dict.fromkeys(c.moe_layers, range(4))))\n"

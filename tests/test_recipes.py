@@ -16,18 +16,17 @@ from test_llama_types import summary
 from tiny_line import Line, Run
 
 import secateur
-from secateur.calibration import statistics as statistics_file
+from secateur.api.recipes import Layers, TensorTypes, export_plan, export_recipe
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FormatError, InputError, PlanError
-from secateur.formats.tensor_types import read_tensor_types, tensor_types_text
-from secateur.planning.assign import Target, assign, match
-from secateur.planning.gguf_form import GgufForm, typed_form
-from secateur.planning.ladders import LADDERS, find_recipes
-from secateur.planning.layer_importance import layer_importance
-from secateur.planning.layers import layers_named, tiers_of
-from secateur.planning.lint import lint
-from secateur.planning.llama_types import TypeRequest, choose_types, compiled_pattern
-from secateur.planning.recipe import (
+from secateur.formats.ggml.tensor_type_file import read_tensor_types, tensor_types_text
+from secateur.outputs.gguf.layout import GgufLayout, typed_layout
+from secateur.recipes.assign import Target, assign, match
+from secateur.recipes.layer_importance import layer_importance
+from secateur.recipes.layers import layers_named, tiers_of
+from secateur.recipes.lint import lint
+from secateur.recipes.llama_types import TypeRequest, choose_types, compiled_pattern
+from secateur.recipes.recipe import (
     Recipe,
     Rule,
     find_recipe,
@@ -35,7 +34,8 @@ from secateur.planning.recipe import (
     recipe_of_types,
     shipped_recipes,
 )
-from secateur.recipe_verbs import Layers, TensorTypes, export_plan, export_recipe
+from secateur.recipes.suites import SUITES, find_recipes
+from secateur.statistics import statistics as statistics_file
 
 GOLDEN_FILE = Path(__file__).parent / "golden/tensor_types.json"
 GOLDEN = json.loads(GOLDEN_FILE.read_text()) if GOLDEN_FILE.exists() else {"cases": [], "read": []}
@@ -67,9 +67,9 @@ def importance_of(checkpoint: Checkpoint) -> list[float]:
     return CARD_LAYERS[: checkpoint.layers]
 
 
-def form_of(case: Case, folder: Path) -> GgufForm:
+def form_of(case: Case, folder: Path) -> GgufLayout:
     checkpoint = shape_of(case.model, folder)
-    return typed_form(
+    return typed_layout(
         base_of(checkpoint),
         find_recipe(case.recipe),
         assume_imatrix=case.imatrix,
@@ -109,8 +109,8 @@ def test_tensor_type_files_are_read_as_llama_quantize_does(
                 compiled_pattern(rule.pattern)
         return
     base = base_of(shape_of("gemma26", tmp_path))
-    plain = typed_form(base, find_recipe("Q4_K_M")).choices
-    ruled = typed_form(base, recipe_of_types(path, "Q4_K_M")).choices
+    plain = typed_layout(base, find_recipe("Q4_K_M")).choices
+    ruled = typed_layout(base, recipe_of_types(path, "Q4_K_M")).choices
     overridden = [c for c in ruled if c.reason.startswith("override") and c.type != "Q4_K"]
     assert len(overridden) == hits
     assert all(a == b for a, b in zip(plain, ruled, strict=True) if b not in overridden)
@@ -239,7 +239,7 @@ def test_the_cd_rows_are_what_an_old_llama_cpp_made(
 @pytest.mark.parametrize("form", ["gemma4", "qwen3_moe", "mixtral", "deepseek_v3", "gpt_oss"])
 def test_shipped_recipes_fit_every_family(form: str, name: str, tiny: Any) -> None:
     checkpoint = tiny(form)
-    targets = [Target(name, place.role, place.layer) for name, place in checkpoint.places.items()]
+    targets = [Target(name, place.role, place.layer) for name, place in checkpoint.matches.items()]
     found = assign(find_recipe(name), targets, checkpoint.layers, [1.0] * checkpoint.layers)
     for target in targets:
         if target.role.split(".")[0] in ("expert", "dense", "shared", "attention"):
@@ -267,17 +267,17 @@ def test_apex_files_have_the_sizes_that_were_meant(name: str, gib: float, tmp_pa
 
 
 def test_a_ladder_is_many_recipes() -> None:
-    bartowski = find_recipes("ladder:bartowski")
+    bartowski = find_recipes("suite:bartowski")
     assert len(bartowski) == 24
     assert len({recipe.format for recipe in bartowski}) == 24
     extra = next(recipe for recipe in bartowski if recipe.name == "Q3_K_XL")
     assert (extra.base, extra.embedding, extra.output) == ("Q3_K_L", "Q8_0", "Q8_0")
     assert find_recipes("q4_k") == (find_recipe("Q4_K_M"),)
-    assert {name: len(find_recipes(f"ladder:{name}")) for name in LADDERS} == {
+    assert {name: len(find_recipes(f"suite:{name}")) for name in SUITES} == {
         "bartowski": 24, "contrib-dynamic": 5, "apex": 6,
     }  # fmt: skip
-    with pytest.raises(PlanError, match="unknown ladder 'x': known are bartowski"):
-        find_recipes("ladder:x")
+    with pytest.raises(PlanError, match="unknown suite 'x': known are bartowski"):
+        find_recipes("suite:x")
 
 
 def targets() -> list[Target]:
@@ -368,7 +368,7 @@ def test_a_rule_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("base: Q4_K_M\nrules: [{role: shared, type: Q8_0}]")
     with pytest.raises(PlanError, match=r"the rule `shared = Q8_0` matches no tensor"):
-        typed_form(base_of(shape_of("qwen", tmp_path)), read_recipe(path))
+        typed_layout(base_of(shape_of("qwen", tmp_path)), read_recipe(path))
 
 
 def test_layer_importance_out_of_a_file(tmp_path: Path) -> None:
@@ -442,13 +442,13 @@ def test_a_tensor_type_file_goes_with_one_file_type(tmp_path: Path, run: Run) ->
 
 def test_a_plan_is_exported_with_its_own_types(tmp_path: Path, run: Run) -> None:
     model = save_shape("gemma26", tmp_path)
-    wish = secateur.Pruning(experts=90)
-    plan = secateur.plan(model, wish, secateur.Formats(False, ("Q4_K_M", "apex-compact")))
+    request = secateur.Pruning(experts=90)
+    plan = secateur.plan(model, request, secateur.Formats(False, ("Q4_K_M", "apex-compact")))
     types = export_plan(plan, "gguf-apex-compact")
     path = tmp_path / "types.txt"
     path.write_text(types.text)
     recipe = recipe_of_types(path, types.base)
-    form = typed_form(base_of(shape_of("gemma26", tmp_path), 90), recipe)
+    form = typed_layout(base_of(shape_of("gemma26", tmp_path), 90), recipe)
     again = {choice.name: choice.type for choice in form.choices}
     assert again == {tensor.name: tensor.type for tensor in plan.of("gguf-apex-compact")}
     with pytest.raises(PlanError, match="the plan has 2 GGUF formats"):
@@ -460,7 +460,7 @@ def test_a_plan_is_exported_with_its_own_types(tmp_path: Path, run: Run) -> None
 def test_the_recipe_commands(tmp_path: Path, run: Run) -> None:
     listed = run("recipe", "list", json=True).json
     assert set(GGUF) <= {name.lower() for name in listed["recipes"]}
-    assert len(listed["ladders"]["bartowski"]) == 24
+    assert len(listed["suites"]["bartowski"]) == 24
     assert run("recipe", "show", "apex-mini", json=True).json["base"] == "Q3_K_M"
     assert "tier high: the next 3.3% of the layers" in run("recipe", "show", "cd-q6_k").out
     model = save_shape("gemma26", tmp_path)

@@ -131,12 +131,12 @@ def test_measuring_again_brings_report_and_manifest_up_to_date(
     copy: Path, line: Line, tmp_path: Path
 ) -> None:
     before = (copy / "report.json").read_bytes()
-    wish = Measuring(answers=line.answers, per_domain=2)
-    report = measure(copy, line.model, wish, work=tmp_path / "work")
+    request = Measuring(answers=line.answers, per_domain=2)
+    report = measure(copy, line.model, request, work=tmp_path / "work")
     assert report.answers["answers"] == 4
     assert (copy / "report.json").read_bytes() != before
     assert verify(copy) == ()
-    again = measure(copy, line.model, wish, work=tmp_path / "work", workers=2)
+    again = measure(copy, line.model, request, work=tmp_path / "work", workers=2)
     assert again.to_json() == report.to_json()
 
 

@@ -22,7 +22,7 @@ from secateur.calibration.branch_error import (
     most_tokens,
     read_norm,
 )
-from secateur.calibration.reroute import LayerSample, Search, balanced, cost, solve_layer
+from secateur.calibration.removal_search import LayerSample, Search, balanced, cost, solve_layer
 from secateur.calibration.routing import Routing, routing_of, scored
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError, NumericError

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from test_statistics import MODEL
 
-from secateur.calibration.statistics import Statistics
 from secateur.errors import PlanError
-from secateur.planning.selection import (
+from secateur.pruning.selection import (
     Constraints,
     check_count,
     drop_map,
@@ -22,6 +21,7 @@ from secateur.planning.selection import (
     select,
     super_experts,
 )
+from secateur.statistics.statistics import Statistics
 
 EIGHT = Constraints(experts=8, top_k=2)
 
@@ -42,7 +42,7 @@ def test_the_dropped_ones_are_counted_and_rounded_down(
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("pruning", "message"),
     [
         ({}, "either how many"),
         ({"keep": 4, "drop": 0.5}, "either how many"),
@@ -53,9 +53,9 @@ def test_the_dropped_ones_are_counted_and_rounded_down(
         ({"keep": 9}, "--experts is 9, but the model has 8"),
     ],
 )
-def test_a_wish_that_makes_no_sense_is_refused(wish: dict[str, Any], message: str) -> None:
+def test_a_wish_that_makes_no_sense_is_refused(pruning: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        kept_count(8, **wish)
+        kept_count(8, **pruning)
 
 
 def test_the_best_stay_in_ascending_order() -> None:

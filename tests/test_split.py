@@ -13,16 +13,16 @@ from tiny_line import Line, Run
 
 import secateur
 from secateur import Formats, Pruning
+from secateur.api.measure import artefacts_of
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import FormatError
-from secateur.evaluation.engine import llama_server
-from secateur.formats.gguf import STRING, TensorInfo, Value
-from secateur.formats.gguf_origin import PLAN_SHA256
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_split import joined, part_name, parts, read_every_part
-from secateur.formats.gguf_writer import TensorChunk, write_gguf
-from secateur.release.measure import artefacts_of
+from secateur.formats.gguf.container import STRING, TensorInfo, Value
+from secateur.formats.gguf.provenance import PLAN_SHA256
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.split import joined, part_name, parts, read_every_part
+from secateur.formats.gguf.writer import TensorChunk, write_gguf
+from secateur.serving.llama_server import llama_server
 
 
 def make(model: Path | str, experts: int, out: Path, limit: int | None) -> Path:

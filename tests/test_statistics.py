@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secateur.calibration import exact
-from secateur.calibration.statistics import FIELDS, Statistics, load, merge, save
 from secateur.errors import StatisticsError
+from secateur.statistics import exact
+from secateur.statistics.statistics import FIELDS, Statistics, load, merge, save
 
 MODEL = {"source": "a/model", "identity": "1234", "experts": 4, "top_k": 2, "layers": 2}
 EXPERTS = 4

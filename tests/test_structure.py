@@ -10,68 +10,43 @@ from pathlib import Path
 import pytest
 
 import secateur
-from secateur.checkpoint.families import families
+from secateur.families.schema import families
 
 PACKAGE = Path(secateur.__file__).parent
-ROOMS = (
+PACKAGES = (
     "errors",
-    "settings",
-    "compiling",
+    "system",
+    "families",
     "checkpoint",
     "formats",
     "corpus",
+    "statistics",
     "forward",
     "calibration",
+    "pruning",
+    "recipes",
     "planning",
-    "audit",
-    "audit_verbs",
-    "output",
+    "outputs",
+    "serving",
     "evaluation",
     "release",
-    "verbs",
-    "imatrices",
-    "recipe_verbs",
-    "pipeline",
-    "report_text",
-    "recipe_text",
-    "audit_text",
-    "options",
-    "wishes",
-    "terminal",
-    "imatrix_cli",
-    "audit_cli",
-    "plan_cli",
-    "recipe_cli",
+    "audit",
+    "api",
     "cli",
+    "__main__",
 )
 """Each may import only what stands before it."""
 
-WITHOUT_TORCH = (
-    "errors",
-    "settings",
-    "compiling",
-    "checkpoint",
-    "formats",
-    "planning",
-    "audit",
-    "audit_verbs",
-    "audit_text",
-    "options",
-    "terminal",
-    "imatrix_cli",
-    "audit_cli",
-    "plan_cli",
-    "recipe_cli",
-    "cli",
-)
-"""Rooms in which nothing imports torch, not even inside a function."""
+WITH_TORCH = ("forward", "calibration", "evaluation")
+"""Packages in which something may import torch; in the others nothing does, not even inside a
+function, except an output format's `weights.py`, which opens what was written for measuring."""
 
 CONFIG = str(PACKAGE / "gemmule" / "config.json")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.split(".")[1] if module.count(".") else ""
 
 
@@ -96,15 +71,17 @@ def modules() -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_a_room_imports_only_rooms_before_it(path: Path) -> None:
-    mine = room_of(module_of(path))
+def test_a_package_imports_only_packages_before_it(path: Path) -> None:
+    mine = package_of(module_of(path))
     if not mine:
         return
     known = modules()
     for name in imports_of(path):
         if name.startswith("secateur.") and name in known:
-            theirs = room_of(name)
-            assert ROOMS.index(theirs) <= ROOMS.index(mine), f"{module_of(path)} imports {name}"
+            theirs = package_of(name)
+            assert PACKAGES.index(theirs) <= PACKAGES.index(mine), (
+                f"{module_of(path)} imports {name}"
+            )
 
 
 def test_no_module_is_in_an_import_cycle() -> None:
@@ -123,9 +100,9 @@ def test_no_module_is_in_an_import_cycle() -> None:
         for following in edges.get(module, ()):
             # A package's __init__ holds a docstring only; importing it imports nothing else.
             if following.count(".") > 1 or following in (
-                "secateur.verbs",
-                "secateur.imatrices",
-                "secateur.pipeline",
+                "secateur.api.verbs",
+                "secateur.api.imatrix",
+                "secateur.api.shrink",
             ):
                 visit(following, (*trail, module))
         done.add(module)
@@ -135,8 +112,8 @@ def test_no_module_is_in_an_import_cycle() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_torch_stays_out_of_the_rooms_that_do_not_run_a_model(path: Path) -> None:
-    if room_of(module_of(path)) in WITHOUT_TORCH:
+def test_torch_stays_out_of_the_packages_that_do_not_run_a_model(path: Path) -> None:
+    if package_of(module_of(path)) not in WITH_TORCH and path.name != "weights.py":
         assert not any(name.split(".")[0] == "torch" for name in imports_of(path))
 
 
@@ -149,8 +126,15 @@ def test_no_family_is_named_in_code(path: Path) -> None:
             assert node.value not in names, f"line {node.lineno} names the family {node.value!r}"
 
 
+def test_nothing_lies_loose_at_the_top() -> None:
+    top = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py"}
+    assert top == {"__init__.py", "__main__.py", "errors.py"}
+    packages = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert packages == set(PACKAGES) - {"errors", "__main__"}
+
+
 def test_no_module_is_called_by_a_word_that_means_miscellaneous() -> None:
-    words = {"utils", "util", "common", "base", "helpers", "misc", "manager", "tools_"}
+    words = {"utils", "util", "common", "helpers", "misc", "manager", "tools_"}
     assert not {path.stem for path in FILES} & words
 
 
@@ -173,7 +157,7 @@ def test_all_is_what_is_visible() -> None:
 )
 def test_commands_without_weights_import_no_torch(words: list[str]) -> None:
     code = (
-        "import sys\nfrom secateur.cli import main\n"
+        "import sys\nfrom secateur.cli.main import main\n"
         f"sys.argv = ['secateur', *{words!r}]\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
@@ -184,7 +168,7 @@ def test_commands_without_weights_import_no_torch(words: list[str]) -> None:
 
 
 def test_verbs_are_not_hidden_by_modules() -> None:
-    import secateur.pipeline  # noqa: F401
+    import secateur.api.shrink  # noqa: F401
 
     for path in FILES:
         __import__(module_of(path))

@@ -4,7 +4,7 @@ import gguf
 import pytest
 
 from secateur.errors import FormatError
-from secateur.formats.types import TYPES, TYPES_BY_ID, bytes_of, ggml_type
+from secateur.formats.ggml.types import TYPES, TYPES_BY_ID, bytes_of, ggml_type
 
 NEWER_THAN_GGUF_PY = {"Q1_0", "Q2_0"}
 DIFFERENT_IN_GGUF_PY = {"Q8_1"}  # gguf 0.19 still has the size of 2023; no file holds this type

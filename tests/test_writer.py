@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from tiny_models import FORMS, save_tiny
 
 from secateur.checkpoint import writer
-from secateur.checkpoint.finite import first_forbidden, refuse_forbidden
+from secateur.checkpoint.byte_ranges import Piece, SlicedTensor, joined, whole
 from secateur.checkpoint.headers import read_header
-from secateur.checkpoint.pieces import Piece, PiecedTensor, joined, whole
+from secateur.checkpoint.nonfinite import first_forbidden, refuse_forbidden
 from secateur.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoint
 from secateur.checkpoint.tensors import STORAGE
 from secateur.checkpoint.writer import lay_out, write_shards
 from secateur.errors import CheckpointError
-from secateur.planning.experts import select_experts
+from secateur.pruning.expert_slices import select_experts
 
 TINY = Callable[[str], Checkpoint]
 
 
-def everything(checkpoint: Checkpoint) -> list[PiecedTensor]:
+def everything(checkpoint: Checkpoint) -> list[SlicedTensor]:
     return [whole(spec, "infinite") for spec in checkpoint.specs.values()]
 
 
@@ -101,9 +101,9 @@ def test_the_index_is_as_transformers_writes_it(tiny: TINY, tmp_path: Path) -> N
 
 
 def test_layers_are_in_natural_order_and_aligned() -> None:
-    def tensor(name: str, dtype: str, elements: int) -> PiecedTensor:
+    def tensor(name: str, dtype: str, elements: int) -> SlicedTensor:
         nbytes = elements * STORAGE[dtype].itemsize
-        return PiecedTensor(name, dtype, (elements,), (Piece(Path("x"), 0, nbytes),))
+        return SlicedTensor(name, dtype, (elements,), (Piece(Path("x"), 0, nbytes),))
 
     tensors = [
         tensor("layers.10.b", "BF16", 3),
@@ -154,7 +154,7 @@ def test_any_shapes_and_any_buffer_give_the_file_that_was_promised(
         pieces = joined(
             [Piece(source, len(data) + nbytes - cut, cut), Piece(source, len(data), nbytes - cut)]
         )
-        described.append(PiecedTensor(f"t.{number}", dtype, tuple(shape), pieces, "any"))
+        described.append(SlicedTensor(f"t.{number}", dtype, tuple(shape), pieces, "any"))
         data += generator.bytes(nbytes)
     source.write_bytes(data)
     layout = lay_out(described, limit)
@@ -190,7 +190,7 @@ def test_a_name_given_twice_is_refused(tiny: TINY) -> None:
 
 def test_pieces_that_do_not_add_up_are_refused(tiny: TINY) -> None:
     tensor = everything(tiny("mixtral"))[0]
-    wrong = PiecedTensor(tensor.name, tensor.dtype, (3,), tensor.pieces)
+    wrong = SlicedTensor(tensor.name, tensor.dtype, (3,), tensor.pieces)
     with pytest.raises(CheckpointError, match=r"F32 \[3\] takes 12"):
         lay_out([wrong])
 

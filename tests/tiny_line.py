@@ -13,7 +13,7 @@ import torch
 from tiny_models import save_tiny
 from tiny_tokenizer import SPECIAL, save_tokenizer
 
-from secateur import cli
+from secateur.cli import main as cli
 
 VOCAB = 384
 WIDER = {

@@ -17,7 +17,7 @@ from mlx_lm.convert import convert
 from numpy.typing import NDArray
 
 from secateur.checkpoint.reader import open_checkpoint
-from secateur.formats.mlx_rules import mlx_config
+from secateur.formats.mlx.rules import mlx_config
 
 HIDDEN, WIDTH, DENSE = 128, 64, 192
 

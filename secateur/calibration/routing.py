@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.checkpoint.families import Family
 from secateur.errors import FamilyError, NumericError
+from secateur.families.schema import Family
 
 SELECTED, ALL, NONE = "selected", "all", "none"
 SOFTMAX, SIGMOID = "softmax", "sigmoid"

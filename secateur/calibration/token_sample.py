@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.calibration.reroute import LayerSample
+from secateur.calibration.removal_search import LayerSample
 from secateur.corpus.rows import Corpus
 from secateur.forward.batches import Group, MicroBatch
 

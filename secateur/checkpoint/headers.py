@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from secateur.checkpoint import strict_json
 from secateur.checkpoint.tensors import STORAGE
 from secateur.errors import CheckpointError
+from secateur.system import strict_json
 
 HEADER_LIMIT = 100_000_000
 """Bytes; the same bound as safetensors' own reader."""

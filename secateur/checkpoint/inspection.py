@@ -69,7 +69,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     types: dict[str, int] = {}
     routed_bytes = routed = 0
     for name, spec in checkpoint.specs.items():
-        place = checkpoint.places[name]
+        place = checkpoint.matches[name]
         group = place.role.partition(".")[0]
         group = group if group in _GROUPS else "other"
         old = parts.get(group, Part(0, 0, 0))

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from secateur.checkpoint import hub, strict_json
-from secateur.checkpoint.blueprint import blueprint
-from secateur.checkpoint.families import Family, Place, family_of
+from secateur.checkpoint import hub
+from secateur.checkpoint.expected_tensors import expected_tensors
 from secateur.checkpoint.headers import TensorSpec, read_header
 from secateur.checkpoint.hub import CONFIG, GEMMULE, gemmule_folder, has_shards, resolve
 from secateur.checkpoint.tensors import STORAGE, NamedTensor
 from secateur.errors import CheckpointError
+from secateur.families.schema import Family, TensorMatch, family_of
+from secateur.system import strict_json
 
 INDEX, SINGLE = hub.INDEX, hub.SINGLE
 
@@ -46,7 +47,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(repr=False)
     family: Family = field(repr=False)
     specs: Mapping[str, TensorSpec] = field(repr=False)
-    places: Mapping[str, Place] = field(repr=False)
+    matches: Mapping[str, TensorMatch] = field(repr=False)
     config_file: Path = field(repr=False)
     shape_only: bool = False
     notes: tuple[str, ...] = ()
@@ -83,7 +84,7 @@ class Checkpoint:
             sorted(
                 {
                     place.layer
-                    for place in self.places.values()
+                    for place in self.matches.values()
                     if place.role == "router" and place.layer is not None
                 }
             )
@@ -174,7 +175,7 @@ def open_shape(
 
     `source` may also be a config file, or a folder without shards; of a hub id that is not in
     the cache only the small files are fetched. `published` is the form of a checkpoint that is
-    not there (`blueprint`).
+    not there (`expected_tensors`).
     """
     if Path(source).is_file():
         path, file = Path(source).parent, Path(source)
@@ -189,9 +190,9 @@ def open_shape(
             return _open_folder(source, path, revision)
     config = read_config(file)
     family = family_of(config)
-    drawn = blueprint(family, config, file, published=published)
+    drawn = expected_tensors(family, config, file, published=published)
     checkpoint = Checkpoint(
-        str(source), revision, path, config, family, drawn.specs, drawn.places, file, True,
+        str(source), revision, path, config, family, drawn.specs, drawn.matches, file, True,
         drawn.notes,
     )  # fmt: skip
     _check_experts(checkpoint)
@@ -202,9 +203,9 @@ def _open_folder(source: str | Path, path: Path, revision: str | None) -> Checkp
     config = read_config(path)
     family = family_of(config)
     specs = read_specs(path)
-    places = {name: family.classify(name) for name in specs}
+    matches = {name: family.classify(name) for name in specs}
     checkpoint = Checkpoint(
-        str(source), revision, path, config, family, specs, places, path / CONFIG
+        str(source), revision, path, config, family, specs, matches, path / CONFIG
     )
     _check_experts(checkpoint)
     return checkpoint
@@ -296,7 +297,7 @@ def _check_experts(checkpoint: Checkpoint) -> None:
         )
     experts, routed = checkpoint.experts, set(checkpoint.moe_layers)
     seen: dict[tuple[str, int | None], set[int]] = {}
-    for name, place in checkpoint.places.items():
+    for name, place in checkpoint.matches.items():
         shape = checkpoint.specs[name].shape
         if place.row.axes and len(shape) != len(place.row.axes):
             raise CheckpointError(

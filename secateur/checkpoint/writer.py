@@ -24,13 +24,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock
 
-from secateur.checkpoint.finite import refuse_forbidden
+from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
 from secateur.checkpoint.headers import header_bytes
-from secateur.checkpoint.output_file import OutputFile
-from secateur.checkpoint.pieces import Piece, PiecedTensor
+from secateur.checkpoint.nonfinite import refuse_forbidden
 from secateur.checkpoint.reader import INDEX, SINGLE
 from secateur.checkpoint.tensors import STORAGE
 from secateur.errors import CheckpointError, WriteError
+from secateur.system.flushed_file import OutputFile
 
 SHARD_LIMIT = 5_000_000_000
 """Bytes of tensor data per shard; a larger tensor gets a shard of its own."""
@@ -56,7 +56,7 @@ class Shard:
 
     name: str
     header: bytes = field(repr=False)
-    tensors: tuple[PiecedTensor, ...] = field(repr=False)
+    tensors: tuple[SlicedTensor, ...] = field(repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -83,7 +83,7 @@ class Layout:
         return sum(self.files.values())
 
 
-def lay_out(tensors: Iterable[PiecedTensor], shard_limit: int = SHARD_LIMIT) -> Layout:
+def lay_out(tensors: Iterable[SlicedTensor], shard_limit: int = SHARD_LIMIT) -> Layout:
     """Decide the shards of a checkpoint. Reads nothing; memory is that of the descriptions.
 
     Shards are filled in the natural order of names, so that a layer's tensors lie together;
@@ -92,7 +92,7 @@ def lay_out(tensors: Iterable[PiecedTensor], shard_limit: int = SHARD_LIMIT) -> 
     """
     ordered = sorted(tensors, key=lambda tensor: natural_order(tensor.name))
     _check(ordered)
-    groups: list[list[PiecedTensor]] = [[]]
+    groups: list[list[SlicedTensor]] = [[]]
     used = 0
     for tensor in ordered:
         if groups[-1] and used + tensor.nbytes > shard_limit:
@@ -209,7 +209,7 @@ def _write_shard(folder: Path, shard: Shard, progress: Callable[[int], None]) ->
 
 
 def _filled(
-    tensor: PiecedTensor, free: SimpleQueue[memoryview], sources: _Sources
+    tensor: SlicedTensor, free: SimpleQueue[memoryview], sources: _Sources
 ) -> Iterator[tuple[memoryview, int]]:
     """The tensor's bytes as (buffer, bytes used), in buffers taken from `free`."""
     buffer, used = free.get(), 0
@@ -276,7 +276,7 @@ class _Sources:
         return self._descriptors[path]
 
 
-def _shard(name: str, tensors: list[PiecedTensor]) -> Shard:
+def _shard(name: str, tensors: list[SlicedTensor]) -> Shard:
     # A stable sort keeps the natural order of names among types of one width.
     ordered = sorted(tensors, key=lambda tensor: -STORAGE[tensor.dtype].itemsize)
     return Shard(name, header_bytes(ordered, "pt"), tuple(ordered))
@@ -291,7 +291,7 @@ def _index(shards: tuple[Shard, ...]) -> bytes:
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _check(ordered: list[PiecedTensor]) -> None:
+def _check(ordered: list[SlicedTensor]) -> None:
     for tensor, following in zip(ordered, [*ordered[1:], None], strict=True):
         if following is not None and tensor.name == following.name:
             raise CheckpointError(f"tensor {tensor.name!r} would be written twice")

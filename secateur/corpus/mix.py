@@ -32,7 +32,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from secateur.corpus.fields import FIELDS, Fields, fields_of
 from secateur.errors import CorpusError
-from secateur.settings import Settings, read_yaml
+from secateur.system.settings import Settings, read_yaml
 
 MIXES = Path(__file__).parent / "mixes"
 

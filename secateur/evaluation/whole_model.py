@@ -35,9 +35,9 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
     """Bytes of the weights at most: experts in their own type (in memory or mapped), all else in
     float32."""
     return sum(
-        spec.nbytes if checkpoint.places[name].role.startswith("expert.") else 4 * spec.elements
+        spec.nbytes if checkpoint.matches[name].role.startswith("expert.") else 4 * spec.elements
         for name, spec in checkpoint.specs.items()
-        if checkpoint.places[name].row.axes
+        if checkpoint.matches[name].row.axes
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.compiling import compiled, reordered
+from secateur.system.jit import compiled, reordered
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from secateur.errors import NumericError
 from secateur.forward.batches import Group, MicroBatch, groups
+from secateur.forward.expert_batch import Abandoned, Desks, Meeting
 from secateur.forward.experts import Watcher
-from secateur.forward.meeting import Abandoned, Desks, Meeting
 from secateur.forward.norms import in_one_pass
 from secateur.forward.skeleton import build_skeleton, decoder_layers, filled, layer_names, path_of
 from secateur.forward.weights import WeightSource

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.checkpoint.families import Family, Place
 from secateur.checkpoint.reader import Checkpoint, read_tensor
 from secateur.checkpoint.tensors import NamedTensor
 from secateur.errors import CheckpointError
+from secateur.families.schema import Family, TensorMatch
 
 _TORCH = {
     "BF16": torch.bfloat16,
@@ -78,8 +78,8 @@ class CheckpointWeights:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._parts: dict[str, list[tuple[Place, str]]] = {}
-        for name, place in checkpoint.places.items():
+        self._parts: dict[str, list[tuple[TensorMatch, str]]] = {}
+        for name, place in checkpoint.matches.items():
             if place.row.axes:
                 running = checkpoint.family.running_name(place)
                 self._parts.setdefault(running, []).append((place, name))
@@ -114,7 +114,7 @@ class CheckpointWeights:
         spec = self._checkpoint.specs[source]
         return StackOnDisk(spec.shape, lambda expert: as_torch(read_tensor(spec[expert])))
 
-    def _parts_of(self, name: str) -> Sequence[tuple[Place, str]]:
+    def _parts_of(self, name: str) -> Sequence[tuple[TensorMatch, str]]:
         parts = self._parts.get(name)
         if parts is None:
             raise CheckpointError(
@@ -123,7 +123,7 @@ class CheckpointWeights:
             )
         return parts
 
-    def _matrix(self, parts: Sequence[tuple[Place, str]], expert: int) -> Tensor:
+    def _matrix(self, parts: Sequence[tuple[TensorMatch, str]], expert: int) -> Tensor:
         """One expert's matrix in the running form: its halves joined, where it has two."""
         joined = self._checkpoint.family.fused_row(str(parts[0][0].row.into)).axes
         axis = next((i for i, word in enumerate(joined) if "|" in word or "/" in word), None)
@@ -138,7 +138,7 @@ class CheckpointWeights:
         return torch.cat(pieces, (axis or 1) - 1) if len(pieces) > 1 else pieces[0]
 
 
-def _experts(parts: Sequence[tuple[Place, str]]) -> range:
+def _experts(parts: Sequence[tuple[TensorMatch, str]]) -> range:
     """The numbers of the experts that a parameter is put together of."""
     return range(len({place.expert for place, _ in parts}))
 

@@ -4,7 +4,7 @@ Counted as llama.cpp does by default for one sequence (src/llama-context.cpp, ll
 llama-kv-cache-iswa.cpp): keys and values in F16; the context padded to 256 cells; a layer with a
 sliding window keeps the window and one micro-batch of 512 tokens, padded to 256, if that is less.
 A layer that takes its keys from another has no cells. What a family keeps of a token is in its
-`[memory]` table, as expressions (checkpoint/blueprint.py says what names mean):
+`[memory]` table, as expressions (checkpoint/expected_tensors.py says what names mean):
 
     keys, values      elements per token in a layer
     cached            whether the layer has cells of its own (default: it has)
@@ -22,10 +22,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.checkpoint.blueprint import Facts
+from secateur.checkpoint.expected_tensors import Facts
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError, PlanError
-from secateur.formats.gguf import padded
+from secateur.formats.gguf.container import padded
 
 CONTEXT = 32768
 """Tokens of context that are counted when none are named; fewer if the model has fewer."""

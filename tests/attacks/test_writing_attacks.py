@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from tiny_models import save_tiny
 
-from secateur.checkpoint import output_file, writer
-from secateur.checkpoint.folder import complete_or_absent
-from secateur.checkpoint.pieces import whole
+from secateur.checkpoint import writer
+from secateur.checkpoint.byte_ranges import whole
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.writer import Layout, lay_out, write_shards
 from secateur.errors import CheckpointError, SecateurError, WriteError
-from secateur.planning.experts import select_experts
+from secateur.pruning.expert_slices import select_experts
+from secateur.system import flushed_file as output_file
+from secateur.system.workdir import complete_or_absent
 
 TINY = Callable[[str], Checkpoint]
 Usage = namedtuple("Usage", "total used free")

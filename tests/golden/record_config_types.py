@@ -18,15 +18,15 @@ from pathlib import Path
 from record_llama_types import OVERRIDES, PATTERNS, dry_run, write_imatrix
 from test_llama_types import summary
 
-from secateur import Formats, Plan, Pruning, Supposed, plan
+from secateur import Formats, Plan, PlanningAssumptions, Pruning, plan
 from secateur.checkpoint.reader import open_shape
 from secateur.errors import PlanError
-from secateur.formats.gguf import Metadata, TensorInfo
-from secateur.formats.types import TYPES
-from secateur.planning.gguf_form import gguf_base, typed_form
-from secateur.planning.llama_mixes import FILE_TYPES
-from secateur.planning.recipe import Recipe, find_recipe
-from secateur.planning.tokenizer_keys import TokenizerKeys
+from secateur.formats.ggml.types import TYPES
+from secateur.formats.gguf.container import Metadata, TensorInfo
+from secateur.outputs.gguf.layout import gguf_base, typed_layout
+from secateur.outputs.gguf.tokenizer_keys import TokenizerKeys
+from secateur.recipes.llama_mixes import FILE_TYPES
+from secateur.recipes.recipe import Recipe, find_recipe
 
 FAMILIES = ("gemma4_text", "qwen3_moe", "mixtral")
 WIDTHS = (32, 64, 96, 100, 176, 256, 288, 512, 704, 768, 1024, 2112, 2816, 14336)
@@ -129,7 +129,7 @@ def config_of(case: dict, folder: Path) -> Path:
 
 
 def planned(case: dict, folder: Path) -> Plan:
-    """Our plan of a case. Raises PlanError where the wish cannot be met."""
+    """Our plan of a case. Raises PlanError where the request cannot be met."""
     asked = case["request"]
     recipe = Recipe(
         "asked",
@@ -142,7 +142,7 @@ def planned(case: dict, folder: Path) -> Plan:
         config_of(case, folder),
         Pruning(experts=case["kept"]),
         Formats(safetensors=False, recipes=(recipe,)),
-        supposed=Supposed(imatrix=asked["has_imatrix"]),
+        assumptions=PlanningAssumptions(imatrix=asked["has_imatrix"]),
     )
 
 
@@ -150,7 +150,7 @@ def unquantized(case: dict, folder: Path) -> tuple[Metadata, tuple[TensorInfo, .
     """Keys and tensors of the F16 file that we would write of a case."""
     checkpoint = open_shape(config_of(case, folder))
     keep = dict.fromkeys(checkpoint.moe_layers, tuple(range(case["kept"])))
-    form = typed_form(gguf_base(checkpoint, keep, TokenizerKeys({}, None)), find_recipe("F16"))
+    form = typed_layout(gguf_base(checkpoint, keep, TokenizerKeys({}, None)), find_recipe("F16"))
     return form.metadata, form.infos
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
-from secateur.checkpoint.families import family_of
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.gguf_rules import gguf_rules
+from secateur.families.schema import family_of
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.rules import gguf_rules
 
 HERE = Path(__file__).parent / "convert"
 VISIBLE = ["<|tool_call>", "<tool_call|>", "<|channel>", "<channel|>", '<|"|>']

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from secateur.formats.gguf_reader import read_gguf
-from secateur.formats.sentencepiece import read_pieces
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.gguf.sentencepiece import read_pieces
 
 HERE = Path(__file__).parent / "convert"
 TEXT = Path(__file__).parents[2] / "secateur/gemmule/sets/test.jsonl"

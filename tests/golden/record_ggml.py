@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from test_ggml import matrix
 
-from secateur.formats.ggml import ENCODABLE, FLOATS, NEEDS_IMPORTANCE
-from secateur.formats.types import TYPES
+from secateur.formats.ggml.codec import ENCODABLE, FLOATS, NEEDS_IMPORTANCE
+from secateur.formats.ggml.types import TYPES
 
 
 def main() -> None:

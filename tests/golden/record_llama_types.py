@@ -22,11 +22,11 @@ import numpy as np
 from test_llama_types import request_of, summary, tensors_of, traits_of
 
 from secateur.errors import PlanError
-from secateur.formats.gguf import Metadata, TensorInfo, Value, file_bytes, header_parts
-from secateur.formats.gguf_writer import TensorChunk, write_gguf
-from secateur.formats.types import TYPES
-from secateur.planning.llama_mixes import FILE_TYPES
-from secateur.planning.llama_types import choose_types
+from secateur.formats.ggml.types import TYPES
+from secateur.formats.gguf.container import Metadata, TensorInfo, Value, file_bytes, header_parts
+from secateur.formats.gguf.writer import TensorChunk, write_gguf
+from secateur.recipes.llama_mixes import FILE_TYPES
+from secateur.recipes.llama_types import choose_types
 
 ARCHITECTURES = {"fused": "gemma4", "split": "qwen3moe", "mixtral": "llama"}
 PATTERNS = (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tiny_vision import save_vision
 
-from secateur.formats.gguf_reader import read_gguf
+from secateur.formats.gguf.reader import read_gguf
 
 OUT = Path(__file__).parent / "mmproj.json"
 TYPES = ("F16", "BF16", "F32", "Q8_0")

@@ -17,7 +17,7 @@ from record_llama_types import LINE, write_imatrix
 from test_llama_types import summary
 from test_recipes import CASES, exported, form_of
 
-from secateur.formats.gguf import Value, file_bytes, header_parts
+from secateur.formats.gguf.container import Value, file_bytes, header_parts
 
 WORDS = (
     "attn_q=q8_0", "ATTN_Q=Q8_0", "attn_q=q8_0\\vattn_k=q4_0\\fattn_v=Q5_1\\r\\n\\tffn_up=q6_k",

@@ -1,0 +1,118 @@
+"""The verb `audit` as a function: what a file is, and what becomes of what a card says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from secateur.audit.card.claims import check_claims
+from secateur.audit.finding import VERDICTS, Finding
+from secateur.audit.gguf.identify import Identity, identify, made_of_file
+from secateur.audit.gguf.shape import Shape, shape_of_file, shape_of_model
+from secateur.audit.gguf.source import Header, is_file_source, read_parts
+from secateur.checkpoint.reader import open_shape
+from secateur.errors import FormatError
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found: of the file (None for a config alone), and of the card's statements."""
+
+    source: str
+    file: Identity | None
+    card: str | None
+    claims: tuple[Finding, ...] = field(repr=False)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All of them, the file's first."""
+        return (*(self.file.findings if self.file else ()), *self.claims)
+
+    @property
+    def wrong(self) -> tuple[Finding, ...]:
+        """What cannot be as it is said."""
+        return tuple(finding for finding in self.findings if finding.verdict == "wrong")
+
+    def counts(self) -> dict[str, int]:
+        """{verdict: how many of the card's statements}."""
+        found = Counter(finding.verdict for finding in self.claims)
+        return {verdict: found[verdict] for verdict in VERDICTS}
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "source": self.source,
+            "file": self.file.to_json() if self.file else None,
+            "card": self.card,
+            "counts": self.counts(),
+            "claims": [asdict(finding) for finding in self.claims],
+        }
+
+
+def audit_model(
+    source: str | Path,
+    *,
+    claims: str | Path | None = None,
+    config: str | Path | None = None,
+    revision: str | None = None,
+) -> Audit:
+    """Say what a GGUF file is, and hold a card's statements against it or against a config.
+
+    `source` is a GGUF (a local file, hf://owner/name/file.gguf, a URL), of which only the header
+    is read, or a config: config.json, a model folder, a hub id, `gemmule`. `claims` is the file of
+    a card; `config` is the model's, where the file's own header is not to be taken for it. Raises
+    FormatError, CheckpointError or EngineError for what cannot be read.
+    """
+    text = _text(Path(claims)) if claims is not None else None
+    headers: tuple[Header, ...] = ()
+    identity = None
+    if is_file_source(str(source)):
+        headers = read_parts(str(source), revision)
+        stated = _of_config(config, headers) if config is not None else None
+        identity = identify(headers, stated)
+        shape = stated
+    else:
+        stated = shape = _of_config(config or source, (), None if config else revision)
+    found: tuple[Finding, ...] = ()
+    if text is not None:
+        file = None
+        if headers and headers[0].gguf.tensors:
+            own = shape_of_file(headers[0].gguf)
+            # The file's own tensors decide; what the config adds is what no header says.
+            shape = _with_file(stated, own) if stated is not None else own
+            file = made_of_file(headers, shape)
+        if shape is None:
+            raise FormatError(
+                f"{source}: holds a vocabulary and no tensors: name the model's config with "
+                "--config to check a card"
+            )
+        found = check_claims(text, shape, file, identity.name if identity else None)
+    return Audit(str(source), identity, str(claims) if claims is not None else None, found)
+
+
+def _of_config(
+    config: str | Path, headers: tuple[Header, ...], revision: str | None = None
+) -> Shape:
+    vocabulary = headers[0].gguf.metadata if headers else None
+    if vocabulary is not None and "tokenizer.ggml.tokens" not in vocabulary:
+        vocabulary = None
+    return shape_of_model(open_shape(config, revision), vocabulary)
+
+
+def _with_file(stated: Shape, own: Shape) -> Shape:
+    """The config's shape with the file's number of experts."""
+
+    if stated.architecture != own.architecture:
+        return own
+    return replace(stated, tensors=stated.with_experts(own.experts), experts=own.experts)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise FormatError(f"cannot read the card {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise FormatError(f"cannot read the card {path}: not UTF-8 text: {error}") from None

@@ -1,0 +1,249 @@
+"""The calibration pass: a checkpoint and a corpus in, statistics out.
+
+Peak memory: that of forward.stream, the sample of one layer and what solving it takes
+(branch_error), and the imatrix sums (16 bytes per input channel of every matrix).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from secateur.calibration.branch_error import most_tokens, read_norm
+from secateur.calibration.observers import (
+    GroupWatcher,
+    LayerSums,
+    distinct_samples,
+    hook_layer,
+)
+from secateur.calibration.removal_search import LayerSample, solve_layer
+from secateur.calibration.removal_search import cost as reroute_cost
+from secateur.calibration.routing import routing_of
+from secateur.calibration.token_sample import Drawn, Seen, draw, join
+from secateur.checkpoint.inspection import inspect_checkpoint
+from secateur.checkpoint.reader import Checkpoint
+from secateur.corpus.rows import Corpus
+from secateur.errors import CorpusError, FamilyError
+from secateur.families.schema import Family
+from secateur.forward.batches import Group, micro_batches
+from secateur.forward.experts import is_experts
+from secateur.forward.skeleton import decoder_layers, path_of
+from secateur.forward.stream import ForwardPass
+from secateur.forward.weights import CheckpointWeights
+from secateur.statistics.statistics import Array, Statistics
+
+REROUTE_TOKENS = 16384
+"""Tokens sampled per layer for the criterion `rerouted`, shared evenly by the categories."""
+
+Progress = Callable[[int, int], None]
+"""Called with (tokens done, tokens in all), counted once per layer."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating point operations of a calibration run, known before it starts.
+
+    `forward` is the pass itself (two per active parameter and token, attention over the context
+    left out), `reroute` what the criterion `rerouted` adds.
+    """
+
+    forward: float
+    reroute: float
+
+    def sentence(self) -> str:
+        """For a person, before the run."""
+        told = f"about {self.forward / 1e12:.3g} TFLOP for the pass"
+        if not self.reroute:
+            return told
+        return told + (
+            f" and {self.reroute / 1e12:.3g} TFLOP ({self.reroute / self.forward:.2f} times that) "
+            "to solve the criterion 'rerouted'"
+        )
+
+
+def cost_of(checkpoint: Checkpoint, corpus: Corpus, reroute_tokens: int = REROUTE_TOKENS) -> Cost:
+    """What calibrating a checkpoint on a corpus will cost. Reads headers only."""
+    family, config = checkpoint.family, checkpoint.config
+    sampled = min(_affordable(checkpoint, reroute_tokens), corpus.tokens)
+    per_layer = reroute_cost(
+        routing_of(family, config).ranks(checkpoint.experts),
+        sampled,
+        family.number(config, "hidden"),
+        family.number(config, "expert_width"),
+        gated=True,
+        norm=family.post_norm is not None,
+    )
+    embedding = family.number(config, "vocab") * family.number(config, "hidden")
+    active = inspect_checkpoint(checkpoint).active - embedding
+    return Cost(
+        forward=2.0 * active * corpus.tokens,
+        reroute=per_layer * len(checkpoint.moe_layers) if sampled else 0.0,
+    )
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    *,
+    reroute_tokens: int = REROUTE_TOKENS,
+    seed: int = 0,
+    workers: int | None = None,
+    skip_bad: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Statistics:
+    """Run the corpus through the checkpoint once and sum what its experts did.
+
+    `reroute_tokens` are sampled for the criterion `rerouted` (0 leaves it out), with `seed`;
+    fewer, where a family's router needs more memory per token than there is for them.
+    `workers` are the cores to use (default: all); the result does not depend on them. A token
+    that becomes NaN or infinite raises NumericError, or is left out and counted when `skip_bad`.
+    Raises CorpusError when the corpus has no tokens.
+    """
+    hidden = checkpoint.family.number(checkpoint.config, "hidden")
+    batches = micro_batches(corpus.rows, hidden)
+    if not batches:
+        raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
+    threads = workers or os.cpu_count() or 1
+    sampled = _affordable(checkpoint, reroute_tokens)
+    drawn = draw(batches, corpus, sampled, seed) if sampled else {}
+    arrays: dict[str, Array] = {}
+    with ForwardPass(
+        CheckpointWeights(checkpoint), batches, workers=threads, skip_bad=skip_bad
+    ) as forward:
+        for layer in range(checkpoint.layers):
+            arrays.update(_calibrate_layer(forward, layer, checkpoint, corpus, drawn))
+            progress((layer + 1) * corpus.tokens, checkpoint.layers * corpus.tokens)
+        skipped = forward.skipped
+    return Statistics(
+        model=checkpoint.facts(),
+        categories=corpus.categories,
+        tokens=dict(corpus.description["tokens_by_category"]),
+        skipped=skipped,
+        corpora=({**corpus.description, "sha256": corpus.sha256},),
+        samples=tuple(distinct_samples(corpus)[1]),
+        arrays={name: arrays[name] for name in sorted(arrays)},
+    )
+
+
+def _calibrate_layer(
+    forward: ForwardPass,
+    layer: int,
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    drawn: Mapping[int, Drawn],
+) -> dict[str, Array]:
+    """A layer's part of the statistics; its weights and its sample are held no longer."""
+    sums = LayerSums(layer, corpus, checkpoint.experts)
+    with forward.loaded(layer) as module:
+        seen = _observe_layer(forward, module, layer, sums, drawn)
+        arrays = sums.arrays(routed=layer in checkpoint.moe_layers)
+        if seen:
+            sample = join(seen)
+            seen.clear()  # else it would be held twice while the removals are solved
+            arrays |= _solve(forward, module, layer, sample, len(corpus.categories))
+    return arrays
+
+
+def _observe_layer(
+    forward: ForwardPass,
+    module: nn.Module,
+    layer: int,
+    sums: LayerSums,
+    drawn: Mapping[int, Drawn],
+) -> list[Seen]:
+    """Run one layer and add up what it did; returns what the sampled tokens brought to it."""
+    prefix = path_of(forward.model, decoder_layers(forward.model)[layer])
+    path, experts = experts_of(module)
+    number = int(getattr(experts, "num_experts", 0))
+    watchers: dict[int, GroupWatcher] = {}
+    seen: list[Seen] = []
+
+    def watch(group: Group) -> GroupWatcher:
+        counted = [forward.counted(batch) for batch in group]
+        watchers[group[0].index] = GroupWatcher(group, counted, number, drawn)
+        return watchers[group[0].index]
+
+    def add(group: Group) -> None:
+        watcher = watchers.pop(group[0].index)
+        if experts is not None:
+            _add_experts(sums, watcher, f"{prefix}.{path}", forward.family)
+        if watcher.seen is not None:
+            seen.append(watcher.seen)
+        counted = int(watcher.counted.sum())
+        for name, squares in watcher.linears().items():
+            sums.add_squares(name, squares[None], [counted])
+
+    with hook_layer(module, prefix, forward.family, layer):
+        forward.run(module, layer, watch, add)
+    return seen
+
+
+def experts_of(module: nn.Module) -> tuple[str, nn.Module | None]:
+    """(path, module) of the routed experts of a decoder layer; ("", None) when it is dense."""
+    for path, child in module.named_modules():
+        if is_experts(child):
+            return path, child
+    return "", None
+
+
+def _affordable(checkpoint: Checkpoint, tokens: int) -> int:
+    """As many of the wanted sample tokens as fit into branch_error's memory limit."""
+    ranks = routing_of(checkpoint.family, checkpoint.config).ranks(checkpoint.experts)
+    return min(tokens, most_tokens(ranks, norm=checkpoint.family.post_norm is not None))
+
+
+def _solve(
+    forward: ForwardPass, module: nn.Module, layer: int, sample: LayerSample, categories: int
+) -> dict[str, Array]:
+    """The order of removal of one layer, for both aims, under the names of the statistics."""
+    family, prefix = forward.family, path_of(forward.model, decoder_layers(forward.model)[layer])
+
+    def inside(template: str | None) -> str | None:
+        return family.fill(template, layer).removeprefix(prefix + ".") if template else None
+
+    def vector(role: str) -> NDArray[np.float64] | None:
+        row = next((row for row in family.rows if row.role == role), None)
+        if row is None:
+            return None
+        value = module.state_dict()[str(inside(row.name))]
+        return np.asarray(value.double().numpy())
+
+    post_norm = inside(family.post_norm)
+    experts = experts_of(module)[1]
+    assert experts is not None  # the sample came from them
+    removals = solve_layer(
+        experts,
+        read_norm(module.get_submodule(post_norm) if post_norm else None),
+        routing_of(
+            family,
+            forward.config,
+            vector("router.correction_bias"),
+            vector("router.expert_scale"),
+        ),
+        sample,
+        categories=categories,
+        workers=forward.workers,
+        skip_bad=forward.skip_bad,
+    )
+    return {
+        f"layer.{layer}.rerouted.{aim}.{what}": getattr(removal, what)
+        for aim, removal in removals.items()
+        for what in ("keep", "pooled", "per_category", "scores")
+    }
+
+
+def _add_experts(sums: LayerSums, watcher: GroupWatcher, path: str, family: Family) -> None:
+    if watcher.unscored:
+        raise FamilyError(
+            f"the router of {path!r} was never called as {family.router.module!r}: "
+            f"mend [router] in checkpoint/families/{family.name}.toml"
+        )
+    sums.add(watcher)
+    sums.add_squares(f"{path}.gate_up_proj", watcher.outer_squares, watcher.tokens)
+    if watcher.inner_squares.size:
+        sums.add_squares(f"{path}.down_proj", watcher.inner_squares, watcher.tokens)

@@ -1,0 +1,46 @@
+"""`secateur audit`: parse, call the verb, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.options import Json, Revision
+from secateur.cli.terminal import show
+from secateur.errors import GateError
+
+
+def audit(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A GGUF (file, hf://owner/name/file.gguf, URL), or a config, folder or hub id."
+        ),
+    ],
+    claims: Annotated[
+        Path | None, typer.Option(help="A model card, to hold against what must be.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="The model's config, where the file is not its own proof.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 when anything is wrong.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also list what holds and what cannot be checked.")
+    ] = False,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """What a GGUF really is, by its header alone; and whether a card can be true."""
+    from secateur.api import audit as audit_verbs
+    from secateur.cli.render.audit import audit_lines
+
+    found = audit_verbs.audit_model(source, claims=claims, config=config, revision=revision)
+    show(found.to_json(), audit_lines(found, everything), as_json)
+    if strict and found.wrong:
+        raise GateError(
+            f"{source}: {len(found.wrong)} wrong, the first is: {found.wrong[0].sentence()}"
+        )

@@ -1,0 +1,111 @@
+"""`secateur recipe ...`: parse, call a verb, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.options import Json, LayerImportance, Model, Revision, Stats
+from secateur.cli.terminal import show
+from secateur.errors import GateError
+
+app = typer.Typer(help="Recipes: which type every tensor gets.", no_args_is_help=True)
+
+Word = Annotated[str, typer.Argument(help="A recipe by name or YAML path, or a tensor-type file.")]
+Base = Annotated[
+    str | None, typer.Option(help="File type of what no rule names; a tensor-type file needs one.")
+]
+WithMatrix = Annotated[bool, typer.Option("--imatrix", help="There will be an importance matrix.")]
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """The recipes and suites that come with secateur."""
+    from secateur.api import recipes as recipe_verbs
+    from secateur.cli.render.recipes import list_lines
+
+    recipes, suites = recipe_verbs.recipes(), recipe_verbs.suites()
+    show({"recipes": recipes, "suites": suites}, list_lines(recipes, suites), as_json)
+
+
+@app.command("show")
+def show_(recipe: Word, base: Base = None, as_json: Json = False) -> None:
+    """A recipe, rule by rule."""
+    from secateur.api import recipes as recipe_verbs
+    from secateur.cli.render.recipes import recipe_lines
+
+    found = recipe_verbs.recipe(recipe, base)
+    show(recipe_verbs.recipe_facts(found), recipe_lines(found), as_json)
+
+
+@app.command()
+def lint(
+    recipe: Word,
+    model: Model,
+    base: Base = None,
+    experts: Annotated[int | None, typer.Option(help="Experts per layer that stay.")] = None,
+    imatrix: WithMatrix = False,
+    stats: Stats = None,
+    layer_importance: LayerImportance = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 on problems.")] = False,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """What is odd about a recipe for a model, to the byte. A config is enough."""
+    from secateur.api import recipes as recipe_verbs
+    from secateur.cli.render.recipes import lint_lines
+
+    found = recipe_verbs.lint_recipe(
+        recipe, model, base=base, experts=experts, imatrix=imatrix,
+        layers=recipe_verbs.Layers(layer_importance, stats), revision=revision,
+    )  # fmt: skip
+    show(found.to_json(), lint_lines(found), as_json)
+    if strict and found.problems:
+        raise GateError(
+            f"{recipe}: {len(found.problems)} problems, the first is: "
+            f"{found.problems[0].rule} {found.problems[0].text}"
+        )
+
+
+@app.command()
+def export(
+    what: Annotated[
+        str, typer.Argument(help="A plan (plan.json), or a recipe, which needs a model.")
+    ],
+    model: Annotated[str | None, typer.Argument(help="Model folder, hub id or 'gemmule'.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: stdout.")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="Which of a plan's formats, as gguf-Q4_K_M.")
+    ] = None,
+    base: Base = None,
+    imatrix: WithMatrix = False,
+    stats: Stats = None,
+    layer_importance: LayerImportance = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """Types as llama-quantize's --tensor-type-file: every tensor by its whole name."""
+    from secateur.api import recipes as recipe_verbs
+    from secateur.cli.render.recipes import export_lines
+
+    if Path(what).suffix == ".json":
+        if model is not None:
+            raise typer.BadParameter("a plan names its model already: leave it out")
+        types = recipe_verbs.export_plan(what, form)
+    elif model is None:
+        raise typer.BadParameter(f"which model shall {what!r} be applied to?", param_hint="MODEL")
+    else:
+        types = recipe_verbs.export_recipe(
+            what, model, base=base, imatrix=imatrix,
+            layers=recipe_verbs.Layers(layer_importance, stats), revision=revision,
+        )  # fmt: skip
+    if out is not None:
+        recipe_verbs.save_tensor_types(types, out)
+    if out is not None or as_json:
+        facts = {"base": types.base, "types": dict(types.types)}
+        show(facts, export_lines(types, out), as_json)
+    else:
+        sys.stdout.write(types.text)

@@ -1,0 +1,1 @@
+"""What is measured per token, and summaries."""

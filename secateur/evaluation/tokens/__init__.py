@@ -1,0 +1,1 @@
+"""Tokens to measure on: prompts, answers, teacher."""

@@ -1,0 +1,293 @@
+"""The original's own answers to prompts, with the whole model in memory.
+
+Greedy unless a temperature is given; the same prompts, model and settings give the same answers,
+also when the run was interrupted: finished batches are kept beside the output, and batches depend
+on the prompts and settings alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from secateur.checkpoint.reader import Checkpoint, read_config
+from secateur.errors import CheckpointError, InputError, WriteError
+from secateur.evaluation.tokens.answers import (
+    Answer,
+    AnswerSet,
+    Finish,
+    answer_from_json,
+    answer_set,
+    answer_to_json,
+    save_answers,
+)
+from secateur.evaluation.tokens.prompts import Prompt, PromptSet, turn_end_ids
+from secateur.evaluation.tokens.replay import Progress, silent
+from secateur.evaluation.whole_model import check_memory, free_memory, whole_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How answers are generated. Temperature 0 is greedy; `top_k` 0 means all tokens."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    batch_size: int = 16
+
+
+def stop_tokens(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a turn: those the checkpoint names, and the chat template's own.
+
+    The checkpoint names them as `eos_token_id` in generation_config.json, or in config.json.
+    Raises CheckpointError when that is no token id or list of them.
+    """
+    path = checkpoint.path / "generation_config.json"
+    named: Any = None
+    if path.is_file():
+        named = read_config(path).get("eos_token_id")
+    if named is None:
+        named = checkpoint.family.section(checkpoint.config)[1].get("eos_token_id")
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(type(token) is int for token in ids):
+        raise CheckpointError(
+            f"{checkpoint.path}: eos_token_id is {named!r}, expected a token id or a list of them"
+        )
+    ends = turn_end_ids(tokenizer) if tokenizer.chat_template is not None else frozenset()
+    return frozenset(ids) | ends
+
+
+def raw_documents(prompts: PromptSet) -> AnswerSet:
+    """The raw documents of a set, as they are. Raises CorpusError when there are none."""
+    raw = [_raw(prompt) for prompt in prompts.prompts if prompt.kind == "raw"]
+    return answer_set(raw, prompts.provenance)
+
+
+def generate_answers(
+    checkpoint: Checkpoint,
+    prompts: PromptSet,
+    path: Path,
+    *,
+    stop_ids: frozenset[int],
+    settings: Generation = Generation(),
+    workers: int = 1,
+    memory: int | None = None,
+    progress: Progress = silent,
+) -> AnswerSet:
+    """Answer all prompts, write them to `path` and return them; raw documents pass as they are.
+
+    `stop_ids`: tokens that end a turn (see `stop_tokens`). `memory`: bytes that may be used,
+    by default what is free. Peak memory: all weights, experts in their own type and all else
+    in float32, and the cache of one batch per worker; the number of workers does not change the
+    answers. Raises EngineError when the weights do not fit, InputError for a prompt that leaves
+    no room to answer; `progress` counts prompts.
+    """
+    from transformers import GenerationConfig
+
+    asked = [prompt for prompt in prompts.prompts if prompt.kind == "answers"]
+    _check_lengths(checkpoint, asked, settings)
+    provenance = _provenance(checkpoint, prompts, stop_ids, settings)
+    key = hashlib.sha256(
+        json.dumps([provenance, [list(prompt) for prompt in asked]], sort_keys=True).encode()
+    ).hexdigest()
+    kept = path.with_name(f".{path.name}.{key[:16]}.partial")
+    found = _finished(kept)
+    pending = [batch for batch in _batches(asked, settings.batch_size) if batch[0].id not in found]
+    progress(len(found), len(asked), "answers")
+    if pending:
+        check_memory(checkpoint, free_memory() if memory is None else memory)
+        work = partial(_answered, stop_ids=stop_ids, settings=settings)
+        with whole_model(checkpoint) as model, _one_thread_each(workers) as pool:
+            # The model's own defaults would be merged into ours.
+            model.generation_config = cast(Any, GenerationConfig)()
+            for answers in pool.map(partial(work, model), pending):
+                _keep(kept, answers)
+                found.update({answer.id: answer for answer in answers})
+                progress(len(found), len(asked), "answers")
+    in_order = (
+        found[prompt.id] if prompt.kind == "answers" else _raw(prompt) for prompt in prompts.prompts
+    )
+    made = answer_set(in_order, provenance)
+    save_answers(made, path)
+    kept.unlink(missing_ok=True)
+    return made
+
+
+@contextmanager
+def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Workers that compute with one torch thread each, so that their number changes no bits."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            try:
+                yield pool
+            except BaseException:
+                # Else the pool would finish everything before it lets the error out.
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_lengths(checkpoint: Checkpoint, asked: Sequence[Prompt], settings: Generation) -> None:
+    section = checkpoint.family.section(checkpoint.config)[1]
+    limit = section.get("max_position_embeddings")
+    for prompt in asked:
+        total = len(prompt.input_ids) + settings.max_new_tokens
+        if isinstance(limit, int) and total > limit:
+            raise InputError(
+                f"prompt {prompt.id!r} has {len(prompt.input_ids)} tokens and its answer may have "
+                f"{settings.max_new_tokens}, but the model's context is {limit}: "
+                "shorten the prompt or allow fewer tokens"
+            )
+
+
+def _batches(asked: Sequence[Prompt], size: int) -> list[list[Prompt]]:
+    """Prompts of similar length together, long ones first: decided by the prompts alone."""
+    ordered = sorted(asked, key=lambda prompt: -len(prompt.input_ids))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _answered(
+    model: Any, batch: Sequence[Prompt], *, stop_ids: frozenset[int], settings: Generation
+) -> list[Answer]:
+    """Answer prompts side by side, padded on the left."""
+    from transformers import GenerationConfig
+
+    longest = max(len(prompt.input_ids) for prompt in batch)
+    ids = torch.zeros((len(batch), longest), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(batch):
+        ids[row, longest - len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
+        mask[row, longest - len(prompt.input_ids) :] = 1
+    config = cast(Any, GenerationConfig)(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(stop_ids) or None,
+        pad_token_id=0,
+    )
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=_drawing([prompt.id for prompt in batch], settings),
+        )
+    return [
+        _cut(prompt, row[longest:], stop_ids) for prompt, row in zip(batch, output, strict=True)
+    ]
+
+
+def _drawing(ids: Sequence[str], settings: Generation) -> Any:
+    """What turns the greedy choice into a draw: the largest of logits plus Gumbel noise.
+
+    That is a draw from the softmax of the logits (Gumbel 1954; Maddison et al. 2014). The noise
+    of a prompt comes from the seed and its id alone, not from torch's global state, so threads,
+    batches and interruptions do not change it.
+    """
+    from transformers import (
+        LogitsProcessorList,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    steps: list[Any] = []
+    if settings.temperature > 0:
+        steps.append(TemperatureLogitsWarper(settings.temperature))
+        if settings.top_k:
+            steps.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1:
+            steps.append(TopPLogitsWarper(settings.top_p))
+        draws = [_generator(settings.seed, prompt) for prompt in ids]
+
+        def add_noise(_: Tensor, logits: Tensor) -> Tensor:
+            uniform = [torch.rand(logits.shape[-1], generator=draw).double() for draw in draws]
+            # rand may give 0, whose logarithm is no number.
+            return logits - torch.stack(uniform).clamp_min(1e-20).log().neg().log().float()
+
+        steps.append(add_noise)
+    return LogitsProcessorList(steps)
+
+
+def _generator(seed: int, prompt: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def _cut(prompt: Prompt, generated: Tensor, stop_ids: frozenset[int]) -> Answer:
+    """The answer up to its first stop token, which belongs to it."""
+    tokens = generated.tolist()
+    end = next((i + 1 for i, token in enumerate(tokens) if token in stop_ids), None)
+    ids = prompt.input_ids + tuple(tokens[:end])
+    finish: Finish = "length" if end is None else "stop"
+    return Answer(prompt.id, prompt.domain, "answers", ids, len(prompt.input_ids), finish)
+
+
+def _raw(prompt: Prompt) -> Answer:
+    return Answer(prompt.id, prompt.domain, "raw", prompt.input_ids, 1, "given")
+
+
+def _finished(kept: Path) -> dict[str, Answer]:
+    """Answers of the batches that an interrupted run finished; a half-written line is cut off."""
+    found: dict[str, Answer] = {}
+    if not kept.exists():
+        return found
+    content = kept.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    os.truncate(kept, whole)
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
+        for entry in json.loads(line):
+            answer = answer_from_json(entry, f"{kept}:{number}")
+            found[answer.id] = answer
+    return found
+
+
+def _keep(kept: Path, answers: Sequence[Answer]) -> None:
+    """Append a finished batch as one line."""
+    line = json.dumps([answer_to_json(answer) for answer in answers], ensure_ascii=False)
+    try:
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise WriteError(f"cannot write {kept}: {error.strerror}") from None
+
+
+def _provenance(
+    checkpoint: Checkpoint,
+    prompts: PromptSet,
+    stop_ids: frozenset[int],
+    settings: Generation,
+) -> dict[str, Any]:
+    import transformers
+
+    return {
+        **prompts.provenance,
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "original": checkpoint.identity(),
+        "generation": asdict(settings),
+        "stop_ids": sorted(stop_ids),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

@@ -1,0 +1,225 @@
+"""Prompts: conversations in the model's chat format, up to where the model has to answer.
+
+A file of JSON lines, each {"messages": [...]} or {"text": "..."}, with "id" (default: the line's
+number), "domain" (default: "all") and, beside messages, "tools"; other keys are not looked at.
+An assistant's message at the end is the answer of somebody else: it is dropped (`read_prompts`),
+or taken as the answer (`given_answers`), for answers that the original wrote elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from secateur.corpus.chat_template import chat_text
+from secateur.corpus.json_lines import JsonLines, read_json_lines
+from secateur.corpus.tokenizer import tokenizer_sha256
+from secateur.corpus.tools import messages_of, tools_of
+from secateur.errors import CorpusError
+from secateur.evaluation.tokens.answers import Answer, AnswerSet, Kind, answer_set, load_answers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+RAW_TOKENS = 512
+"""Tokens of a raw document that are used; what follows them is left out."""
+
+
+class Prompt(NamedTuple):
+    """What the model is given: the tokens of a conversation (or a document), ready to continue."""
+
+    id: str
+    domain: str
+    kind: Kind
+    input_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts in the order of their file, and where they come from (JSON-able)."""
+
+    prompts: tuple[Prompt, ...]
+    provenance: Mapping[str, Any] = field(repr=False)
+
+
+class _Record(NamedTuple):
+    """One line of the file."""
+
+    id: str
+    domain: str
+    where: str
+    text: str | None
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+
+
+def read_prompts(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    enable_thinking: bool | None = None,
+    per_domain: int | None = None,
+    raw_tokens: int = RAW_TOKENS,
+) -> PromptSet:
+    """The prompts of a file, rendered with the tokenizer's chat template.
+
+    `enable_thinking` is passed to the template when it is not None. `per_domain` takes that many
+    prompts of each domain and kind, the first ones. `raw_tokens`: length at which documents of
+    plain text are cut. Raises CorpusError, naming file and line.
+    """
+    lines = read_json_lines(path)
+    options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    prompts = []
+    for record in _records(path, lines, per_domain):
+        if record.text is not None:
+            ids = tokenizer(record.text, verbose=False)["input_ids"][:raw_tokens]
+            prompts.append(Prompt(record.id, record.domain, "raw", tuple(ids)))
+        else:
+            text = _prompt_text(record, tokenizer, options)
+            prompts.append(Prompt(record.id, record.domain, "answers", _ids(text, tokenizer)))
+    provenance = _provenance(path, lines, tokenizer, enable_thinking, per_domain)
+    return PromptSet(tuple(prompts), {**provenance, "raw_tokens": raw_tokens})
+
+
+def given_answers(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    enable_thinking: bool | None = None,
+    per_domain: int | None = None,
+) -> AnswerSet:
+    """Answers from a file whose conversations end with what the original answered elsewhere.
+
+    The answer's tokens run from where the generation prompt ends to the end of the model's turn.
+    Raises CorpusError, naming file and line, for a conversation that does not end with an
+    assistant's message or whose answer the template does not write.
+    """
+    lines = read_json_lines(path)
+    options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    ends = turn_end_ids(tokenizer)
+    found = []
+    for record in _records(path, lines, per_domain):
+        if record.text is not None or record.messages[-1]["role"] != "assistant":
+            raise CorpusError(
+                f"{record.where}: does not end with an assistant's message, so there is no answer "
+                "in it: leave it out, or let the original answer"
+            )
+        prompt = _prompt_text(record, tokenizer, options)
+        answer = _ids(_answer_text(record, tokenizer, prompt, options), tokenizer)
+        end = next((i + 1 for i, token in enumerate(answer) if token in ends), len(answer))
+        ids = _ids(prompt, tokenizer)
+        found.append(
+            Answer(record.id, record.domain, "answers", ids + answer[:end], len(ids), "given")
+        )
+    return answer_set(found, _provenance(path, lines, tokenizer, enable_thinking, per_domain))
+
+
+def read_answers(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    vocab_size: int,
+    *,
+    enable_thinking: bool | None = None,
+    per_domain: int | None = None,
+) -> AnswerSet:
+    """Answers in either form: a file of `save_answers`, used whole, or conversations as
+    `given_answers` takes them. Raises CorpusError, naming file and line."""
+    lines = read_json_lines(path)
+    if lines.records and "format" in lines.records[0]:
+        return load_answers(path, vocab_size)
+    return given_answers(path, tokenizer, enable_thinking=enable_thinking, per_domain=per_domain)
+
+
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The special token that the chat template writes after an assistant's message.
+
+    Empty when the template writes none. Raises CorpusError without a usable template.
+    """
+    marker = "SECATEURANSWER"
+    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": marker}]
+    text = chat_text(tokenizer, messages, [], {}, "a test conversation")
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    following = _ids(text.rpartition(marker)[2], tokenizer)
+    return frozenset([token for token in following if token in special][:1])
+
+
+def _records(path: Path, lines: JsonLines, per_domain: int | None) -> list[_Record]:
+    taken: dict[tuple[str, bool], int] = {}
+    found = []
+    for data, line in zip(lines.records, lines.lines, strict=True):
+        record = _record(data, line, f"{path}:{line}")
+        group = (record.domain, record.text is None)
+        taken[group] = taken.get(group, 0) + 1
+        if per_domain is None or taken[group] <= per_domain:
+            found.append(record)
+    if not found:
+        raise CorpusError(f"{path} holds no prompts")
+    return found
+
+
+def _record(data: Mapping[str, Any], line: int, where: str) -> _Record:
+    if ("text" in data) == ("messages" in data):
+        raise CorpusError(f"{where}: expected either messages or text, got {', '.join(data)}")
+    id, domain = data.get("id", str(line)), data.get("domain", "all")
+    for key, value in (("id", id), ("domain", domain)):
+        if not isinstance(value, str) or not value:
+            raise CorpusError(f"{where}: {key} is {value!r}, expected a name")
+    if "text" in data:
+        if not isinstance(data["text"], str) or not data["text"].strip():
+            raise CorpusError(f"{where}: text is empty or no text")
+        return _Record(id, domain, where, data["text"], [], [])
+    messages, tools = messages_of(data["messages"], where), tools_of(data.get("tools"), where)
+    return _Record(id, domain, where, None, messages, tools)
+
+
+def _prompt_text(
+    record: _Record, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]
+) -> str:
+    messages = record.messages
+    if messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    if not messages:
+        raise CorpusError(f"{record.where}: nothing is left to answer without the last message")
+    options = {**options, "add_generation_prompt": True}
+    return chat_text(tokenizer, messages, record.tools, options, record.where)
+
+
+def _answer_text(
+    record: _Record,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    options: Mapping[str, Any],
+) -> str:
+    """What the template writes for the last message, without the header of its turn."""
+    before = chat_text(tokenizer, record.messages[:-1], record.tools, options, record.where)
+    whole = chat_text(tokenizer, record.messages, record.tools, options, record.where)
+    if not whole.startswith(before) or not prompt.startswith(before):
+        raise CorpusError(
+            f"{record.where}: the chat template rewrites earlier turns when an answer follows, so "
+            "the answer cannot be cut out: let the original answer instead"
+        )
+    # The generation prompt may go on where the template's own turn does not (an empty thought).
+    tail = whole[len(before) :]
+    header = os.path.commonprefix([tail, prompt[len(before) :]])
+    return tail[len(header) :]
+
+
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _provenance(
+    path: Path,
+    lines: JsonLines,
+    tokenizer: PreTrainedTokenizerBase,
+    enable_thinking: bool | None,
+    per_domain: int | None,
+) -> dict[str, Any]:
+    return {
+        "prompts": {"file": path.name, "sha256": lines.sha256, "per_domain": per_domain},
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "enable_thinking": enable_thinking,
+    }

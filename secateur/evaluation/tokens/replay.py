@@ -1,0 +1,138 @@
+"""Running a model over answers: the logits of every scored token, through the streamed forward.
+
+Teacher and student take exactly this way, with the same micro-batches and the same chunks of the
+head, so that bit-identical weights give bit-identical logits. Peak memory: that of the streamed
+forward, and per worker one chunk of logits (64 MiB) with what the caller makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.errors import FamilyError, NumericError
+from secateur.evaluation.tokens.answers import AnswerSet
+from secateur.forward.batches import MicroBatch, micro_batches
+from secateur.forward.stream import ForwardPass
+from secateur.forward.weights import WeightSource
+
+LOGITS_BYTES = 64 << 20
+"""Bytes of float32 logits held at once per worker."""
+
+Progress = Callable[[int, int, str], None]
+"""Told how much is done, of how much, of what."""
+
+
+def silent(done: int, total: int, unit: str) -> None:
+    """The progress of nobody watching."""
+
+
+class Chunk(NamedTuple):
+    """Scored tokens whose logits are computed together (n of them)."""
+
+    token: NDArray[np.intp]
+    """[n]: number of the token among all scored tokens of the answers."""
+    target: NDArray[np.int64]
+    """[n]: its id."""
+    position: Tensor
+    """int64 [n]: where it is predicted, in the flattened micro-batch."""
+
+
+def replay(
+    source: WeightSource,
+    answers: AnswerSet,
+    work: Callable[[Chunk, Tensor], None],
+    *,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> None:
+    """Call `work(chunk, logits)` for all scored tokens; logits are float32 [n, V].
+
+    `work` runs in worker threads, on chunks that do not overlap; chunks do not depend on the
+    number of workers. Raises NumericError, naming the answer and the token, when a hidden state
+    or a logit is NaN or infinite, and FamilyError when the vocabulary lacks a token.
+    """
+    vocab = source.family.number(source.config, "vocab")
+    largest = max(max(entry.input_ids) for entry in answers.answers)
+    if largest >= vocab:
+        raise FamilyError(
+            f"the answers hold token {largest}, but the model's vocabulary is 0 to {vocab - 1}: "
+            "they were made for a model with another tokenizer"
+        )
+    size = max(1, LOGITS_BYTES // (4 * vocab))
+    batches = micro_batches(answers.rows, source.family.number(source.config, "hidden"))
+    layers = source.family.number(source.config, "layers")
+
+    with ForwardPass(source, batches, workers=workers) as forward:
+        for layer in range(layers):
+            with forward.loaded(layer) as module:
+                try:
+                    forward.run(module, layer)
+                except NumericError as error:
+                    raise _named(error, forward, answers) from None
+            progress(layer + 1, layers, "layers")
+
+        def score(batch: MicroBatch) -> int:
+            count = 0
+            for chunk in _chunks(batch, answers, size):
+                logits = forward.logits(batch, chunk.position)
+                _check(logits, chunk, answers)
+                work(chunk, logits)
+                count += len(chunk.token)
+            return count
+
+        with forward.head():
+            done = 0
+            for count in forward.map(score):
+                done += count
+                progress(done, answers.tokens, "tokens")
+
+
+def _chunks(batch: MicroBatch, answers: AnswerSet, size: int) -> Iterator[Chunk]:
+    """The scored tokens of a micro-batch, at most `size` at a time."""
+    length = batch.input_ids.shape[1]
+    tokens, targets, positions = [], [], []
+    for number, line in enumerate(batch.lines):
+        answer = answers.answers[line.row]
+        tokens.append(np.arange(answers.offsets[line.row], answers.offsets[line.row + 1]))
+        targets.append(np.array(answer.input_ids[answer.begin :], np.int64))
+        # Token t is predicted at position t - 1.
+        first = number * length + answer.begin - 1
+        positions.append(np.arange(first, first + answer.scored))
+    token, target, position = map(np.concatenate, (tokens, targets, positions))
+    for start in range(0, len(token), size):
+        part = slice(start, start + size)
+        yield Chunk(token[part], target[part], torch.from_numpy(position[part]))
+
+
+def place(answers: AnswerSet, token: int) -> str:
+    """Where a scored token is, for messages."""
+    number = int(answers.answer_of_token[token])
+    answer = answers.answers[number]
+    return f"answer {answer.id!r}, token {answer.begin + token - int(answers.offsets[number])}"
+
+
+def _check(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:
+    bad = ~torch.isfinite(logits).all(-1)
+    if bool(bad.any()):
+        token = int(chunk.token[int(bad.nonzero()[0])])
+        raise NumericError(
+            f"the logits for {place(answers, token)} hold NaN or infinity: the output head or "
+            "the final norm is damaged"
+        )
+
+
+def _named(error: NumericError, forward: ForwardPass, answers: AnswerSet) -> NumericError:
+    """The forward's error about a row, with the answer it is about."""
+    for batch in forward.batches:
+        bad = ~torch.isfinite(forward.hidden(batch).sum(-1)) & batch.counted
+        if bool(bad.any()):
+            number, token = (int(part) for part in bad.nonzero()[0])
+            answer = answers.answers[batch.lines[number].row]
+            return NumericError(f"answer {answer.id!r}, token {token}: {error}")
+    return error

@@ -1,0 +1,204 @@
+"""What the original says at every scored token, small enough to keep: its top K and the rest.
+
+Per token: the K most probable ids with their log-probabilities, the log of all the mass outside
+them (one rest bin), the log-probability of the token that is really there, and the most probable
+token. With the default K that is 2 KiB a token, where the full vocabulary of a large model takes
+a megabyte. A divergence over these bins bounds the full one from below (data processing
+inequality), is exact when K covers the vocabulary, and is exactly 0 between equal logits.
+
+Computed once per original and set of answers, kept in one safetensors file, used for every
+artefact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.errors import InputError
+from secateur.evaluation.tokens.answers import AnswerSet
+from secateur.evaluation.tokens.replay import Chunk, Progress, replay, silent
+from secateur.forward.weights import WeightSource
+from secateur.system.array_file import read_arrays, write_arrays
+
+TOP_K = 256
+FORMAT = "secateur teacher 1"
+
+
+class Bins(NamedTuple):
+    """Log-probabilities of n tokens over K + 1 bins, in float32."""
+
+    top: Tensor
+    """[n, K]: of the ids asked for."""
+    rest: Tensor
+    """[n]: of all other ids together; -inf when there are none."""
+    actual: Tensor
+    """[n]: of the token that is there."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The original's view of N scored tokens. Arrays are float32 and int32; natural logarithms."""
+
+    top_ids: NDArray[np.int32] = field(repr=False)
+    """[N, K], most probable first."""
+    top: NDArray[np.float32] = field(repr=False)
+    """[N, K]"""
+    rest: NDArray[np.float32] = field(repr=False)
+    """[N]"""
+    actual: NDArray[np.float32] = field(repr=False)
+    """[N]: log-probability of the token that is there."""
+    best: NDArray[np.int32] = field(repr=False)
+    """[N]: the most probable token."""
+    answers_sha256: str
+    provenance: Mapping[str, Any]
+    """JSON-able: the original's identity, K, the versions of what computed it."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of scored tokens."""
+        return len(self.rest)
+
+    @property
+    def sha256(self) -> str:
+        """Of what determined the numbers: original, answers, K, versions."""
+        return _key(self.answers_sha256, self.provenance)
+
+
+def bins(logits: Tensor, ids: Tensor, target: Tensor) -> Bins:
+    """Log-probabilities of float32 logits [n, V] at `ids` [n, K], of the rest, and at target [n].
+
+    Sums run in float64 (a float32 sum over a vocabulary loses the tail); the results are rounded
+    to float32, in the same way for teacher and student. Peak memory: three times the logits.
+    """
+    wide = logits.double()
+    total = torch.logsumexp(wide, -1, keepdim=True)
+    top = (wide.gather(-1, ids) - total).float()
+    actual = (wide.gather(-1, target.unsqueeze(-1)) - total).squeeze(-1).float()
+    if ids.shape[-1] == logits.shape[-1]:
+        return Bins(top, torch.full_like(actual, -torch.inf), actual)
+    # Not log(1 - sum of top): that cancels when the rest is small.
+    others = wide.scatter_(-1, ids, -torch.inf)
+    rest = torch.logsumexp(others, -1) - total.squeeze(-1)
+    return Bins(top, rest.float(), actual)
+
+
+def teach(
+    source: WeightSource,
+    identity: str,
+    answers: AnswerSet,
+    *,
+    top_k: int = TOP_K,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> Teacher:
+    """Run the original over the answers. `identity`: its hash, `Checkpoint.identity()`.
+
+    K is `top_k`, or the whole vocabulary when that is smaller. Peak memory: the streamed
+    forward's, and 8 * (K + 2) bytes per scored token.
+    """
+    vocab = source.family.number(source.config, "vocab")
+    kept = min(top_k, vocab)
+    count = answers.tokens
+    ids_NK = np.empty((count, kept), np.int32)
+    top_NK = np.empty((count, kept), np.float32)
+    rest_N, actual_N = np.empty(count, np.float32), np.empty(count, np.float32)
+
+    def work(chunk: Chunk, logits: Tensor) -> None:
+        ids = torch.topk(logits, kept, dim=-1).indices
+        found = bins(logits, ids, torch.from_numpy(chunk.target))
+        ids_NK[chunk.token] = ids.numpy()
+        top_NK[chunk.token] = found.top.numpy()
+        rest_N[chunk.token] = found.rest.numpy()
+        actual_N[chunk.token] = found.actual.numpy()
+        best_N[chunk.token] = logits.argmax(-1).numpy()
+
+    best_N = np.empty(count, np.int32)
+    replay(source, answers, work, workers=workers, progress=progress)
+    return Teacher(
+        ids_NK, top_NK, rest_N, actual_N, best_N, answers.sha256, _provenance(identity, kept)
+    )
+
+
+def teacher_for(
+    source: WeightSource,
+    identity: str,
+    answers: AnswerSet,
+    folder: Path,
+    *,
+    top_k: int = TOP_K,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> Teacher:
+    """The teacher kept in `folder`, or computed and put there.
+
+    The file's name is the hash of the original, the answers, K and the versions of torch and
+    transformers (other kernels give other last bits, and identity would no longer be exactly 0).
+    """
+    kept = min(top_k, source.family.number(source.config, "vocab"))
+    key = _key(answers.sha256, _provenance(identity, kept))
+    path = folder / f"teacher-{key[:16]}.safetensors"
+    if path.exists():
+        teacher = load_teacher(path)
+        check_same_answers(teacher, answers, path)
+        if teacher.sha256 != key:
+            raise InputError(f"{path} was made from another original: delete it")
+        return teacher
+    teacher = teach(source, identity, answers, top_k=top_k, workers=workers, progress=progress)
+    save_teacher(teacher, path)
+    return teacher
+
+
+def check_same_answers(teacher: Teacher, answers: AnswerSet, where: object = "the teacher") -> None:
+    """Raise InputError unless the teacher saw exactly these answers."""
+    if (teacher.answers_sha256, teacher.tokens) != (answers.sha256, answers.tokens):
+        raise InputError(
+            f"{where} was computed on answers {teacher.answers_sha256[:12]} ({teacher.tokens} "
+            f"scored tokens), but these are {answers.sha256[:12]} ({answers.tokens}): "
+            "compute the teacher for these answers"
+        )
+
+
+def save_teacher(teacher: Teacher, path: Path) -> None:
+    """Write the file: complete or absent. Raises WriteError."""
+    arrays = {name: getattr(teacher, name) for name in _ARRAYS}
+    head = {
+        "format": FORMAT,
+        "answers_sha256": teacher.answers_sha256,
+        "provenance": json.dumps(teacher.provenance, sort_keys=True),
+    }
+    write_arrays(path, arrays, head)
+
+
+def load_teacher(path: Path) -> Teacher:
+    """Read a file that `save_teacher` wrote. Raises InputError when it is something else."""
+    arrays, head = read_arrays(path, FORMAT, _ARRAYS)
+    return Teacher(**arrays, answers_sha256=head["answers_sha256"], provenance=head["provenance"])
+
+
+_ARRAYS = ("top_ids", "top", "rest", "actual", "best")
+
+
+def _provenance(identity: str, top_k: int) -> dict[str, Any]:
+    import transformers
+
+    return {
+        "original": identity,
+        "top_k": top_k,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _key(answers_sha256: str, provenance: Mapping[str, Any]) -> str:
+    content = {"answers": answers_sha256, "format": FORMAT, **provenance}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""ggml blocks: types, encoders, decoders."""

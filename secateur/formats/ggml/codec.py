@@ -1,0 +1,207 @@
+"""Numbers to ggml blocks and back: ggml's bytes, by our lanes or by ggml's own kernels.
+
+Types whose scales are searched for are encoded side by side (formats.lane_encoders), the others
+by the prebuilt xllamacpp wheel through ctypes. Both release the GIL, so rows are split over
+threads.
+Rows are encoded independently of each other, hence the bytes do not depend on the split.
+F32, F16 and BF16 need no kernel: they are rounded in numpy, as llama.cpp rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.checkpoint.nonfinite import first_forbidden
+from secateur.errors import FormatError, NumericError
+from secateur.formats.ggml.block_encoders import ENCODERS, WEIGHED_ENCODERS
+from secateur.formats.ggml.engine import engine
+from secateur.formats.ggml.types import INTERNAL_TYPES, TYPES, GgmlType, bytes_of, ggml_type
+
+FLOATS = frozenset({"F32", "F16", "BF16"})
+"""Types that are rounded in numpy, as llama.cpp rounds them."""
+
+_INTEGERS = frozenset({"I8", "I16", "I32", "I64", "F64"})
+
+ENCODABLE = tuple(name for name in TYPES if name not in INTERNAL_TYPES | _INTEGERS)
+"""Names of the types that `encode` can write."""
+
+_ELEMENTS = 1 << 18
+"""Elements that a thread takes at a time."""
+
+NEEDS_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS", "IQ1_S"})
+"""Types whose kernel cannot run without an importance vector (ggml_quantize_requires_imatrix)."""
+
+
+def encode(
+    rows: NDArray[np.float32],
+    type_name: str,
+    importance: NDArray[np.float32] | None = None,
+    threads: int = 1,
+) -> NDArray[np.uint8]:
+    """Encode the rows of a matrix, the same bytes for every number of threads.
+
+    `rows` is [R, C] float32 in C order; `importance` is [C], the weight of each column's squared
+    error. Returns uint8 [R, bytes of a row]. Peak memory: the result, and 4 MiB a thread.
+    Raises FormatError if C does not divide into blocks or the type needs an importance,
+    NumericError if an element is not finite, or is not after rounding.
+    """
+    kind = _encodable(type_name)
+    if rows.ndim != 2 or rows.dtype != np.float32 or not rows.flags.c_contiguous:
+        raise ValueError(f"expected float32 [R, C] in C order, got {rows.dtype} {rows.shape}")
+    row_bytes = bytes_of(kind.name, rows.shape[1:])
+    out = np.empty((len(rows), row_bytes), dtype=np.uint8)
+    weights = _checked_importance(importance, rows.shape[1], kind)
+
+    def round_rows(first: int, last: int) -> None:
+        _require_finite(rows[first:last], kind.name)
+        out[first:last] = _ROUND[kind.name](rows[first:last]).view(np.uint8)
+
+    if kind.name in FLOATS:
+        _in_threads(round_rows, len(rows), rows.shape[1], threads)
+        return out
+    library = engine()
+    library.ggml_quantize_init(kind.id)
+    side_by_side = (ENCODERS if weights is None else WEIGHED_ENCODERS).get(kind.name)
+
+    def encode_rows(first: int, last: int) -> None:
+        _require_finite(rows[first:last], kind.name)
+        part = out[first:last]
+        if side_by_side is not None:
+            part[:] = side_by_side(rows[first:last], weights)
+        else:
+            by_ggml(rows[first:last], kind, weights, part)
+        if not library.ggml_validate_row_data(kind.id, part.ctypes.data, part.nbytes):
+            raise NumericError(f"encoding to {kind.name} made scales that are not finite")
+
+    _in_threads(encode_rows, len(rows), rows.shape[1], threads)
+    return out
+
+
+def by_ggml(
+    rows: NDArray[np.float32],
+    kind: GgmlType,
+    importance: NDArray[np.float32] | None,
+    out: NDArray[np.uint8],
+) -> None:
+    """Encode finite rows [R, C] into `out` with ggml's own kernel, once it is initialised."""
+    engine().ggml_quantize_chunk(
+        kind.id,
+        rows.ctypes.data,
+        out.ctypes.data,
+        0,
+        len(rows),
+        rows.shape[1],
+        None if importance is None else importance.ctypes.data,
+    )
+
+
+def decode(
+    data: NDArray[np.uint8], type_name: str, shape: Sequence[int], threads: int = 1
+) -> NDArray[np.float32]:
+    """The float32 numbers, [*shape] in row-major order, that ggml reads from encoded bytes.
+
+    Raises FormatError if the number of bytes is not what type and shape need.
+    """
+    kind = _encodable(type_name)
+    flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    expected = bytes_of(kind.name, shape)
+    if flat.nbytes != expected:
+        raise FormatError(
+            f"{kind.name} of shape {list(shape)} is {expected} bytes, got {flat.nbytes}"
+        )
+    if kind.name == "F32":
+        return flat.view(np.float32).reshape(shape).copy()
+    if kind.name == "F16":
+        return flat.view(np.float16).astype(np.float32).reshape(shape)
+    if kind.name == "BF16":
+        bits = flat.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32).reshape(shape)
+    to_float = engine().ggml_get_type_traits(kind.id).contents.to_float
+    out = np.empty(math.prod(shape), dtype=np.float32)
+
+    def run(first: int, last: int) -> None:
+        source = flat[first * kind.nbytes : last * kind.nbytes]
+        target = out[first * kind.block : last * kind.block]
+        to_float(source.ctypes.data, target.ctypes.data, target.size)
+
+    _in_threads(run, out.size // kind.block, kind.block, threads)
+    return out.reshape(shape)
+
+
+def _encodable(type_name: str) -> GgmlType:
+    kind = ggml_type(type_name)
+    if kind.name not in ENCODABLE:
+        raise FormatError(f"weights are not stored as {kind.name}, use one of {list(ENCODABLE)}")
+    return kind
+
+
+def _checked_importance(
+    importance: NDArray[np.float32] | None, columns: int, kind: GgmlType
+) -> NDArray[np.float32] | None:
+    if importance is None:
+        if kind.name in NEEDS_IMPORTANCE:
+            raise FormatError(
+                f"{kind.name} needs an importance matrix, and there is none for this tensor: "
+                "calibrate the model, or choose another type"
+            )
+        return None
+    if importance.shape != (columns,):
+        raise FormatError(
+            f"importance has shape {importance.shape}, expected ({columns},), one per column"
+        )
+    weights = np.ascontiguousarray(importance, dtype=np.float32)
+    _require_finite(weights, "importance")
+    return weights
+
+
+def _require_finite(values: NDArray[np.float32], what: str) -> None:
+    """A kernel given NaN or infinity aborts the process, so it must never see one."""
+    if first_forbidden("F32", values.data.cast("B")) is not None:
+        raise NumericError(f"{what}: an element is NaN or infinite")
+
+
+def _to_f32(rows: NDArray[np.float32]) -> NDArray[np.generic]:
+    return rows
+
+
+def _to_f16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
+    """Nearest, ties to even; a number beyond the largest is an error."""
+    with np.errstate(over="ignore"):
+        half = rows.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise NumericError("an element is beyond 65504, the largest F16: use BF16 or F32")
+    return half
+
+
+def _to_bf16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
+    """Nearest, ties to even; a number that rounds to infinity is an error."""
+    bits = rows.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = ((bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype(np.uint16)
+    if (rounded & np.uint16(0x7F80) == 0x7F80).any():
+        raise NumericError("an element rounds to infinity in BF16: use F32")
+    return rounded
+
+
+_ROUND = {"F32": _to_f32, "F16": _to_f16, "BF16": _to_bf16}
+
+
+def _in_threads(run: Callable[[int, int], None], count: int, each: int, threads: int) -> None:
+    """Call run(first, last) over [0, count), items of `each` elements, in `threads` threads.
+
+    A call gets few enough items for temporary arrays to stay in a processor's cache.
+    """
+    step = max(1, _ELEMENTS // max(1, each))
+    starts = range(0, count, step)
+    if threads < 2 or len(starts) < 2:
+        for first in starts:
+            run(first, min(first + step, count))
+        return
+    with ThreadPoolExecutor(min(threads, len(starts))) as pool:
+        for done in [pool.submit(run, first, min(first + step, count)) for first in starts]:
+            done.result()

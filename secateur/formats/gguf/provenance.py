@@ -1,0 +1,81 @@
+"""What a GGUF says of where it comes from: the base model, its licence, who made the file of what.
+
+Only what is known is written. A checkpoint from the Hub is itself the base model; of a folder the
+base model is what its model card names. Licence, tags and languages are the card's, under the
+keys that llama.cpp's converter gives them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secateur import __version__
+from secateur.formats.gguf.container import STRING, Value
+
+HUB = "https://huggingface.co"
+PLAN_SHA256 = "secateur.plan_sha256"
+"""The plan that the file was written by; its length is fixed, so that sizes do not depend on it."""
+
+_UNKNOWN_PLAN = "0" * 64
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def origin_metadata(folder: Path, hub_id: str | None) -> dict[str, Value]:
+    """The keys, for a checkpoint in `folder` that is `hub_id` on the Hub (None: not from there).
+
+    A card that cannot be read as such says nothing.
+    """
+    card = _card(folder / "README.md")
+    metadata = {"general.quantized_by": Value(STRING, "secateur")}
+    for key in ("license", "license_name", "license_link"):
+        if text := ",".join(_texts(card.get(key))):
+            metadata[f"general.{key.replace('_', '.')}"] = Value(STRING, text)
+    for key, words in (("tags", ("tags", "pipeline_tag")), ("languages", ("language",))):
+        if found := tuple(text for word in words for text in _texts(card.get(word))):
+            metadata[f"general.{key}"] = Value(STRING, found)
+    bases = [hub_id] if hub_id else _texts(card.get("base_model"))
+    return metadata | _base_models([base for base in bases if _HUB_ID.fullmatch(base)])
+
+
+def written_by(plan_sha256: str = _UNKNOWN_PLAN) -> dict[str, Value]:
+    """Our version, and the plan; without one a value of the same length."""
+    return {
+        "secateur.version": Value(STRING, __version__),
+        PLAN_SHA256: Value(STRING, plan_sha256),
+    }
+
+
+def _base_models(ids: Sequence[str]) -> dict[str, Value]:
+    metadata = {"general.base_model.count": Value("u32", len(ids))} if ids else {}
+    for number, base in enumerate(ids):
+        organization, _, name = base.partition("/")
+        at = f"general.base_model.{number}."
+        metadata[f"{at}name"] = Value(STRING, name)
+        metadata[f"{at}organization"] = Value(STRING, organization)
+        metadata[f"{at}repo_url"] = Value(STRING, f"{HUB}/{base}")
+    return metadata
+
+
+def _card(path: Path) -> Mapping[str, Any]:
+    """The YAML at the head of a model card; empty when there is none that can be read."""
+    try:
+        text = path.read_text("utf-8")
+        head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+        content = yaml.safe_load(head[1]) if head else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    """A text or a list of texts, as a list; what is neither is left out."""
+    return [item for item in (value if isinstance(value, list) else [value]) if _is_text(item)]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)

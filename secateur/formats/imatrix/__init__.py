@@ -1,0 +1,1 @@
+"""Importance matrices of llama.cpp."""

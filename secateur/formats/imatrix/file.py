@@ -1,0 +1,42 @@
+"""An importance matrix in either of llama.cpp's forms: recognised when read, chosen when written.
+
+A user has a file, not a form. Read here, it is always one matrix per expert, whatever the form
+lost of that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from secateur.errors import FormatError
+from secateur.formats.gguf.container import MAGIC
+from secateur.formats.imatrix.dat_file import in_tokens, read_dat, stacked, write_dat
+from secateur.formats.imatrix.matrix import Imatrix, read_imatrix, write_imatrix
+
+DAT = ".dat"
+"""The suffix by which a file to write is of the older form."""
+
+
+def open_imatrix(path: Path, experts: int | None = None) -> Imatrix:
+    """Read a GGUF or .dat importance matrix, stacks split into their experts.
+
+    The form is told by the first bytes. `experts` of the model are needed for a .dat without the
+    router's entries. Raises FormatError for a file of neither form.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(MAGIC))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
+    imatrix = read_imatrix(path) if magic == MAGIC else read_dat(path)
+    return stacked(imatrix, experts)
+
+
+def save_imatrix(path: Path, imatrix: Imatrix) -> int:
+    """Write the form that the suffix asks for, .dat or GGUF; returns the bytes.
+
+    A matrix from a .dat gets the counts of chunks of 512 tokens in a GGUF, as llama-imatrix does.
+    """
+    if path.suffix == DAT:
+        return write_dat(path, imatrix)
+    return write_imatrix(path, in_tokens(imatrix))

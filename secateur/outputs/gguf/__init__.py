@@ -1,0 +1,1 @@
+"""GGUF files of a pruned model."""

@@ -1,0 +1,288 @@
+"""Any artefact as a source of running weights, so that every format is measured in one way.
+
+A checkpoint folder is one already. A GGUF is decoded tensor by tensor, by ggml's own kernels,
+under the names of the running model: the family's `gguf` fields, read backwards. What a GGUF does
+not say (which modules, which layers are full) is in the config of the checkpoint it was made
+from; the expert count is the file's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.checkpoint.config_edit import with_experts
+from secateur.checkpoint.expected_tensors import Facts
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.checkpoint.tensors import NamedTensor
+from secateur.errors import FamilyError, FormatError, InputError
+from secateur.families.schema import Family, TensorRow
+from secateur.formats.ggml.codec import decode
+from secateur.formats.gguf.container import Scalar
+from secateur.formats.gguf.metadata import model_metadata
+from secateur.formats.gguf.padding import Width, rounded, widened_config, width_of
+from secateur.formats.gguf.reader import GgufFile
+from secateur.formats.gguf.row_order import RowView
+from secateur.formats.gguf.rules import gguf_rules
+from secateur.formats.gguf.split import joined, read_every_part
+from secateur.formats.gguf.tensors import gguf_tensors, row_view
+from secateur.forward.weights import CheckpointWeights, WeightSource, as_torch
+from secateur.outputs.mlx.weights import MlxWeights, is_mlx
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Something that can be measured. `files` hold its tensors, `identity` is a sha256 that tells
+    it from others."""
+
+    path: Path
+    kind: str
+    source: WeightSource
+    identity: str
+    files: tuple[Path, ...]
+
+
+class _Part(NamedTuple):
+    """A GGUF tensor that is, or is a part of, a running tensor. `half` is "" for all of it, `view`
+    the rows that it has of the matrices of its source."""
+
+    name: str
+    half: str
+    view: RowView
+
+
+def open_artefact(path: Path, original: Checkpoint, *, threads: int = 1) -> Artefact:
+    """A model folder, mlx-lm's too, or a GGUF file, ready to be measured. Reads headers only.
+
+    A split GGUF is named by its first part. `original`: the checkpoint whose config describes a
+    GGUF; `threads` decode its tensors.
+    Raises CheckpointError or FormatError when the artefact is damaged, InputError when it is
+    neither, or is not made from a model like the original.
+    """
+    if path.is_dir() and is_mlx(path):
+        model = MlxWeights(path)
+        _check_family(path, model.family, original)
+        return Artefact(path, "mlx", model, model.identity(), _shards_of(path))
+    if path.is_dir():
+        checkpoint = open_checkpoint(path)
+        _check_family(path, checkpoint.family, original)
+        source, identity = CheckpointWeights(checkpoint), checkpoint.identity()
+        return Artefact(path, "safetensors", source, identity, _shards_of(path))
+    if path.suffix == ".gguf":
+        parts = read_every_part(path)
+        weights = GgufWeights(joined(parts), original.family, original.config, threads)
+        files = tuple(part.path for part in parts)
+        return Artefact(path, "gguf", weights, gguf_identity(parts), files)
+    raise InputError(
+        f"{path} is neither a model folder nor a .gguf file: give what apply has written"
+    )
+
+
+def _shards_of(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob("model*.safetensors")))
+
+
+def _check_family(path: Path, family: Family, original: Checkpoint) -> None:
+    if family.name != original.family.name:
+        raise InputError(
+            f"{path} is a {family.title} model and {original.path} a "
+            f"{original.family.title}: give the original that it was made from"
+        )
+
+
+class GgufWeights:
+    """A GGUF file as a source of running weights.
+
+    Peak memory of `tensor`: the tensor in float32 (F16 and BF16 stay as they are), and once more
+    while halves are joined. The largest of a model are one layer's stacked experts.
+    """
+
+    def __init__(
+        self, file: GgufFile, family: Family, config: Mapping[str, Any], threads: int = 1
+    ) -> None:
+        """Checks names and metadata. Raises FormatError for a tensor that no row describes, and
+        for a file whose numbers are not those of `config` (its expert count aside)."""
+        self.file = file
+        self._family = family
+        self._threads = threads
+        self._config = _config_of(file, family, config)
+        self._parts = _parts_of(file, family, self._config)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self._config
+
+    @property
+    def family(self) -> Family:
+        return self._family
+
+    def names(self) -> Sequence[str]:
+        return tuple(self._parts)
+
+    def experts(self, name: str) -> Tensor:
+        return self.tensor(name)
+
+    def tensor(self, name: str) -> Tensor:
+        parts = self._parts.get(name)
+        if parts is None:
+            raise FormatError(
+                f"{self.file.path} has no tensor for the parameter {name!r}: it is not made from "
+                "this model, or was made by a tool that lays it out differently"
+            )
+        if len(parts) == 1 and not parts[0].half:
+            return self._decoded(parts[0])
+        row = next(row for row in self._family.rows if self._is_row_of(row, name))
+        axis, halves = _halves(row)
+        by_half = {part.half: part for part in parts}
+        if set(by_half) != set(halves):
+            raise FormatError(
+                f"{self.file.path}: {name!r} is made of {', '.join(halves)}, but the file has "
+                f"only {', '.join(sorted(by_half))}"
+            )
+        return torch.cat([self._decoded(by_half[half]) for half in halves], dim=axis)
+
+    def _is_row_of(self, row: TensorRow, name: str) -> bool:
+        return row.into is None and not row.per_expert and bool(row.pattern.fullmatch(name))
+
+    def _decoded(self, part: _Part) -> Tensor:
+        """The part, its rows in the order of the running model."""
+        name = part.name
+        info = self.file.tensor(name)
+        data = self.file.data(name)
+        if info.type in ("F16", "BF16"):
+            storage = np.dtype(np.float16 if info.type == "F16" else np.uint16)
+            array = part.view.undone(np.array(data).view(storage).reshape(info.shape))
+            return as_torch(NamedTensor(name, info.type, array))
+        numbers = decode(data, info.type, info.shape, self._threads)
+        return torch.from_numpy(part.view.undone(numbers))
+
+
+def gguf_identity(parts: Sequence[GgufFile]) -> str:
+    """sha256 over the header and the first 512 bytes of every tensor, part by part."""
+    digest = hashlib.sha256()
+    for part in parts:
+        with part.path.open("rb") as stream:
+            digest.update(stream.read(part.data_offset))
+        for name in part.tensors:
+            digest.update(part.data(name)[:512].tobytes())
+    return digest.hexdigest()
+
+
+def _config_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The original's config with the file's expert count and padded widths, checked against all
+    its numbers."""
+    rules = gguf_rules(family)
+    found = file.value("general.architecture")
+    if found != rules.architecture:
+        raise FormatError(
+            f"{file.path} is of the architecture {found!r}, but the original is a {family.title} "
+            f"model ({rules.architecture!r}): give the original that it was made from"
+        )
+    prefix = f"{rules.architecture}."
+    experts = file.value(f"{prefix}expert_count")
+    if type(experts) is not int:
+        raise FormatError(f"{file.path}: {prefix}expert_count is {experts!r}, expected a number")
+    edited: dict[str, Any] = json.loads(with_experts(json.dumps(config), family, experts))
+    edited = widened_config(edited, family, _widths_of(file, family, edited))
+    infos = tuple(file.tensors.values())
+    for key, value in model_metadata(family, edited, infos, "", 0).items():
+        theirs = file.metadata.get(key)
+        # Optional keys may be absent, and files of other tools lack newer ones.
+        if not key.startswith(prefix) or theirs is None:
+            continue
+        if not _equal(theirs.value, value.value):
+            raise FormatError(
+                f"{file.path}: {key} is {theirs.value!r}, but the original's config says "
+                f"{value.value!r}: give the original that it was made from"
+            )
+    return edited
+
+
+def _widths_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Mapping[str, Width]:
+    """The widths of the file that are those of the config padded with zeros."""
+    widths: dict[str, Width] = {}
+    for name, info in file.tensors.items():
+        row = next((r for r in family.rows if any(_match(own, name) for own in r.gguf)), None)
+        what = width_of(row, -1) if row and row.axes else None
+        found = family.find(config, what) if what else None
+        if what and found and info.shape[-1] == rounded(found[1]) != found[1]:
+            widths[what] = Width(found[1], info.shape[-1])
+    return widths
+
+
+def _equal(first: Scalar | tuple[Scalar, ...], second: Scalar | tuple[Scalar, ...]) -> bool:
+    """Equal as a file stores them: numbers with the precision of a float32."""
+    if isinstance(first, str) or isinstance(second, str):
+        return first == second
+    return np.array_equal(np.asarray(first, np.float32), np.asarray(second, np.float32))
+
+
+def _parts_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> dict[str, list[_Part]]:
+    """{running name: its parts}, for every tensor of the file."""
+    generated = {entry.info.name: entry.values for entry in gguf_tensors(family, config, {})}
+    parts: dict[str, list[_Part]] = {}
+    facts = Facts(family, config)
+    for name in file.tensors:
+        if name in generated:
+            info = file.tensor(name)
+            values = decode(file.data(name), info.type, info.shape)
+            if not np.array_equal(values, np.asarray(generated[name])):
+                raise FormatError(
+                    f"{file.path}: {name} holds other values than the original's config gives: "
+                    "it is not made from this model"
+                )
+            continue
+        running, part = _running(name, facts, file.path)
+        parts.setdefault(running, []).append(part)
+    return parts
+
+
+def _running(name: str, facts: Facts, path: Path) -> tuple[str, _Part]:
+    """(running name, what it is of it) of a GGUF tensor."""
+    family = facts.family
+    for row in family.rows:
+        for number, template in enumerate(row.gguf):
+            if match := _match(template, name):
+                layer = int(match["layer"]) if "layer" in match.groupdict() else None
+                halves = _halves_of_target(row, family)
+                half = next((word for word in row.axes if word in halves), "")
+                if len(row.gguf) > 1:
+                    half = _halves(row)[1][number]
+                view = row_view(facts, row, number, layer)
+                return family.fill(row.into or row.name, layer), _Part(name, half, view)
+    raise FormatError(
+        f"{path}: tensor {name!r} is not known to the family {family.name!r}: it is not made from "
+        "this model, or was made by a tool that lays it out differently"
+    )
+
+
+def _match(template: str, name: str) -> re.Match[str] | None:
+    """A row's GGUF name, found in `name`."""
+    pattern = re.escape(template).replace(r"\{layer\}", r"(?P<layer>\d+)")
+    return re.fullmatch(pattern, name)
+
+
+def _halves_of_target(row: TensorRow, family: Family) -> Sequence[str]:
+    return _halves(family.fused_row(row.into))[1] if row.into and row.per_expert else ()
+
+
+def _halves(row: TensorRow) -> tuple[int, Sequence[str]]:
+    """(axis, words) of the axis that holds two projections, one after the other."""
+    for axis, word in enumerate(row.axes):
+        if "|" in word:
+            return axis, word.split("|")
+        if "/" in word:
+            raise FamilyError(
+                f"{row.name!r} interleaves {word}, which no GGUF layout is known for: "
+                "measure the checkpoint instead"
+            )
+    return 0, ()

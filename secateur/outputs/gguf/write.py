@@ -1,0 +1,136 @@
+"""Writing planned GGUF files straight from the shards, all of them in one pass.
+
+The files of one pruned model differ in types only: every block of rows is read and widened to
+float32 once, encoded for each file, and appended to each. A thread takes a block from reading to
+encoding while it is in the processor's cache; blocks are handed on in order, so that the bytes do
+not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.checkpoint.reader import Checkpoint
+from secateur.errors import NumericError
+from secateur.formats.ggml.codec import encode
+from secateur.formats.ggml.engine import engine_version
+from secateur.formats.gguf.container import TensorInfo
+from secateur.formats.gguf.writer import GgufWriter, TensorChunk
+from secateur.formats.imatrix.matrix import Imatrix
+from secateur.outputs.blocks import Block, Shards, blocks_of, in_order
+from secateur.outputs.gguf.layout import GgufLayout
+from secateur.pruning.expert_slices import select_experts
+from secateur.pruning.selection import Keep
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A file being written: it lacks the tensors `since:last` of the form, `infos` from `first`."""
+
+    writer: GgufWriter
+    infos: tuple[TensorInfo, ...]
+    first: int
+    since: int
+
+    def info(self, tensor: int) -> TensorInfo | None:
+        """The tensor as this file has it; None if it has it already, or another part does."""
+        last = self.first + len(self.infos)
+        return self.infos[tensor - self.first] if self.since <= tensor < last else None
+
+
+def write_ggufs(
+    forms: Sequence[GgufLayout],
+    checkpoint: Checkpoint,
+    keep: Keep,
+    folder: Path,
+    *,
+    imatrix: Imatrix | None,
+    threads: int = 1,
+    progress: Callable[[str, int], None] = lambda file, nbytes: None,
+) -> dict[str, str]:
+    """Write the files of decided GGUFs into `folder`; returns file -> sha256 of what was written.
+
+    A file that is there already is left alone, one that was interrupted is gone on with (see
+    gguf_writer). `imatrix` holds the experts kept, in order. The bytes do not depend on `threads`.
+    Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded blocks for every
+    file (at most 2 MiB each), one tensor's importance, and the header of one file. Every file is
+    complete or absent. `progress` is told the file and the bytes written.
+    """
+    key = content_key(checkpoint, imatrix)
+    sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
+    hashes: dict[str, str] = {}
+    # Files whose tensors have the same shapes are made of the same blocks.
+    for _, alike in groupby(sorted(forms, key=_shapes), _shapes):
+        group = list(alike)
+        with ExitStack() as stack:
+            targets = [target for form in group for target in _targets(form, folder, key, stack)]
+            for target in targets:
+                _finish_if_whole(target, hashes)
+            shards = stack.enter_context(Shards(sliced.values()))
+            form = group[0]
+            needed = {n for n in range(len(form.infos)) for t in targets if t.info(n) is not None}
+
+            def encoded(
+                block: Block, targets: Sequence[_Target] = targets, shards: Shards = shards
+            ) -> list[NDArray[np.uint8] | None]:
+                rows = shards.rows(block)
+                infos = [target.info(block.tensor) for target in targets]
+                return [_encoded(rows, info, block.weights) for info in infos]
+
+            blocks = blocks_of(form.tensors, form.infos, sliced, sorted(needed), imatrix)
+            for block, made in in_order(encoded, shards.ahead(blocks), threads):
+                for target, data in zip(targets, made, strict=True):
+                    if data is not None:
+                        target.writer.write(TensorChunk(block.name, data.reshape(-1)))
+                        progress(target.writer.path.name, data.nbytes)
+                        _finish_if_whole(target, hashes)
+    return hashes
+
+
+def _targets(form: GgufLayout, folder: Path, key: str, stack: ExitStack) -> Iterator[_Target]:
+    """The form's files that are not there yet, opened where they were left."""
+    for part in form.parts:
+        path = folder / part.file
+        if not path.exists():
+            infos = form.infos[part.first : part.last]
+            writer = stack.enter_context(GgufWriter(path, part.metadata, infos, key))
+            yield _Target(writer, infos, part.first, part.first + writer.done)
+
+
+def _finish_if_whole(target: _Target, hashes: dict[str, str]) -> None:
+    if target.writer.done == len(target.infos):
+        hashes[target.writer.path.name] = target.writer.finish()
+
+
+def _encoded(
+    rows: NDArray[np.float32], info: TensorInfo | None, weights: NDArray[np.float32] | None
+) -> NDArray[np.uint8] | None:
+    if info is None:
+        return None
+    if info.type == "F32":  # as they were read and checked: clipping bounds may be infinite
+        return rows.view(np.uint8)
+    try:
+        return encode(rows, info.type, weights)
+    except NumericError as error:
+        raise NumericError(f"tensor {info.name!r} as {info.type}: {error}") from None
+
+
+def _shapes(form: GgufLayout) -> tuple[tuple[int, ...], ...]:
+    return tuple(info.shape for info in form.infos)
+
+
+def content_key(checkpoint: Checkpoint, imatrix: Imatrix | None) -> str:
+    """Hash of what decides a tensor's bytes, beside what the file's header says."""
+    digest = hashlib.sha256(f"{engine_version()} {checkpoint.identity()}".encode())
+    for name, entry in sorted({} if imatrix is None else imatrix.entries.items()):
+        digest.update(f" {name}".encode())
+        digest.update(entry.in_sum2.tobytes() + entry.counts.tobytes())
+    return digest.hexdigest()

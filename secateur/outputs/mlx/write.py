@@ -1,0 +1,163 @@
+"""Writing a planned MLX model straight from the shards, into a folder of its own.
+
+Every block of rows is read, widened and quantized by one thread while it is in the processor's
+cache, and handed on in order, so that the bytes do not depend on the number of threads. Of a
+quantized matrix the codes are written as they come, scales and biases wait until they are through.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.checkpoint.byte_ranges import SlicedTensor
+from secateur.checkpoint.companion_files import copy_companion_files
+from secateur.checkpoint.reader import INDEX, Checkpoint
+from secateur.checkpoint.tensors import NamedTensor, from_float32, to_float32
+from secateur.checkpoint.writer import writing
+from secateur.errors import FormatError, NumericError
+from secateur.formats.mlx.codec import quantize
+from secateur.formats.mlx.rules import mlx_config
+from secateur.formats.mlx.tensors import MlxTensor
+from secateur.outputs.blocks import ELEMENTS, Block, Shards, in_order
+from secateur.outputs.mlx.layout import MlxLayout, MlxShard
+from secateur.pruning.expert_slices import select_experts
+from secateur.pruning.selection import Keep
+from secateur.system.flushed_file import OutputFile
+
+_CONFIG = "config.json"
+_PROCESSORS = "*processor_config.json"
+"""For pictures and sounds, which mlx-lm's models do not take."""
+
+Part = NDArray[np.generic]
+
+
+def write_mlx(
+    form: MlxLayout,
+    checkpoint: Checkpoint,
+    keep: Keep,
+    folder: Path,
+    *,
+    threads: int = 1,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> dict[str, str]:
+    """Write a decided MLX model into its folder in `folder`; returns name -> sha256.
+
+    A shard that is there already is left alone (and out of what is returned); one appears only
+    when it is whole. Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded
+    ones (at most 2 MiB each), and one tensor's scales and biases. `progress` is told the bytes
+    written. Raises CheckpointError for a shard that cannot be read or holds NaN, NumericError for
+    a number too large for its type, WriteError if the disk refuses.
+    """
+    home = folder / form.folder
+    with writing(home, sum(form.files.values())):
+        home.mkdir(exist_ok=True)
+    hashes = _write_beside(form, checkpoint, len(next(iter(keep.values()))), home)
+    progress(len(form.index))
+    sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
+    with Shards(sliced.values()) as sources:
+        for shard in form.shards:
+            if not (home / shard.name).exists():
+                hashes[shard.name] = _write_shard(
+                    shard, home / shard.name, sliced, sources, threads, progress
+                )
+    return {f"{form.folder}/{name}": digest for name, digest in hashes.items()}
+
+
+def _write_beside(
+    form: MlxLayout, checkpoint: Checkpoint, experts: int, home: Path
+) -> dict[str, str]:
+    """Config, index, tokenizer and templates."""
+    text = (checkpoint.path / _CONFIG).read_bytes().decode("utf-8")
+    config = mlx_config(text, checkpoint.family, experts, form.quantization)
+    hashes = copy_companion_files(checkpoint.path, home, _PROCESSORS)
+    for name, data in {_CONFIG: config.encode(), INDEX: form.index}.items():
+        with writing(home / name, len(data)):
+            (home / name).write_bytes(data)
+        hashes[name] = hashlib.sha256(data).hexdigest()
+    return hashes
+
+
+def _write_shard(
+    shard: MlxShard,
+    path: Path,
+    sliced: Mapping[str, SlicedTensor],
+    sources: Shards,
+    threads: int,
+    progress: Callable[[int], None],
+) -> str:
+    """One file, aside and renamed; its sha256."""
+    aside = path.with_name(f".{path.name}.partial")
+    digest = hashlib.sha256(shard.header)
+
+    def encoded(block: Block) -> list[Part]:
+        return _encoded(shard.tensors[block.tensor], sources.rows(block), block)
+
+    try:
+        with writing(path, shard.nbytes), OutputFile(aside) as file:
+            file.write(shard.header)
+            progress(len(shard.header))
+            blocks = sources.ahead(_blocks(shard.tensors, sliced))
+            made = in_order(encoded, blocks, threads)
+            for data in _in_file_order(made):
+                file.write(data)
+                digest.update(data)
+                progress(len(data))
+            file.sync()
+        if (got := aside.stat().st_size) != shard.nbytes:
+            raise FormatError(f"{path}: wrote {got} bytes, predicted {shard.nbytes}")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def _in_file_order(made: Iterable[tuple[Block, list[Part]]]) -> Iterator[memoryview]:
+    """Of every tensor first all codes, then all scales, then all biases."""
+    for _, blocks in groupby(made, key=lambda item: item[0].tensor):
+        waiting: list[list[Part]] = []
+        for _, parts in blocks:
+            yield _bytes_of(parts[0])
+            waiting.append(parts[1:])
+        for column in zip(*waiting, strict=True):
+            yield _bytes_of(np.concatenate(column))
+
+
+def _bytes_of(part: Part) -> memoryview:
+    return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+
+
+def _blocks(tensors: Iterable[MlxTensor], sliced: Mapping[str, SlicedTensor]) -> Iterator[Block]:
+    """The rows of all tensors, in their order, matrix by matrix."""
+    for number, tensor in enumerate(tensors):
+        width = tensor.shape[-1]
+        nth, of = tensor.half
+        step = max(1, ELEMENTS // width)
+        for source in (sliced[name] for name in tensor.sources):
+            rows = source.shape[-2] if len(source.shape) > 1 else 1
+            for matrix in range(0, source.elements // width, rows):
+                first = matrix + nth * rows // of
+                last = first + rows // of
+                for start in range(first, last, step):
+                    stop = min(start + step, last)
+                    yield Block(number, tensor.name, start, stop, width, source, None)
+
+
+def _encoded(tensor: MlxTensor, rows: NDArray[np.float32], block: Block) -> list[Part]:
+    """The rows as the tensor's parts."""
+    assert isinstance(block.source, SlicedTensor)
+    try:
+        if tensor.dtype != block.source.dtype or tensor.kind is None:
+            stored = from_float32(rows, tensor.dtype)
+            if tensor.kind is None:
+                return [stored]
+            rows = to_float32(NamedTensor(tensor.name, tensor.dtype, stored))
+        return [part for part in quantize(rows, tensor.kind, tensor.dtype) if part is not None]
+    except NumericError as error:
+        raise NumericError(f"tensor {tensor.name!r}: {error}") from None

@@ -1,0 +1,161 @@
+"""Selecting experts: which bytes of a checkpoint a pruned one is made of.
+
+Everything follows from the family's rows. A tensor with an expert axis keeps the chosen slices
+of it; a tensor with the expert's number in its name is left out or renumbered; every other one
+is copied whole. No bytes are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from secateur.checkpoint.byte_ranges import Allowed, Piece, SlicedTensor, joined, whole
+from secateur.checkpoint.headers import TensorSpec
+from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.tensors import STORAGE
+from secateur.errors import PlanError
+from secateur.families.schema import TensorMatch
+
+Keep = Mapping[int, Sequence[int]]
+"""MoE layer -> the experts it keeps, by their numbers in the source checkpoint."""
+
+
+def select_experts(checkpoint: Checkpoint, keep: Keep) -> Iterator[SlicedTensor]:
+    """The tensors of the pruned checkpoint, as byte ranges of the source.
+
+    `keep` lists, ascending, the experts of every MoE layer that stay; they are renumbered from
+    0 in that order. Raises PlanError when `keep` does not fit the checkpoint (`check_keep`).
+    Peak memory: the descriptions; one piece per run of neighbouring kept experts.
+    """
+    check_keep(checkpoint, keep)
+    for layer, kept in keep.items():
+        if list(kept) != sorted(kept):
+            raise PlanError(f"layer {layer}: kept experts must ascend, got {list(kept)}")
+    return arrange_experts(checkpoint, keep)
+
+
+def arrange_experts(checkpoint: Checkpoint, order: Keep) -> Iterator[SlicedTensor]:
+    """As `select_experts`, in any order of experts, and without any check of `order`."""
+    for name, spec in checkpoint.specs.items():
+        place = checkpoint.matches[name]
+        axis = place.row.expert_axis
+        if place.layer is None or (axis is None and place.expert is None):
+            yield whole(spec, _allowed(place))
+            continue
+        kept = order[place.layer]
+        if axis is not None:
+            yield _sliced(spec, axis, kept)
+        elif place.expert is not None and place.expert in kept:
+            yield _renamed(spec, place, kept.index(place.expert))
+
+
+def check_keep(checkpoint: Checkpoint, keep: Keep) -> None:
+    """Raise PlanError unless `keep` gives a checkpoint that its own config can describe.
+
+    Every MoE layer is there; all keep the same number, since config.json holds one count; that
+    number is at least top_k; where the router works in groups, every group keeps equally many,
+    and the groups a token may use still hold top_k experts.
+    """
+    layers = checkpoint.moe_layers
+    if missing := sorted(set(layers) ^ set(keep)):
+        what = "is missing" if missing[0] in layers else "has no routed experts"
+        raise PlanError(
+            f"the experts to keep do not fit the model: layer {missing[0]} {what} "
+            f"({len(missing)} such layers; MoE layers are {_ranges(layers)})"
+        )
+    experts = checkpoint.experts
+    for layer in layers:
+        kept = list(keep[layer])
+        if len(set(kept)) != len(kept):
+            twice = next(expert for expert in kept if kept.count(expert) > 1)
+            raise PlanError(f"layer {layer} keeps expert {twice} twice")
+        for expert in kept:
+            if not 0 <= expert < experts:
+                raise PlanError(
+                    f"layer {layer} keeps expert {expert}, but the model has experts "
+                    f"0 to {experts - 1}"
+                )
+    counts = {layer: len(keep[layer]) for layer in layers}
+    if len(set(counts.values())) > 1:
+        few, many = min(layers, key=counts.__getitem__), max(layers, key=counts.__getitem__)
+        raise PlanError(
+            f"layer {few} keeps {counts[few]} experts and layer {many} keeps {counts[many]}: "
+            "config.json holds one number for all layers, keep equally many in each"
+        )
+    count = counts[layers[0]]
+    if count < checkpoint.top_k:
+        raise PlanError(
+            f"{count} experts kept per layer, but every token uses {checkpoint.top_k}: "
+            f"keep at least {checkpoint.top_k}"
+        )
+    _check_groups(checkpoint, keep, count)
+
+
+def _check_groups(checkpoint: Checkpoint, keep: Keep, count: int) -> None:
+    """Groups are contiguous blocks of experts, of equal size before and after."""
+    family, config = checkpoint.family, checkpoint.config
+    found = family.find(config, "groups")
+    if found is None or found[1] < 1:
+        return
+    groups = found[1]
+    if count % groups:
+        raise PlanError(
+            f"{count} experts kept per layer, but the router works in {groups} groups of equal "
+            f"size: keep a multiple of {groups}"
+        )
+    size, share = checkpoint.experts // groups, count // groups
+    for layer in checkpoint.moe_layers:
+        per_group = [sum(e // size == group for e in keep[layer]) for group in range(groups)]
+        if any(number != share for number in per_group):
+            raise PlanError(
+                f"layer {layer} keeps {per_group} experts of its {groups} groups: the router "
+                f"needs equally many of each, that is {share}"
+            )
+    used = family.find(config, "used_groups")
+    reachable = share * (used[1] if used else groups)
+    if reachable < checkpoint.top_k:
+        raise PlanError(
+            f"a token may use {reachable} of the {count} experts kept per layer (groups), "
+            f"but it is sent to {checkpoint.top_k}: keep more experts"
+        )
+    if share < family.router.group_best:
+        raise PlanError(
+            f"{share} experts kept per group, but the router ranks groups by the best "
+            f"{family.router.group_best} of each: keep at least {family.router.group_best}"
+        )
+
+
+def _sliced(spec: TensorSpec, axis: int, kept: Sequence[int]) -> SlicedTensor:
+    """The kept slices along `axis`.
+
+    With the expert axis first, as in every family so far, a slice is one range. On a later
+    axis it is one range for every index before it: right, but many pieces.
+    """
+    slice_bytes = math.prod(spec.shape[axis + 1 :]) * STORAGE[spec.dtype].itemsize
+    stride = spec.shape[axis] * slice_bytes
+    pieces = joined(
+        Piece(spec.path, spec.offset + before * stride + expert * slice_bytes, slice_bytes)
+        for before in range(math.prod(spec.shape[:axis]))
+        for expert in kept
+    )
+    shape = (*spec.shape[:axis], len(kept), *spec.shape[axis + 1 :])
+    return SlicedTensor(spec.name, spec.dtype, shape, pieces)
+
+
+def _renamed(spec: TensorSpec, place: TensorMatch, number: int) -> SlicedTensor:
+    match = place.row.pattern.fullmatch(spec.name)
+    assert match is not None  # the place was found with this very pattern
+    start, end = match.span("expert")
+    copy = whole(spec, _allowed(place))
+    name = f"{spec.name[:start]}{number}{spec.name[end:]}"
+    return SlicedTensor(name, copy.dtype, copy.shape, copy.pieces, copy.allowed)
+
+
+def _allowed(place: TensorMatch) -> Allowed:
+    """Rows without axes are parts we only carry: infinite clipping bounds are normal there."""
+    return "finite" if place.row.axes else "infinite"
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    return f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else f"{layers[0]}"

@@ -1,0 +1,1 @@
+"""Quantization recipes and the type rules of llama.cpp."""

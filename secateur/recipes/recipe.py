@@ -1,0 +1,212 @@
+"""A recipe: which type every tensor of an output gets, said by role, layer and name.
+
+    name: apex-mini
+    about: one line for people
+    to: gguf                    # gguf | mlx
+    base: Q3_K_M                # what no rule names: a file type of llama.cpp, or for MLX a type
+    embedding: Q8_0             # optional: llama-quantize's --token-embedding-type
+    output: Q8_0                # optional: --output-tensor-type
+    imatrix: true               # optional: refuse to plan without an importance matrix
+    pad: false                  # optional: widen rows with zeros where a type needs it
+    tiers: {high: "0", middle: "1-6,10"}        # optional, see `layers.py`
+    rules:                      # the first that matches a tensor decides
+      - {role: expert, layers: edge 5, type: Q6_K}
+      - {role: [attention.q, attention.k], type: Q5_K}
+      - {name: 'blk\\.\\d+\\.ffn_down\\.weight', type: Q8_0, if_present: true}
+
+A rule names `role` (as in the family's rows; `expert` stands for every `expert.*`), `layers`,
+`name` (a regular expression that the whole output name matches) or several of them. One that
+matches no tensor is an error, unless it says `if_present`. What a rule gives is an explicit type:
+rows that it does not divide fall back as llama-quantize's overrides do.
+
+A file type of llama.cpp (`Q4_K_M`) is a recipe without rules; `_L` and `_XL` are those with the
+embedding and the output in Q8_0. A --tensor-type-file of llama-quantize makes one together with
+the file type that it is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from secateur.errors import PlanError
+from secateur.formats.ggml.tensor_type_file import read_tensor_types
+from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES, file_type
+from secateur.system.settings import Settings, read_yaml
+
+RECIPES = Path(__file__).parent / "data"
+
+_KEYS = (
+    "name", "about", "to", "base", "embedding", "output", "imatrix", "pad", "tiers", "rules",
+)  # fmt: skip
+_RULE_KEYS = ("role", "layers", "name", "type", "if_present")
+
+LARGE = {
+    "Q6_K_L": "Q6_K",
+    "Q5_K_L": "Q5_K_M",
+    "Q4_K_L": "Q4_K_M",
+    "Q3_K_XL": "Q3_K_L",
+    "Q2_K_L": "Q2_K",
+}
+"""bartowski's names: the file type on the right, with embedding and output in Q8_0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of a recipe. Empty `roles`, `layers` or `name`: any."""
+
+    type: str
+    roles: tuple[str, ...] = ()
+    layers: str = ""
+    name: str = ""
+    if_present: bool = False
+
+    def sentence(self) -> str:
+        """The rule as a person would point at it."""
+        parts = [" ".join(self.roles), f"layers {self.layers}" if self.layers else "", self.name]
+        return f"{', '.join(part for part in parts if part) or 'everything'} = {self.type}"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the types of one output come about; see the module's docstring.
+
+    One `to` mmproj, a tower's GGUF (outputs/gguf/mmproj.py), has no rules: its
+    `base` is llama.cpp's type.
+
+    `patterns` are llama-quantize's own overrides (regular expression, type), tried after the
+    rules: lower-cased, found anywhere in a name, the first match wins.
+    """
+
+    name: str
+    base: str
+    to: Literal["gguf", "mlx", "mmproj"] = "gguf"
+    about: str = ""
+    embedding: str | None = None
+    output: str | None = None
+    imatrix: bool = False
+    pad: bool = False
+    tiers: Mapping[str, str | float] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    patterns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def format(self) -> str:
+        """What plans call the output: `gguf-Q4_K_M`, `mlx-mixed-4-8`, `mmproj-F16`."""
+        return f"{self.to}-{self.name}"
+
+    def facts(self) -> dict[str, Any]:
+        """What a plan remembers of it (JSON-able)."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return {
+            "to": self.to,
+            "recipe": self.name,
+            "base": self.base,
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            **({"pad": True} if self.pad else {}),
+        }
+
+
+def recipe_of_facts(form: str, facts: Mapping[str, Any]) -> Recipe:
+    """The recipe of a plan's format, without rules: the plan's tensors say their types.
+
+    Raises PlanError when the facts do not describe the format.
+    """
+    try:
+        recipe = Recipe(
+            facts["recipe"], facts["base"], facts["to"], pad=bool(facts.get("pad", False))
+        )
+    except KeyError as error:
+        raise PlanError(f"the plan's format {form!r} does not say {error}: plan again") from None
+    if recipe.format != form or recipe.to not in ("gguf", "mlx", "mmproj"):
+        raise PlanError(f"the plan's format {form!r} is written as {recipe.format!r}: plan again")
+    return recipe
+
+
+def find_recipe(word: str) -> Recipe:
+    """The recipe of a file type's name (any case), a shipped recipe's name, or a YAML path.
+
+    Raises PlanError that lists what there is.
+    """
+    path = Path(word)
+    if path.suffix in (".yaml", ".yml"):
+        return read_recipe(path)
+    upper = ALIASES.get(word.upper(), word.upper())
+    if upper in FILE_TYPES:
+        return Recipe(upper, upper)
+    if upper in LARGE:
+        return Recipe(upper, LARGE[upper], embedding="Q8_0", output="Q8_0")
+    shipped = {name.lower(): name for name in shipped_recipes()}
+    if word.lower() in shipped:
+        return read_recipe(RECIPES / f"{shipped[word.lower()]}.yaml")
+    raise PlanError(
+        f"unknown file type or recipe {word!r}: known are {', '.join(FILE_TYPES)}, "
+        f"{', '.join(LARGE)}; the recipes {', '.join(shipped.values())}; a suite of several "
+        "(suite:bartowski); or the path of a .yaml file"
+    )
+
+
+def shipped_recipes() -> tuple[str, ...]:
+    """Names of the recipes that come with secateur."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+
+
+def recipe_of_types(path: Path, base: str) -> Recipe:
+    """llama-quantize's --tensor-type-file at `path`, over the file type `base`.
+
+    Raises FormatError for a file that llama-quantize rejects, PlanError for an unknown base.
+    """
+    patterns = tuple((rule.pattern, rule.type) for rule in read_tensor_types(path))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)
+    return Recipe(name, file_type(base), about=f"the patterns of {path.name}", patterns=patterns)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe. Raises PlanError naming the file and the rule that cannot be used."""
+    where = str(path)
+    given = Settings.of(read_yaml(path, PlanError), where, _KEYS, PlanError)
+    to = given.choice("to", ("gguf", "mlx"))
+    base = given.text("base")
+    if base is None:
+        raise PlanError(f"{where}: base is missing: name the type of what no rule matches")
+    tiers = given.pairs("tiers") or {}
+    return Recipe(
+        name=given.text("name") or path.stem,
+        base=file_type(base) if to == "gguf" else base,
+        to="gguf" if to == "gguf" else "mlx",
+        about=given.text("about") or "",
+        embedding=given.text("embedding"),
+        output=given.text("output"),
+        imatrix=given.flag("imatrix", False),
+        pad=given.flag("pad", False),
+        tiers={str(key): value for key, value in tiers.items()},
+        rules=tuple(
+            _rule(entry, f"{where}: rules[{index}]")
+            for index, entry in enumerate(given.listing("rules") or [])
+        ),
+    )
+
+
+def _rule(entry: object, where: str) -> Rule:
+    given = Settings.of(entry, where, _RULE_KEYS, PlanError)
+    kind = given.text("type")
+    if kind is None:
+        raise PlanError(f"{where}: type is missing")
+    roles = given.values.get("role", ())
+    roles = (roles,) if isinstance(roles, str) else tuple(roles)
+    if not all(isinstance(role, str) for role in roles):
+        raise PlanError(f"{where}: role is {roles!r}, expected a role or a list of roles")
+    name = given.text("name") or ""
+    try:
+        re.compile(name)
+    except re.error as error:
+        raise PlanError(f"{where}: name {name!r} is no regular expression: {error}") from None
+    layers = given.values.get("layers", "")
+    if not isinstance(layers, str | int) or isinstance(layers, bool):
+        raise PlanError(f"{where}: layers is {layers!r}, expected text such as '0-4,10'")
+    return Rule(kind, roles, str(layers), name, given.flag("if_present", False))

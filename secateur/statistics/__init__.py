@@ -1,0 +1,1 @@
+"""Statistics of calibration: exact sums, merging, coverage."""

@@ -1,0 +1,1 @@
+"""What touches disk, processes and the machine; knows nothing of models."""

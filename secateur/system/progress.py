@@ -1,0 +1,40 @@
+"""How far long work has come: one type, from the innermost loop to the progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called with the name of the stage, how much of it is done, how much there is, and the unit.
+
+    `done` counts from 0 and never falls within a stage; `unit` is what is counted: "tokens",
+    "bytes", "answers".
+    """
+
+    def __call__(self, stage: str, done: int, total: int, unit: str) -> None: ...
+
+
+def no_progress(stage: str, done: int, total: int, unit: str) -> None:
+    """Report to nobody: the default of every function that takes a Progress."""
+
+
+def named(progress: Progress, stage: str) -> Progress:
+    """The same progress under the name that `stage` gives it, whatever the inner work calls it."""
+    return lambda _, done, total, unit: progress(stage, done, total, unit)
+
+
+class Counter:
+    """Adds up the steps of a stage and reports the sum; may be called from any thread."""
+
+    def __init__(self, progress: Progress, stage: str, total: int, unit: str) -> None:
+        self._report: Callable[[int], None] = lambda done: progress(stage, done, total, unit)
+        self._lock = Lock()
+        self._done = 0
+
+    def __call__(self, step: int) -> None:
+        with self._lock:
+            self._done += step
+            self._report(self._done)

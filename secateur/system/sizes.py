@@ -1,0 +1,39 @@
+"""Amounts of bytes: read as people write them, and written for people."""
+
+from __future__ import annotations
+
+import re
+
+from secateur.errors import InputError
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{letter}{form}": base ** (power + 1)
+    for form, base in (("", 1000), ("B", 1000), ("IB", 1024))
+    for power, letter in enumerate("KMGT")
+}
+
+
+def read_size(text: str, error: type[InputError] = InputError) -> int:
+    """Bytes of an amount such as 12GiB, 16GB, 5G (thousands, as in llama-gguf-split) or 4096.
+
+    Raises `error` for anything else, and for less than one byte.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    unit = found[2].upper() if found else ""
+    size = int(float(found[1]) * _UNITS[unit]) if found and unit in _UNITS else 0
+    if size < 1:
+        raise error(f"size {text!r}: expected an amount such as 12GiB, 16GB or 5G")
+    return size
+
+
+def show_bytes(number: float) -> str:
+    """Bytes in decimal multiples: 9.68 MB."""
+    for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{number / size:.2f} {name}"
+    return f"{number:.0f} B"
+
+
+def show_amount(number: float, unit: str) -> str:
+    """A number with its unit; bytes in decimal multiples."""
+    return show_bytes(number) if unit == "bytes" else f"{number:,.0f} {unit}"
