@@ -89,7 +89,7 @@ def child(folder: Path, rows: Path, reroute: int) -> None:
     checkpoint, corpus = open_checkpoint(folder), load_rows(rows, VOCAB)
     print("layer 0", flush=True)
 
-    def tell(done: int, total: int, *_: Any) -> None:
+    def tell(stage: str, done: int, total: int, unit: str) -> None:
         if done % corpus.tokens == 0:
             print(f"layer {done // corpus.tokens}", flush=True)
 

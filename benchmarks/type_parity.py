@@ -166,7 +166,7 @@ class Case:
                     self.refused[ftype] = str(error)
             plan = self._plan(*(ftype for ftype in types if ftype not in self.refused))
         if not self._ours.exists():
-            secateur.apply(plan, self._ours, imatrix=self._matrix, threads=threads)
+            secateur.apply(plan, self._ours, imatrix=self._matrix, workers=threads)
 
     def _plan(self, *types: str) -> secateur.Plan:
         request = Formats(safetensors=False, types=types)

@@ -473,6 +473,6 @@ def test_an_empty_corpus_is_refused(tiny: TINY) -> None:
 
 
 def test_progress_counts_every_layer(tiny: TINY) -> None:
-    told: list[tuple[int, int]] = []
-    calibrate(tiny("gemma4"), corpus(), reroute_tokens=0, progress=lambda d, t: told.append((d, t)))
-    assert told == [(46, 138), (92, 138), (138, 138)]
+    calls: list[tuple[str, int, int, str]] = []
+    calibrate(tiny("gemma4"), corpus(), reroute_tokens=0, progress=lambda *c: calls.append(c))
+    assert calls == [("calibrate", done, 138, "tokens") for done in (46, 92, 138)]

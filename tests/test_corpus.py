@@ -245,7 +245,7 @@ def test_the_description_can_be_written_as_json_and_names_everything(tmp_path, t
     file_hash = hashlib.sha256((tmp_path / "a.jsonl").read_bytes()).hexdigest()
     assert described["sources"][0]["sha256"] == file_hash
     assert len(described["tokenizer_sha256"]) == 64
-    assert seen == [("a", 1, 3), ("a", 2, 3), ("a", 3, 3)]
+    assert seen == [("source a", done, 3, "samples") for done in (1, 2, 3)]
 
 
 def test_another_tokenizer_has_another_hash(tmp_path, tokenizer):

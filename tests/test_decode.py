@@ -128,7 +128,7 @@ def test_16_bit_tensors_stay_16_bits(
 def test_names_are_those_of_the_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     checkpoint = tiny("gemma4")
     path = write(checkpoint, tmp_path / "a.gguf", "Q8_0")
-    source = GgufWeights(read_gguf(path), checkpoint.family, checkpoint.config, threads=2)
+    source = GgufWeights(read_gguf(path), checkpoint.family, checkpoint.config, workers=2)
     expected = CheckpointWeights(checkpoint)
     assert set(source.names()) == set(expected.names())
     for name in expected.names():

@@ -161,10 +161,11 @@ def test_workers_change_no_bit(tiny: Tiny) -> None:
 
 def test_progress_counts_layers_then_tokens(tiny: Tiny) -> None:
     checkpoint, answers = tiny("gemma4"), some_answers()
-    calls: list[tuple[int, int, str]] = []
+    calls: list[tuple[str, int, int, str]] = []
     teach(CheckpointWeights(checkpoint), "original", answers, progress=lambda *c: calls.append(c))
-    assert [call for call in calls if call[2] == "layers"] == [(i, 3, "layers") for i in (1, 2, 3)]
-    assert calls[-1] == (answers.tokens, answers.tokens, "tokens")
+    layers = [call for call in calls if call[0] == "layers"]
+    assert layers == [("layers", i, 3, "layers") for i in (1, 2, 3)]
+    assert calls[-1] == ("logits", answers.tokens, answers.tokens, "tokens")
 
 
 @settings(deadline=None, max_examples=200)

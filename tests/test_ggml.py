@@ -32,7 +32,7 @@ def matrix() -> tuple[np.ndarray, np.ndarray]:
 def test_bytes_equal_a_native_builds(case):
     name, label = case.split()
     rows, importance = matrix()
-    got = encode(rows, name, importance if label == "importance" else None, threads=2)
+    got = encode(rows, name, importance if label == "importance" else None, workers=2)
     assert hashlib.sha256(got.tobytes()).hexdigest() == GOLDEN[case]
 
 
@@ -48,7 +48,7 @@ def test_decoding_equals_gguf_pys(name):
     rows, importance = matrix()
     data = encode(rows, name, importance)
     expected = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[name])
-    np.testing.assert_allclose(decode(data, name, rows.shape, threads=3), expected, rtol=1e-6)
+    np.testing.assert_allclose(decode(data, name, rows.shape, workers=3), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "IQ2_XS", "Q8_0", "F16"])
@@ -56,11 +56,11 @@ def test_decoding_equals_gguf_pys(name):
 def test_the_number_of_threads_changes_nothing(name, threads, monkeypatch):
     monkeypatch.setattr(ggml, "_ELEMENTS", 2000)
     rows, importance = matrix()
-    one = encode(rows, name, importance, threads=1)
-    many = encode(rows, name, importance, threads=threads)
+    one = encode(rows, name, importance, workers=1)
+    many = encode(rows, name, importance, workers=threads)
     np.testing.assert_array_equal(one, many)
     np.testing.assert_array_equal(
-        decode(one, name, rows.shape), decode(one, name, rows.shape, threads=threads)
+        decode(one, name, rows.shape), decode(one, name, rows.shape, workers=threads)
     )
 
 
@@ -90,7 +90,7 @@ def test_a_number_that_is_not_finite_is_an_error_and_no_abort(name, bad):
     rows = np.ones((3, 256), np.float32)
     rows[2, 5] = bad
     with pytest.raises(NumericError):
-        encode(rows, name, threads=2)
+        encode(rows, name, workers=2)
 
 
 def test_rounding_that_overflows_is_an_error():

@@ -51,7 +51,7 @@ def convert(folder, ftype, path):
             if values is None:
                 values = to_float32(checkpoint.read(tensor.sources[0]))
             rows = np.ascontiguousarray(values).reshape(-1, info.shape[-1])
-            yield TensorChunk(info.name, encode(rows, info.type, threads=2).reshape(-1))
+            yield TensorChunk(info.name, encode(rows, info.type, workers=2).reshape(-1))
 
     write_gguf(path, metadata, infos, chunks())
     return {tensor.sources[0]: tensor.info.name for tensor in tensors if tensor.sources}

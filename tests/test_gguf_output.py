@@ -42,7 +42,7 @@ def write(
 ) -> dict[str, str]:
     keep = {layer: tuple(range(4)) for layer in checkpoint.moe_layers}
     folder.mkdir(exist_ok=True)
-    return write_ggufs(forms, checkpoint, keep, folder, imatrix=None, threads=threads)
+    return write_ggufs(forms, checkpoint, keep, folder, imatrix=None, workers=threads)
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def written(checkpoint: Checkpoint, folder: Path, kind: str, kept: range = range
     keep = {layer: tuple(kept) for layer in checkpoint.moe_layers}
     form = gguf_layout(checkpoint, keep, find_recipe(kind), imatrix=None)
     folder.mkdir()
-    write_ggufs([form], checkpoint, keep, folder, imatrix=None, threads=2)
+    write_ggufs([form], checkpoint, keep, folder, imatrix=None, workers=2)
     assert (folder / form.file).stat().st_size == sum(form.files.values())
     return read_gguf(folder / form.file)
 

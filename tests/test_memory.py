@@ -38,7 +38,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """gemmule, which has sliding layers and keys that are values, as GGUF."""
     folder = tmp_path_factory.mktemp("memory") / "out"
     request = Formats(safetensors=False, types=("Q8_0",))
-    apply(plan("gemmule", Pruning(drop=0.0), request), folder, threads=1)
+    apply(plan("gemmule", Pruning(drop=0.0), request), folder, workers=1)
     return next(folder.glob("*.gguf"))
 
 

@@ -75,7 +75,7 @@ def write(source: Path, recipe: Recipe, out: Path, experts: tuple[int, ...] | No
     keep = dict.fromkeys(checkpoint.moe_layers, experts or tuple(range(EXPERTS)))
     form = mlx_layout(checkpoint, keep, recipe)
     out.mkdir()
-    hashes = write_mlx(form, checkpoint, keep, out, threads=2)
+    hashes = write_mlx(form, checkpoint, keep, out, workers=2)
     return Made(checkpoint, form, out / form.folder, hashes)
 
 
@@ -282,14 +282,14 @@ def test_an_interruption_leaves_no_shard(wide: Callable[[str], Path], tmp_path: 
     form = mlx_layout(checkpoint, keep, find_recipe("mlx-4bit"))
     calls = 0
 
-    def stop(nbytes: int) -> None:
+    def stop(stage: str, done: int, total: int, unit: str) -> None:
         nonlocal calls
         calls += 1
         if calls == 40:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_mlx(form, checkpoint, keep, tmp_path, threads=2, progress=stop)
+        write_mlx(form, checkpoint, keep, tmp_path, workers=2, progress=stop)
     left = {path.name for path in (tmp_path / form.folder).iterdir()}
     assert not any("safetensors" in name and not name.endswith("index.json") for name in left)
 
@@ -302,7 +302,7 @@ def test_threads_do_not_change_a_byte(wide: Callable[[str], Path], tmp_path: Pat
     for threads in (1, 3):
         out = tmp_path / str(threads)
         out.mkdir()
-        found.append(write_mlx(form, checkpoint, keep, out, threads=threads))
+        found.append(write_mlx(form, checkpoint, keep, out, workers=threads))
     assert found[0] == found[1]
 
 

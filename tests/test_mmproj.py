@@ -59,7 +59,7 @@ def towers(model: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[
     recipes = [tower_recipe(model, kind, False)[0] for kind in TYPES_OF_TOWERS]
     forms = [mmproj_layout(model, model.experts, recipe) for recipe in recipes]
     keep = {layer: tuple(range(model.experts)) for layer in model.moe_layers}
-    write_ggufs(forms, model, keep, out, imatrix=None, threads=2)
+    write_ggufs(forms, model, keep, out, imatrix=None, workers=2)
     for form in forms:
         assert {form.file: (out / form.file).stat().st_size} == form.files
     return {recipe.name: out / form.file for recipe, form in zip(recipes, forms, strict=True)}

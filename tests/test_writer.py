@@ -177,9 +177,10 @@ def test_any_shapes_and_any_buffer_give_the_file_that_was_promised(
 
 def test_progress_reports_every_byte_of_tensor_data(tiny: TINY, tmp_path: Path) -> None:
     checkpoint = tiny("mixtral")
-    told: list[int] = []
-    write_shards(tmp_path, lay_out(everything(checkpoint)), told.append)
-    assert sum(told) == checkpoint.nbytes
+    calls: list[tuple[str, int, int, str]] = []
+    write_shards(tmp_path, lay_out(everything(checkpoint)), lambda *call: calls.append(call))
+    assert calls[-1] == ("write safetensors", checkpoint.nbytes, checkpoint.nbytes, "bytes")
+    assert [call[1] for call in calls] == sorted(call[1] for call in calls)
 
 
 def test_a_name_given_twice_is_refused(tiny: TINY) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from secateur.planning import imatrix_policy as importance
 from secateur.planning.document import read_plan
 from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
 from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report, write_report
+from secateur.system.progress import Progress, within
 
 GENERATION = Generation(temperature=1.0)
 """Answers are drawn from the model's own distribution, with a fixed seed: greedy ones of a small
@@ -39,9 +39,6 @@ model run in circles, and lie where the model is surest (docs/log.md)."""
 _NO_MODEL = (importance.FILE, MMPROJ)
 """How the names of GGUF files begin that are not models."""
 
-Progress = Callable[[str, int, int, str], None]
-"""Called with (stage, done, total, unit)."""
-
 
 def measure_output(
     out: Path,
@@ -49,7 +46,7 @@ def measure_output(
     request: Measuring,
     folder: Path,
     *,
-    threads: int,
+    workers: int,
     progress: Progress,
 ) -> Report:
     """Measure all artefacts of `out`; `folder` keeps the original's answers and probabilities.
@@ -57,18 +54,18 @@ def measure_output(
     In an output of ours the report is written and the manifest brought up to date.
     """
     # What cannot be measured shall show before the original has answered, which takes long.
-    opened = [open_artefact(path, original, threads=threads) for path in artefacts_of(out)]
-    answers = answers_for(original, request, folder, threads, progress)
+    opened = [open_artefact(path, original, workers=workers) for path in artefacts_of(out)]
+    answers = answers_for(original, request, folder, workers, progress)
     teacher = teacher_for(
         CheckpointWeights(original),
         original.identity(),
         answers,
         folder,
-        workers=threads,
-        progress=lambda done, total, unit: progress("original", done, total, unit),
+        workers=workers,
+        progress=within("original", progress),
     )
     artefacts = tuple(
-        _measured(artefact, answers, teacher, threads, progress) for artefact in opened
+        _measured(artefact, answers, teacher, workers, progress) for artefact in opened
     )
     report = Report(
         original=original.name,
@@ -106,7 +103,7 @@ def _is_behind(name: str, others: set[str]) -> bool:
 
 
 def answers_for(
-    original: Checkpoint, request: Measuring, folder: Path, threads: int, progress: Progress
+    original: Checkpoint, request: Measuring, folder: Path, workers: int, progress: Progress
 ) -> AnswerSet:
     """The original's answers: given, kept in `folder` from an earlier run, or generated now."""
     tokenizer = load_tokenizer(original.path)
@@ -132,8 +129,8 @@ def answers_for(
         path,
         stop_ids=stop_tokens(original, tokenizer),
         settings=GENERATION,
-        workers=threads,
-        progress=lambda done, total, unit: progress("answers", done, total, unit),
+        workers=workers,
+        progress=progress,
     )
 
 
@@ -154,7 +151,7 @@ def _measured(
     artefact: Artefact,
     answers: AnswerSet,
     teacher: Teacher,
-    threads: int,
+    workers: int,
     progress: Progress,
 ) -> ArtefactReport:
     name = artefact.path.name
@@ -163,8 +160,8 @@ def _measured(
         artefact.source,
         artefact.identity,
         answers,
-        workers=threads,
-        progress=lambda done, total, unit: progress(f"measure {name}", done, total, unit),
+        workers=workers,
+        progress=within(name, progress),
     )
     nbytes = sum(file.stat().st_size for file in artefact.files)
     name = "safetensors" if artefact.kind == "safetensors" else name

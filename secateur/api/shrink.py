@@ -36,6 +36,8 @@ from secateur.release.manifest import MANIFEST, versions, write_manifest
 from secateur.release.report import Report
 from secateur.statistics import statistics as statistics_file
 from secateur.statistics.statistics import Statistics
+from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import cores
 from secateur.system.workdir import sync_all
 
 SUFFIX = ".secateur-work"
@@ -61,7 +63,7 @@ def shrink(
     *,
     revision: str | None = None,
     workers: int | None = None,
-    progress: verbs.Progress = verbs.silent,
+    progress: Progress = no_progress,
 ) -> Report:
     """Make `out` from `model`; returns the report, which also lies in `out`.
 
@@ -107,7 +109,7 @@ def _write(
     made: Path,
     observed: Path,
     workers: int | None,
-    progress: verbs.Progress,
+    progress: Progress,
 ) -> None:
     """All files of the plan, the statistics behind it (`observed`), and the manifest last."""
     made.mkdir(exist_ok=True)
@@ -115,8 +117,8 @@ def _write(
         plan,
         sources,
         made,
-        threads=workers or os.cpu_count() or 1,
-        progress=lambda form, done, total: progress(f"write {form}", done, total, "bytes"),
+        workers=workers or cores(),
+        progress=progress,
     )
     shutil.copyfile(observed, made / STATISTICS)
     sync_all(made)
@@ -149,7 +151,7 @@ def _statistics(
     request: ShrinkRequest,
     work: Path,
     workers: int | None,
-    progress: verbs.Progress,
+    progress: Progress,
 ) -> Statistics:
     path = _statistics_path(checkpoint, request, work)
     if path.exists():

@@ -37,15 +37,14 @@ from secateur.statistics import statistics as statistics_file
 from secateur.statistics.coverage import LEAST, Coverage
 from secateur.statistics.coverage import coverage as coverage_of
 from secateur.statistics.statistics import Statistics
+from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import cache_folder, cores
 from secateur.system.workdir import complete_or_absent, ready_for, sync_all, write_whole
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
     from secateur.outputs.fit import Fit
     from secateur.release.report import Report
-
-Progress = Callable[[str, int, int, str], None]
-"""Called with (stage, done, total, unit)."""
 
 File = str | os.PathLike[str]
 """The path of a file or folder."""
@@ -54,10 +53,6 @@ Model = Checkpoint | str | Path
 """An opened checkpoint, a folder, a hub id, or `gemmule`."""
 
 REROUTE_TOKENS = 16384
-
-
-def silent(stage: str, done: int, total: int, unit: str) -> None:
-    """Report to nobody."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +128,7 @@ def calibrate(
     revision: str | None = None,
     workers: int | None = None,
     on_message: Callable[[str], None] = lambda sentence: None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Statistics:
     """Observe a model on a corpus and write the statistics to `out`.
 
@@ -158,7 +153,7 @@ def calibrate(
         seed=request.seed or 0,
         workers=workers,
         skip_bad=request.on_nan == "skip",
-        progress=lambda done, total: progress("calibrate", done, total, "tokens"),
+        progress=progress,
     )
     statistics_file.save(found, out)
     return found
@@ -288,8 +283,8 @@ def apply(
     model: Model | None = None,
     statistics: File | None = None,
     imatrix: File | None = None,
-    threads: int | None = None,
-    progress: Progress = silent,
+    workers: int | None = None,
+    progress: Progress = no_progress,
 ) -> Mapping[str, object]:
     """Write all that a plan says into the new folder `out`; returns its manifest.
 
@@ -318,8 +313,8 @@ def apply(
             decided,
             sources,
             folder,
-            threads=threads or os.cpu_count() or 1,
-            progress=lambda form, done, total: progress(f"write {form}", done, total, "bytes"),
+            workers=workers or cores(),
+            progress=progress,
         )
         sync_all(folder)
         return manifest_file.write_manifest(folder, facts(decided, loaded), hashes)
@@ -362,7 +357,7 @@ def measure(
     work: File | None = None,
     revision: str | None = None,
     workers: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure an output folder, a model folder or a GGUF file against the original.
 
@@ -373,30 +368,16 @@ def measure(
     from secateur.api.measure import measure_output
 
     original = _opened(against, revision, "measuring")
-    folder = Path(work) if work else _cache() / original.identity()[:16]
+    folder = Path(work) if work else cache_folder() / original.identity()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    threads = workers or os.cpu_count() or 1
-    return measure_output(Path(out), original, request, folder, threads=threads, progress=progress)
+    return measure_output(
+        Path(out), original, request, folder, workers=workers or cores(), progress=progress
+    )
 
 
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "secateur"
-
-
-def verify(out: File, progress: Progress = silent) -> tuple[Problem, ...]:
+def verify(out: File, progress: Progress = no_progress) -> tuple[Problem, ...]:
     """Compare an output with its manifest; empty when all is as it was written."""
-    out = Path(out)
-    listed = manifest_file.read_manifest(out)["files"]
-    total = sum(int(entry["bytes"]) for entry in listed.values())
-    done = 0
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        progress("verify", done, total, "bytes")
-
-    return manifest_file.verify(out, advance)
+    return manifest_file.verify(Path(out), progress)
 
 
 def save_plan(plan: Plan, path: File) -> None:

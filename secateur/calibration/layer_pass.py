@@ -6,8 +6,7 @@ Peak memory: that of forward.stream, the sample of one layer and what solving it
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,12 +35,11 @@ from secateur.forward.skeleton import decoder_layers, path_of
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
 from secateur.statistics.statistics import Array, Statistics
+from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import cores
 
 REROUTE_TOKENS = 16384
 """Tokens sampled per layer for the criterion `rerouted`, shared evenly by the categories."""
-
-Progress = Callable[[int, int], None]
-"""Called with (tokens done, tokens in all), counted once per layer."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def calibrate(
     seed: int = 0,
     workers: int | None = None,
     skip_bad: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Statistics:
     """Run the corpus through the checkpoint once and sum what its experts did.
 
@@ -108,7 +106,7 @@ def calibrate(
     batches = micro_batches(corpus.rows, hidden)
     if not batches:
         raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
-    threads = workers or os.cpu_count() or 1
+    threads = workers or cores()
     sampled = _affordable(checkpoint, reroute_tokens)
     drawn = draw(batches, corpus, sampled, seed) if sampled else {}
     arrays: dict[str, Array] = {}
@@ -117,7 +115,8 @@ def calibrate(
     ) as forward:
         for layer in range(checkpoint.layers):
             arrays.update(_calibrate_layer(forward, layer, checkpoint, corpus, drawn))
-            progress((layer + 1) * corpus.tokens, checkpoint.layers * corpus.tokens)
+            done, total = (layer + 1) * corpus.tokens, checkpoint.layers * corpus.tokens
+            progress("calibrate", done, total, "tokens")
         skipped = forward.skipped
     return Statistics(
         model=checkpoint.facts(),

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Lock
+from threading import Event
 
 from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
 from secateur.checkpoint.headers import header_bytes
@@ -31,6 +31,7 @@ from secateur.checkpoint.reader import INDEX, SINGLE
 from secateur.checkpoint.tensors import STORAGE
 from secateur.errors import CheckpointError, WriteError
 from secateur.system.flushed_file import OutputFile
+from secateur.system.progress import Counter, Progress, no_progress
 
 SHARD_LIMIT = 5_000_000_000
 """Bytes of tensor data per shard; a larger tensor gets a shard of its own."""
@@ -107,13 +108,10 @@ def lay_out(tensors: Iterable[SlicedTensor], shard_limit: int = SHARD_LIMIT) -> 
     return Layout(shards, _index(shards) if len(shards) > 1 else None)
 
 
-def write_shards(
-    folder: Path, layout: Layout, progress: Callable[[int], None] | None = None
-) -> dict[str, str]:
+def write_shards(folder: Path, layout: Layout, progress: Progress = no_progress) -> dict[str, str]:
     """Write the files of `layout` into `folder`; returns name -> sha256 (hex) of each.
 
-    Memory: eight buffers of 512 KiB. `progress` is told the bytes of every block written, from
-    one thread at a time.
+    Memory: eight buffers of 512 KiB. `progress` counts the bytes of tensors.
     Refuses NaN and infinity where a tensor does not allow them (CheckpointError, as for a
     source that cannot be read); raises WriteError, before starting, when the disk has not
     enough room, and later when a write fails. Files are not yet synced: `folder.py` does that.
@@ -124,7 +122,9 @@ def write_shards(
             f"{folder} has {room} bytes free, but the output takes {layout.nbytes}: "
             "make room or choose another disk"
         )
-    hashes = _write_all(folder, layout.shards, progress or (lambda _: None))
+    total = sum(tensor.nbytes for shard in layout.shards for tensor in shard.tensors)
+    count = Counter(progress, "write safetensors", total, "bytes")
+    hashes = _write_all(folder, layout.shards, count)
     if layout.index is not None:
         with writing(folder / INDEX, len(layout.index)):
             (folder / INDEX).write_bytes(layout.index)
@@ -145,17 +145,14 @@ def writing(path: Path, nbytes: int) -> Iterator[None]:
         ) from None
 
 
-def _write_all(
-    folder: Path, shards: tuple[Shard, ...], progress: Callable[[int], None]
-) -> dict[str, str]:
+def _write_all(folder: Path, shards: tuple[Shard, ...], count: Counter) -> dict[str, str]:
     """Shards side by side. When one fails, or the user interrupts, the others stop as well."""
-    stop, turn = Event(), Lock()
+    stop = Event()
 
     def advance(nbytes: int) -> None:
         if stop.is_set():
             raise CancelledError
-        with turn:
-            progress(nbytes)
+        count(nbytes)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="shard") as pool:
         futures = [pool.submit(_write_shard, folder, shard, advance) for shard in shards]
@@ -170,7 +167,7 @@ def _write_all(
         return {s.name: future.result() for s, future in zip(shards, futures, strict=True)}
 
 
-def _write_shard(folder: Path, shard: Shard, progress: Callable[[int], None]) -> str:
+def _write_shard(folder: Path, shard: Shard, advance: Callable[[int], None]) -> str:
     """One shard; a second thread hashes and a third flushes what is written so far.
 
     A buffer taken from `free` goes back once it is hashed; it is written by then, because only
@@ -202,7 +199,7 @@ def _write_shard(folder: Path, shard: Shard, progress: Callable[[int], None]) ->
                 hasher.submit(take_in, buffer, used)
                 with writing(path, shard.nbytes):
                     out.write(block)
-                progress(used)
+                advance(used)
         with writing(path, shard.nbytes):
             out.flushed()
     return digest.hexdigest()

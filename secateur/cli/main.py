@@ -243,7 +243,7 @@ def apply(
 
     with progress_bars() as report:
         manifest = verbs.apply(
-            plan, out, model=model, statistics=stats, imatrix=imatrix, threads=workers,
+            plan, out, model=model, statistics=stats, imatrix=imatrix, workers=workers,
             progress=report,
         )  # fmt: skip
     show(manifest, output_lines(out, manifest), as_json)

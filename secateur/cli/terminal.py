@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
+
+from secateur.system.progress import Progress, no_progress
 
 
 def show(data: Any, lines: list[str], as_json: bool) -> None:
@@ -26,7 +28,7 @@ def write_lines(lines: list[str]) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int, str], None]]:
+def progress_bars() -> Iterator[Progress]:
     """One bar per stage on stderr: share, amount, rate and time left. Silent without a terminal."""
     from rich.console import Console
 
@@ -34,15 +36,15 @@ def progress_bars() -> Iterator[Callable[[str, int, int, str], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda stage, done, total, unit: None
+        yield no_progress
         return
     from rich.progress import (
         BarColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description}"),
@@ -53,7 +55,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int, str], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with Bars(*columns, console=console) as bars:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int, unit: str) -> None:

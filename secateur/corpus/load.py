@@ -18,16 +18,17 @@ from secateur.corpus.mix import Mix, mix_names, read_mix
 from secateur.corpus.packing import Document, pack
 from secateur.corpus.row_file import load_rows
 from secateur.corpus.rows import PADDING, Corpus, Row, Sample, corpus_of
-from secateur.corpus.sampling import Chosen, Progress, Sampling, take
+from secateur.corpus.sampling import Chosen, Sampling, take
 from secateur.corpus.thoughts import thought_format, unknown_markers
 from secateur.corpus.tokenizer import load_tokenizer, tokenizer_sha256
 from secateur.errors import CorpusError
+from secateur.system.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "PADDING", "Corpus", "Progress", "Row", "Sample", "load_corpus", "load_rows",
+    "PADDING", "Corpus", "Row", "Sample", "load_corpus", "load_rows",
     "load_tokenizer", "mix_names",
 ]  # fmt: skip
 
@@ -39,7 +40,7 @@ def load_corpus(
     seed: int | None = None,
     sequence_length: int | None = None,
     vocab_size: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Corpus:
     """Build the rows of a mix, named by path (.yaml, .jsonl, .txt) or by name (`mix_names()`).
 

@@ -8,7 +8,6 @@ the count is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,12 +21,10 @@ from secateur.corpus.records import open_records
 from secateur.corpus.render import token_ids
 from secateur.corpus.rows import Sample
 from secateur.errors import CorpusError
+from secateur.system.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Progress = Callable[[str, int, int], None]
-"""Called after each document: name of the source, how much is done, of how much."""
 
 
 class Chosen(NamedTuple):
@@ -49,7 +46,7 @@ class Sampling(NamedTuple):
     overlong: Overlong
     thought: str | None
     vocab_size: int | None
-    progress: Progress | None
+    progress: Progress
 
 
 class Taken(NamedTuple):
@@ -71,6 +68,7 @@ def take(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Take
     counts = {"duplicates": 0, "empty": 0, "dropped": 0, "truncated": 0}
     chosen: list[Chosen] = []
     tokens = 0
+    stage = f"source {source.name}"
     for position in order.permutation(len(found.records)):
         if len(chosen) == source.samples or tokens == source.tokens:
             break
@@ -97,10 +95,11 @@ def take(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Take
         tokens += len(ids)
         sample = Sample(source.name, _category(record, source, where), sha256, len(ids))
         chosen.append(Chosen(sample, ids))
-        if sampling.progress is not None:
-            done = len(chosen) if source.tokens is None else tokens
-            total = source.tokens or source.samples or len(found.records)
-            sampling.progress(source.name, done, total)
+        if source.tokens is not None:
+            sampling.progress(stage, tokens, source.tokens, "tokens")
+        else:
+            total = source.samples or len(found.records)
+            sampling.progress(stage, len(chosen), total, "samples")
     origin = {
         "name": source.name, **found.origin, "samples": len(chosen), "tokens": tokens, **counts,
     }  # fmt: skip

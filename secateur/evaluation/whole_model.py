@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from secateur.checkpoint.reader import Checkpoint
@@ -39,17 +37,6 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
         for name, spec in checkpoint.specs.items()
         if checkpoint.matches[name].row.axes
     )
-
-
-def free_memory() -> int:
-    """Bytes of memory that are free or can be freed at once (on Linux), or that exist."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _check_filled(model: Any, checkpoint: Checkpoint) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,9 @@ from secateur.planning.document import (
 )
 from secateur.planning.imatrix_policy import FILE, ImatrixFile, Importance, importance_of
 from secateur.statistics.statistics import Statistics
+from secateur.system.progress import Progress, no_progress
 
 PLAN = "plan.json"
-
-Progress = Callable[[str, int, int], None]
-"""Called with (format, bytes written, bytes in all)."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +146,8 @@ def write_output(
     sources: Sources,
     folder: Path,
     *,
-    threads: int = 1,
-    progress: Progress = lambda form, done, total: None,
+    workers: int = 1,
+    progress: Progress = no_progress,
 ) -> dict[str, str]:
     """Write all files of a checked plan into `folder`; returns file -> sha256 where known.
 
@@ -165,17 +162,13 @@ def write_output(
     hashes = write_beside(plan, checkpoint, folder)
     (folder / PLAN).write_text(to_json(published(plan)), "utf-8")
     weighed = planned_importance(plan, sources)
-    counters = {
-        form: _Counter(form, sum(plan.sizes(form).values()), progress) for form in plan.formats
-    }
-    if SAFETENSORS in counters:
-        hashes.update(write_checkpoint(plan, checkpoint, folder, counters[SAFETENSORS]))
-    of_file = {name: counters[form] for form in plan.formats for name in plan.files[form]}
+    if SAFETENSORS in plan.formats:
+        hashes.update(write_checkpoint(plan, checkpoint, folder, progress))
     made_by = {form: planned_recipe(plan, form).to for form in plan.formats if form != SAFETENSORS}
     for form in (form for form, to in made_by.items() if to == "mlx"):
         model = planned_mlx(plan, form, checkpoint)
         written = write_mlx(
-            model, checkpoint, plan.keep, folder, threads=threads, progress=counters[form]
+            model, checkpoint, plan.keep, folder, workers=workers, progress=progress
         )
         hashes.update(written)
     ggufs = [form for form, to in made_by.items() if to in ("gguf", "mmproj")]
@@ -190,8 +183,8 @@ def write_output(
             plan.keep,
             folder,
             imatrix=weighed.imatrix if weighed else None,
-            threads=threads,
-            progress=lambda file, nbytes: of_file[file](nbytes),
+            workers=workers,
+            progress=progress,
         )
         hashes.update(written)
     return hashes
@@ -223,14 +216,3 @@ def _make_room(plan: Plan, folder: Path) -> None:
             f"{folder} has {free} bytes free, but the output takes {needed}: "
             "make room or choose another disk"
         )
-
-
-class _Counter:
-    """Adds up the bytes of one format for the progress bar."""
-
-    def __init__(self, form: str, total: int, progress: Progress) -> None:
-        self._form, self._total, self._progress, self._done = form, total, progress, 0
-
-    def __call__(self, nbytes: int) -> None:
-        self._done += nbytes
-        self._progress(self._form, self._done, self._total)

@@ -210,18 +210,18 @@ class Shards:
 
 
 def in_order(
-    work: Callable[[Block], Made], blocks: Iterable[Block], threads: int
+    work: Callable[[Block], Made], blocks: Iterable[Block], workers: int
 ) -> Iterator[tuple[Block, Made]]:
-    """(block, work(block)), in the order of the blocks, worked on by `threads` threads.
+    """(block, work(block)), in the order of the blocks, worked on by `workers` threads.
 
     At most IN_FLIGHT results for every thread wait. What `work` raises is raised here.
     """
     waiting: deque[tuple[Block, Future[Made]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
         try:
             for block in blocks:
                 waiting.append((block, pool.submit(work, block)))
-                if len(waiting) >= IN_FLIGHT * threads:
+                if len(waiting) >= IN_FLIGHT * workers:
                     first, made = waiting.popleft()
                     yield first, made.result()
             while waiting:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from secateur import __version__
 from secateur.errors import OutputError
+from secateur.system.progress import Counter, Progress, no_progress
 
 MANIFEST = "manifest.json"
 _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "xllamacpp")
@@ -76,14 +77,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise OutputError(f"{folder / MANIFEST} is damaged ({error!r}): make it again") from None
 
 
-def verify(
-    folder: Path, progress: Callable[[int], None] = lambda done: None
-) -> tuple[Problem, ...]:
+def verify(folder: Path, progress: Progress = no_progress) -> tuple[Problem, ...]:
     """Compare an output with its manifest: missing, changed and unlisted files.
 
-    Reads every file once; `progress` is told the bytes of each. Raises OutputError without one.
+    Reads every file once. Raises OutputError without a manifest.
     """
     listed = read_manifest(folder)["files"]
+    total = sum(int(entry["bytes"]) for entry in listed.values())
+    count = Counter(progress, "verify", total, "bytes")
     problems = []
     for name, entry in listed.items():
         path = folder / name
@@ -99,7 +100,7 @@ def verify(
                     f"{str(entry['sha256'])[:12]}...",
                 )
             )
-        progress(int(entry["bytes"]))
+        count(int(entry["bytes"]))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if name not in listed and name != MANIFEST:

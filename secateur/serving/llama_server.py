@@ -96,14 +96,14 @@ class LlamaServer:
 
 
 @contextmanager
-def llama_server(model: Path, *, context: int = CONTEXT, threads: int = 1) -> Iterator[LlamaServer]:
+def llama_server(model: Path, *, context: int = CONTEXT, workers: int = 1) -> Iterator[LlamaServer]:
     """Load a GGUF into llama.cpp, in a process that ends with the block (or with this process).
 
     `context`: tokens of prompt and answer together. Raises EngineError, with llama.cpp's own
     words, when it does not load.
     """
     host = Path(__file__).with_name("llama_host.py")
-    command = [sys.executable, str(host), str(model), str(context), str(threads)]
+    command = [sys.executable, str(host), str(model), str(context), str(workers)]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         try:
             process = subprocess.Popen(

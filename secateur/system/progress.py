@@ -21,9 +21,9 @@ def no_progress(stage: str, done: int, total: int, unit: str) -> None:
     """Report to nobody: the default of every function that takes a Progress."""
 
 
-def named(progress: Progress, stage: str) -> Progress:
-    """The same progress under the name that `stage` gives it, whatever the inner work calls it."""
-    return lambda _, done, total, unit: progress(stage, done, total, unit)
+def within(whole: str, progress: Progress) -> Progress:
+    """The same progress, for a part of something: its stages are named after the whole first."""
+    return lambda stage, done, total, unit: progress(f"{whole}: {stage}", done, total, unit)
 
 
 class Counter:

@@ -190,8 +190,8 @@ def test_an_interrupt_stops_all_shards(tiny: TINY, tmp_path: Path) -> None:
     layout = lay_out((whole(spec) for spec in checkpoint.specs.values()), 1)
     told: list[int] = []
 
-    def interrupted(nbytes: int) -> None:
-        told.append(nbytes)
+    def interrupted(stage: str, done: int, total: int, unit: str) -> None:
+        told.append(done)
         if len(told) == 5:
             raise KeyboardInterrupt
 

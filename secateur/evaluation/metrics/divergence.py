@@ -15,10 +15,11 @@ from torch import Tensor
 
 from secateur.errors import InputError, NumericError
 from secateur.evaluation.tokens.answers import AnswerSet
-from secateur.evaluation.tokens.replay import Chunk, Progress, place, replay, silent
+from secateur.evaluation.tokens.replay import Chunk, place, replay
 from secateur.evaluation.tokens.teacher import Teacher, bins, check_same_answers
 from secateur.forward.weights import WeightSource
 from secateur.system.array_file import read_arrays, write_arrays
+from secateur.system.progress import Progress, no_progress
 
 FORMAT = "secateur scores 1"
 
@@ -64,7 +65,7 @@ def score(
     answers: AnswerSet,
     *,
     workers: int = 1,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Scores:
     """Run an artefact over the answers and compare it with the original.
 

@@ -19,9 +19,10 @@ from secateur.errors import EngineError
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.tokens.answers import Answer, answer_set
 from secateur.evaluation.tokens.prompts import Prompt
-from secateur.evaluation.tokens.replay import Chunk, Progress, replay, silent
+from secateur.evaluation.tokens.replay import Chunk, replay
 from secateur.forward.weights import WeightSource
 from secateur.serving.llama_server import NAME, EngineToken, llama_server
+from secateur.system.progress import Progress, no_progress
 
 
 def engine_agreement(
@@ -30,8 +31,8 @@ def engine_agreement(
     prompts: Sequence[Prompt],
     *,
     count: int = 16,
-    threads: int = 1,
-    progress: Progress = silent,
+    workers: int = 1,
+    progress: Progress = no_progress,
 ) -> tuple[Measurement, ...]:
     """Compare llama.cpp on a GGUF with its decoded weights, on what llama.cpp generates.
 
@@ -42,10 +43,10 @@ def engine_agreement(
     longest = max(len(prompt.input_ids) for prompt in prompts)
     steps: list[EngineToken] = []
     answers: list[Answer] = []
-    with llama_server(model, context=longest + count + 8, threads=threads) as server:
+    with llama_server(model, context=longest + count + 8, workers=workers) as server:
         for number, prompt in enumerate(prompts, start=1):
             found = server.complete(prompt.input_ids, count)
-            progress(number, len(prompts), "prompts")
+            progress("engine", number, len(prompts), "prompts")
             if not found:
                 continue
             ids = prompt.input_ids + tuple(step.id for step in found)
@@ -66,7 +67,7 @@ def engine_agreement(
             same[token] = best[row] == step.id
             gaps[token] = np.abs(ours[row, list(step.top_ids)] - np.array(step.top)).mean()
 
-    replay(source, made, work, workers=threads, progress=progress)
+    replay(source, made, work, workers=workers, progress=progress)
     n = {"prompts": len(answers), "tokens": made.tokens}
     return (
         Measurement("engine_top1_agreement", float(same.mean()), "fraction of tokens", n),

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from secateur.errors import EngineError
 from secateur.evaluation.metrics.divergence import Scores, kl_of_bins
 from secateur.evaluation.tokens.answers import AnswerSet
-from secateur.evaluation.tokens.replay import Progress, silent
 from secateur.evaluation.tokens.teacher import Teacher, check_same_answers
 from secateur.formats.ggml.engine import engine_version
 from secateur.serving.llama_server import NAME, EngineToken, llama_server
+from secateur.system.progress import Progress, no_progress
 
 SHOWN = 512
 """Tokens that the engine shows per position, by default twice the teacher's."""
@@ -37,8 +37,8 @@ def engine_scores(
     answers: AnswerSet,
     *,
     shown: int = SHOWN,
-    threads: int = 1,
-    progress: Progress = silent,
+    workers: int = 1,
+    progress: Progress = no_progress,
 ) -> Scores:
     """Score a GGUF as llama.cpp runs it; what `score` does with its decoded weights.
 
@@ -52,7 +52,7 @@ def engine_scores(
     student_N = np.empty(answers.tokens, np.float32)
     agrees_N = np.empty(answers.tokens, np.bool_)
     token = 0
-    with llama_server(model, context=longest + 8, threads=threads) as server:
+    with llama_server(model, context=longest + 8, workers=workers) as server:
         for answer in answers.answers:
             for position in range(answer.begin, len(answer.input_ids)):
                 prefix = answer.input_ids[:position]
@@ -66,7 +66,7 @@ def engine_scores(
                 student_N[token] = shares.get(answer.input_ids[position], found[0].top[-1])
                 agrees_N[token] = found[0].id == teacher.best[token]
                 token += 1
-            progress(token, answers.tokens, "tokens")
+            progress("engine", token, answers.tokens, "tokens")
     provenance = {"artefact": identity, "teacher": teacher.sha256, "engine": engine_version()}
     return Scores(kl_N, student_N, teacher.actual, agrees_N, answers.sha256, provenance)
 

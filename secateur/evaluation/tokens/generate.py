@@ -33,8 +33,9 @@ from secateur.evaluation.tokens.answers import (
     save_answers,
 )
 from secateur.evaluation.tokens.prompts import Prompt, PromptSet, turn_end_ids
-from secateur.evaluation.tokens.replay import Progress, silent
-from secateur.evaluation.whole_model import check_memory, free_memory, whole_model
+from secateur.evaluation.whole_model import check_memory, whole_model
+from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import free_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,7 +89,7 @@ def generate_answers(
     settings: Generation = Generation(),
     workers: int = 1,
     memory: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> AnswerSet:
     """Answer all prompts, write them to `path` and return them; raw documents pass as they are.
 
@@ -109,7 +110,7 @@ def generate_answers(
     kept = path.with_name(f".{path.name}.{key[:16]}.partial")
     found = _finished(kept)
     pending = [batch for batch in _batches(asked, settings.batch_size) if batch[0].id not in found]
-    progress(len(found), len(asked), "answers")
+    progress("answers", len(found), len(asked), "answers")
     if pending:
         check_memory(checkpoint, free_memory() if memory is None else memory)
         work = partial(_answered, stop_ids=stop_ids, settings=settings)
@@ -119,7 +120,7 @@ def generate_answers(
             for answers in pool.map(partial(work, model), pending):
                 _keep(kept, answers)
                 found.update({answer.id: answer for answer in answers})
-                progress(len(found), len(asked), "answers")
+                progress("answers", len(found), len(asked), "answers")
     in_order = (
         found[prompt.id] if prompt.kind == "answers" else _raw(prompt) for prompt in prompts.prompts
     )

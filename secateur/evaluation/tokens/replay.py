@@ -20,16 +20,10 @@ from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.forward.batches import MicroBatch, micro_batches
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
+from secateur.system.progress import Progress, no_progress
 
 LOGITS_BYTES = 64 << 20
 """Bytes of float32 logits held at once per worker."""
-
-Progress = Callable[[int, int, str], None]
-"""Told how much is done, of how much, of what."""
-
-
-def silent(done: int, total: int, unit: str) -> None:
-    """The progress of nobody watching."""
 
 
 class Chunk(NamedTuple):
@@ -49,13 +43,14 @@ def replay(
     work: Callable[[Chunk, Tensor], None],
     *,
     workers: int = 1,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> None:
     """Call `work(chunk, logits)` for all scored tokens; logits are float32 [n, V].
 
-    `work` runs in worker threads, on chunks that do not overlap; chunks do not depend on the
-    number of workers. Raises NumericError, naming the answer and the token, when a hidden state
-    or a logit is NaN or infinite, and FamilyError when the vocabulary lacks a token.
+    `work` runs in worker threads, on chunks that do not overlap; chunks do not depend on the number
+    of workers. Two stages are reported: "layers", then "logits". Raises NumericError, naming the
+    answer and the token, when a hidden state or a logit is NaN or infinite, and FamilyError when
+    the vocabulary lacks a token.
     """
     vocab = source.family.number(source.config, "vocab")
     largest = max(max(entry.input_ids) for entry in answers.answers)
@@ -75,7 +70,7 @@ def replay(
                     forward.run(module, layer)
                 except NumericError as error:
                     raise _named(error, forward, answers) from None
-            progress(layer + 1, layers, "layers")
+            progress("layers", layer + 1, layers, "layers")
 
         def score(batch: MicroBatch) -> int:
             count = 0
@@ -90,7 +85,7 @@ def replay(
             done = 0
             for count in forward.map(score):
                 done += count
-                progress(done, answers.tokens, "tokens")
+                progress("logits", done, answers.tokens, "tokens")
 
 
 def _chunks(batch: MicroBatch, answers: AnswerSet, size: int) -> Iterator[Chunk]:

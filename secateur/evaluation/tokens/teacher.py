@@ -26,9 +26,10 @@ from torch import Tensor
 
 from secateur.errors import InputError
 from secateur.evaluation.tokens.answers import AnswerSet
-from secateur.evaluation.tokens.replay import Chunk, Progress, replay, silent
+from secateur.evaluation.tokens.replay import Chunk, replay
 from secateur.forward.weights import WeightSource
 from secateur.system.array_file import read_arrays, write_arrays
+from secateur.system.progress import Progress, no_progress
 
 TOP_K = 256
 FORMAT = "secateur teacher 1"
@@ -99,7 +100,7 @@ def teach(
     *,
     top_k: int = TOP_K,
     workers: int = 1,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Teacher:
     """Run the original over the answers. `identity`: its hash, `Checkpoint.identity()`.
 
@@ -137,7 +138,7 @@ def teacher_for(
     *,
     top_k: int = TOP_K,
     workers: int = 1,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Teacher:
     """The teacher kept in `folder`, or computed and put there.
 

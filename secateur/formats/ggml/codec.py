@@ -41,7 +41,7 @@ def encode(
     rows: NDArray[np.float32],
     type_name: str,
     importance: NDArray[np.float32] | None = None,
-    threads: int = 1,
+    workers: int = 1,
 ) -> NDArray[np.uint8]:
     """Encode the rows of a matrix, the same bytes for every number of threads.
 
@@ -62,7 +62,7 @@ def encode(
         out[first:last] = _ROUND[kind.name](rows[first:last]).view(np.uint8)
 
     if kind.name in FLOATS:
-        _in_threads(round_rows, len(rows), rows.shape[1], threads)
+        _in_threads(round_rows, len(rows), rows.shape[1], workers)
         return out
     library = engine()
     library.ggml_quantize_init(kind.id)
@@ -78,7 +78,7 @@ def encode(
         if not library.ggml_validate_row_data(kind.id, part.ctypes.data, part.nbytes):
             raise NumericError(f"encoding to {kind.name} made scales that are not finite")
 
-    _in_threads(encode_rows, len(rows), rows.shape[1], threads)
+    _in_threads(encode_rows, len(rows), rows.shape[1], workers)
     return out
 
 
@@ -101,7 +101,7 @@ def by_ggml(
 
 
 def decode(
-    data: NDArray[np.uint8], type_name: str, shape: Sequence[int], threads: int = 1
+    data: NDArray[np.uint8], type_name: str, shape: Sequence[int], workers: int = 1
 ) -> NDArray[np.float32]:
     """The float32 numbers, [*shape] in row-major order, that ggml reads from encoded bytes.
 
@@ -129,7 +129,7 @@ def decode(
         target = out[first * kind.block : last * kind.block]
         to_float(source.ctypes.data, target.ctypes.data, target.size)
 
-    _in_threads(run, out.size // kind.block, kind.block, threads)
+    _in_threads(run, out.size // kind.block, kind.block, workers)
     return out.reshape(shape)
 
 
@@ -191,17 +191,17 @@ def _to_bf16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
 _ROUND = {"F32": _to_f32, "F16": _to_f16, "BF16": _to_bf16}
 
 
-def _in_threads(run: Callable[[int, int], None], count: int, each: int, threads: int) -> None:
-    """Call run(first, last) over [0, count), items of `each` elements, in `threads` threads.
+def _in_threads(run: Callable[[int, int], None], count: int, each: int, workers: int) -> None:
+    """Call run(first, last) over [0, count), items of `each` elements, in `workers` threads.
 
     A call gets few enough items for temporary arrays to stay in a processor's cache.
     """
     step = max(1, _ELEMENTS // max(1, each))
     starts = range(0, count, step)
-    if threads < 2 or len(starts) < 2:
+    if workers < 2 or len(starts) < 2:
         for first in starts:
             run(first, min(first + step, count))
         return
-    with ThreadPoolExecutor(min(threads, len(starts))) as pool:
+    with ThreadPoolExecutor(min(workers, len(starts))) as pool:
         for done in [pool.submit(run, first, min(first + step, count)) for first in starts]:
             done.result()

@@ -60,11 +60,11 @@ class _Part(NamedTuple):
     view: RowView
 
 
-def open_artefact(path: Path, original: Checkpoint, *, threads: int = 1) -> Artefact:
+def open_artefact(path: Path, original: Checkpoint, *, workers: int = 1) -> Artefact:
     """A model folder, mlx-lm's too, or a GGUF file, ready to be measured. Reads headers only.
 
     A split GGUF is named by its first part. `original`: the checkpoint whose config describes a
-    GGUF; `threads` decode its tensors.
+    GGUF; `workers` decode its tensors.
     Raises CheckpointError or FormatError when the artefact is damaged, InputError when it is
     neither, or is not made from a model like the original.
     """
@@ -79,7 +79,7 @@ def open_artefact(path: Path, original: Checkpoint, *, threads: int = 1) -> Arte
         return Artefact(path, "safetensors", source, identity, _shards_of(path))
     if path.suffix == ".gguf":
         parts = read_every_part(path)
-        weights = GgufWeights(joined(parts), original.family, original.config, threads)
+        weights = GgufWeights(joined(parts), original.family, original.config, workers)
         files = tuple(part.path for part in parts)
         return Artefact(path, "gguf", weights, gguf_identity(parts), files)
     raise InputError(
@@ -107,13 +107,13 @@ class GgufWeights:
     """
 
     def __init__(
-        self, file: GgufFile, family: Family, config: Mapping[str, Any], threads: int = 1
+        self, file: GgufFile, family: Family, config: Mapping[str, Any], workers: int = 1
     ) -> None:
         """Checks names and metadata. Raises FormatError for a tensor that no row describes, and
         for a file whose numbers are not those of `config` (its expert count aside)."""
         self.file = file
         self._family = family
-        self._threads = threads
+        self._workers = workers
         self._config = _config_of(file, family, config)
         self._parts = _parts_of(file, family, self._config)
 
@@ -162,7 +162,7 @@ class GgufWeights:
             storage = np.dtype(np.float16 if info.type == "F16" else np.uint16)
             array = part.view.undone(np.array(data).view(storage).reshape(info.shape))
             return as_torch(NamedTensor(name, info.type, array))
-        numbers = decode(data, info.type, info.shape, self._threads)
+        numbers = decode(data, info.type, info.shape, self._workers)
         return torch.from_numpy(part.view.undone(numbers))
 
 

@@ -9,7 +9,7 @@ not depend on the number of threads.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -29,6 +29,7 @@ from secateur.outputs.blocks import Block, Shards, blocks_of, in_order
 from secateur.outputs.gguf.layout import GgufLayout
 from secateur.pruning.expert_slices import select_experts
 from secateur.pruning.selection import Keep
+from secateur.system.progress import Counter, Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class _Target:
     infos: tuple[TensorInfo, ...]
     first: int
     since: int
+
+    @property
+    def missing(self) -> int:
+        """Bytes of the tensors that it lacks."""
+        return sum(info.nbytes for info in self.infos[self.since - self.first :])
 
     def info(self, tensor: int) -> TensorInfo | None:
         """The tensor as this file has it; None if it has it already, or another part does."""
@@ -53,25 +59,27 @@ def write_ggufs(
     folder: Path,
     *,
     imatrix: Imatrix | None,
-    threads: int = 1,
-    progress: Callable[[str, int], None] = lambda file, nbytes: None,
+    workers: int = 1,
+    progress: Progress = no_progress,
 ) -> dict[str, str]:
     """Write the files of decided GGUFs into `folder`; returns file -> sha256 of what was written.
 
     A file that is there already is left alone, one that was interrupted is gone on with (see
-    gguf_writer). `imatrix` holds the experts kept, in order. The bytes do not depend on `threads`.
+    gguf_writer). `imatrix` holds the experts kept, in order. The bytes do not depend on `workers`.
     Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded blocks for every
     file (at most 2 MiB each), one tensor's importance, and the header of one file. Every file is
-    complete or absent. `progress` is told the file and the bytes written.
+    complete or absent. `progress` counts the bytes of all files' tensors.
     """
     key = content_key(checkpoint, imatrix)
     sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
     hashes: dict[str, str] = {}
+    count = Counter(progress, "write GGUF", sum(form.nbytes for form in forms), "bytes")
     # Files whose tensors have the same shapes are made of the same blocks.
     for _, alike in groupby(sorted(forms, key=_shapes), _shapes):
         group = list(alike)
         with ExitStack() as stack:
             targets = [target for form in group for target in _targets(form, folder, key, stack)]
+            count(sum(form.nbytes for form in group) - sum(target.missing for target in targets))
             for target in targets:
                 _finish_if_whole(target, hashes)
             shards = stack.enter_context(Shards(sliced.values()))
@@ -86,11 +94,11 @@ def write_ggufs(
                 return [_encoded(rows, info, block.weights) for info in infos]
 
             blocks = blocks_of(form.tensors, form.infos, sliced, sorted(needed), imatrix)
-            for block, made in in_order(encoded, shards.ahead(blocks), threads):
+            for block, made in in_order(encoded, shards.ahead(blocks), workers):
                 for target, data in zip(targets, made, strict=True):
                     if data is not None:
                         target.writer.write(TensorChunk(block.name, data.reshape(-1)))
-                        progress(target.writer.path.name, data.nbytes)
+                        count(data.nbytes)
                         _finish_if_whole(target, hashes)
     return hashes
 

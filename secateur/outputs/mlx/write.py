@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from secateur.outputs.mlx.layout import MlxLayout, MlxShard
 from secateur.pruning.expert_slices import select_experts
 from secateur.pruning.selection import Keep
 from secateur.system.flushed_file import OutputFile
+from secateur.system.progress import Counter, Progress, no_progress
 
 _CONFIG = "config.json"
 _PROCESSORS = "*processor_config.json"
@@ -44,29 +45,32 @@ def write_mlx(
     keep: Keep,
     folder: Path,
     *,
-    threads: int = 1,
-    progress: Callable[[int], None] = lambda nbytes: None,
+    workers: int = 1,
+    progress: Progress = no_progress,
 ) -> dict[str, str]:
     """Write a decided MLX model into its folder in `folder`; returns name -> sha256.
 
-    A shard that is there already is left alone (and out of what is returned); one appears only
-    when it is whole. Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded
-    ones (at most 2 MiB each), and one tensor's scales and biases. `progress` is told the bytes
-    written. Raises CheckpointError for a shard that cannot be read or holds NaN, NumericError for
-    a number too large for its type, WriteError if the disk refuses.
+    A shard that is there already is left alone (and out of what is returned); one appears only when
+    it is whole. Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded ones
+    (at most 2 MiB each), and one tensor's scales and biases. Raises CheckpointError for a shard
+    that cannot be read or holds NaN, NumericError for a number too large for its type, WriteError
+    if the disk refuses.
     """
     home = folder / form.folder
     with writing(home, sum(form.files.values())):
         home.mkdir(exist_ok=True)
     hashes = _write_beside(form, checkpoint, len(next(iter(keep.values()))), home)
-    progress(len(form.index))
+    count = Counter(progress, f"write {form.folder}", sum(form.files.values()), "bytes")
+    count(len(form.index))
     sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
     with Shards(sliced.values()) as sources:
         for shard in form.shards:
-            if not (home / shard.name).exists():
-                hashes[shard.name] = _write_shard(
-                    shard, home / shard.name, sliced, sources, threads, progress
-                )
+            if (home / shard.name).exists():
+                count(shard.nbytes)
+                continue
+            hashes[shard.name] = _write_shard(
+                shard, home / shard.name, sliced, sources, workers, count
+            )
     return {f"{form.folder}/{name}": digest for name, digest in hashes.items()}
 
 
@@ -89,8 +93,8 @@ def _write_shard(
     path: Path,
     sliced: Mapping[str, SlicedTensor],
     sources: Shards,
-    threads: int,
-    progress: Callable[[int], None],
+    workers: int,
+    count: Counter,
 ) -> str:
     """One file, aside and renamed; its sha256."""
     aside = path.with_name(f".{path.name}.partial")
@@ -102,13 +106,13 @@ def _write_shard(
     try:
         with writing(path, shard.nbytes), OutputFile(aside) as file:
             file.write(shard.header)
-            progress(len(shard.header))
+            count(len(shard.header))
             blocks = sources.ahead(_blocks(shard.tensors, sliced))
-            made = in_order(encoded, blocks, threads)
+            made = in_order(encoded, blocks, workers)
             for data in _in_file_order(made):
                 file.write(data)
                 digest.update(data)
-                progress(len(data))
+                count(len(data))
             file.sync()
         if (got := aside.stat().st_size) != shard.nbytes:
             raise FormatError(f"{path}: wrote {got} bytes, predicted {shard.nbytes}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from secateur.checkpoint.companion_files import copy_companion_files
@@ -14,6 +13,7 @@ from secateur.checkpoint.writer import write_shards, writing
 from secateur.outputs.build import safetensors_layout
 from secateur.planning.document import Plan
 from secateur.pruning.selection import drop_map
+from secateur.system.progress import Progress, no_progress
 
 DROP_MAP = "expert_drop_metadata.json"
 
@@ -22,11 +22,11 @@ def write_checkpoint(
     plan: Plan,
     checkpoint: Checkpoint,
     folder: Path,
-    progress: Callable[[int], None] = lambda nbytes: None,
+    progress: Progress = no_progress,
 ) -> dict[str, str]:
     """Write the shards of the plan into `folder`; returns file -> sha256.
 
-    `progress` is told the bytes of every block. Memory: a few MiB of buffers.
+    Memory: a few MiB of buffers.
     """
     return write_shards(folder, safetensors_layout(checkpoint, plan.keep), progress)
 
