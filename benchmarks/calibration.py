@@ -37,7 +37,7 @@ from secateur.calibration.layer_pass import REROUTE_TOKENS, calibrate
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
-from secateur.forward.batches import MicroBatch, micro_batches, side_by_side
+from secateur.forward.batches import MicroBatch, batch_documents, make_micro_batches
 from secateur.forward.stream import LARGE_BLOCK
 
 THREADS = 2
@@ -120,7 +120,7 @@ def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[
     ).base_model.eval()
     tried: dict[str, float] = {}
     choices: dict[str, tuple[str, Sequence[MicroBatch]]] = {}
-    short = side_by_side(corpus.rows, TRIAL)[:1]
+    short = batch_documents(corpus.rows, TRIAL)[:1]
     gathered = 4 * TRIAL * checkpoint.top_k * parameters_of_an_expert(model)
     names = [name for name in IMPLEMENTATIONS if name != "batched_mm" or gathered < GATHERED]
     for name in names:
@@ -133,7 +133,7 @@ def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[
             continue
         model.set_experts_implementation(name)
         for tokens in BATCH_TOKENS:
-            batches = side_by_side(corpus.rows, tokens)
+            batches = batch_documents(corpus.rows, tokens)
             key = f"{name}, batches of {tokens}"
             tried[key] = min(timed(partial(forward, model, batches))[0] for _ in range(2))
             choices[key] = (name, batches)
@@ -160,7 +160,7 @@ def serve_calibrate(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) ->
     transformers.utils.logging.disable_progress_bar()
     calibrate(checkpoint, corpus, reroute_tokens=0, workers=THREADS)  # compiles, the first time
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
-    filled = sum(batch.input_ids.numel() for batch in micro_batches(corpus.rows, hidden))
+    filled = sum(batch.input_ids.numel() for batch in make_micro_batches(corpus.rows, hidden))
     pipe.send({"filled_tokens": filled})
     while (what := pipe.recv()) != "end":
         tokens = REROUTE_TOKENS if what == "rerouted" else 0

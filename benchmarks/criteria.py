@@ -37,7 +37,12 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, corpus_of
 from secateur.evaluation.intervals import bootstrap
-from secateur.forward.batches import LARGEST, MicroBatch, micro_batches, side_by_side
+from secateur.forward.batches import (
+    MAX_MICRO_BATCH_TOKENS,
+    MicroBatch,
+    batch_documents,
+    make_micro_batches,
+)
 from secateur.forward.experts import IMPLEMENTATION, register
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
@@ -111,7 +116,7 @@ class Masked:
         self._dropped = {layer: sorted(set(every) - set(kept)) for layer, kept in keep.items()}
         with torch.inference_mode():
             logits = self._model(input_ids=batch.input_ids, use_cache=False).logits
-            return torch.log_softmax(logits[batch.counted].float(), -1)
+            return torch.log_softmax(logits[batch.mask].float(), -1)
 
 
 def read_sets(checkpoint: Checkpoint, name: str) -> Corpus:
@@ -138,11 +143,11 @@ def part(corpus: Corpus, wanted: Callable[[str, int], bool]) -> Corpus:
 
 
 def held_out(model: Masked, corpus: Corpus) -> HeldOut:
-    batches = side_by_side(corpus.rows, LARGEST)
+    batches = batch_documents(corpus.rows, MAX_MICRO_BATCH_TOKENS)
     document = []
     for batch in batches:
         rows = np.repeat([line.row for line in batch.lines], batch.input_ids.shape[1])
-        document.append(rows[batch.counted.reshape(-1).numpy()])
+        document.append(rows[batch.mask.reshape(-1).numpy()])
     return HeldOut(
         batches,
         tuple(model.log_probabilities(batch, {}) for batch in batches),
@@ -239,10 +244,10 @@ def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 def plain_forward(checkpoint: Checkpoint, corpus: Corpus, workers: int) -> None:
     """The streamed forward alone: no sums, no criterion."""
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
-    batches = micro_batches(corpus.rows, hidden)
+    batches = make_micro_batches(corpus.rows, hidden)
     with ForwardPass(CheckpointWeights(checkpoint), batches, workers=workers) as forward:
         for layer in range(checkpoint.layers):
-            with forward.loaded(layer) as module:
+            with forward.load_layer(layer) as module:
                 forward.run(module, layer)
 
 

@@ -1,4 +1,4 @@
-"""Documents to micro-batches, and pairs to loads of experts."""
+"""Documents to micro-batches, and token-expert assignments to work items."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from secateur.forward import batches
-from secateur.forward.batches import CALL, LARGEST, groups, micro_batches, side_by_side
-from secateur.forward.experts import _loads
+from secateur.forward.batches import (
+    MAX_MICRO_BATCH_TOKENS,
+    MICRO_BATCH_OVERHEAD_TOKENS,
+    batch_documents,
+    group_micro_batches,
+    make_micro_batches,
+)
+from secateur.forward.expert_work import split_work
 
 
 class Documents(NamedTuple):
@@ -30,15 +36,18 @@ def row(lengths: list[int]) -> Documents:
 
 
 def cost(lengths: list[int], cuts: tuple[int, ...]) -> int:
-    """Tokens with filling, and CALL for each part, of falling lengths cut at `cuts`."""
-    return sum(lengths[a] * (b - a) + CALL for a, b in itertools.pairwise((0, *cuts, len(lengths))))
+    """Tokens with padding, and the overhead of each part, of falling lengths cut at `cuts`."""
+    return sum(
+        lengths[a] * (b - a) + MICRO_BATCH_OVERHEAD_TOKENS
+        for a, b in itertools.pairwise((0, *cuts, len(lengths)))
+    )
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(100, 900))
 def test_no_other_cut_takes_fewer_tokens(lengths: list[int], tokens: int) -> None:
     ordered = sorted(lengths, reverse=True)
-    found = side_by_side([row(lengths)], tokens)
+    found = batch_documents([row(lengths)], tokens)
     sizes = [batch.input_ids.shape for batch in found]
     assert sum(count for count, _ in sizes) == len(lengths)
     assert all(count * length <= tokens for count, length in sizes if count > 1)
@@ -51,55 +60,57 @@ def test_no_other_cut_takes_fewer_tokens(lengths: list[int], tokens: int) -> Non
             for a, b in itertools.pairwise((0, *cuts, len(ordered)))
         )
     )
-    assert sum(count * length + CALL for count, length in sizes) == best
+    assert sum(count * length + MICRO_BATCH_OVERHEAD_TOKENS for count, length in sizes) == best
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=6), min_size=1, max_size=6))
 def test_every_token_is_in_one_place_and_groups_are_bounded(lengths: list[list[int]]) -> None:
     rows = [row(part) for part in lengths]
-    found = micro_batches(rows, 1024)
+    found = make_micro_batches(rows, 1024)
     seen = [
         (line.row, int(token))
         for batch in found
-        for line, ids, counted in zip(batch.lines, batch.input_ids, batch.counted, strict=True)
-        for token in ids[counted]
+        for line, ids, mask in zip(batch.lines, batch.input_ids, batch.mask, strict=True)
+        for token in ids[mask]
     ]
     assert sorted(seen) == [(n, t + 1) for n, one in enumerate(rows) for t in range(len(one[0]))]
     assert [batch.index for batch in found] == list(range(len(found)))
-    together = groups(found)
+    together = group_micro_batches(found)
     assert [batch for group in together for batch in group] == list(found)
     for group in together:
-        assert len(group) == 1 or sum(b.input_ids.numel() for b in group) <= batches.JOINED
+        assert (
+            len(group) == 1 or sum(b.input_ids.numel() for b in group) <= batches.MAX_GROUP_TOKENS
+        )
 
 
 def test_narrow_models_have_longer_micro_batches() -> None:
     rows = [row([200] * 200)]
     wide, narrow = (
-        max(batch.input_ids.numel() for batch in micro_batches(rows, hidden))
+        max(batch.input_ids.numel() for batch in make_micro_batches(rows, hidden))
         for hidden in (2816, 256)
     )
-    assert wide <= LARGEST
-    assert LARGEST < narrow <= 2 * LARGEST
+    assert wide <= MAX_MICRO_BATCH_TOKENS
+    assert MAX_MICRO_BATCH_TOKENS < narrow <= 2 * MAX_MICRO_BATCH_TOKENS
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 50), st.integers(1, 6))
-def test_loads_hold_every_pair_once_within_bounds(
+def test_items_hold_every_assignment_once_within_bounds(
     counts: list[int], rows: int, together: int
 ) -> None:
-    loads = _loads(counts, rows, together)
-    assert [expert for load in loads for expert in load.experts] == list(np.flatnonzero(counts))
+    items = split_work(counts, rows, together)
+    assert [expert for item in items for expert in item.experts] == list(np.flatnonzero(counts))
     place = 0
     done: dict[int, int] = {}
-    for load in loads:
-        assert len(load.experts) <= together
-        assert len(load.experts) == 1 or len(load.tiles) == 1
-        for first, sizes in load.tiles:
+    for item in items:
+        assert len(item.experts) <= together
+        assert len(item.experts) == 1 or len(item.tiles) == 1
+        for first, sizes in item.tiles:
             assert first == place
             assert 0 < sum(sizes) <= rows
-            assert len(sizes) == len(load.experts)
-            for expert, size in zip(load.experts, sizes, strict=True):
+            assert len(sizes) == len(item.experts)
+            for expert, size in zip(item.experts, sizes, strict=True):
                 done[expert] = done.get(expert, 0) + size
             place += sum(sizes)
     assert done == {expert: count for expert, count in enumerate(counts) if count}

@@ -349,8 +349,8 @@ def test_parts_of_a_corpus_merge_to_the_whole(tiny: TINY) -> None:
 def test_parts_that_are_whole_groups_merge_to_the_same_bytes(
     tiny: TINY, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "SMALLEST", 256)
-    monkeypatch.setattr(batches, "JOINED", 512)
+    monkeypatch.setattr(batches, "MIN_MICRO_BATCH_TOKENS", 256)
+    monkeypatch.setattr(batches, "MAX_GROUP_TOKENS", 512)
     # Documents of 64 tokens, 4 to a micro-batch, 8 to a group, in the order of the rows.
     whole = corpus([("code", f"{n:02d}", 64) for n in range(32)])
     parts = parts_of(whole, [4, 12])  # two documents a row: 1, 2 and 1 groups
@@ -460,7 +460,7 @@ def test_experts_read_one_by_one_change_nothing(
     form: str, tiny: TINY, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = calibrate(tiny(form), corpus(), reroute_tokens=64)
-    monkeypatch.setattr(weights, "AT_ONCE", 0)
+    monkeypatch.setattr(weights, "EAGER_STACK_BYTES", 0)
     one_by_one = calibrate(tiny(form), corpus(), reroute_tokens=64)
     assert at_once.arrays.keys() == one_by_one.arrays.keys()
     for name, values in at_once.arrays.items():

@@ -11,8 +11,13 @@ from tiny_models import FORMS
 from torch import Tensor, nn
 
 from secateur.checkpoint.reader import Checkpoint
-from secateur.forward.norms import in_one_pass, norm_of
-from secateur.forward.skeleton import build_skeleton, decoder_layers, filled, layer_names
+from secateur.forward.norms import detect_norm, fuse_norms
+from secateur.forward.skeleton import (
+    build_skeleton,
+    fill_parameters,
+    get_decoder_layers,
+    name_layer_tensors,
+)
 from secateur.forward.weights import CheckpointWeights
 
 TINY = Callable[[str], Checkpoint]
@@ -56,8 +61,8 @@ class Plain(PlusOne):
 def test_what_computes_another_thing_is_left_alone(other: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     module = other()
-    assert norm_of(module) is None
-    with in_one_pass(module):
+    assert detect_norm(module) is None
+    with fuse_norms(module):
         assert "forward" not in module.__dict__
 
 
@@ -65,7 +70,7 @@ def test_torchs_own_is_recognised() -> None:
     module = nn.RMSNorm(32, eps=1e-5)
     nn.init.normal_(module.weight)
     values = torch.randn(3, 5, 32)
-    norm = norm_of(module)
+    norm = detect_norm(module)
     assert norm is not None
     assert norm.eps == 1e-5
     torch.testing.assert_close(norm(values), module(values), rtol=1e-6, atol=1e-7)
@@ -75,7 +80,7 @@ def test_what_is_called_with_more_runs_by_itself() -> None:
     module = Plain()
     values = torch.randn(2, 32)
     expected = module(values), module(values, 1.0), module(values.double())
-    with in_one_pass(module):
+    with fuse_norms(module):
         assert "forward" in module.__dict__
         torch.testing.assert_close(module(values), expected[0])
         assert torch.equal(module(values, 1.0), expected[1])
@@ -91,8 +96,11 @@ def test_every_familys_norms_are_taken_and_agree(form: str, tiny: TINY) -> None:
     source = CheckpointWeights(checkpoint)
     model = build_skeleton(source)
     for layer in range(checkpoint.layers):
-        module = decoder_layers(model)[layer]
-        with filled(module, layer_names(model, layer), source), torch.inference_mode():
+        module = get_decoder_layers(model)[layer]
+        with (
+            fill_parameters(module, name_layer_tensors(model, layer), source),
+            torch.inference_mode(),
+        ):
             norms = [part for part in module.modules() if type(part).__name__.endswith("RMSNorm")]
             assert norms
             for part in norms:
@@ -100,7 +108,7 @@ def test_every_familys_norms_are_taken_and_agree(form: str, tiny: TINY) -> None:
                 width = 24 if weight is None else len(weight)
                 values = 3.0 * torch.randn(2, 7, width)
                 expected = part(values)
-                with in_one_pass(module):
+                with fuse_norms(module):
                     assert "forward" in part.__dict__
                     torch.testing.assert_close(part(values), expected, rtol=2e-6, atol=1e-6)
                     # A view that does not lie in one piece, as heads of a transposed tensor.

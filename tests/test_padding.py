@@ -35,7 +35,7 @@ from secateur.formats.gguf.padding import (
 from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.imatrix.file import save_imatrix
 from secateur.formats.imatrix.matrix import ImatrixEntry
-from secateur.forward.skeleton import build_skeleton, filled
+from secateur.forward.skeleton import build_skeleton, fill_parameters
 from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
 from secateur.outputs.gguf.padding import all_widths, padded_config, padded_tensors
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
@@ -128,7 +128,7 @@ def logits(path: Path, original: Checkpoint) -> list[Tensor]:
     model = build_skeleton(source)
     present = set(source.names())
     names = {name: name for name in model.state_dict() if name in present}
-    with filled(model, names, source), torch.no_grad():
+    with fill_parameters(model, names, source), torch.no_grad():
         model.lm_head.weight = model.get_input_embeddings().weight
         return [model(torch.tensor([prompt])).logits[0].double() for prompt in PROMPTS]
 

@@ -12,8 +12,8 @@ from tiny_models import FORMS, difference, load
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
-from secateur.forward import stream
-from secateur.forward.batches import micro_batches
+from secateur.forward import layer_calls
+from secateur.forward.batches import make_micro_batches
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
 
@@ -24,12 +24,12 @@ def streamed(checkpoint: Checkpoint, rows: Corpus, **options: Any) -> dict[Any, 
     """{(row, document): logits of its tokens}"""
     options = {"workers": 2, **options}
     found = {}
-    batches = micro_batches(rows.rows, checkpoint.family.number(checkpoint.config, "hidden"))
+    batches = make_micro_batches(rows.rows, checkpoint.family.number(checkpoint.config, "hidden"))
     with ForwardPass(CheckpointWeights(checkpoint), batches, **options) as forward:
         for layer in range(checkpoint.layers):
-            with forward.loaded(layer) as module:
+            with forward.load_layer(layer) as module:
                 forward.run(module, layer)
-        with forward.head():
+        with forward.load_head():
             for batch in forward.batches:
                 length = batch.input_ids.shape[1]
                 for number, line in enumerate(batch.lines):
@@ -63,5 +63,5 @@ def test_where_the_state_is_kept_changes_no_bit(
 
     assert same(streamed(tiny(form), rows, hidden_limit=0))
     assert same(streamed(tiny(form), rows, workers=1))
-    monkeypatch.setattr(stream, "CALLS_LIMIT", -1)
+    monkeypatch.setattr(layer_calls, "CALLS_LIMIT", -1)
     assert same(streamed(tiny(form), rows))

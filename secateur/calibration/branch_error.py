@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from secateur.calibration.routing import Routing, Scored, choose, divisor
 from secateur.errors import FamilyError, NumericError
-from secateur.forward.experts import expert_weights, run_experts
-from secateur.forward.norms import Norm, norm_of
+from secateur.forward.expert_products import run_experts, widen_expert
+from secateur.forward.norms import Norm, detect_norm
 
 OUTPUTS_LIMIT = 192 << 20
 """Bytes of experts' outputs held at once."""
@@ -121,7 +121,7 @@ def read_norm(module: nn.Module | None) -> Norm | None:
     """The RMSNorm behind the branch. Raises FamilyError when the module computes another thing."""
     if module is None:
         return None
-    norm = norm_of(module)
+    norm = detect_norm(module)
     if norm is None or not len(norm.weight):
         raise FamilyError(
             f"{type(module).__name__} behind the experts does not compute weight * x / rms(x)"
@@ -193,7 +193,7 @@ def _outputs(
             token = (rank < count).nonzero()[:, 0]
             if len(token):
                 with torch.inference_mode():
-                    weights = expert_weights(experts, expert)
+                    weights = widen_expert(experts, expert)
                     given = run_experts(experts, [weights], [len(token)], some[token])[1]
                     if skip_bad:
                         given = given.masked_fill(~torch.isfinite(given.sum(-1, True)), 0.0)

@@ -15,7 +15,7 @@ from torch import nn
 
 from secateur.calibration.branch_error import most_tokens, read_norm
 from secateur.calibration.observers import (
-    GroupWatcher,
+    GroupObserver,
     LayerSums,
     distinct_samples,
     hook_layer,
@@ -29,9 +29,9 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
 from secateur.errors import CorpusError, FamilyError
 from secateur.families.schema import Family
-from secateur.forward.batches import Group, micro_batches
+from secateur.forward.batches import Group, make_micro_batches
 from secateur.forward.experts import is_experts
-from secateur.forward.skeleton import decoder_layers, path_of
+from secateur.forward.skeleton import find_path, get_decoder_layers
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
 from secateur.statistics.statistics import Array, Statistics
@@ -103,7 +103,7 @@ def calibrate(
     Raises CorpusError when the corpus has no tokens.
     """
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
-    batches = micro_batches(corpus.rows, hidden)
+    batches = make_micro_batches(corpus.rows, hidden)
     if not batches:
         raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
     threads = workers or cores()
@@ -138,7 +138,7 @@ def _calibrate_layer(
 ) -> dict[str, Array]:
     """A layer's part of the statistics; its weights and its sample are held no longer."""
     sums = LayerSums(layer, corpus, checkpoint.experts)
-    with forward.loaded(layer) as module:
+    with forward.load_layer(layer) as module:
         seen = _observe_layer(forward, module, layer, sums, drawn)
         arrays = sums.arrays(routed=layer in checkpoint.moe_layers)
         if seen:
@@ -156,29 +156,29 @@ def _observe_layer(
     drawn: Mapping[int, Drawn],
 ) -> list[Seen]:
     """Run one layer and add up what it did; returns what the sampled tokens brought to it."""
-    prefix = path_of(forward.model, decoder_layers(forward.model)[layer])
+    prefix = find_path(forward.model, get_decoder_layers(forward.model)[layer])
     path, experts = experts_of(module)
     number = int(getattr(experts, "num_experts", 0))
-    watchers: dict[int, GroupWatcher] = {}
+    observers: dict[int, GroupObserver] = {}
     seen: list[Seen] = []
 
-    def watch(group: Group) -> GroupWatcher:
-        counted = [forward.counted(batch) for batch in group]
-        watchers[group[0].index] = GroupWatcher(group, counted, number, drawn)
-        return watchers[group[0].index]
+    def observe(group: Group) -> GroupObserver:
+        masks = [forward.mask(batch) for batch in group]
+        observers[group[0].index] = GroupObserver(group, masks, number, drawn)
+        return observers[group[0].index]
 
     def add(group: Group) -> None:
-        watcher = watchers.pop(group[0].index)
+        observer = observers.pop(group[0].index)
         if experts is not None:
-            _add_experts(sums, watcher, f"{prefix}.{path}", forward.family)
-        if watcher.seen is not None:
-            seen.append(watcher.seen)
-        counted = int(watcher.counted.sum())
-        for name, squares in watcher.linears().items():
-            sums.add_squares(name, squares[None], [counted])
+            _add_experts(sums, observer, f"{prefix}.{path}", forward.family)
+        if observer.seen is not None:
+            seen.append(observer.seen)
+        unmasked = int(observer.mask.sum())
+        for name, squares in observer.linears().items():
+            sums.add_squares(name, squares[None], [unmasked])
 
     with hook_layer(module, prefix, forward.family, layer):
-        forward.run(module, layer, watch, add)
+        forward.run(module, layer, observe, add)
     return seen
 
 
@@ -200,7 +200,10 @@ def _solve(
     forward: ForwardPass, module: nn.Module, layer: int, sample: LayerSample, categories: int
 ) -> dict[str, Array]:
     """The order of removal of one layer, for both aims, under the names of the statistics."""
-    family, prefix = forward.family, path_of(forward.model, decoder_layers(forward.model)[layer])
+    family, prefix = (
+        forward.family,
+        find_path(forward.model, get_decoder_layers(forward.model)[layer]),
+    )
 
     def inside(template: str | None) -> str | None:
         return family.fill(template, layer).removeprefix(prefix + ".") if template else None
@@ -236,13 +239,13 @@ def _solve(
     }
 
 
-def _add_experts(sums: LayerSums, watcher: GroupWatcher, path: str, family: Family) -> None:
-    if watcher.unscored:
+def _add_experts(sums: LayerSums, observer: GroupObserver, path: str, family: Family) -> None:
+    if observer.unscored:
         raise FamilyError(
             f"the router of {path!r} was never called as {family.router.module!r}: "
             f"mend [router] in checkpoint/families/{family.name}.toml"
         )
-    sums.add(watcher)
-    sums.add_squares(f"{path}.gate_up_proj", watcher.outer_squares, watcher.tokens)
-    if watcher.inner_squares.size:
-        sums.add_squares(f"{path}.down_proj", watcher.inner_squares, watcher.tokens)
+    sums.add(observer)
+    sums.add_squares(f"{path}.gate_up_proj", observer.outer_squares, observer.tokens)
+    if observer.inner_squares.size:
+        sums.add_squares(f"{path}.down_proj", observer.inner_squares, observer.tokens)

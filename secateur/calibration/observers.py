@@ -23,8 +23,9 @@ from secateur.corpus.rows import Corpus
 from secateur.errors import NumericError
 from secateur.families.schema import Family
 from secateur.forward.batches import Group
-from secateur.forward.expert_batch import MeetingSeat
-from secateur.forward.experts import SEAT, Pairs, Tile, is_experts
+from secateur.forward.expert_batch import Member
+from secateur.forward.expert_work import Assignments, Tile
+from secateur.forward.experts import CURRENT_MEMBER, is_experts
 from secateur.forward.kernels import add_squares, note_sizes
 from secateur.statistics import exact
 from secateur.statistics.statistics import FIELDS, SAMPLE_UNIT, Array
@@ -51,7 +52,7 @@ _NO_WORK = Work(
 )
 
 
-class GroupWatcher:
+class GroupObserver:
     """Notes what the experts of one layer do on one group (T tokens, K choices, E experts).
 
     Not a sum yet: per pair of token and expert it keeps the output's norm and largest element,
@@ -62,23 +63,23 @@ class GroupWatcher:
     def __init__(
         self,
         group: Group,
-        counted: Sequence[Tensor],
+        masks: Sequence[Tensor],
         experts: int,
         drawn: Mapping[int, Drawn],
     ) -> None:
         self.group = group
-        self.counted = torch.cat([part.reshape(-1) for part in counted])
+        self.mask = torch.cat([part.reshape(-1) for part in masks])
         self.seen: Seen | None = None
         self.tokens = np.zeros(experts, np.int64)
         self.outer_squares = self.inner_squares = np.empty(0)
-        # Owners for add_squares: 0, or -1 for a token that does not count.
-        self._counted = [part.reshape(-1).numpy().astype(np.int64) - 1 for part in counted]
+        # Owners for add_squares: 0, or -1 for a masked token.
+        self._row_owners = [part.reshape(-1).numpy().astype(np.int64) - 1 for part in masks]
         self._drawn = join_drawn(group, drawn)
         self._linears: list[dict[str, NDArray[np.float64]]] = [{} for _ in group]
         self._last: list[tuple[Tensor, NDArray[np.float64]] | None] = [None] * len(group)
         self._scores: list[Tensor | None] = [None] * len(group)
         self._all_scores = self._experts = torch.empty(0)
-        self._pairs: Pairs | None = None
+        self._assignments: Assignments | None = None
         self._owner = np.empty(0, np.int64)
         self._norms = np.empty(0)
         self._largest = np.empty(0, np.float32)
@@ -88,27 +89,29 @@ class GroupWatcher:
         """The router's scores [t, E] of one micro-batch."""
         self._scores[member] = scores
 
-    def chosen(self, hidden: Tensor, experts: Tensor, gates: Tensor, pairs: Pairs) -> None:
+    def on_dispatch(
+        self, hidden: Tensor, experts: Tensor, routing_weights: Tensor, assignments: Assignments
+    ) -> None:
         scores = [part for part in self._scores if part is not None]
         if len(scores) < len(self.group):
-            return  # `unscored` tells
+            return  # `unscored` is then true, and the caller raises
         self._all_scores = torch.cat(scores)
-        self._experts, self._pairs = experts, pairs
-        self.tokens = np.array(pairs.counts, np.int64)
+        self._experts, self._assignments = experts, assignments
+        self.tokens = np.array(assignments.counts, np.int64)
         self._owner = np.repeat(np.arange(len(self.tokens)), self.tokens)
-        self._norms = np.empty(len(pairs.token))
-        self._largest = np.empty(len(pairs.token), np.float32)
+        self._norms = np.empty(len(assignments.token))
+        self._largest = np.empty(len(assignments.token), np.float32)
         self.outer_squares = np.zeros((len(self.tokens), hidden.shape[-1]))
         if self._drawn is not None:
-            scores_of = self._all_scores, experts, gates.float()
-            self.seen = see(self._drawn, self.counted, hidden, *scores_of)
+            scores_of = self._all_scores, experts, routing_weights.float()
+            self.seen = see(self._drawn, self.mask, hidden, *scores_of)
 
     @property
     def unscored(self) -> bool:
         """True when the experts worked though the router was not seen."""
         return any(part is None for part in self._scores)
 
-    def worked(self, tile: Tile) -> None:
+    def on_tile(self, tile: Tile) -> None:
         if self.unscored:
             return
         inputs, inner, outputs = tile.inputs.numpy(), tile.inner.numpy(), tile.outputs.numpy()
@@ -126,7 +129,7 @@ class GroupWatcher:
         if last is None or last[0] is not inputs:
             flat = inputs.reshape(-1, inputs.shape[-1]).float().numpy()
             squares = np.zeros((1, flat.shape[-1]))
-            add_squares(squares, flat, self._counted[member], 0)
+            add_squares(squares, flat, self._row_owners[member], 0)
             last = self._last[member] = inputs, squares[0]
         self._linears[member][path] = last[1]
 
@@ -136,9 +139,9 @@ class GroupWatcher:
 
     def work(self) -> Work:
         """What the experts did, pair by pair."""
-        if self._pairs is None:
+        if self._assignments is None:
             return _NO_WORK
-        token, slot, gate, _ = self._pairs
+        token, slot, gate, _ = self._assignments
         return Work(
             token.numpy(),
             self._owner,
@@ -165,15 +168,15 @@ class LayerSums:
         self._squares: dict[str, exact.Limbs] = {}
         self._behind: dict[str, NDArray[np.int64]] = {}
 
-    def add(self, watcher: GroupWatcher) -> None:
+    def add(self, observer: GroupObserver) -> None:
         """Add the experts' work on a group. Raises NumericError for NaN and infinity."""
-        work = watcher.work()
+        work = observer.work()
         finite = np.isfinite(work.gate * work.norm)
         if not finite.all():
-            raise self._bad_token(watcher, work, np.flatnonzero(~finite))
-        category, sample = self._owners(watcher.group)
+            raise self._bad_token(observer, work, np.flatnonzero(~finite))
+        category, sample = self._owners(observer.group)
         sums = np.zeros(self._sums.shape[1:])
-        _sum_pairs(
+        _sum_assignments(
             work, category, self._owner[sample], self._tokens, sums, self._largest, self._samples
         )
         self._sums = exact.add(self._sums, exact.limbs(sums))
@@ -202,7 +205,7 @@ class LayerSums:
         return named
 
     def _owners(self, group: Group) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(category, sample) of every token of a group, filling included; int64 [T]."""
+        """(category, sample) of every token of a group, padding included; int64 [T]."""
         lengths = [batch.input_ids.shape[1] for batch in group for _ in batch.lines]
         lines = [line for batch in group for line in batch.lines]
         rows = [self._corpus.rows[line.row] for line in lines]
@@ -210,9 +213,11 @@ class LayerSums:
         samples = [row.samples[line.document] for row, line in zip(rows, lines, strict=True)]
         return np.repeat(categories, lengths), np.repeat(samples, lengths)
 
-    def _bad_token(self, watcher: GroupWatcher, work: Work, bad: NDArray[np.int64]) -> NumericError:
+    def _bad_token(
+        self, observer: GroupObserver, work: Work, bad: NDArray[np.int64]
+    ) -> NumericError:
         first = bad[np.argmin(work.token[bad])]
-        sample = self._corpus.samples[int(self._owners(watcher.group)[1][work.token[first]])]
+        sample = self._corpus.samples[int(self._owners(observer.group)[1][work.token[first]])]
         return NumericError(
             f"layer {self._layer}, expert {work.expert[first]} gave NaN or infinity for a token of "
             f"sample {sample.sha256[:12]} ({sample.source}): mend the weights, or leave such "
@@ -221,7 +226,7 @@ class LayerSums:
 
 
 @compiled
-def _sum_pairs(
+def _sum_assignments(
     work: Work,
     category: NDArray[np.int64],
     sample: NDArray[np.int64],
@@ -260,22 +265,22 @@ def reference_gates(scores: Tensor, experts: Tensor) -> Tensor:
 def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> ExitStack:
     """Watch a loaded decoder layer; close the stack to stop.
 
-    Puts the router's scores and the linears' inputs into the group's GroupWatcher.
+    Puts the router's scores and the linears' inputs into the group's GroupObserver.
     """
     stack = ExitStack()
     router = family.fill(family.router.module, layer).removeprefix(prefix + ".")
     as_logits = torch.log if family.router.output == "probabilities" else (lambda scores: scores)
 
     def note_scores(_: nn.Module, __: Any, output: Any) -> None:
-        watcher, member = _seat()
-        if watcher is not None:
-            watcher.scored(member, as_logits(output[0].float()))
+        observer, member = _find_member()
+        if observer is not None:
+            observer.scored(member, as_logits(output[0].float()))
 
     def note_inputs(name: str) -> Callable[[nn.Module, Any], None]:
         def note(_: nn.Module, arguments: Any) -> None:
-            watcher, member = _seat()
-            if watcher is not None:
-                watcher.linear(member, name, arguments[0])
+            observer, member = _find_member()
+            if observer is not None:
+                observer.linear(member, name, arguments[0])
 
         return note
 
@@ -288,11 +293,11 @@ def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> Ex
     return stack
 
 
-def _seat() -> tuple[GroupWatcher | None, int]:
-    """The watcher of the group that this thread's micro-batch belongs to, and its number there."""
-    seat = SEAT.get()
-    if isinstance(seat, MeetingSeat) and isinstance(seat.meeting.watcher, GroupWatcher):
-        return seat.meeting.watcher, seat.number
+def _find_member() -> tuple[GroupObserver | None, int]:
+    """The observer of the group that this thread's micro-batch belongs to, and its number there."""
+    member = CURRENT_MEMBER.get()
+    if isinstance(member, Member) and isinstance(member.batch.observer, GroupObserver):
+        return member.batch.observer, member.number
     return None, 0
 
 

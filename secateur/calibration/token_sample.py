@@ -45,8 +45,8 @@ def draw(
         length = batch.input_ids.shape[1]
         for line, source in enumerate(batch.lines):
             category = numbers[corpus.rows[source.row].category]
-            counted = batch.counted[line].nonzero().flatten().tolist()
-            where[category] += [(batch.index, line * length + place) for place in counted]
+            unmasked = batch.mask[line].nonzero().flatten().tolist()
+            where[category] += [(batch.index, line * length + place) for place in unmasked]
     share = -(-tokens // len(where))
     chosen: dict[int, list[tuple[int, int]]] = {}
     for category, places in enumerate(where):
@@ -73,10 +73,10 @@ def join_drawn(group: Group, drawn: Mapping[int, Drawn]) -> Drawn | None:
 
 
 def see(
-    drawn: Drawn, counted: Tensor, hidden: Tensor, scores: Tensor, experts: Tensor, gates: Tensor
+    drawn: Drawn, mask: Tensor, hidden: Tensor, scores: Tensor, experts: Tensor, gates: Tensor
 ) -> Seen:
-    """The sampled rows of a group [T, ...]; tokens that do not count are left out."""
-    alive = counted[drawn.positions]
+    """The sampled rows of a group [T, ...]; masked tokens are left out."""
+    alive = mask[drawn.positions]
     positions = drawn.positions[alive]
     return Seen(
         hidden[positions],

@@ -8,7 +8,7 @@ from typing import Any
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import CheckpointError, EngineError
-from secateur.forward.skeleton import build_skeleton, filled
+from secateur.forward.skeleton import build_skeleton, fill_parameters
 from secateur.forward.weights import CheckpointWeights
 
 
@@ -22,7 +22,7 @@ def whole_model(checkpoint: Checkpoint) -> Iterator[Any]:
     model = build_skeleton(source)
     present = set(source.names())
     names = {name: name for name in model.state_dict() if name in present}
-    with filled(model, names, source):
+    with fill_parameters(model, names, source):
         if "lm_head.weight" not in present:
             model.lm_head.weight = model.get_input_embeddings().weight
         _check_filled(model, checkpoint)

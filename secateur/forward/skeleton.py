@@ -51,18 +51,18 @@ def _make_buffers_real(model: Any, module: nn.Module) -> None:
         model._init_weights(module)
 
 
-def decoder_layers(model: Any) -> nn.ModuleList:
+def get_decoder_layers(model: Any) -> nn.ModuleList:
     """The list of decoder layers of the base model."""
     return model.base_model.layers  # type: ignore[no-any-return]
 
 
 @contextmanager
-def filled(model: Any, names: dict[str, str], source: WeightSource) -> Iterator[None]:
-    """Give parameters and persistent buffers their values, and take them away again.
+def fill_parameters(model: Any, names: dict[str, str], source: WeightSource) -> Iterator[None]:
+    """Give parameters and persistent buffers their values inside the block.
 
     `names` maps a dotted path inside `model` to the source's running name. Experts' parameters
-    become the source's stacks, in their own type (forward.experts widens a matrix at a time);
-    all else becomes float32. Peak memory: those tensors, and one matrix of an expert.
+    become the source's stacks, in their own type (forward.expert_products widens a matrix at a
+    time); all else becomes float32. Peak memory: those tensors, and one matrix of an expert.
     """
     shells: list[tuple[nn.Module, str, Any]] = []
     stacks: list[tuple[nn.Module, str]] = []
@@ -80,7 +80,7 @@ def filled(model: Any, names: dict[str, str], source: WeightSource) -> Iterator[
                     "belong together"
                 )
             if not isinstance(value, Tensor):
-                # What the module has itself is found before its parameters.
+                # An instance's attribute is found before its parameters.
                 owner.__dict__[leaf] = value
                 stacks.append((owner, leaf))
                 continue
@@ -96,13 +96,13 @@ def filled(model: Any, names: dict[str, str], source: WeightSource) -> Iterator[
             table[leaf] = shell
 
 
-def layer_names(model: Any, layer: int) -> dict[str, str]:
+def name_layer_tensors(model: Any, layer: int) -> dict[str, str]:
     """{path inside the decoder layer: running name} of all that the layer loads."""
-    module = decoder_layers(model)[layer]
-    prefix = path_of(model, module)
+    module = get_decoder_layers(model)[layer]
+    prefix = find_path(model, module)
     return {path: f"{prefix}.{path}" for path in module.state_dict()}
 
 
-def path_of(model: Any, module: nn.Module) -> str:
+def find_path(model: Any, module: nn.Module) -> str:
     """The dotted name of a module inside the model."""
     return str(next(name for name, candidate in model.named_modules() if candidate is module))

@@ -28,13 +28,13 @@ _TORCH = {
 }
 
 
-AT_ONCE = 512 << 20
-"""Bytes of a stack of experts up to which it is had at once: mapping a matrix takes a while too,
-which shows where matrices are small."""
+EAGER_STACK_BYTES = 512 << 20
+"""Bytes of a stack of experts up to which it is read whole: mapping each matrix of its own takes
+time too, which shows where matrices are small."""
 
 
 class Stack(Protocol):
-    """The matrices of a layer's experts; `stack[e]` is one's, which may only then be read."""
+    """The matrices of a layer's experts; `stack[e]` may read that expert's only when asked."""
 
     @property
     def shape(self) -> Sequence[int]: ...
@@ -74,7 +74,7 @@ class StackOnDisk:
 
 class CheckpointWeights:
     """A checkpoint as a source of running weights. Peak memory of `tensor`: that tensor twice; of
-    a stack of experts: AT_ONCE, or one matrix twice."""
+    a stack of experts: EAGER_STACK_BYTES, or one matrix twice."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -99,16 +99,16 @@ class CheckpointWeights:
         parts = self._parts_of(name)
         if len(parts) == 1 and parts[0][0].expert is None:
             return as_torch(self._checkpoint.read(parts[0][1]))
-        return torch.stack([self._matrix(parts, expert) for expert in _experts(parts)])
+        return torch.stack([self._matrix(parts, expert) for expert in _number_experts(parts)])
 
     def experts(self, name: str) -> Stack:
         parts = self._parts_of(name)
-        if sum(self._checkpoint.specs[source].nbytes for _, source in parts) <= AT_ONCE:
+        if sum(self._checkpoint.specs[source].nbytes for _, source in parts) <= EAGER_STACK_BYTES:
             return self.tensor(name)
         place, source = parts[0]
         if place.expert is not None:
             first = self._matrix(parts, 0)
-            shape = (len(_experts(parts)), *first.shape)
+            shape = (len(_number_experts(parts)), *first.shape)
             return StackOnDisk(shape, lambda expert: self._matrix(parts, expert))
         self._checkpoint.need_weights(f"reading tensor {name!r}")
         spec = self._checkpoint.specs[source]
@@ -138,8 +138,8 @@ class CheckpointWeights:
         return torch.cat(pieces, (axis or 1) - 1) if len(pieces) > 1 else pieces[0]
 
 
-def _experts(parts: Sequence[tuple[TensorMatch, str]]) -> range:
-    """The numbers of the experts that a parameter is put together of."""
+def _number_experts(parts: Sequence[tuple[TensorMatch, str]]) -> range:
+    """The numbers of the experts that a parameter consists of."""
     return range(len({place.expert for place, _ in parts}))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from secateur.errors import FamilyError, NumericError
 from secateur.evaluation.tokens.answers import AnswerSet
-from secateur.forward.batches import MicroBatch, micro_batches
+from secateur.forward.batches import MicroBatch, make_micro_batches
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
 from secateur.system.progress import Progress, no_progress
@@ -60,12 +60,12 @@ def replay(
             "they were made for a model with another tokenizer"
         )
     size = max(1, LOGITS_BYTES // (4 * vocab))
-    batches = micro_batches(answers.rows, source.family.number(source.config, "hidden"))
+    batches = make_micro_batches(answers.rows, source.family.number(source.config, "hidden"))
     layers = source.family.number(source.config, "layers")
 
     with ForwardPass(source, batches, workers=workers) as forward:
         for layer in range(layers):
-            with forward.loaded(layer) as module:
+            with forward.load_layer(layer) as module:
                 try:
                     forward.run(module, layer)
                 except NumericError as error:
@@ -81,7 +81,7 @@ def replay(
                 count += len(chunk.token)
             return count
 
-        with forward.head():
+        with forward.load_head():
             done = 0
             for count in forward.map(score):
                 done += count
@@ -125,7 +125,7 @@ def _check(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:
 def _named(error: NumericError, forward: ForwardPass, answers: AnswerSet) -> NumericError:
     """The forward's error about a row, with the answer it is about."""
     for batch in forward.batches:
-        bad = ~torch.isfinite(forward.hidden(batch).sum(-1)) & batch.counted
+        bad = ~torch.isfinite(forward.hidden(batch).sum(-1)) & batch.mask
         if bool(bad.any()):
             number, token = (int(part) for part in bad.nonzero()[0])
             answer = answers.answers[batch.lines[number].row]

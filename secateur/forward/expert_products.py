@@ -1,0 +1,82 @@
+"""The matrix products of fused experts, whatever way their weights lie.
+
+transformers 5 marks every fused-experts module with flags (`is_transposed`, `has_bias`,
+`has_gate`, `_apply_gate`), so one function serves all families. 16-bit weights are widened one
+expert at a time, because a 16-bit product on a CPU without AMX is a hundred times slower than a
+32-bit one.
+
+Shapes: n rows of inputs, H hidden, I expert width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """One expert's matrices, as float32, oriented so that `inputs @ up` works."""
+
+    up: Tensor
+    up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+
+
+def widen_expert(module: Any, expert: int) -> ExpertWeights:
+    """Expert `expert` of a fused-experts module, widened to float32 (a view when it is already)."""
+    up = module.gate_up_proj if module.has_gate else module.up_proj
+    up_bias = None
+    if module.has_bias:
+        up_bias = (module.gate_up_proj_bias if module.has_gate else module.up_proj_bias)[expert]
+    down_bias = module.down_proj_bias[expert] if module.has_bias else None
+
+    def orient(weight: Tensor) -> Tensor:
+        return weight.float() if module.is_transposed else weight.float().t()
+
+    return ExpertWeights(
+        orient(up[expert]),
+        None if up_bias is None else up_bias.float(),
+        orient(module.down_proj[expert]),
+        None if down_bias is None else down_bias.float(),
+    )
+
+
+def count_expert_elements(module: Any) -> int:
+    """How many numbers the matrices of one expert have."""
+    stacks = (module.gate_up_proj if module.has_gate else module.up_proj, module.down_proj)
+    return sum(math.prod(stack.shape[1:]) for stack in stacks)
+
+
+def run_experts(
+    module: Any, weights: Sequence[ExpertWeights], sizes: list[int], inputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(inner [n, I], outputs [n, H]) of experts on inputs [n, H], all float32.
+
+    The rows are those of the first expert, `sizes[0]` of them, then those of the next.
+    """
+    projected = _multiply(inputs, sizes, [(one.up, one.up_bias) for one in weights])
+    inner = module._apply_gate(projected) if module.has_gate else module.act_fn(projected)
+    outputs = _multiply(inner, sizes, [(one.down, one.down_bias) for one in weights])
+    if module.has_post_expert_norm:
+        outputs = module.post_expert_norm(outputs)
+    return inner, outputs
+
+
+def _multiply(
+    inputs: Tensor, sizes: list[int], by: Sequence[tuple[Tensor, Tensor | None]]
+) -> Tensor:
+    """Every part of the inputs times its matrix, plus its bias."""
+    result = inputs.new_empty(len(inputs), by[0][0].shape[-1])
+    parts = zip(torch.split(inputs, sizes), torch.split(result, sizes), by, strict=True)
+    for given, part, (matrix, bias) in parts:
+        torch.mm(given, matrix, out=part)
+        if bias is not None:
+            part.add_(bias)
+    return result

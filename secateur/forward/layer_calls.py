@@ -1,0 +1,115 @@
+"""What the model's own forward passes to its decoder layers, recorded without running them.
+
+The family's code makes masks, rotary tables and positions for a micro-batch once, while every
+decoder layer is replaced by a recorder; the layers are then called with them one at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from secateur.forward.batches import MicroBatch
+from secateur.forward.skeleton import get_decoder_layers
+
+CALLS_LIMIT = 256 << 20
+"""Bytes of recorded masks and rotary tables kept; the calls of further micro-batches are recorded
+again for each layer."""
+
+
+class LayerCall(NamedTuple):
+    """What the model's forward passes to a decoder layer in addition to the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class LayerCalls:
+    """The calls of all decoder layers for each micro-batch. Peak memory: CALLS_LIMIT, and the
+    calls of one micro-batch (per thread, where they are recorded again)."""
+
+    def __init__(self, model: Any, batches: Sequence[MicroBatch], hidden: Sequence[Tensor]) -> None:
+        """`hidden` are the hidden states of each micro-batch, float32 [B, L, H]; recording reads
+        their shape only."""
+        self._model = model
+        self._hidden = hidden
+        # Threads may record at the same time, and the layers belong to the model.
+        self._lock = threading.Lock()
+        self._kept: dict[int, list[LayerCall]] = {}
+        self.held = 0
+        """Bytes of the calls that are kept."""
+        for batch in batches:
+            if self.held > CALLS_LIMIT:
+                break
+            calls = self._kept[batch.index] = self._record(batch)
+            self.held += _count_bytes(calls)
+
+    def of(self, batch: MicroBatch, layer: int) -> LayerCall:
+        """How `layer` is called on a micro-batch."""
+        return (self._kept.get(batch.index) or self._record(batch))[layer]
+
+    def _record(self, batch: MicroBatch) -> list[LayerCall]:
+        calls: list[LayerCall] = []
+        recorders = [_Recorder(layer, calls) for layer in get_decoder_layers(self._model)]
+        with self._lock, torch.inference_mode(), replace_layers(self._model, recorders):
+            self._model.base_model(
+                inputs_embeds=self._hidden[batch.index],
+                position_ids=batch.positions,
+                attention_mask=batch.mask if batch.needs_mask else None,
+                use_cache=False,
+            )
+        return calls
+
+
+class _Recorder(nn.Module):
+    """Stands in for a decoder layer: records the call, passes the hidden states through."""
+
+    def __init__(self, layer: nn.Module, calls: list[LayerCall]) -> None:
+        super().__init__()
+        # A plain list hides the layer from torch: it must not appear as a sub-module.
+        self._stands_for = [layer]
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._stands_for[0], name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self._calls.append(LayerCall(args, kwargs))
+        return hidden_states
+
+
+@contextmanager
+def replace_layers(model: Any, stand_ins: Sequence[nn.Module]) -> Iterator[None]:
+    """Replace the decoder layers of a model inside the block."""
+    base = model.base_model
+    layers = base.layers
+    base.layers = nn.ModuleList(stand_ins)
+    try:
+        yield
+    finally:
+        base.layers = layers
+
+
+def _count_bytes(calls: Iterable[LayerCall]) -> int:
+    """Bytes of memory that the calls of one micro-batch hold; what layers share counts once."""
+    storages = [tensor.untyped_storage() for tensor in _find_tensors(calls)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _find_tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in tuples (as rotary tables are), lists and dictionaries, however deep."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _find_tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _find_tensors(part)
