@@ -2,9 +2,9 @@
 
 No weights: names and shapes are those of transformers' text model on the meta device, built from
 the published config; experts are counted by our own selection, tensors and files by our own GGUF
-planning, with the header of the real vocabulary (its tokenizer metadata, 15.8 MB).
+planning, with a header as large as that of the real vocabulary (15.8 MB; gemma4_facts.py).
 
-    python benchmarks/cards.py [--data /work/shared/data/gemma-4-26b-a4b-it]
+    python benchmarks/cards.py
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import gemma4_facts
 import torch
 
 from secateur.checkpoint.config_edit import with_experts
@@ -34,10 +36,9 @@ from secateur.pruning.selection import kept_count
 from secateur.recipes.llama_mixes import ModelTraits
 from secateur.recipes.llama_types import TypeRequest, choose_types
 
-DATA = Path("/work/shared/data/gemma-4-26b-a4b-it")
 VISION = 573_000_000
-"""Parameters of the vision tower, to three digits. Not ours: the config at hand has no vision
-part; research/gguf.md section 1 has it from the published mmproj (27 layers of 1152 and 4304)."""
+"""Parameters of the vision tower, to three digits: those of the published mmproj (27 layers of 1152
+and 4304)."""
 KEPT = {0.0: 128, 0.15: 109, 0.20: 103, 0.30: 90}
 Shapes = dict[str, tuple[int, ...]]
 TYPES = ("F16", "Q8_0", "Q4_K_M")
@@ -106,10 +107,10 @@ def sizes(config_text: str, experts: int, whole: Shapes, header: Metadata) -> di
     }
 
 
-def cards(data: Path = DATA) -> dict[str, Any]:
+def cards(data: Path) -> dict[str, Any]:
     """Everything by experts kept."""
     config = (data / "config.json").read_text()
-    vocabulary = read_gguf(data / "ggml-vocab-gemma-4.gguf").metadata
+    vocabulary = read_gguf(data / "vocabulary.gguf").metadata
     # One string of the same size in its stead: serializing the tokenizer takes a second each time.
     bare = header_bytes({"all": Value(STRING, "")}, ())
     header = {"all": Value(STRING, "x" * (header_bytes(vocabulary, ()) - bare))}
@@ -125,13 +126,10 @@ def cards(data: Path = DATA) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATA)
-    options = parser.parse_args()
-    if not options.data.is_dir():
-        print(f"{options.data} is not there: name a folder with Gemma 4 26B-A4B's config (--data)")
-        return
-    found = {"vision_parameters": VISION, "experts": cards(options.data)}
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        experts = cards(gemma4_facts.write_model(Path(folder)))
+    found = {"vision_parameters": VISION, "experts": experts}
     text = json.dumps(found, indent=1)
     Path(__file__).with_suffix(".json").write_text(text + "\n")
     print(text)

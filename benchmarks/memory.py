@@ -11,6 +11,7 @@ further layer adds would show there.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -20,23 +21,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gemma4_facts
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-REAL = Path(__file__).parent / "data/gemma-4-26b-a4b-it.json"
 VOCAB, ROW = 8192, 2048
 CASE = ("layers", "reroute_tokens", "tokens")
 """What tells one result from another; the same case again takes its place."""
 
 
-def make(folder: Path, config: Path, layers: int) -> int:
+def make(folder: Path, layers: int) -> int:
     """Write the checkpoint, one shard a layer; returns its bytes."""
     import transformers
 
     folder.mkdir(parents=True)
-    whole = json.loads(config.read_text())
-    text = whole.get("text_config", whole)
+    text = copy.deepcopy(gemma4_facts.CONFIG["text_config"])
     kinds = text["layer_types"]
     text |= {
         "model_type": "gemma4_text",
@@ -138,7 +138,6 @@ def watch(command: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("out/memory"))
-    parser.add_argument("--config", type=Path, default=REAL)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--reroute-tokens", type=int, default=0)
@@ -149,7 +148,7 @@ def main() -> None:
         child(options.folder / "model", rows, options.reroute_tokens)
         return
     try:
-        nbytes = make(options.folder / "model", options.config, options.layers)
+        nbytes = make(options.folder / "model", options.layers)
         draw = np.random.default_rng(0)
         ids = draw.integers(4, VOCAB, (options.rows, ROW)).tolist()
         rows.write_text("\n".join(json.dumps({"input_ids": row}) for row in ids))

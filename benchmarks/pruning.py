@@ -23,9 +23,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import gemma4_facts
 import numpy as np
 
 from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
@@ -35,7 +37,6 @@ from secateur.pruning.expert_slices import select_experts
 from secateur.system.workdir import complete_or_absent
 
 HIDDEN, EXPERTS, KEPT, WIDTH, DENSE, VOCAB = 2816, 128, 90, 704, 2112, 262_144
-REAL = Path(__file__).parent / "data/gemma-4-26b-a4b-it.json"
 BLOCK = 64 << 20
 SHARD_LIMIT = 1_000_000_000
 """Bytes: several shards, as the whole model has, though it is cut down."""
@@ -73,7 +74,7 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
     return {f"model.language_model.{name}": shape for name, shape in table.items()}
 
 
-def make_checkpoint(folder: Path, config: Path, layers: int) -> Checkpoint:
+def make_checkpoint(folder: Path, layers: int) -> Checkpoint:
     """Random finite bf16 weights, one block of bytes used over and over."""
     block = folder / "random-block"
     bits = np.random.default_rng(0).integers(0, 1 << 16, BLOCK // 2, dtype=np.uint16)
@@ -87,7 +88,7 @@ def make_checkpoint(folder: Path, config: Path, layers: int) -> Checkpoint:
     source = folder / "source"
     source.mkdir()
     write_shards(source, lay_out(tensor(*item) for item in shapes(layers).items()))
-    text = json.loads(config.read_text())
+    text = deepcopy(gemma4_facts.CONFIG)
     part = text["text_config"]
     part["num_hidden_layers"] = layers
     part["layer_types"] = ["sliding_attention"] * (layers - 1) + ["full_attention"]
@@ -228,14 +229,13 @@ def main() -> None:
         "folder", type=Path, nargs="?", default=Path("out/pruning"),
         help="where to work: needs 15 GB, made and removed (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--config", type=Path, default=REAL, help="Gemma 4 26B-A4B's config.json")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     try:
         before = machine()
-        checkpoint = make_checkpoint(options.folder, options.config, options.layers)
+        checkpoint = make_checkpoint(options.folder, options.layers)
         result = measure(options.folder, checkpoint, options.rounds)
     finally:
         shutil.rmtree(options.folder)

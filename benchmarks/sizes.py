@@ -1,23 +1,27 @@
 """Every file size that the cards publish, predicted by our planning. Writes sizes.json.
 
-From the real model's config, with the header of its real vocabulary; no weights. A row that is not
+From the real model's numbers, with a header as large as its vocabulary's (gemma4_facts.py); no
+weights. A row that is not
 reproduced as its card states it is tried with what is known of how the file came about: the
 llama.cpp of spring 2026, another base, no importance matrix, the vision tower counted in. A
 prediction reproduces a figure when it rounds to it. Cards write GB for GB and GiB alike (card 004
 for both in one table); `unit` is what the figure is.
 
-    python benchmarks/sizes.py [--data /work/shared/data/gemma-4-26b-a4b-it]
+    python benchmarks/sizes.py
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import gemma4_facts
 
 from secateur.checkpoint.reader import Checkpoint, open_shape
 from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
@@ -26,8 +30,7 @@ from secateur.outputs.mlx.layout import MlxLayout, mlx_layout
 from secateur.recipes.llama_types import TypeRequest, choose_types
 from secateur.recipes.recipe import Recipe, find_recipe
 
-DATA = Path("/work/shared/data/gemma-4-26b-a4b-it")
-VOCABULARY = "ggml-vocab-gemma-4.gguf"
+VOCABULARY = "vocabulary.gguf"
 UNITS = {"GB": 10**9, "GiB": 2**30, "MiB": 2**20, "bits per weight": 1}
 
 STOCK = {
@@ -52,7 +55,7 @@ REAP_103 = {"Q5_K_M": "15", "Q4_K_M": "13", "Q3_K_M": "10"}
 """Card 003, "~GB" that are GiB."""
 
 VISION = 573_000_000
-"""Parameters of the vision tower, to three digits (research/gguf.md, section 1)."""
+"""Parameters of the vision tower, to three digits."""
 
 BUG = "an llama.cpp of spring 2026"
 
@@ -235,7 +238,7 @@ def _otherwise(sizes: Sizes, name: str) -> tuple[str, float] | None:
     return "no importance matrix", file_bytes(plain)
 
 
-def found(data: Path = DATA) -> dict[str, Any]:
+def found(data: Path) -> dict[str, Any]:
     """The table, and how many rows come out."""
     table = list(rows(Sizes(data)))
     causes: dict[str, int] = {}
@@ -272,13 +275,9 @@ def lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATA)
-    data = parser.parse_args().data
-    if not data.is_dir():
-        print(f"{data} is not there: name a folder with Gemma 4 26B-A4B's config and vocabulary")
-        return
-    result = found(data)
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = found(gemma4_facts.write_model(Path(folder)))
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     print("\n".join(lines(result)))
     print({key: value for key, value in result.items() if key != "table"})

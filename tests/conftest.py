@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import gemma4_facts
 import pytest
 from tiny_line import Line, Run, runner, save_line
 from tiny_models import save_tiny
@@ -25,6 +26,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint
         return opened[form]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """config.json and vocabulary.gguf with the real Gemma 4 26B-A4B's numbers: read only."""
+    return gemma4_facts.write_model(tmp_path_factory.mktemp("real"))
 
 
 @pytest.fixture(scope="session")

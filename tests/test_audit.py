@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from published_claims import CLAIMS
 from tiny_line import Run
 
 from secateur import audit_model
@@ -42,9 +43,6 @@ from secateur.formats.gguf.reader import HeaderCut, read_header
 from secateur.outputs.gguf.layout import GgufLayout, gguf_layout
 from secateur.recipes.recipe import find_recipe
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-CARDS = SHARED / "cards"
-REAL = SHARED / "data/gemma-4-26b-a4b-it"
 EXPERTS = 24
 
 Edit = Callable[[dict[str, Value], list[TensorInfo]], None]
@@ -656,7 +654,7 @@ def test_numbers_are_read_as_written() -> None:
 
 
 def test_small_samples_have_the_published_probabilities() -> None:
-    """research/ecosystem.md, section 3.4, items 7 and 10."""
+    """Against tables of the paired sign test, Fisher's exact test and the rule of three."""
     assert paired_at_best(3) == 0.25
     assert round(fisher(162, 159, 198, 198), 2) == 0.80
     assert round(fisher(46, 37, 50, 50), 3) == 0.031
@@ -665,139 +663,31 @@ def test_small_samples_have_the_published_probabilities() -> None:
     assert round(upper_bound(3), 2) == 0.56
 
 
-# The five cards. Every error that is listed here was found by hand, in research/gguf.md (3),
-# research/ecosystem.md (3.4 and 2.4), research/apex.md (3) and research/mlx.md (3); "own" marks
-# those that follow from these and stand in none of them: (line, topic, part of what was said).
-
-WRONG: dict[str, list[tuple[int, str, str]]] = {
-    "000": [
-        (47, "types", "ffn_gate_inp: Q8_0"),  # 3.4.1: the router is never quantized
-        (55, "types", "ffn_gate_inp: Q8_0"),
-        (194, "fallbacks", "normalization and scaling"),  # 3.4.2: they are 30 + 30 ffn_down
-        (48, "types", "ffn_down: Q5_K"),  # 3.4.3: ffn_down falls back to Q5_1
-        (49, "types", "attn_output: Q4_K"),  # 3.4.3, apex.md 3: attention is Q3_K to Q5_K
-        (50, "types", "ffn_gate_up_exps, ffn_down_exps: Q3_K"),  # 3.4.3
-        (56, "types", "ffn_gate_up_exps: Q3_K"),
-        (57, "types", "ffn_down_exps: Q3_K"),
-        (58, "types", "ffn_down: Q4_K, Q5_K"),
-        (59, "types", "attn_output: Q3_K, Q4_K"),  # apex.md 3: attn_v is Q4_K and Q5_K
-        (234, "date", "April 2025"),  # 3.4.4
-        (213, "date", "year 2025"),  # own: the citation says the same
-        (252, "name", "e4b"),  # 3.4.4
-        (254, "name", "e4b"),
-        (143, "architecture", "Gemma4ForCausalLM"),  # 3.4.4
-        (84, "command", "huggingface-cli"),  # 2.1
-        (89, "file name", "APEX-mini.gguf"),  # 2.4
-    ],
-    "001": [
-        (194, "arithmetic", "128 correct"),  # 3.4.5
-        (195, "arithmetic", "29 + 5 wrong"),  # 3.4.5
-        (113, "arithmetic", "196-question"),  # 3.4.5
-        (30, "recipe", "Q3_K_L with Q8_0"),  # 3.4.9, gguf.md: it is Q3_K_M
-        (30, "file size", "Q3_K_XL 10.90 GB"),
-        (97, "size", "18 GB with 128 experts"),  # 3.4.9, gguf.md: 21.08 GiB
-        (5, "imatrix", "All quants"),  # gguf.md: not Q4_0
-        (47, "recipe", "Q6_K / Q5_K / Q4_K"),  # gguf.md: one tier off
-        (48, "recipe", "Q5_K / Q4_K / Q3_K"),
-        (49, "recipe", "Q4_K / Q3_K"),
-        (50, "recipe", "Q3_K / Q2_K"),
-        (98, "saving", "-16%"),  # own: 50 is GB, 42 is GiB; it is 13 %
-        (20, "file name", "Q5_K_L"),  # 2.4: no label
-        (23, "file name", "Q4_K_L"),
-        (47, "file name", "CD-Q6_K"),  # 2.4: the same label as the plain one
-        (48, "file name", "CD-Q5_K_M"),
-        (49, "file name", "CD-Q4_K_M"),
-        (50, "file name", "CD-Q3_K_M"),
-    ],
-    "002": [
-        (72, "template", "<|channel>response"),  # 3.4.11
-        (80, "command", "trust_remote_code"),  # 3.4.11
-        (93, "command", "trust-remote-code"),
-        (11, "saving", "31%"),  # own: 52 is GB, 36 is GiB (gguf.md); it is 26 %
-        (56, "saving", "31%"),
-    ],
-    "003": [
-        (12, "template", "<|channel>response"),  # 3.4.11
-        (32, "template", "<start_of_turn>"),  # 3.4.12
-        (33, "template", "<end_of_turn>"),
-        (34, "template", "<start_of_turn>"),
-        (36, "template", "<end_of_turn>"),
-        (14, "file size", "~43GB"),  # gguf.md: the checkpoint's size with vision
-        (16, "file size", "~23GB"),  # gguf.md: the same in 8.5 bits
-        (14, "file name", "REAP.gguf"),  # 2.4
-    ],
-    "004": [
-        (1, "types", "leaves these unquantized"),  # gguf.md, mlx.md
-        (1, "size", "~1 GB extra"),  # gguf.md, mlx.md: 0.27 GB
-    ],
-}
-
-UNPROVEN: dict[str, list[tuple[int, str, str]]] = {
-    "000": [],
-    "001": [
-        (115, "sample size", "beats v2 by +1.51 pp"),  # 3.4.7
-        (101, "sample size", "only costs 1.52"),  # 3.4.7
-        (91, "sample size", "GPQA Diamond"),  # 3.4.6
-    ],
-    "002": [
-        (46, "sample size", "REAP 0.20 | REAP 0.30"),  # 3.4.10
-        (65, "sample size", "Zero looping"),  # 3.4.10
-        (65, "sample size", "outperforms the original"),  # 3.4.10
-        (65, "sample size", "fully preserved"),  # 3.4.10: the same 14 prompts
-    ],
-    "003": [],
-    "004": [],
-}
-
-OTHER_UNIT = {"000": 3, "001": 34, "002": 1, "003": 3, "004": 2}
-"""Sizes in GiB that are printed as GB, as gguf.md says of each card."""
-
-MUST = {
-    ("000", 57): "ffn_down_exps has rows of 704, which blocks of 256 do not divide: it is Q4_0",
-    ("000", 56): "ffn_gate_up_exps is Q4_K x 22, Q5_K x 8",
-    ("000", 194): "the 392 tensors that stay",
-    ("001", 97): "21.08 GiB",
-    ("001", 195): "39 wrong",
-    ("002", 11): "26.3 to 26.9 %",
-    ("003", 16): "22.11 GB",
-    ("004", 1): "0.27 GB",
-}
-
-
-def card_paths() -> list[Path]:
-    return sorted(CARDS.glob("*.txt")) if CARDS.is_dir() else []
-
-
-@pytest.mark.skipif(
-    not (CARDS.is_dir() and REAL.is_dir()),
-    reason=f"the five cards and the real model's shape are not at {SHARED}",
-)
 @pytest.mark.parametrize("vocabulary", [True, False], ids=["header", "config"])
-@pytest.mark.parametrize("path", card_paths(), ids=lambda path: path.name[:3])
-def test_the_errors_of_the_five_cards_are_found_and_no_others(path: Path, vocabulary: bool) -> None:
-    card = path.name[:3]
+@pytest.mark.parametrize("card", CLAIMS)
+def test_what_published_cards_state_wrongly_is_found_and_nothing_else(
+    card: str, vocabulary: bool, real: Path, tmp_path: Path
+) -> None:
+    claims, path = CLAIMS[card], tmp_path / "card.md"
+    path.write_text(claims.text, "utf-8")
+    config = real / "config.json"
     if vocabulary:
-        found = audit_model(
-            REAL / "ggml-vocab-gemma-4.gguf", config=REAL / "config.json", claims=path
-        )
+        found = audit_model(real / "vocabulary.gguf", config=config, claims=path)
     else:
-        found = audit_model(REAL / "config.json", claims=path)
-    for verdict, table in (("wrong", WRONG[card]), ("unproven", UNPROVEN[card])):
-        told = [finding for finding in found.claims if finding.verdict == verdict]
-        for line, topic, said in table:
-            hits = [f for f in told if (f.line, f.topic) == (line, topic) and said in f.said]
-            assert len(hits) == 1, f"not found: line {line}, {topic}, {said!r}"
-            told.remove(hits[0])
-        assert told == [], "false: " + "; ".join(finding.sentence() for finding in told)
-    assert found.counts()["other unit"] == OTHER_UNIT[card]
-    for (name, at), must in MUST.items():
-        if name == card:
-            assert any(must in f.sentence() for f in found.claims if f.line == at), must
+        found = audit_model(config, claims=path)
+    for verdict, table in (("wrong", claims.wrong), ("unproven", claims.unproven)):
+        reported = [finding for finding in found.claims if finding.verdict == verdict]
+        for topic, said in table:
+            hits = [f for f in reported if f.topic == topic and said in f.said]
+            assert len(hits) == 1, f"not found: {topic}, {said!r}"
+            reported.remove(hits[0])
+        assert reported == [], "false: " + "; ".join(f.sentence() for f in reported)
+    for reason in claims.reasons:
+        assert any(reason in finding.sentence() for finding in found.claims), reason
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real model's shape is not at {REAL}")
-def test_the_real_vocabulary_fits_its_family() -> None:
-    found = audit_model(REAL / "ggml-vocab-gemma-4.gguf", config=REAL / "config.json").file
+def test_the_real_vocabulary_fits_its_family(real: Path) -> None:
+    found = audit_model(real / "vocabulary.gguf", config=real / "config.json").file
     assert found is not None
     assert found.tensors == 0
     assert wrong(found) == []

@@ -43,8 +43,9 @@ def test_the_script_says_its_version() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from secateur import cli; sys.argv = ['secateur', 'shrink', '--help']\n"
-        "try: cli.main()\nexcept SystemExit as leave: assert not leave.code"
+        "import sys; from secateur.cli.main import main\n"
+        "sys.argv = ['secateur', 'shrink', '--help']\n"
+        "try: main()\nexcept SystemExit as leave: assert not leave.code"
     )
     assert not loaded(code) & {*HEAVY, "numpy", "rich.progress"}
 

@@ -148,7 +148,7 @@ def test_forgetting_any_expert_row_is_noticed(form: str, tiny: TINY, tmp_path: P
             for name, place in checkpoint.matches.items()
             if place.row.name == template
         }
-        blind = replace(checkpoint, places={**checkpoint.matches, **forgotten})
+        blind = replace(checkpoint, matches={**checkpoint.matches, **forgotten})
         to = tmp_path / str(number)
         folder = write(checkpoint, list(arrange_experts(blind, order)), EXPERTS, to)
         assert difference(logits(load(folder)), expected) > 1e-2, template
@@ -206,7 +206,7 @@ def test_a_later_expert_axis_becomes_many_pieces(tiny: TINY) -> None:
     turned = replace(
         checkpoint,
         specs={name: spec},
-        places={name: replace(place, row=row)},
+        matches={name: replace(place, row=row)},
     )
     (tensor,) = arrange_experts(turned, {0: [1, 2, 6]})
     assert tensor.shape == (32, 3, 16)

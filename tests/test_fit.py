@@ -16,22 +16,19 @@ from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.gguf.vocabulary import read_vocabulary
 from secateur.planning.memory import context_memory
 
-DATA = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it"
-CONFIG, VOCABULARY = DATA / "config.json", DATA / "ggml-vocab-gemma-4.gguf"
+CONFIG, VOCABULARY = "config.json", "vocabulary.gguf"
 CARDS = Path(__file__).resolve().parents[1] / "benchmarks/cards.json"
-real = pytest.mark.skipif(not DATA.is_dir(), reason="the real model's shape is not here")
 
 
-@real
-def test_sizes_are_the_cards() -> None:
+def test_sizes_are_the_cards(real: Path) -> None:
     """Tensors to the byte; files but for the names in the header, of which ours has more keys."""
     for count, card in json.loads(CARDS.read_text())["experts"].items():
         types = tuple(card["gguf_bytes"])
         decided = plan(
-            CONFIG,
+            real / CONFIG,
             Pruning(experts=int(count)),
             Formats(safetensors=False, types=types),
-            assumptions=PlanningAssumptions(VOCABULARY),
+            assumptions=PlanningAssumptions(real / VOCABULARY),
         )
         for name in types:
             form = f"gguf-{name}"
@@ -42,43 +39,41 @@ def test_sizes_are_the_cards() -> None:
             assert abs(size - card["gguf_bytes"][name]) < 1024
 
 
-@real
-def test_a_vocabulary_is_measured_without_being_read() -> None:
-    metadata = read_gguf(VOCABULARY).metadata
-    found = read_vocabulary(VOCABULARY)
+def test_a_vocabulary_is_measured_without_being_read(real: Path) -> None:
+    metadata = read_gguf(real / VOCABULARY).metadata
+    found = read_vocabulary(real / VOCABULARY)
     keys = {key: value for key, value in metadata.items() if key.startswith("tokenizer.")}
     assert (found.nbytes, found.tokens) == (metadata_bytes(keys), 262144)
 
 
-@real
-def test_without_a_tokenizer_the_file_is_not_known(run: Run) -> None:
+def test_without_a_tokenizer_the_file_is_not_known(run: Run, real: Path) -> None:
     request = Formats(safetensors=False, types=("Q4_K_M",))
-    decided = plan(CONFIG, Pruning(experts=109), request)
+    decided = plan(real / CONFIG, Pruning(experts=109), request)
     assert decided.file_bytes("gguf-Q4_K_M") is None
     assert any("size of GGUF files is not known" in note for note in decided.notes)
     with pytest.raises(PlanError, match="does not know the size"):
         decided.sizes("gguf-Q4_K_M")
-    told = run("plan", CONFIG, experts=109, types="Q4_K_M", to="gguf", json=True)
+    told = run("plan", real / CONFIG, experts=109, types="Q4_K_M", to="gguf", json=True)
     assert told.code == 0
     assert told.json["file_bytes"] == {"gguf-Q4_K_M": None}
     assert told.json["tensor_bytes"] == {"gguf-Q4_K_M": 14_527_886_224}
     output = told.json["outputs"]["gguf-Q4_K_M"]
     assert (output["fallback_tensors"], output["needs_imatrix"]) == (60, False)
-    lines = run("plan", CONFIG, experts=109, types="Q4_K_M", to="gguf", tensors=True).out
+    lines = run("plan", real / CONFIG, experts=109, types="Q4_K_M", to="gguf", tensors=True).out
     assert "Q5_0 instead of Q4_K" in lines
 
 
-@real
-def test_what_needs_an_importance_matrix_is_planned_as_with_one() -> None:
-    decided = plan(CONFIG, Pruning(experts=109), Formats(safetensors=False, types=("IQ2_XXS",)))
+def test_what_needs_an_importance_matrix_is_planned_as_with_one(real: Path) -> None:
+    decided = plan(
+        real / CONFIG, Pruning(experts=109), Formats(safetensors=False, types=("IQ2_XXS",))
+    )
     assert decided.output("gguf-IQ2_XXS").needs_imatrix
     assert any("needs an importance matrix" in note for note in decided.notes)
 
 
-@real
-def test_what_fits_is_sorted_and_fits(run: Run) -> None:
+def test_what_fits_is_sorted_and_fits(run: Run, real: Path) -> None:
     options = {"memory": "13GiB", "experts": "90,109", "types": "Q4_K_M,Q3_K_M,Q8_0"}
-    told = run("fit", CONFIG, tokenizer=VOCABULARY, json=True, **options)
+    told = run("fit", real / CONFIG, tokenizer=real / VOCABULARY, json=True, **options)
     assert told.code == 0
     rows = told.json["rows"]
     assert told.json["tried"] == 6
@@ -87,11 +82,14 @@ def test_what_fits_is_sorted_and_fits(run: Run) -> None:
     assert all(row["total"] <= 13 * 2**30 for row in rows)
     request = Formats(safetensors=False, types=("Q3_K_M",))
     decided = plan(
-        CONFIG, Pruning(experts=109), request, assumptions=PlanningAssumptions(VOCABULARY)
+        real / CONFIG,
+        Pruning(experts=109),
+        request,
+        assumptions=PlanningAssumptions(real / VOCABULARY),
     )
     assert rows[1]["file"] == decided.file_bytes("gguf-Q3_K_M")
     assert rows[1]["total"] == decided.output("gguf-Q3_K_M").memory_bytes
-    assert "109 experts" in run("fit", CONFIG, **options).out
+    assert "109 experts" in run("fit", real / CONFIG, **options).out
 
 
 def test_a_model_with_weights_fits_as_its_plan_says() -> None:
@@ -105,7 +103,7 @@ def test_a_model_with_weights_fits_as_its_plan_says() -> None:
     assert fit("gemmule", 1, context=1024).rows == ()
 
 
-def test_bad_wishes_are_one_line(run: Run, tmp_path: Path) -> None:
+def test_bad_wishes_are_one_line(run: Run, tmp_path: Path, real: Path) -> None:
     for options in ({"memory": "lots"}, {"memory": "1GiB", "experts": "a"}):
         assert run("fit", "gemmule", **options).code == 2
     with pytest.raises(PlanError, match="33"):
@@ -117,8 +115,7 @@ def test_bad_wishes_are_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
     with pytest.raises(FormatError, match="cut short"):
         fit(config, 10**9, tokenizer=tmp_path / "bad.gguf")
-    if DATA.is_dir():
-        with pytest.raises(CheckpointError, match="of 262144 tokens"):
-            fit(config, 10**9, tokenizer=VOCABULARY)
+    with pytest.raises(CheckpointError, match="of 262144 tokens"):
+        fit(config, 10**9, tokenizer=real / VOCABULARY)
     mine = fit(config, 10**9, tokenizer=gemmule_folder()).rows
     assert {row.weights for row in mine} == {row.weights for row in fit("gemmule", 10**9).rows}

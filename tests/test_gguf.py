@@ -3,6 +3,7 @@
 import struct
 from pathlib import Path
 
+import gemma4_facts
 import gguf
 import numpy as np
 import pytest
@@ -13,8 +14,6 @@ from secateur.errors import FormatError, WriteError
 from secateur.formats.gguf.container import TensorInfo, Value, file_bytes, header_bytes
 from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.gguf.writer import TensorChunk, write_gguf
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 METADATA = {
     "general.architecture": Value("string", "tiny"),
@@ -108,8 +107,9 @@ def test_we_read_what_gguf_py_writes(tmp_path):
     np.testing.assert_array_equal(file.data("x").view(np.float32).reshape(3, 4), array)
 
 
-def test_the_real_models_vocabulary_is_read_and_written_back_to_the_byte(tmp_path):
-    source = SHARED / "data/gemma-4-26b-a4b-it/ggml-vocab-gemma-4.gguf"
+def test_a_vocabulary_of_the_real_size_is_read_and_written_back_to_the_byte(tmp_path, real):
+    source = real / "vocabulary.gguf"
+    assert source.stat().st_size == gemma4_facts.FILE_BYTES
     file = read_gguf(source)
     tokens = file.metadata["tokenizer.ggml.tokens"].value
     assert len(tokens) == 262144 and tokens[105] == "<|turn>"

@@ -18,7 +18,6 @@ from secateur.errors import FamilyError, PlanError
 from secateur.planning.memory import Cells, context_memory
 
 TINY = Callable[[str], Checkpoint]
-DATA = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it"
 
 HOST = """
 import os, sys, xllamacpp
@@ -62,10 +61,8 @@ def test_the_cache_is_what_llama_cpp_allocates(context: int, gguf: Path) -> None
     assert 0.95 <= float(found[-1]) * 2**20 / counted.logits < 1.5
 
 
-def test_the_real_models_cache() -> None:
-    if not DATA.is_dir():
-        pytest.skip("the real model's shape is not here")
-    model = open_shape(DATA / "config.json")
+def test_the_real_models_cache(real: Path) -> None:
+    model = open_shape(real / "config.json")
     found = context_memory(model)
     assert found.context == 32768
     assert found.cells == (

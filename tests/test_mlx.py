@@ -35,7 +35,6 @@ from secateur.planning.document import compare, from_json, to_json
 from secateur.pruning.choose import Choice
 from secateur.recipes.recipe import Recipe, Rule, find_recipe
 
-REAL = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it/config.json"
 KEPT = (0, 2, 3, 5, 7)
 
 
@@ -227,7 +226,6 @@ def test_several_shards_load(
     assert said(parts.folder) == said(whole.folder)
 
 
-@pytest.mark.skipif(not REAL.is_file(), reason="the real model's shape is not here")
 @pytest.mark.parametrize(
     ("recipe", "bits", "gigabytes"),
     [
@@ -237,19 +235,17 @@ def test_several_shards_load(
     ],
 )
 def test_the_real_gemma_4_has_the_bits_of_card_004(
-    recipe: str, bits: float, gigabytes: float
+    recipe: str, bits: float, gigabytes: float, real: Path
 ) -> None:
-    checkpoint = open_shape(REAL)
+    checkpoint = open_shape(real / "config.json")
     form = mlx_layout(checkpoint, all_experts(checkpoint), find_recipe(recipe))
     assert round(form.bits_per_weight, 3) == bits
     assert round(sum(form.files.values()) / 1e9, 2) == gigabytes
 
 
-def test_card_004_s_embedding_is_not_left_alone() -> None:
+def test_card_004_s_embedding_is_not_left_alone(real: Path) -> None:
     """It says so, but only with 4 bits in the embedding do its 4.587 come out."""
-    if not REAL.is_file():
-        pytest.skip("the real model's shape is not here")
-    checkpoint = open_shape(REAL)
+    checkpoint = open_shape(real / "config.json")
     recipe = find_recipe("mlx-mixed-4-8")
     said = Recipe("card", "affine-4-64", "mlx", embedding="none", rules=recipe.rules)
     form = mlx_layout(checkpoint, all_experts(checkpoint), said)

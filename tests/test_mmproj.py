@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gemma4_facts
 import numpy as np
 import pytest
 import xllamacpp
@@ -33,7 +34,6 @@ from secateur.outputs.gguf.write import write_ggufs
 from secateur.planning.document import Plan, from_json, read_plan, to_json
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/mmproj.json").read_text())
-DATA = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it"
 OURS = {"general.quantized_by", "secateur.version", "secateur.plan_sha256"}
 """Keys that the converter does not write."""
 GUESSED = {"general.name", "general.basename", "general.finetune"}
@@ -289,7 +289,7 @@ def test_a_config_alone_gives_the_same_plan(folder: Path, tmp_path: Path) -> Non
 
 def test_the_real_tower_has_its_published_size(tmp_path: Path) -> None:
     """unsloth's mmproj-F16.gguf of google/gemma-4-26B-A4B-it has 1,193,058,784 bytes."""
-    config = json.loads((DATA / "config.json").read_text())
+    config = json.loads(gemma4_facts.config_text())
     config["vision_config"] = {
         "model_type": "gemma4_vision",
         "hidden_size": 1152,

@@ -287,14 +287,10 @@ def test_the_command_line_pads(run: Run) -> None:
     assert "padded with zeros, which changes no logit" in done.out
 
 
-DATA = Path(__file__).resolve().parents[2] / "shared/data/gemma-4-26b-a4b-it"
-
-
 def keep_all(checkpoint: Checkpoint) -> Keep:
     return dict.fromkeys(checkpoint.moe_layers, tuple(range(checkpoint.experts)))
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real model's shape is not here")
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
@@ -302,10 +298,10 @@ def keep_all(checkpoint: Checkpoint) -> Keep:
         ("Q4_K_M", "-0.7%"), ("Q6_K", "-0.6%"), ("IQ4_XS", "+6.4%"), ("Q5_K_S", "+5.4%"),
     ],
 )  # fmt: skip
-def test_what_the_cards_model_gains_and_pays(kind: str, change: str) -> None:
-    """A 26B model of 128 experts of width 704, dense 2112 (research/gguf.md, section 2)."""
-    cards = open_shape(DATA)
-    vocabulary = DATA / "ggml-vocab-gemma-4.gguf"
+def test_what_the_cards_model_gains_and_pays(kind: str, change: str, real: Path) -> None:
+    """A 26B model of 128 experts of width 704, dense 2112 ."""
+    cards = open_shape(real)
+    vocabulary = real / "vocabulary.gguf"
     base = gguf_base(cards, keep_all(cards), tokenizer_keys(cards, vocabulary))
     plain = typed_layout(base, find_recipe(kind), assume_imatrix=True)
     padded = typed_layout(base, replace(find_recipe(kind), pad=True), assume_imatrix=True)

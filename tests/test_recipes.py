@@ -151,7 +151,7 @@ def test_exported_names_are_whole_and_read_back(tmp_path: Path) -> None:
 
 MIB, GIB = 2**20, 2**30
 HEADER = 15_776_443 + 24 + 40_600
-"""Bytes of the real model's header (research/gguf.md, section 3), to a kilobyte."""
+"""Bytes of the real model's header, to a kilobyte."""
 
 
 def card_000(folder: Path) -> Path:
@@ -261,7 +261,7 @@ def test_apex_layers_of_thirty(tmp_path: Path) -> None:
     + [("apex-mini", 10.96), ("apex-micro", 9.74)],
 )
 def test_apex_files_have_the_sizes_that_were_meant(name: str, gib: float, tmp_path: Path) -> None:
-    """research/apex.md section 3 and gguf.md section 3: intended sizes with 128 experts."""
+    """The sizes that the recipes were published with, for 128 experts."""
     found = lint(find_recipe(name), ground("gemma26", tmp_path), has_imatrix=True)
     assert found.tensor_bytes / GIB == pytest.approx(gib, abs=0.016)  # some count the header
 

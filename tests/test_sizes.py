@@ -7,21 +7,17 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared/data/gemma-4-26b-a4b-it"
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real model's shape is not here")
-def test_the_cards_sizes_are_as_recorded() -> None:
+def test_the_cards_sizes_are_as_recorded(real: Path) -> None:
     spec = importlib.util.spec_from_file_location("sizes", ROOT / "benchmarks/sizes.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["sizes"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    found = module.found(DATA)
+    found = module.found(real)
     recorded = json.loads((ROOT / "benchmarks/sizes.json").read_text())
     assert json.loads(json.dumps(found)) == recorded
     assert (found["rows"], found["reproduced"]) == (42, 31)
