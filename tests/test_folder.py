@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import NumericError, OutputError, PlanError, WriteError
-from secateur.system.workdir import SUFFIX, complete_or_absent
+from secateur.system.workdir import SUFFIX, complete_or_absent, work_folder
 
 _HOLD = """
 import sys, time
@@ -84,7 +84,9 @@ def test_an_existing_path_is_refused_and_untouched(kind: str, tmp_path: Path) ->
         out.symlink_to(tmp_path / "gone")
     before = out.lstat()
     with (
-        pytest.raises(OutputError, match="exists already: remove it") as caught,
+        pytest.raises(
+            OutputError, match="exists already: name an output folder that does not exist yet"
+        ) as caught,
         complete_or_absent(out),
     ):
         pass
@@ -154,7 +156,7 @@ def test_two_runs_cannot_make_one_folder(tmp_path: Path) -> None:
             complete_or_absent(tmp_path / "out"),
         ):
             pass
-        assert (tmp_path / ("out" + SUFFIX) / "half").exists()
+        assert (tmp_path / ("out" + SUFFIX) / "output" / "half").exists()
     finally:
         process.kill()
         process.communicate()
@@ -164,3 +166,31 @@ def test_a_folder_that_cannot_be_made_is_a_write_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="cannot write"), complete_or_absent(tmp_path / "file/out"):
         pass
+
+
+def test_finished_work_whose_place_was_taken_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(OutputError), complete_or_absent(out, "a") as folder:
+        (folder / "file").write_text("whole")
+        out.mkdir()
+    out.rmdir()
+    with complete_or_absent(out, "a") as folder:
+        assert (folder / "file").read_text() == "whole"
+
+
+def test_only_a_fault_of_the_output_is_said_to_be_one(tmp_path: Path) -> None:
+    """An error of the network is not one of the disk; nor is another file's."""
+
+    class Unreachable(OSError):
+        pass
+
+    for error in (Unreachable("connection refused"), PermissionError(13, "denied", "mine.json")):
+        with pytest.raises(type(error)) as caught, work_folder(tmp_path / "out"):
+            raise error
+        assert caught.value is error
+    with (
+        pytest.raises(WriteError, match="cannot write .*/out: denied"),
+        work_folder(tmp_path / "out") as work,
+    ):
+        raise PermissionError(13, "denied", str(work / "file"))
+    assert list(tmp_path.iterdir()) == []

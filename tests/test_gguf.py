@@ -153,7 +153,7 @@ def test_a_stream_that_does_not_fit_the_infos_leaves_nothing(tmp_path, stream, m
 
 
 def test_a_folder_that_is_not_there_is_a_write_error(tmp_path):
-    with pytest.raises(WriteError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot write"):
         write_gguf(tmp_path / "no/a.gguf", METADATA, INFOS, chunks())
 
 

@@ -239,7 +239,7 @@ def test_two_runs_cannot_make_one_output(line: Line, run: Run, tmp_path: Path) -
     import fcntl
     import os
 
-    work = tmp_path / "out.secateur-work"
+    work = tmp_path / "out.secateur-incomplete"
     work.mkdir()
     held = os.open(work, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)

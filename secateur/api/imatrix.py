@@ -19,7 +19,7 @@ from secateur.formats.imatrix.matrix import Imatrix
 from secateur.planning.document import read_plan
 from secateur.pruning.selection import Keep, read_drop_map
 from secateur.statistics.coverage import LEAST
-from secateur.system.workdir import ready_for
+from secateur.system.atomic import check_writable
 
 
 def coverage_of_imatrix(
@@ -38,7 +38,7 @@ def merge_imatrices(paths: Sequence[File], out: File, experts: int | None = None
     """
     if not paths:
         raise FormatError("name at least one importance matrix to merge")
-    ready_for(Path(out))
+    check_writable(Path(out))
     found = [open_imatrix(Path(path), experts) for path in paths]
     size = next((imatrix.chunk_size for imatrix in found if imatrix.chunk_size), 0)
     if size:
@@ -64,7 +64,7 @@ def slice_imatrix(
     Raises PlanError unless exactly one of the two is given, or when it is of a model with other
     layers or experts.
     """
-    ready_for(Path(out))
+    check_writable(Path(out))
     whole = open_imatrix(Path(path), experts)
     sliced = sums.select_experts(whole, _keep(path, whole, plan, drop_map))
     save_imatrix(Path(out), sliced)
@@ -73,7 +73,7 @@ def slice_imatrix(
 
 def convert_imatrix(path: File, out: File, experts: int | None = None) -> Imatrix:
     """Write a matrix in the other form, by the suffix of `out`: .dat, or GGUF."""
-    ready_for(Path(out))
+    check_writable(Path(out))
     imatrix = open_imatrix(Path(path), experts)
     save_imatrix(Path(out), imatrix)
     return imatrix

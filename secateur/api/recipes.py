@@ -22,7 +22,7 @@ from secateur.recipes.llama_mixes import file_type
 from secateur.recipes.recipe import Recipe, find_recipe, recipe_of_types, shipped_recipes
 from secateur.recipes.suites import SUITES
 from secateur.statistics import statistics as statistics_file
-from secateur.system.workdir import write_whole
+from secateur.system.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def export_plan(plan: Plan | File, form: str | None = None) -> TensorTypes:
 
 def save_tensor_types(types: TensorTypes, path: File) -> None:
     """Write a tensor-type file, complete or absent. Raises OutputError or WriteError."""
-    write_whole(Path(path), types.text)
+    write_text(Path(path), types.text)
 
 
 def recipe_facts(found: Recipe) -> dict[str, Any]:

@@ -8,13 +8,9 @@ result is renamed to its place and the work folder goes.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +18,7 @@ from secateur import __version__
 from secateur.api import verbs
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
-from secateur.errors import OutputError, PlanError, WriteError
+from secateur.errors import PlanError
 from secateur.outputs.apply import Sources, check_plan, write_output
 from secateur.outputs.build import is_tower, make_plan
 from secateur.outputs.gguf.mmproj import mmproj_layout
@@ -36,11 +32,11 @@ from secateur.release.manifest import MANIFEST, versions, write_manifest
 from secateur.release.report import Report
 from secateur.statistics import statistics as statistics_file
 from secateur.statistics.statistics import Statistics
+from secateur.system.atomic import atomic_path
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cores
-from secateur.system.workdir import sync_all
+from secateur.system.workdir import publish, work_folder
 
-SUFFIX = ".secateur-work"
 STATISTICS = "statistics.safetensors"
 
 
@@ -75,7 +71,7 @@ def shrink(
     request = replace(request, calibration=_with_corpus(request.calibration, model))
     imatrix = read_imatrix_file(request.imatrix, checkpoint) if request.imatrix else None
     _refuse_early(checkpoint, request)
-    with _work_folder(out) as work:
+    with work_folder(out) as work:
         statistics = _statistics(checkpoint, request, work, workers, progress)
         choice = choose(checkpoint, statistics, request.pruning)
         plan = make_plan(
@@ -99,7 +95,7 @@ def shrink(
         report = verbs.measure(
             made, checkpoint, request.measuring, work=work, workers=workers, progress=progress
         )
-        _finish(made, out, work)
+        publish(made, out)
     return report
 
 
@@ -120,8 +116,8 @@ def _write(
         workers=workers or cores(),
         progress=progress,
     )
-    shutil.copyfile(observed, made / STATISTICS)
-    sync_all(made)
+    with atomic_path(made / STATISTICS) as partial:
+        shutil.copyfile(observed, partial)
     write_manifest(made, verbs.facts(plan, sources.statistics), hashes)
 
 
@@ -177,43 +173,3 @@ def _statistics_path(checkpoint: Checkpoint, request: ShrinkRequest, work: Path)
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return work / f"statistics-{key[:16]}.safetensors"
-
-
-@contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-    """The work folder of an output, locked. Raises OutputError when the output exists."""
-    out = Path(os.path.abspath(out))
-    if os.path.lexists(out):
-        raise OutputError(f"{out} exists already: remove it, or name another output folder")
-    work = out.with_name(out.name + SUFFIX)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(work, os.O_RDONLY)
-    except OSError as error:
-        raise WriteError(f"cannot make {work}: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise OutputError(
-            f"another secateur process is making {out} right now: wait for it"
-        ) from None
-    try:
-        yield work
-    except OSError as error:
-        raise WriteError(f"cannot make {out}: {error.filename}: {error.strerror}") from None
-    finally:
-        with suppress(OSError):  # it is empty only when nothing was made yet, or all was
-            work.rmdir()
-        os.close(descriptor)
-
-
-def _finish(made: Path, out: Path, work: Path) -> None:
-    """Sync all files to disk, put the result in its place, remove the work folder."""
-    for leftover in made.glob(".*.partial"):
-        leftover.unlink()
-    sync_all(made)
-    if os.path.lexists(out):
-        raise OutputError(f"{out} appeared while it was being made; the result lies in {made}")
-    made.rename(out)
-    shutil.rmtree(work)

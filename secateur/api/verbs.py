@@ -37,9 +37,10 @@ from secateur.statistics import statistics as statistics_file
 from secateur.statistics.coverage import LEAST, Coverage
 from secateur.statistics.coverage import coverage as coverage_of
 from secateur.statistics.statistics import Statistics
+from secateur.system.atomic import check_writable, write_text
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cache_folder, cores
-from secateur.system.workdir import complete_or_absent, ready_for, sync_all, write_whole
+from secateur.system.workdir import complete_or_absent
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
@@ -140,7 +141,7 @@ def calibrate(
 
     checkpoint = _opened(model, revision, "calibrating")
     out = Path(out)
-    ready_for(out)
+    check_writable(out)
     corpus = corpus_for(checkpoint, request)
     on_message(
         f"calibrating on {corpus.tokens:,} tokens: "
@@ -181,7 +182,7 @@ def merge(paths: Sequence[File], out: File) -> Statistics:
     """Merge statistics files of one model into one; exact, whatever the order."""
     if not paths:
         raise StatisticsError("name at least one statistics file to merge")
-    ready_for(Path(out))
+    check_writable(Path(out))
     merged = statistics_file.load(Path(paths[0]))
     for path in paths[1:]:
         merged = statistics_file.merge(merged, statistics_file.load(Path(path)))
@@ -316,7 +317,6 @@ def apply(
             workers=workers or cores(),
             progress=progress,
         )
-        sync_all(folder)
         return manifest_file.write_manifest(folder, facts(decided, loaded), hashes)
 
 
@@ -382,7 +382,7 @@ def verify(out: File, progress: Progress = no_progress) -> tuple[Problem, ...]:
 
 def save_plan(plan: Plan, path: File) -> None:
     """Write a plan as JSON, complete or absent. Raises OutputError or WriteError."""
-    write_whole(Path(path), to_json(plan))
+    write_text(Path(path), to_json(plan))
 
 
 __all__ = [

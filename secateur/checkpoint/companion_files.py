@@ -10,7 +10,7 @@ import hashlib
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from secateur.checkpoint.writer import writing
+from secateur.system.atomic import write_bytes
 
 PATTERNS = (
     "tokenizer*.json",
@@ -58,8 +58,6 @@ def copy_companion_files(source: Path, target: Path, without: str | None = None)
         if without is not None and fnmatchcase(name, without):
             continue
         data = (source / name).read_bytes()
-        with writing(target / name, len(data)):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes(data)
+        write_bytes(target / name, data)
         hashes[name] = hashlib.sha256(data).hexdigest()
     return hashes

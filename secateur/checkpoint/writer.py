@@ -18,7 +18,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +30,7 @@ from secateur.checkpoint.nonfinite import refuse_forbidden
 from secateur.checkpoint.reader import INDEX, SINGLE
 from secateur.checkpoint.tensors import STORAGE
 from secateur.errors import CheckpointError, WriteError
+from secateur.system.atomic import atomic_path, write_bytes
 from secateur.system.flushed_file import OutputFile
 from secateur.system.progress import Counter, Progress, no_progress
 
@@ -114,7 +115,7 @@ def write_shards(folder: Path, layout: Layout, progress: Progress = no_progress)
     Memory: eight buffers of 512 KiB. `progress` counts the bytes of tensors.
     Refuses NaN and infinity where a tensor does not allow them (CheckpointError, as for a
     source that cannot be read); raises WriteError, before starting, when the disk has not
-    enough room, and later when a write fails. Files are not yet synced: `folder.py` does that.
+    enough room, and later when a write fails.
     """
     room = shutil.disk_usage(folder).free
     if room < layout.nbytes:
@@ -126,23 +127,9 @@ def write_shards(folder: Path, layout: Layout, progress: Progress = no_progress)
     count = Counter(progress, "write safetensors", total, "bytes")
     hashes = _write_all(folder, layout.shards, count)
     if layout.index is not None:
-        with writing(folder / INDEX, len(layout.index)):
-            (folder / INDEX).write_bytes(layout.index)
+        write_bytes(folder / INDEX, layout.index)
         hashes[INDEX] = hashlib.sha256(layout.index).hexdigest()
     return hashes
-
-
-@contextmanager
-def writing(path: Path, nbytes: int) -> Iterator[None]:
-    """Turn an OSError inside the block into a WriteError about `path` (`nbytes` long)."""
-    try:
-        yield
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free
-        raise WriteError(
-            f"cannot write {path}: {error.strerror} (it takes {nbytes} bytes, {free} are free): "
-            "make room or choose another disk"
-        ) from None
 
 
 def _write_all(folder: Path, shards: tuple[Shard, ...], count: Counter) -> dict[str, str]:
@@ -185,9 +172,9 @@ def _write_shard(folder: Path, shard: Shard, advance: Callable[[int], None]) -> 
 
     with ExitStack() as stack:
         sources = _Sources(stack, [piece for tensor in shard.tensors for piece in tensor.pieces])
-        with writing(path, shard.nbytes):
-            out = stack.enter_context(OutputFile(path))
-            out.write(memoryview(shard.header))
+        partial = stack.enter_context(atomic_path(path))
+        out = stack.enter_context(OutputFile(partial))
+        out.write(memoryview(shard.header))
         # Leaving the stack waits for the threads first, then closes the files.
         hasher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sha256"))
         for tensor in shard.tensors:
@@ -197,11 +184,9 @@ def _write_shard(folder: Path, shard: Shard, advance: Callable[[int], None]) -> 
                 refuse_forbidden(tensor.name, tensor.dtype, block, tensor.allowed, element)
                 element += used // STORAGE[tensor.dtype].itemsize
                 hasher.submit(take_in, buffer, used)
-                with writing(path, shard.nbytes):
-                    out.write(block)
+                out.write(block)
                 advance(used)
-        with writing(path, shard.nbytes):
-            out.flushed()
+        out.sync()
     return digest.hexdigest()
 
 

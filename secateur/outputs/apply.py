@@ -28,6 +28,7 @@ from secateur.planning.document import (
 )
 from secateur.planning.imatrix_policy import FILE, ImatrixFile, Importance, importance_of
 from secateur.statistics.statistics import Statistics
+from secateur.system.atomic import write_text
 from secateur.system.progress import Progress, no_progress
 
 PLAN = "plan.json"
@@ -160,7 +161,7 @@ def write_output(
     checkpoint = sources.checkpoint
     _make_room(plan, folder)
     hashes = write_beside(plan, checkpoint, folder)
-    (folder / PLAN).write_text(to_json(published(plan)), "utf-8")
+    write_text(folder / PLAN, to_json(published(plan)))
     weighed = planned_importance(plan, sources)
     if SAFETENSORS in plan.formats:
         hashes.update(write_checkpoint(plan, checkpoint, folder, progress))

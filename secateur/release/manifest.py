@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from secateur import __version__
 from secateur.errors import OutputError
+from secateur.system.atomic import is_partial, write_text
 from secateur.system.progress import Counter, Progress, no_progress
 
 MANIFEST = "manifest.json"
@@ -35,7 +35,7 @@ class Problem:
 def write_manifest(
     folder: Path, facts: Mapping[str, Any], known: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Hash every file of `folder` and write the manifest beside them, aside and renamed.
+    """Hash every file of `folder` and write the manifest beside them.
 
     `facts` says what the output was made from (model, plan, corpora, edits); `known` gives the
     sha256 of files that were hashed while they were written.
@@ -43,7 +43,7 @@ def write_manifest(
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name != MANIFEST and not _unfinished(path):
+        if name != MANIFEST and not is_partial(path):
             digest = (known or {}).get(name) or sha256_of(path)
             files[name] = {"bytes": path.stat().st_size, "sha256": digest}
     manifest = {
@@ -52,13 +52,7 @@ def write_manifest(
         "versions": versions(),
         "files": files,
     }
-    aside = folder / f".{MANIFEST}.partial"
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 
@@ -106,11 +100,6 @@ def verify(folder: Path, progress: Progress = no_progress) -> tuple[Problem, ...
         if name not in listed and name != MANIFEST:
             problems.append(Problem(name, "is not in the manifest"))
     return tuple(problems)
-
-
-def _unfinished(path: Path) -> bool:
-    """Written aside by a process that was killed before it could rename it."""
-    return path.name.startswith(".") and path.suffix == ".partial"
 
 
 def sha256_of(path: Path) -> str:

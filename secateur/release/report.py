@@ -14,6 +14,7 @@ import jinja2
 from secateur import __version__
 from secateur.errors import OutputError
 from secateur.evaluation.measurement import POOLED, Measurement, gate, measurement_from_json
+from secateur.system.atomic import write_text
 
 REPORT = "report.json"
 REPORT_TEXT = "report.md"
@@ -133,9 +134,7 @@ def write_report(report: Report, folder: Path) -> None:
         REPORT_TEXT: to_markdown(report),
     }
     for name, text in texts.items():
-        aside = folder / f".{name}.partial"
-        aside.write_text(text, "utf-8")
-        aside.replace(folder / name)
+        write_text(folder / name, text)
 
 
 def to_markdown(report: Report) -> str:

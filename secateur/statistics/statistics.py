@@ -17,7 +17,6 @@ The file is safetensors with one JSON document in its metadata:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from secateur.errors import StatisticsError, WriteError
+from secateur.errors import StatisticsError
 from secateur.statistics import exact
+from secateur.system.atomic import write_safetensors
 
 FIELDS = (
     "gate",
@@ -131,18 +130,7 @@ def save(statistics: Statistics, path: Path) -> None:
     Raises WriteError when the disk refuses.
     """
     text = json.dumps(statistics.header(), sort_keys=True, ensure_ascii=False)
-    aside = path.with_name(f".{path.name}.partial")
-    arrays = {name: np.ascontiguousarray(statistics.arrays[name]) for name in statistics.arrays}
-    try:
-        save_file(arrays, aside, metadata={"secateur": text})
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WriteError(f"cannot write {path}: {reason}") from None
-    finally:
-        aside.unlink(missing_ok=True)
+    write_safetensors(path, statistics.arrays, {"secateur": text})
 
 
 def load(path: Path) -> Statistics:

@@ -1,41 +1,21 @@
-"""Arrays with a header of strings in one safetensors file: written whole, read strictly."""
+"""Arrays with a header of strings in one safetensors file: read strictly."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from secateur.errors import InputError, WriteError
-
-
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], head: Mapping[str, str]) -> None:
-    """Arrays and a header of strings as safetensors, complete or absent. Raises WriteError."""
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, aside, dict(head))
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise WriteError(f"cannot write {path}: {reason}") from None
-    finally:
-        aside.unlink(missing_ok=True)
+from secateur.errors import InputError
 
 
 def read_arrays(
     path: Path, form: str, names: tuple[str, ...]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """What `write_arrays` wrote; the header's `provenance` parsed.
+    """What `atomic.write_safetensors` wrote; the header's `provenance` parsed.
 
     Raises InputError when the file cannot be read, is of another format or lacks an array.
     """

@@ -1,4 +1,9 @@
-"""An output folder that is complete or absent, whatever happens while it is being made."""
+"""An output folder that is complete or absent, and the work folder in which it is made.
+
+The work folder lies next to the output, so that the finished output is put in its place by one
+rename. It is locked while a process uses it; the lock ends with the process, however that ends.
+What an interrupted run leaves in it is there for the next one.
+"""
 
 from __future__ import annotations
 
@@ -10,155 +15,120 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from secateur.errors import InputError, NumericError, OutputError, WriteError
+from secateur.errors import InputError, NumericError, OutputError
+from secateur.system.atomic import FULL, cannot_write, remove_partials, sync, sync_tree, writing
 
 SUFFIX = ".secateur-incomplete"
-"""Of the folder in which an output is made, beside its final place."""
+"""Of the work folder's name, after the name of the output."""
 
-_FUTILE = (InputError, NumericError)
+_REPEATABLE = (InputError, NumericError)
 """Errors that the same inputs give again."""
-
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
 
 
 @contextmanager
 def complete_or_absent(path: Path, key: str | None = None) -> Iterator[Path]:
-    """Yield a folder to fill; at the end, and only then, it becomes `path`.
+    """A folder to fill; when the block ends well, and only then, it becomes `path`.
 
-    The folder lies beside `path`, named with SUFFIX. When the block ends well, every file and
-    folder is synced to disk and the folder is renamed. When it raises, KeyboardInterrupt
-    included, it is removed. A kill -9 leaves it behind, and the next run removes it.
+    `key` is the hash of all that decides what is made: what an interrupted run of the same key
+    made is in the folder already, and only an error that the same inputs would give again removes
+    it. Without a key nothing is kept, whatever ends the block.
+    Raises OutputError when `path` exists, when another process is making it, or when work of
+    another key is there; WriteError when the disk fails.
+    """
+    with work_folder(path) as work:
+        if key is None:
+            _empty(work)
+        elif other := next((one for one in sorted(work.iterdir()) if one.name != key), None):
+            raise OutputError(
+                f"{other} is the unfinished work of another plan, importance matrix or version: "
+                f"finish that one with the plan.json in it, or remove {work}"
+            )
+        folder = work / (key or "output")
+        with writing(path):
+            folder.mkdir(exist_ok=True)
+        try:
+            yield folder
+            publish(folder, path)
+        except BaseException as error:
+            finished = os.path.lexists(path)  # but somebody else took its place
+            if key is None or (isinstance(error, _REPEATABLE) and not finished):
+                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # an empty folder is of no use to anybody
+                folder.rmdir()
+            raise
 
-    With a `key`, the hash of all that decides what is made, an interrupted run is gone on with:
-    what it had made is yielded to the next one of the same key. Then only an error that the same
-    inputs would give again removes it.
 
-    Raises OutputError when `path` exists, when another process is making it, or when the work of
-    another key lies beside it; WriteError when the disk fails or is full.
+@contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """The locked work folder of the output `path`, with what an interrupted run left in it.
+
+    It is removed with all that is in it once `path` exists, and when it is empty.
+    Raises OutputError when `path` exists or another process is making it; WriteError when the
+    folder cannot be made, or when the disk fails inside it during the block.
     """
     path = Path(os.path.abspath(path))
-    _refuse(path)
-    aside = path.with_name(path.name + SUFFIX)
-    lock = _claim(path, aside, key)
-    made = aside if key is None else aside / key
+    refuse_existing(path)
+    work = path.with_name(path.name + SUFFIX)
+    with writing(path):
+        work.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path, work)
     try:
-        yield made
-        sync_all(made)
-        _refuse(path)
-        made.rename(path)
-        if key is not None:
-            aside.rmdir()
-        _sync_one(path.parent)
-    except BaseException as error:
-        if key is None or isinstance(error, _FUTILE):
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            _remove_if_empty(made, aside)
-        if isinstance(error, OSError) and error.errno in _DISK:
-            raise _cannot(path, error) from None
+        yield work
+        if path.exists():
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        if _is_about(work, error):
+            raise cannot_write(path, error) from None
         raise
     finally:
+        with suppress(OSError):
+            work.rmdir()
         os.close(lock)
 
 
-def ready_for(path: Path) -> None:
-    """Check that the file `path` can be written, before the work for it begins.
+def publish(folder: Path, path: Path) -> None:
+    """Sync a finished folder to the disk and rename it to `path`.
 
-    Makes its folder. Raises OutputError when it is a folder, WriteError when it cannot be made.
+    Raises OutputError when `path` has appeared meanwhile, WriteError when the disk fails.
     """
-    path = Path(os.path.abspath(path))
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: name a file to write")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise _cannot(path, error) from None
+    with writing(path):
+        remove_partials(folder)
+        sync_tree(folder)
+        refuse_existing(path)
+        folder.rename(path)
+        sync(path.parent)
 
 
-def write_whole(path: Path, text: str | bytes) -> None:
-    """Write a text or bytes file that is complete or as it was. Raises as `ready_for` does."""
-    ready_for(path)
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        with aside.open("wb") as file:
-            file.write(text.encode() if isinstance(text, str) else text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise _cannot(path, error) from None
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def sync_all(folder: Path) -> None:
-    """Sync every file and folder below `folder`, and itself, to disk."""
-    for parent, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            _sync_one(Path(parent) / name)
-        _sync_one(Path(parent))
-
-
-def _refuse(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
+    """Raise OutputError when there is anything at `path`, be it a link to nothing."""
     if os.path.lexists(path):
-        raise OutputError(f"{path} exists already: remove it, or name another output folder")
+        raise OutputError(f"{path} exists already: name an output folder that does not exist yet")
 
 
-def _claim(path: Path, aside: Path, key: str | None) -> int:
-    """Make `aside` and lock it; the lock dies with the process, so a free one is a leftover.
-
-    Raises OutputError for a leftover of another key than `key`.
-    """
-    try:
-        aside.mkdir(parents=True, exist_ok=True)
-        lock = _lock(path, aside)
-        if key is None:
-            shutil.rmtree(aside)
-            os.close(lock)
-            aside.mkdir()
-            return _lock(path, aside)
-        if other := next((one for one in sorted(aside.iterdir()) if one.name != key), None):
-            os.close(lock)
-            raise OutputError(
-                f"{other} is the unfinished work of another plan, importance matrix or version: "
-                f"finish that one with the plan.json in it, or remove {aside}"
-            )
-        (aside / key).mkdir(exist_ok=True)
-        return lock
-    except OSError as error:
-        raise _cannot(path, error) from None
+def _is_about(work: Path, error: OSError) -> bool:
+    """Whether the disk under the work folder failed, and not the network or some other file."""
+    if error.filename is None:
+        return error.errno in (*FULL, errno.EIO)
+    return Path(os.fsdecode(error.filename)).is_relative_to(work)
 
 
-def _remove_if_empty(*folders: Path) -> None:
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _lock(path: Path, folder: Path) -> int:
+    """Lock a folder until the descriptor that is returned is closed, or the process ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         raise OutputError(
-            f"another secateur process is writing {path} right now: wait for it, "
+            f"another secateur process is making {path} right now: wait for it, "
             "or name another output folder"
         ) from None
     return descriptor
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _cannot(path: Path, error: OSError) -> WriteError:
-    return WriteError(
-        f"cannot write {path}: {error.strerror}: make room, or choose a folder you may write to"
-    )

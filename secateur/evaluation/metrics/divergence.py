@@ -18,7 +18,8 @@ from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.replay import Chunk, place, replay
 from secateur.evaluation.tokens.teacher import Teacher, bins, check_same_answers
 from secateur.forward.weights import WeightSource
-from secateur.system.array_file import read_arrays, write_arrays
+from secateur.system.array_file import read_arrays
+from secateur.system.atomic import write_safetensors
 from secateur.system.progress import Progress, no_progress
 
 FORMAT = "secateur scores 1"
@@ -113,7 +114,7 @@ def save_scores(scores: Scores, path: Path) -> None:
         "answers_sha256": scores.answers_sha256,
         "provenance": json.dumps(scores.provenance, sort_keys=True),
     }
-    write_arrays(path, arrays, head)
+    write_safetensors(path, arrays, head)
 
 
 def load_scores(path: Path) -> Scores:

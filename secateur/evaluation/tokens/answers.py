@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.corpus.json_lines import read_json_lines
-from secateur.errors import CorpusError, WriteError
+from secateur.errors import CorpusError
 from secateur.evaluation.measurement import POOLED
+from secateur.system.atomic import write_text
 
 Kind = Literal["answers", "raw"]
 Finish = Literal["stop", "length", "given"]
@@ -136,17 +136,7 @@ def save_answers(answers: AnswerSet, path: Path) -> None:
     """Write the file: complete or absent. Raises WriteError."""
     head = {"format": FORMAT, "sha256": answers.sha256, "provenance": answers.provenance}
     lines = [json.dumps(head, ensure_ascii=False), *(_line(entry) for entry in answers.answers)]
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        aside.unlink(missing_ok=True)
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def load_answers(path: Path, vocab_size: int | None = None) -> AnswerSet:

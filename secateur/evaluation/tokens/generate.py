@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from secateur.checkpoint.reader import Checkpoint, read_config
-from secateur.errors import CheckpointError, InputError, WriteError
+from secateur.errors import CheckpointError, InputError
 from secateur.evaluation.tokens.answers import (
     Answer,
     AnswerSet,
@@ -34,6 +34,7 @@ from secateur.evaluation.tokens.answers import (
 )
 from secateur.evaluation.tokens.prompts import Prompt, PromptSet, turn_end_ids
 from secateur.evaluation.whole_model import check_memory, whole_model
+from secateur.system.atomic import writing
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import free_memory
 
@@ -265,13 +266,10 @@ def _finished(kept: Path) -> dict[str, Answer]:
 def _keep(kept: Path, answers: Sequence[Answer]) -> None:
     """Append a finished batch as one line."""
     line = json.dumps([answer_to_json(answer) for answer in answers], ensure_ascii=False)
-    try:
-        with kept.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise WriteError(f"cannot write {kept}: {error.strerror}") from None
+    with writing(kept), kept.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _provenance(

@@ -28,7 +28,8 @@ from secateur.errors import InputError
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.replay import Chunk, replay
 from secateur.forward.weights import WeightSource
-from secateur.system.array_file import read_arrays, write_arrays
+from secateur.system.array_file import read_arrays
+from secateur.system.atomic import write_safetensors
 from secateur.system.progress import Progress, no_progress
 
 TOP_K = 256
@@ -177,7 +178,7 @@ def save_teacher(teacher: Teacher, path: Path) -> None:
         "answers_sha256": teacher.answers_sha256,
         "provenance": json.dumps(teacher.provenance, sort_keys=True),
     }
-    write_arrays(path, arrays, head)
+    write_safetensors(path, arrays, head)
 
 
 def load_teacher(path: Path) -> Teacher:

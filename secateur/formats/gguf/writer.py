@@ -1,17 +1,16 @@
 """Writing a GGUF file from a stream of chunks: bounded memory, complete or absent, resumable.
 
-While it is being made the file lies beside its place, as `.NAME.partial`. A resumable one has a
-journal beside it, `.NAME.journal.partial`: first the hash of all that decides its bytes, then a
-line for every finished tensor with the number of tensors, the bytes so far, and their sha256. Who
-goes on hashes those bytes again, which it needs anyway for the file's own sha256; if they are not
-what the journal says (another plan, or a disk that lost them), the file is started anew. So
-nothing has to be synced on the way, and no state of an encoder has to be kept.
+Until it is finished the file is next to its place under a temporary name. A resumable one is
+`.NAME.partial`, and has a journal, `.NAME.journal.partial`: first the hash of all that decides its
+bytes, then a line for every finished tensor with the number of tensors, the bytes so far, and
+their sha256. To resume, those bytes are hashed again, which is needed anyway for the sha256 of the
+file; if they are not what the journal says (another plan, or a disk that lost them), the file is
+started anew. So nothing has to be synced on the way, and no state of an encoder has to be kept.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.errors import FormatError, WriteError
+from secateur.errors import FormatError
 from secateur.formats.gguf.container import (
     Metadata,
     TensorInfo,
@@ -29,6 +28,7 @@ from secateur.formats.gguf.container import (
     header_parts,
     padded,
 )
+from secateur.system.atomic import sync, temporary_path, writing
 from secateur.system.flushed_file import OutputFile
 
 _BLOCK = 1 << 24
@@ -63,8 +63,9 @@ class GgufWriter:
     """A GGUF file being written; `finish` puts it in its place, leaving the block before does not.
 
     With a `key`, the hash of whatever decides the tensors' bytes, a file that was left unfinished
-    under the same key and header is gone on with: `done` tensors are there already, and chunks
-    start with the next. Without one, an unfinished file is removed. Peak memory: the header.
+    under the same key and header is resumed: `done` tensors are there already, and chunks start
+    with the next. Only one process may write such a file at a time. Without a key, an unfinished
+    file is removed. Peak memory: the header.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class GgufWriter:
         """Exact bytes of the file."""
         self._metadata, self._infos = metadata, tuple(infos)
         self._alignment = alignment_of(metadata)
-        self._aside, self._journal = unfinished(path)
+        self._partial, self._journal = unfinished(path)
+        if key is None:
+            self._partial = temporary_path(path)
         self._key = None if key is None else self._whole_key(key)
         self._file: OutputFile | None = None
         self._digest = hashlib.sha256()
@@ -98,7 +101,7 @@ class GgufWriter:
         if self._file is not None:
             self._file.close()
         if self._key is None:
-            self._aside.unlink(missing_ok=True)
+            self._partial.unlink(missing_ok=True)
 
     def write(self, chunk: TensorChunk) -> None:
         """Append a chunk of the next unfinished tensor."""
@@ -125,31 +128,27 @@ class GgufWriter:
         self._append(b"")
         if self._at != self.nbytes:
             raise FormatError(f"{self.path}: wrote {self._at} bytes, predicted {self.nbytes}")
-        try:
+        with writing(self.path):
             assert self._file is not None  # appending opened it
             self._file.sync()
             self._file.close()
-            self._aside.replace(self.path)
+            self._partial.replace(self.path)
             self._journal.unlink(missing_ok=True)
-            _sync_folder(self.path.parent)
-        except OSError as error:
-            raise self._cannot(error) from error
+            sync(self.path.parent)
         return self._digest.hexdigest()
 
     def _append(self, block: memoryview | bytes) -> None:
-        try:
+        with writing(self.path):
             if self._file is None:
                 self._open()
             assert self._file is not None
             self._file.write(block)
-        except OSError as error:
-            raise self._cannot(error) from error
         self._digest.update(block)
         self._at += len(block)
 
     def _open(self) -> None:
         """Start the file with its header, or go on with the one that was left."""
-        self._file = OutputFile(self._aside, self._at)
+        self._file = OutputFile(self._partial, self._at)
         if self._at:
             return
         if self._key is not None:
@@ -163,11 +162,8 @@ class GgufWriter:
         """Write down that a tensor is finished."""
         if self._key is None:
             return
-        try:
-            with self._journal.open("a") as file:
-                file.write(f"{self.done} {self._at} {self._digest.copy().hexdigest()}\n")
-        except OSError as error:
-            raise self._cannot(error) from error
+        with writing(self.path), self._journal.open("a") as file:
+            file.write(f"{self.done} {self._at} {self._digest.copy().hexdigest()}\n")
 
     def _look_for_leftover(self, key: str) -> None:
         """Take over what an interrupted run left, if it is what its journal says."""
@@ -180,7 +176,7 @@ class GgufWriter:
                 for words in map(str.split, reversed(lines[1:]))
                 if len(words) == 3 and len(words[2]) == len(key)
             )
-            digest = _sha256_of_first(self._aside, at)
+            digest = _sha256_of_first(self._partial, at)
         except (OSError, ValueError, StopIteration):
             return
         if digest.hexdigest() == expected and 0 < done <= len(self._infos):
@@ -198,9 +194,6 @@ class GgufWriter:
             f"expected {self._missing} more bytes of {info.name!r} ({info.type}, "
             f"{list(info.shape)}), got {got}"
         )
-
-    def _cannot(self, error: OSError) -> WriteError:
-        return WriteError(f"{self.path}: cannot be written: {error.strerror}")
 
 
 def unfinished(path: Path) -> tuple[Path, Path]:
@@ -222,14 +215,3 @@ def _sha256_of_first(path: Path, count: int) -> hashlib._Hash:
             digest.update(block)
             count -= len(block)
     return digest
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; only systems with folder handles can."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

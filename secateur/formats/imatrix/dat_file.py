@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from secateur.errors import FormatError
 from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, check_sums, layer_of
-from secateur.system.workdir import write_whole
+from secateur.system.atomic import write_bytes
 
 CHUNK_SIZE = 512
 """Tokens that a chunk is taken for where a file does not say: llama-imatrix's own default."""
@@ -78,7 +78,7 @@ def write_dat(path: Path, imatrix: Imatrix) -> int:
         parts += [_text(name), struct.pack("<ii", chunks, values.size), values.tobytes()]
     parts += [struct.pack("<i", imatrix.chunk_count), _text((imatrix.datasets or ("",))[-1])]
     data = b"".join(parts)
-    write_whole(path, data)
+    write_bytes(path, data)
     return len(data)
 
 

@@ -8,7 +8,6 @@ quantized matrix the codes are written as they come, scales and biases wait unti
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +19,6 @@ from secateur.checkpoint.byte_ranges import SlicedTensor
 from secateur.checkpoint.companion_files import copy_companion_files
 from secateur.checkpoint.reader import INDEX, Checkpoint
 from secateur.checkpoint.tensors import NamedTensor, from_float32, to_float32
-from secateur.checkpoint.writer import writing
 from secateur.errors import FormatError, NumericError
 from secateur.formats.mlx.codec import quantize
 from secateur.formats.mlx.rules import mlx_config
@@ -29,6 +27,7 @@ from secateur.outputs.blocks import ELEMENTS, Block, Shards, in_order
 from secateur.outputs.mlx.layout import MlxLayout, MlxShard
 from secateur.pruning.expert_slices import select_experts
 from secateur.pruning.selection import Keep
+from secateur.system.atomic import atomic_path, write_bytes
 from secateur.system.flushed_file import OutputFile
 from secateur.system.progress import Counter, Progress, no_progress
 
@@ -57,8 +56,6 @@ def write_mlx(
     if the disk refuses.
     """
     home = folder / form.folder
-    with writing(home, sum(form.files.values())):
-        home.mkdir(exist_ok=True)
     hashes = _write_beside(form, checkpoint, len(next(iter(keep.values()))), home)
     count = Counter(progress, f"write {form.folder}", sum(form.files.values()), "bytes")
     count(len(form.index))
@@ -82,8 +79,7 @@ def _write_beside(
     config = mlx_config(text, checkpoint.family, experts, form.quantization)
     hashes = copy_companion_files(checkpoint.path, home, _PROCESSORS)
     for name, data in {_CONFIG: config.encode(), INDEX: form.index}.items():
-        with writing(home / name, len(data)):
-            (home / name).write_bytes(data)
+        write_bytes(home / name, data)
         hashes[name] = hashlib.sha256(data).hexdigest()
     return hashes
 
@@ -96,15 +92,14 @@ def _write_shard(
     workers: int,
     count: Counter,
 ) -> str:
-    """One file, aside and renamed; its sha256."""
-    aside = path.with_name(f".{path.name}.partial")
+    """Write one file; returns its sha256 (hex)."""
     digest = hashlib.sha256(shard.header)
 
     def encoded(block: Block) -> list[Part]:
         return _encoded(shard.tensors[block.tensor], sources.rows(block), block)
 
-    try:
-        with writing(path, shard.nbytes), OutputFile(aside) as file:
+    with atomic_path(path) as partial:
+        with OutputFile(partial) as file:
             file.write(shard.header)
             count(len(shard.header))
             blocks = sources.ahead(_blocks(shard.tensors, sliced))
@@ -114,11 +109,8 @@ def _write_shard(
                 digest.update(data)
                 count(len(data))
             file.sync()
-        if (got := aside.stat().st_size) != shard.nbytes:
+        if (got := partial.stat().st_size) != shard.nbytes:
             raise FormatError(f"{path}: wrote {got} bytes, predicted {shard.nbytes}")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
     return digest.hexdigest()
 
 

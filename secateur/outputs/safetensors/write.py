@@ -9,10 +9,11 @@ from pathlib import Path
 from secateur.checkpoint.companion_files import copy_companion_files
 from secateur.checkpoint.config_edit import with_experts
 from secateur.checkpoint.reader import Checkpoint
-from secateur.checkpoint.writer import write_shards, writing
+from secateur.checkpoint.writer import write_shards
 from secateur.outputs.build import safetensors_layout
 from secateur.planning.document import Plan
 from secateur.pruning.selection import drop_map
+from secateur.system.atomic import write_bytes
 from secateur.system.progress import Progress, no_progress
 
 DROP_MAP = "expert_drop_metadata.json"
@@ -42,7 +43,6 @@ def write_beside(plan: Plan, checkpoint: Checkpoint, folder: Path) -> dict[str, 
     hashes = copy_companion_files(checkpoint.path, folder)
     for name, text in texts.items():
         data = text.encode()
-        with writing(folder / name, len(data)):
-            (folder / name).write_bytes(data)
+        write_bytes(folder / name, data)
         hashes[name] = hashlib.sha256(data).hexdigest()
     return hashes
