@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from secateur.checkpoint.reader import Checkpoint, open_shape
-from secateur.outputs.gguf.layout import GgufBase, gguf_base, ground_of
+from secateur.outputs.gguf.layout import GgufBase, gguf_base, lint_context
 from secateur.outputs.gguf.tokenizer_keys import TokenizerKeys
-from secateur.recipes.rule_lines import Ground
+from secateur.recipes.rule_lines import LintContext
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
@@ -68,6 +68,6 @@ def base_of(checkpoint: Checkpoint, experts: int | None = None) -> GgufBase:
     return gguf_base(checkpoint, keep, TokenizerKeys({}, None))
 
 
-def ground(name: str, folder: Path, experts: int | None = None) -> Ground:
+def context(name: str, folder: Path, experts: int | None = None) -> LintContext:
     """What the linter judges on."""
-    return ground_of(base_of(shape_of(name, folder), experts))
+    return lint_context(base_of(shape_of(name, folder), experts))

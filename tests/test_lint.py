@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from shapes import ground, save_shape
+from shapes import context, save_shape
 from test_recipes import card_000
 from tiny_line import Run
 
@@ -18,7 +18,7 @@ from secateur.recipes.assign import Target
 from secateur.recipes.lint import Finding, LintReport, lint
 from secateur.recipes.llama_mixes import ModelTraits
 from secateur.recipes.recipe import Recipe, Rule, recipe_of_types
-from secateur.recipes.rule_lines import Ground
+from secateur.recipes.rule_lines import LintContext
 
 ROLES = {
     "attn_q.weight": ("attention.q", (256, 256)),
@@ -31,7 +31,7 @@ ROLES = {
 LAYERS = 12
 
 
-def small() -> Ground:
+def small() -> LintContext:
     """Twelve layers with fused experts, whose down projections have rows of 96; tied."""
     infos, targets = [TensorInfo("token_embd.weight", "F16", (128, 256))], []
     targets.append(Target("token_embd.weight", "embedding", None))
@@ -41,7 +41,7 @@ def small() -> Ground:
             infos.append(TensorInfo(f"blk.{layer}.{name}", kind, shape))
             targets.append(Target(f"blk.{layer}.{name}", role, layer))
     known = frozenset([*(info.name for info in infos), "output.weight"])
-    return Ground(tuple(infos), tuple(targets), ModelTraits(LAYERS, 8, 8, 4), known)
+    return LintContext(tuple(infos), tuple(targets), ModelTraits(LAYERS, 8, 8, 4), known)
 
 
 def patterns(*rules: tuple[str, str], base: str = "Q8_0", imatrix: bool = True) -> LintReport:
@@ -173,7 +173,7 @@ def test_a_rule_that_says_what_the_base_does() -> None:
 def test_the_rules_that_an_old_llama_cpp_ignored() -> None:
     """An override equal to the base's default fell through to the next pattern that met it."""
     report = patterns((r"ffn_gate_up_exps", "Q8_0"), ("ffn_gate", "Q4_K"))
-    found = only(report, "spring-2026")
+    found = only(report, "older-llama.cpp")
     name = "ffn_gate_up_exps.weight"
     assert found.tensors == LAYERS
     assert found.bytes == LAYERS * (size("Q4_K", name) - size("Q8_0", name))
@@ -193,7 +193,7 @@ def test_rules_of_a_recipe_are_judged_too() -> None:
 
 
 def test_card_000_is_told_as_its_map_says(tmp_path: Path) -> None:
-    found = ground("gemma26", tmp_path, 90)
+    found = context("gemma26", tmp_path, 90)
     report = lint(recipe_of_types(card_000(tmp_path), "Q3_K_M"), found, has_imatrix=True)
     assert {f.kind for f in report.problems} == {"no-effect"}
     assert len(report.problems) == 30
@@ -201,7 +201,7 @@ def test_card_000_is_told_as_its_map_says(tmp_path: Path) -> None:
     fallen = [finding for finding in report.findings if finding.kind == "fallback"]
     assert sum(finding.tensors for finding in fallen) == 60
     assert sum(finding.bytes for finding in fallen) == 730_228_224
-    then = only(report, "spring-2026")
+    then = only(report, "older-llama.cpp")
     assert round((report.tensor_bytes + then.bytes) / 2**20, 2) == 11_149.34
     assert then.tensors == 104
 
@@ -210,7 +210,7 @@ def test_apex_names_meet_nothing_in_a_fused_model(tmp_path: Path) -> None:
     """mudler's generator names split and shared experts; Gemma 4 has neither (apex.md, 3a)."""
     names = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_shexp", "attn_qkv")
     rules = tuple((f"blk.{layer}.{name}", "Q3_K") for layer in range(30) for name in names)
-    report = lint(Recipe("micro", "IQ1_M", patterns=rules), ground("gemma26", tmp_path, 128))
+    report = lint(Recipe("micro", "IQ1_M", patterns=rules), context("gemma26", tmp_path, 128))
     unmatched = [finding for finding in report.findings if finding.kind == "unmatched"]
     assert len(unmatched) == 120
     assert "the nearest is blk.0.ffn_gate_up_exps" in unmatched[0].text

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from shapes import base_of, ground, save_shape, shape_of
+from shapes import base_of, context, save_shape, shape_of
 from test_llama_types import summary
 from tiny_line import Line, Run
 
@@ -188,7 +189,7 @@ def contrib_dynamic(base: str, kinds: tuple[str, str, str]) -> Recipe:
 
 def spring(recipe: Recipe, folder: Path, experts: int, old: bool) -> int:
     """Bytes of all tensors, by an llama.cpp of spring 2026 or by today's."""
-    found = ground("gemma26", folder, experts)
+    found = context("gemma26", folder, experts)
     request = TypeRequest(
         recipe.base, has_imatrix=True, patterns=recipe.patterns, equal_overrides_ignored=old
     )
@@ -206,7 +207,7 @@ def test_card_000_is_what_an_old_llama_cpp_made_of_its_map(tmp_path: Path) -> No
 
 
 def test_our_form_of_card_000_gives_what_its_map_says(tmp_path: Path) -> None:
-    found = ground("gemma26", tmp_path, 90)
+    found = context("gemma26", tmp_path, 90)
     ours = lint(find_recipe("apex-mini-wegener"), found, has_imatrix=True)
     assert ours.tensor_bytes == 9_094_344_360
     assert [finding.rule for finding in ours.problems] == ["router = Q8_0"]
@@ -229,9 +230,9 @@ def test_the_cd_rows_are_what_an_old_llama_cpp_made(
     assert old / GIB == pytest.approx(published, abs=0.0051)
     now = spring(recipe, tmp_path, 109, old=False)
     assert (now + HEADER) / GIB == pytest.approx(today, abs=0.0006)
-    found = ground("gemma26", tmp_path, 109)
+    found = context("gemma26", tmp_path, 109)
     shipped = lint(find_recipe(f"CD-{name}"), found, importance=CARD_LAYERS)
-    # The generator's `output.weight` also meets attn_output, and is never first to.
+    # The generator's `output.weight` also matches attn_output, and is never first to.
     assert shipped.tensor_bytes == now
 
 
@@ -262,7 +263,7 @@ def test_apex_layers_of_thirty(tmp_path: Path) -> None:
 )
 def test_apex_files_have_the_sizes_that_were_meant(name: str, gib: float, tmp_path: Path) -> None:
     """The sizes that the recipes were published with, for 128 experts."""
-    found = lint(find_recipe(name), ground("gemma26", tmp_path), has_imatrix=True)
+    found = lint(find_recipe(name), context("gemma26", tmp_path), has_imatrix=True)
     assert found.tensor_bytes / GIB == pytest.approx(gib, abs=0.016)  # some count the header
 
 
@@ -369,6 +370,19 @@ def test_a_rule_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
     path.write_text("base: Q4_K_M\nrules: [{role: shared, type: Q8_0}]")
     with pytest.raises(PlanError, match=r"the rule `shared = Q8_0` matches no tensor"):
         typed_layout(base_of(shape_of("qwen", tmp_path)), read_recipe(path))
+
+
+def test_a_misspelt_role_is_answered_with_the_roles_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("base: Q4_K_M\nrules: [{role: experts.down, type: Q8_0}]")
+    recipe = read_recipe(path)
+    hint = (
+        r"'experts\.down' is no role of it \(did you mean 'expert\.down'\?\), its roles are .*norm"
+    )
+    with pytest.raises(PlanError, match=hint):
+        typed_layout(base_of(shape_of("qwen", tmp_path)), recipe)
+    report = lint(recipe, context("qwen", tmp_path))
+    assert re.search(hint, report.problems[0].text)
 
 
 def test_layer_importance_out_of_a_file(tmp_path: Path) -> None:

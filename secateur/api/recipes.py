@@ -12,7 +12,7 @@ from secateur.api.verbs import File, Model
 from secateur.checkpoint.reader import Checkpoint, open_shape
 from secateur.errors import PlanError
 from secateur.formats.ggml.tensor_type_file import read_tensor_types, tensor_types_text
-from secateur.outputs.gguf.layout import GgufBase, gguf_base, ground_of, typed_layout
+from secateur.outputs.gguf.layout import GgufBase, gguf_base, lint_context, typed_layout
 from secateur.outputs.gguf.tokenizer_keys import TokenizerKeys
 from secateur.planning.document import Plan, read_plan
 from secateur.recipes.export import asked_types
@@ -34,7 +34,7 @@ class TensorTypes:
 
     @property
     def text(self) -> str:
-        """The file's content: patterns that whole names meet."""
+        """The file's content: patterns that whole names match."""
         return tensor_types_text(self.types)
 
 
@@ -108,7 +108,7 @@ def lint_recipe(
         infos = tuple(tensor.info for tensor in padded)
         base_form = replace(base_form, tensors=padded, infos=infos)
     return lint(
-        found, ground_of(base_form), has_imatrix=imatrix, importance=importance, lines=lines
+        found, lint_context(base_form), has_imatrix=imatrix, importance=importance, lines=lines
     )
 
 

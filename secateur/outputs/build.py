@@ -19,7 +19,7 @@ from secateur.outputs.gguf.layout import (
     GgufLayout,
     gguf_base,
     gguf_layout,
-    ground_of,
+    lint_context,
     plan_gguf,
     typed_layout,
 )
@@ -127,7 +127,7 @@ def make_plan(  # noqa: PLR0913 - keywords, each of another kind
             decided = _typed(base, output, weighed, layer_importance, split, assumptions)
             planned, sizes = plan_gguf(checkpoint, choice.keep, decided, output)
             notes += _gguf_notes(output, planned, decided, weighed, checkpoint.shape_only)
-            notes += rule_notes(output, ground_of(base), layer_importance)
+            notes += rule_notes(output, lint_context(base), layer_importance)
             if output.pad:
                 plain = _without_padding(base, output, weighed, layer_importance, assumptions)
                 notes.append(sentence(form, decided.widths, decided.nbytes, plain))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def assign(
         if not names and not rule.if_present:
             raise PlanError(
                 f"recipe {recipe.name}: the rule `{rule.sentence()}` matches no tensor of this "
-                "model: correct it, or say `if_present: true`"
+                f"model{role_hint(rule.roles, targets)}: correct it, or say `if_present: true`"
             )
         for name in names:
             assigned.setdefault(name, Assigned(rule.type, f"recipe: {rule.sentence()}"))
@@ -65,6 +66,18 @@ def match(
         named = layers_named(rule.layers, layers, tiers) if rule.layers else None
         found.append([target.name for target in targets if _matches(rule, target, named)])
     return found
+
+
+def role_hint(roles: Sequence[str], targets: Sequence[Target]) -> str:
+    """What to say of roles that no tensor has: the nearest one, and all there are; else nothing."""
+    known = {target.role for target in targets}
+    groups = {role.partition(".")[0] for role in known}
+    unknown = [role for role in roles if role not in known | groups]
+    if not unknown:
+        return ""
+    close = difflib.get_close_matches(unknown[0], sorted(known | groups), n=1)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"; {unknown[0]!r} is no role of it{meant}, its roles are {', '.join(sorted(known))}"
 
 
 def _matches(rule: Rule, target: Target, layers: frozenset[int] | None) -> bool:

@@ -1,19 +1,19 @@
 """What is odd about a recipe or tensor-type file for one model, and what that costs in bytes.
 
-    unmatched    meets no tensor
-    shadowed     every tensor it meets is taken by an earlier rule
-    collision    meets more than it names: ffn_gate inside ffn_gate_up_exps (rule_lines.py)
+    unmatched    matches no tensor
+    shadowed     every tensor it matches is taken by an earlier rule
+    collision    matches more than it names: ffn_gate inside ffn_gate_up_exps (rule_lines.py)
     no-effect    llama.cpp keeps the tensors (routers, norms), another option decides their type,
                  or the base is not quantized
     imatrix      gives a type that llama-quantize refuses to make without an importance matrix
     fallback     rows do not divide into the type's blocks, and another type is stored
     redundant    every tensor would have the same type without the rule
-    spring-2026  an llama.cpp of that time would have made another file (llama_types.py)
+    older-llama.cpp  an llama.cpp of spring 2026 would have made another file (llama_types.py)
 
 The first five are problems, the others notes. `bytes` of a finding is what it adds to the file
 (negative: takes from it), against what the rule's author meant: the accidental hits left to the
 other rules; the shadowed rule tried first; the type asked in the place of the fallback, counted by
-its bits per weight. Of `spring-2026` it is what such an llama.cpp would add. All are sums of
+its bits per weight. Of `older-llama.cpp` it is what such an llama.cpp would add. All are sums of
 tensors' bytes, without padding.
 """
 
@@ -28,15 +28,16 @@ from typing import Any, Literal
 
 from secateur.formats.ggml.types import TYPES
 from secateur.formats.gguf.container import TensorInfo
+from secateur.recipes.assign import role_hint
 from secateur.recipes.layers import tiers_of
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.llama_types import TypeChoice, TypeRequest, choose_types, is_quantizable
 from secateur.recipes.recipe import Recipe
-from secateur.recipes.rule_lines import Ground, RuleLine, rule_lines
+from secateur.recipes.rule_lines import LintContext, RuleLine, rule_lines
 
 Kind = Literal[
     "unmatched", "shadowed", "collision", "no-effect", "imatrix", "fallback", "redundant",
-    "spring-2026",
+    "older-llama.cpp",
 ]  # fmt: skip
 PROBLEMS = ("unmatched", "shadowed", "collision", "no-effect", "imatrix")
 
@@ -86,7 +87,7 @@ class LintReport:
 
 def lint(
     recipe: Recipe,
-    ground: Ground,
+    context: LintContext,
     *,
     has_imatrix: bool = False,
     importance: Sequence[float] | None = None,
@@ -97,45 +98,45 @@ def lint(
     `importance` [layers] is for tiers by share, `lines` are the patterns' places in their file.
     Raises PlanError for a recipe that cannot be applied at all.
     """
-    found = rule_lines(recipe, ground, importance, lines)
-    judge = _Judge(recipe, ground, found, has_imatrix)
+    found = rule_lines(recipe, context, importance, lines)
+    judge = _Judge(recipe, context, found, has_imatrix)
     total = sum(judge.now.sizes.values())
     return LintReport(
         recipe=recipe.name,
         base=recipe.base,
-        tensors=len(ground.infos),
+        tensors=len(context.infos),
         tensor_bytes=total,
-        bits_per_weight=8 * total / sum(prod(info.shape) for info in ground.infos),
+        bits_per_weight=8 * total / sum(prod(info.shape) for info in context.infos),
         findings=tuple(judge.findings()),
     )
 
 
 def rule_notes(
-    recipe: Recipe, ground: Ground, importance: Sequence[float] | None = None
+    recipe: Recipe, context: LintContext, importance: Sequence[float] | None = None
 ) -> list[str]:
     """What a plan says of a recipe's rules: the layers of its tiers, and rules that do nothing."""
     notes = []
     if recipe.tiers:
-        tiers = tiers_of(recipe.tiers, ground.traits.layers, importance)
-        told = "; ".join(
+        tiers = tiers_of(recipe.tiers, context.traits.layers, importance)
+        listed = "; ".join(
             f"{name} {', '.join(map(str, sorted(layers))) or 'none'}"
             for name, layers in tiers.items()
         )
-        notes.append(f"{recipe.format}: layers by tier: {told}")
-    movable = {info.name for info in ground.infos if is_quantizable(info, ground.traits)}
-    lines = rule_lines(recipe, ground, importance)
+        notes.append(f"{recipe.format}: layers by tier: {listed}")
+    movable = {info.name for info in context.infos if is_quantizable(info, context.traits)}
+    lines = rule_lines(recipe, context, importance)
     idle = [line for line in lines if line.tensors and movable.isdisjoint(line.tensors)]
     notes += [
         f"{recipe.format}: the rule `{line.rule}` does nothing, llama.cpp keeps such tensors as "
         "they are"
         for line in idle[:1]
     ]
-    beside = [line for line in lines if not line.beside.isdisjoint(movable)]
-    unmet = [line for line in lines if not line.tensors and not line.optional]
+    accidental = [line for line in lines if not line.accidental.isdisjoint(movable)]
+    unmatched = [line for line in lines if not line.tensors and not line.optional]
     for odd, what in (
         (idle[1:], "do nothing either"),
-        (unmet, "meet no tensor"),
-        (beside, "meet more than they name"),
+        (unmatched, "match no tensor"),
+        (accidental, "match more than they name"),
     ):
         if odd:
             notes.append(
@@ -163,13 +164,13 @@ class _Outcome:
         return {name: choice.type for name, choice in self.choices.items()}
 
 
-def _outcome(ground: Ground, request: TypeRequest) -> _Outcome:
-    choices = choose_types(ground.infos, ground.traits, request)
+def _outcome(context: LintContext, request: TypeRequest) -> _Outcome:
+    choices = choose_types(context.infos, context.traits, request)
     return _Outcome(
         {choice.name: choice for choice in choices},
         {
             info.name: replace(info, type=choice.type).nbytes
-            for info, choice in zip(ground.infos, choices, strict=True)
+            for info, choice in zip(context.infos, choices, strict=True)
         },
     )
 
@@ -182,16 +183,16 @@ class _Judge:
     """One recipe on one model: which rule decides which tensor, now and otherwise."""
 
     def __init__(
-        self, recipe: Recipe, ground: Ground, lines: Sequence[RuleLine], has_imatrix: bool
+        self, recipe: Recipe, context: LintContext, lines: Sequence[RuleLine], has_imatrix: bool
     ) -> None:
-        self.recipe, self.ground, self.lines = recipe, ground, lines
+        self.recipe, self.context, self.lines = recipe, context, lines
         self.has_imatrix = has_imatrix
-        self.infos = {info.name: info for info in ground.infos}
-        self.movable = {i.name for i in ground.infos if is_quantizable(i, ground.traits)}
+        self.infos = {info.name: info for info in context.infos}
+        self.movable = {i.name for i in context.infos if is_quantizable(i, context.traits)}
         self.inert = not TYPES[FILE_TYPES[recipe.base].default].quantized
         self.first = self._first(range(len(lines)))
         self.now = self._with(self.first)
-        # Which rule a type comes from: an option may have beaten the rule that met the tensor.
+        # Which rule a type comes from: an option may have beaten the rule that matched the tensor.
         self.effective: dict[int, list[str]] = {}
         for name, choice in self.now.choices.items():
             if found := re.match(r"rule (\d+)(?:;|$)", choice.reason):
@@ -201,12 +202,12 @@ class _Judge:
         for number in range(len(self.lines)):
             yield from self._of_rule(number)
         yield from self._of_base()
-        yield from self._of_spring()
+        yield from self._of_older_llama_cpp()
 
     def _first(
         self, order: Iterable[int], without: Mapping[int, frozenset[str]] | None = None
     ) -> dict[str, int]:
-        """{tensor: number of the first rule, in this order, that meets it}."""
+        """{tensor: number of the first rule, in this order, that matches it}."""
         first: dict[str, int] = {}
         for number in order:
             left_out = (without or {}).get(number, frozenset())
@@ -218,14 +219,14 @@ class _Judge:
     def _with(self, first: Mapping[str, int]) -> _Outcome:
         named = {name: (self.lines[n].type, f"rule {n}") for name, n in first.items()}
         request = replace(_request(self.recipe, self.has_imatrix), named=named)
-        return _outcome(self.ground, request)
+        return _outcome(self.context, request)
 
     def _of_rule(self, number: int) -> Iterator[Finding]:
         line = self.lines[number]
         if not line.tensors:
             if not line.optional:
                 yield self._finding(
-                    "unmatched", line.rule, (), 0, f"meets no tensor{self._hint(line)}"
+                    "unmatched", line.rule, (), 0, f"matches no tensor{self._hint(number)}"
                 )
             return
         movable = [name for name in line.tensors if name in self.movable]
@@ -243,7 +244,7 @@ class _Judge:
                 f"does nothing: {self.now.choices[decided[0]].reason} decides",
             )  # fmt: skip
             return
-        yield from self._collision(number, [name for name in effective if name in line.beside])
+        yield from self._collision(number, [name for name in effective if name in line.accidental])
         yield from self._needs(line.rule, effective)
         yield from self._fallback(line.rule, effective)
         yield from self._redundant(number, effective)
@@ -264,29 +265,29 @@ class _Judge:
         others = [n for n in range(len(self.lines)) if n != number]
         meant = self._with(self._first([number, *others]))
         by = sorted({self.first[name] for name in movable})
-        told = " and ".join(f"`{self.lines[n].rule}`" for n in by[:2])
+        listed = " and ".join(f"`{self.lines[n].rule}`" for n in by[:2])
         more = f" and {len(by) - 2} more" if len(by) > 2 else ""
         verb = "comes" if len(by) == 1 else "come"
         return self._finding(
             "shadowed", self.lines[number].rule, movable, self.now.total - meant.total,
-            f"never decides, since {told}{more} {verb} first",
+            f"never decides, since {listed}{more} {verb} first",
         )  # fmt: skip
 
-    def _collision(self, number: int, beside: Sequence[str]) -> Iterator[Finding]:
+    def _collision(self, number: int, accidental: Sequence[str]) -> Iterator[Finding]:
         line = self.lines[number]
-        if not beside:
+        if not accidental:
             return
-        meant = self._with(self._first(range(len(self.lines)), {number: line.beside}))
-        kinds = sorted({meant.choices[name].type for name in beside})
+        meant = self._with(self._first(range(len(self.lines)), {number: line.accidental}))
+        kinds = sorted({meant.choices[name].type for name in accidental})
         named = sum(name in self.movable for name in line.tensors) - len(
-            [name for name in line.beside if name in self.movable]
+            [name for name in line.accidental if name in self.movable]
         )
         own = (
             "names no tensor of this model, and" if not named else "is only a part of the name, and"
         )
         yield self._finding(
-            "collision", line.rule, beside, self.now.total - meant.total,
-            f"{own} decides {_many(len(beside), 'other tensor')} ({line.type}; without it "
+            "collision", line.rule, accidental, self.now.total - meant.total,
+            f"{own} decides {_many(len(accidental), 'other tensor')} ({line.type}; without it "
             f"{', '.join(kinds)}): bind it with ^ and $",
         )  # fmt: skip
 
@@ -332,7 +333,7 @@ class _Judge:
         yield from self._needs(rule, rest)
         yield from self._fallback(rule, rest)
 
-    def _of_spring(self) -> Iterator[Finding]:
+    def _of_older_llama_cpp(self) -> Iterator[Finding]:
         """What an llama.cpp of that time makes: of the patterns, and of rules as whole names."""
         rules = self._first(range(len(self.recipe.rules)))
         request = replace(
@@ -341,25 +342,33 @@ class _Judge:
             named={name: (self.lines[n].type, self.lines[n].rule) for name, n in rules.items()},
             equal_overrides_ignored=True,
         )
-        spring = _outcome(self.ground, request)
-        changed = [n for n, kind in self.now.types().items() if spring.choices[n].type != kind]
+        older = _outcome(self.context, request)
+        changed = [n for n, kind in self.now.types().items() if older.choices[n].type != kind]
         if not changed:
             return
         default = FILE_TYPES[self.recipe.base].default
         equal = [line.rule for line in self.lines if line.type == default]
         yield self._finding(
-            "spring-2026", f"{_many(len(equal), 'rule')} = {default}", changed,
-            spring.total - self.now.total,
+            "older-llama.cpp", f"{_many(len(equal), 'rule')} = {default}", changed,
+            older.total - self.now.total,
             "llama.cpp of spring 2026 (after PR 19770, before PR 22572) ignored rules that equal "
             f"the default of {self.recipe.base}: it made {_many(len(changed), 'tensor')} of "
-            f"another type, {spring.total:,} bytes ({spring.total / 2**20:,.2f} MiB) in all "
+            f"another type, {older.total:,} bytes ({older.total / 2**20:,.2f} MiB) in all "
             f"instead of {self.now.total:,}",
         )  # fmt: skip
 
-    def _hint(self, line: RuleLine) -> str:
-        """The nearest name, for a pattern that meets none."""
-        wanted = line.rule.rpartition(": ")[2].rpartition("=")[0].replace("\\", "").strip("^$ ")
-        if any(name in (wanted, f"{wanted}.weight") for name in self.ground.known):
+    def _hint(self, number: int) -> str:
+        """The nearest role or name, for a rule or a pattern that matches none."""
+        if number < len(self.recipe.rules):
+            return role_hint(self.recipe.rules[number].roles, self.context.targets)
+        wanted = (
+            self.lines[number]
+            .rule.rpartition(": ")[2]
+            .rpartition("=")[0]
+            .replace("\\", "")
+            .strip("^$ ")
+        )
+        if any(name in (wanted, f"{wanted}.weight") for name in self.context.known):
             return ": this model has no such tensor"
         layer = re.match(r"blk\.\d+\.", wanted)
         near = [

@@ -185,7 +185,7 @@ def _choose(
 def _override(
     name: str, request: TypeRequest, patterns: Patterns, default: str
 ) -> tuple[str, str] | None:
-    """(type, reason) of the first override that meets the tensor."""
+    """(type, reason) of the first override that matches the tensor."""
     ignored = default if request.equal_overrides_ignored else None
     if name in request.named:
         kind, reason = request.named[name]

@@ -1,9 +1,9 @@
-"""Every rule of a recipe with the tensors it meets, and those it meets by accident.
+"""Every rule of a recipe with the tensors it matches, and those it matches by accident.
 
 A pattern of a tensor-type file is searched anywhere in a name. It names a tensor when it fills
-whole parts of the name between dots: `ffn_gate` names `blk.0.ffn_gate.weight`, and meets
-`blk.0.ffn_gate_up_exps.weight` beside it. A pattern that could name no tensor of the family
-(`exps`) is a fragment on purpose, and meets nothing beside.
+whole parts of the name between dots: `ffn_gate` names `blk.0.ffn_gate.weight`, and matches
+`blk.0.ffn_gate_up_exps.weight` by accident. A pattern that could name no tensor of the family
+(`exps`) is a fragment on purpose, and matches nothing by accident.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from secateur.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Ground:
+class LintContext:
     """The tensors of a GGUF as rules see them, before any type is chosen.
 
     `known` are the names of all tensors that the family may have, here or in another model.
@@ -35,16 +35,16 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class RuleLine:
-    """One rule: as a person would point at it, its type, and the names it meets in file order.
+    """One rule: as a person would point at it, its type, and the names it matches in file order.
 
-    `beside` are the names among them that it only meets by accident; `optional` says that it may
-    meet none.
+    `accidental` are the names among them that it only matches by accident; `optional`
+    says that it may match none.
     """
 
     rule: str
     type: str
     tensors: tuple[str, ...]
-    beside: frozenset[str] = frozenset()
+    accidental: frozenset[str] = frozenset()
     optional: bool = False
 
 
@@ -60,7 +60,7 @@ def known_names(family: Family, layers: int) -> frozenset[str]:
 
 def rule_lines(
     recipe: Recipe,
-    ground: Ground,
+    context: LintContext,
     importance: Sequence[float] | None = None,
     lines: Sequence[int] = (),
 ) -> list[RuleLine]:
@@ -69,22 +69,22 @@ def rule_lines(
     `importance` [layers] is for tiers by share; `lines` are the patterns' line numbers in their
     file. Raises PlanError as `assign.match` and `compiled_pattern` do.
     """
-    met = match(recipe, ground.targets, ground.traits.layers, importance)
+    matched = match(recipe, context.targets, context.traits.layers, importance)
     found = [
         RuleLine(rule.sentence(), rule.type.upper(), tuple(names), optional=rule.if_present)
-        for rule, names in zip(recipe.rules, met, strict=True)
+        for rule, names in zip(recipe.rules, matched, strict=True)
     ]
     for number, (pattern, kind) in enumerate(recipe.patterns):
         where = f"line {lines[number]}: " if lines else ""
-        found.append(_pattern_line(f"{where}{pattern}={kind.lower()}", pattern, kind, ground))
+        found.append(_pattern_line(f"{where}{pattern}={kind.lower()}", pattern, kind, context))
     return found
 
 
-def _pattern_line(rule: str, pattern: str, kind: str, ground: Ground) -> RuleLine:
+def _pattern_line(rule: str, pattern: str, kind: str, context: LintContext) -> RuleLine:
     expression = compiled_pattern(pattern)
-    met = tuple(info.name for info in ground.infos if expression.search(info.name))
+    matched = tuple(info.name for info in context.infos if expression.search(info.name))
     whole = re.compile(f"(?:(?<![^.])|(?=[.]))(?:{expression.pattern})(?:(?![^.])|(?<=[.]))")
-    beside = frozenset(name for name in met if not whole.search(name))
-    if beside and not any(whole.search(name) for name in ground.known):
-        beside = frozenset()
-    return RuleLine(rule, kind, met, beside)
+    accidental = frozenset(name for name in matched if not whole.search(name))
+    if accidental and not any(whole.search(name) for name in context.known):
+        accidental = frozenset()
+    return RuleLine(rule, kind, matched, accidental)

@@ -43,7 +43,7 @@ from secateur.recipes.assign import Target, assign
 from secateur.recipes.llama_mixes import FILE_TYPES, ModelTraits, model_traits
 from secateur.recipes.llama_types import TypeChoice, TypeRequest, choose_types
 from secateur.recipes.recipe import Recipe
-from secateur.recipes.rule_lines import Ground, known_names
+from secateur.recipes.rule_lines import LintContext, known_names
 
 _UNQUANTIZED = "F16"
 
@@ -147,10 +147,10 @@ def gguf_base(checkpoint: Checkpoint, keep: Keep, tokenizer: TokenizerKeys) -> G
     )
 
 
-def ground_of(base: GgufBase) -> Ground:
+def lint_context(base: GgufBase) -> LintContext:
     """A decided model's tensors, for its linter."""
     known = known_names(base.checkpoint.family, base.checkpoint.layers)
-    return Ground(base.infos, base.targets, base.traits, known)
+    return LintContext(base.infos, base.targets, base.traits, known)
 
 
 def gguf_layout(
