@@ -91,7 +91,7 @@ OTHER_UNIT = {"000": 3, "001": 34, "002": 1, "003": 3, "004": 2}
 MUST = {
     ("000", 57): "ffn_down_exps has rows of 704, which blocks of 256 do not divide: it is Q4_0",
     ("000", 56): "ffn_gate_up_exps is Q4_K x 22, Q5_K x 8",
-    ("000", 194): "the 392 tensors that stay",
+    ("000", 194): "the 392 tensors that are kept",
     ("001", 97): "21.08 GiB",
     ("001", 195): "39 wrong",
     ("002", 11): "26.3 to 26.9 %",

@@ -71,7 +71,7 @@ Model tree for somebody/gemma-4-19b-e4b-it-REAP-APEX-mini
         reasons=(
             "ffn_down_exps has rows of 704, which blocks of 256 do not divide: it is Q4_0",
             "ffn_gate_up_exps is Q4_K x 22, Q5_K x 8",
-            "the 392 tensors that stay",
+            "the 392 tensors that are kept",
         ),
     ),
     "001": Claims(

@@ -20,9 +20,9 @@ from published_claims import CLAIMS
 from tiny_line import Run
 
 from secateur import audit_model
-from secateur.audit.card.claims import check_claims
 from secateur.audit.card.quantity import quantities
 from secateur.audit.card.samples import fisher, paired_at_best, upper_bound
+from secateur.audit.claims import check_claims
 from secateur.audit.finding import Finding
 from secateur.audit.gguf import source as source_module
 from secateur.audit.gguf.identify import Identity, identify

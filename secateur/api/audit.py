@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from secateur.audit.card.claims import check_claims
+from secateur.audit.claims import check_claims
 from secateur.audit.finding import VERDICTS, Finding
 from secateur.audit.gguf.identify import Identity, identify, made_of_file
 from secateur.audit.gguf.shape import Shape, shape_of_file, shape_of_model

@@ -37,3 +37,10 @@ def show_bytes(number: float) -> str:
 def show_amount(number: float, unit: str) -> str:
     """A number with its unit; bytes in decimal multiples."""
     return show_bytes(number) if unit == "bytes" else f"{number:,.0f} {unit}"
+
+
+def show_in_both_units(nbytes: float) -> str:
+    """Bytes in decimal and in binary multiples, for those who mix them up: 9.68 MB = 9.23 MiB."""
+    if nbytes < 1e8:
+        return f"{nbytes / 1e6:.2f} MB = {nbytes / 2**20:.2f} MiB"
+    return f"{nbytes / 1e9:.2f} GB = {nbytes / 2**30:.2f} GiB"

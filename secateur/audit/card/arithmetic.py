@@ -207,10 +207,10 @@ def _outcomes(card: Card) -> Iterator[Finding]:
         if not totals or not wrong:
             continue
         score = known[max(totals)]
-        told = sum(number for number, _ in wrong)
+        stated = sum(number for number, _ in wrong)
         words = " + ".join(str(number) for number, _ in wrong)
         yield Finding(
-            "arithmetic", f"{words} wrong", _verdict(told == score.of - score.right),
+            "arithmetic", f"{words} wrong", _verdict(stated == score.of - score.right),
             f"{score.of - score.right} wrong", f"{score.right} of {score.of} are right",
             wrong[0][1].number,
         )  # fmt: skip

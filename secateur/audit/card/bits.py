@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from secateur.audit.card.card import Row
-from secateur.audit.card.quantity import Quantity, bytes_in, quantities, size_words
+from secateur.audit.card.quantity import Quantity, bytes_in, quantities
 from secateur.audit.card.sizes import Reading, judge
 from secateur.audit.card.subject import Subject, sizes_in
 from secateur.audit.finding import Finding
+from secateur.system.sizes import show_in_both_units
 
 _BPW = re.compile(
     r"\b(?:bpw|bits per weight)\W{0,4}(~?\d+\.\d+)|(~?\d+\.\d+)\s?(?:bpw|bits per weight)\b",
@@ -257,6 +258,6 @@ def _sizes(subject: Subject, mixed: float, uniform: float) -> Iterator[Finding]:
             said_size = sizes_in(found[1])[0]
             verdict, _, _ = judge(said_size, [Reading("", more, more)])
             yield Finding(
-                "size", found[0], verdict, size_words(more),  # type: ignore[arg-type]
+                "size", found[0], verdict, show_in_both_units(more),  # type: ignore[arg-type]
                 f"{mixed:.3f} against {uniform:.3f} bits per weight", line.number,
             )  # fmt: skip

@@ -2,7 +2,7 @@
 
 Cards come as Markdown, as Markdown whose lines were joined, and as text copied off a page, in
 which a table is lines of words. So a row is read in three ways: cells between bars, cells after a
-separator that stands in the middle of a line, and a line that begins with words and goes on with
+separator that stands in the middle of a line, and a line that begins with words and continues with
 numbers. Columns get no names here; what a row says is decided by its label and its numbers.
 """
 
@@ -72,7 +72,7 @@ class Card:
             yield tuple(held)
 
     def sentences(self) -> Iterator[Line]:
-        """Every sentence with the number of its line; rows of tables stay whole."""
+        """Every sentence with the number of its line; rows of tables are kept whole."""
         for line in self.lines:
             for part in re.split(r"(?<=[.!?:])\s+(?=[A-Z(\"'*])|\s\|\s\||\s[•#]+\s", line.text):
                 if part.strip():

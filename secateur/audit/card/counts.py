@@ -76,7 +76,7 @@ def _total(subject: Subject, value: Quantity, experts: int, line: int, label: st
     text = float(subject.shape.parameters(experts))
     low, high = subject.parameters(experts)
     for bounds, reason in (
-        ((low, high), f"with {(value.count - text) / 1e9:.2f} B beside the text model"),
+        ((low, high), f"with {(value.count - text) / 1e9:.2f} B in addition to the text model"),
         ((text, text), "the text model alone"),
     ):
         if bounds[0] - value.count_half <= value.count <= bounds[1] + value.count_half:
@@ -100,10 +100,10 @@ def _numbers(subject: Subject) -> Iterator[Finding]:
         if key is None or key not in numbers or not values:
             continue
         same = values if row.block in subject.columns else values[:1]
-        told = [value for value in same if value.unit in ("", "K")]
-        odd = [value for value in told if value.count != numbers[key]]
-        if told:
-            yield _number(row.label, odd or told, numbers[key], not odd, row.line)
+        stated = [value for value in same if value.unit in ("", "K")]
+        odd = [value for value in stated if value.count != numbers[key]]
+        if stated:
+            yield _number(row.label, odd or stated, numbers[key], not odd, row.line)
     for line in subject.card.lines:
         for key, pattern in _WORDS.items():
             for found in re.finditer(pattern, line.text, re.IGNORECASE):
@@ -116,8 +116,8 @@ def _numbers(subject: Subject) -> Iterator[Finding]:
                     )  # fmt: skip
 
 
-def _number(label: str, told: list[Quantity], must: int, right: bool, line: int) -> Finding:
-    said = f"{label}: {', '.join(value.said for value in told)}"
+def _number(label: str, stated: list[Quantity], must: int, right: bool, line: int) -> Finding:
+    said = f"{label}: {', '.join(value.said for value in stated)}"
     verdict: Verdict = "holds" if right else "wrong"
     return Finding("count", said, verdict, f"{must:,}", "the config", line)
 
@@ -132,7 +132,7 @@ def _dropped(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 "experts", found[0], "holds" if right else "wrong",
                 f"{subject.base - subject.experts} of {subject.base}",
-                f"{subject.experts} experts stay", line.number,
+                f"{subject.experts} experts kept", line.number,
             )  # fmt: skip
             share = quantities(f"{found[1]}%") if found[1] else []
             if share and not share[0].fits(100 * gone / of, 100 * gone / of):

@@ -85,10 +85,3 @@ def bytes_in(unit: str) -> float:
 def other_unit(unit: str) -> str:
     """GiB for GB, and so on."""
     return unit.replace("i", "") if unit in BINARY else f"{unit[0]}iB"
-
-
-def size_words(nbytes: float) -> str:
-    """A size in both units."""
-    if nbytes < 1e8:
-        return f"{nbytes / 1e6:.2f} MB = {nbytes / 2**20:.2f} MiB"
-    return f"{nbytes / 1e9:.2f} GB = {nbytes / 2**30:.2f} GiB"

@@ -152,12 +152,12 @@ def _tables(card: Card) -> Iterator[_Table]:
 
 
 def _table(table: _Table) -> Iterator[Finding]:
-    """Which of a table's rows can be told apart from their first column."""
-    told = " | ".join(filter(None, (table.header.label, *table.header.cells)))
+    """Which of a table's rows are distinguished by their first column."""
+    stated = " | ".join(filter(None, (table.header.label, *table.header.cells)))
     line = table.header.line
     if table.n is None:
         yield Finding(
-            "sample size", told, "unchecked", "", "no sample size is given for these scores", line
+            "sample size", stated, "unchecked", "", "no sample size is given for these scores", line
         )
         return
     marked = [row for row in table.rows if any("*" in cell for cell in row.cells)]
@@ -175,12 +175,14 @@ def _table(table: _Table) -> Iterator[Finding]:
     left = f"; left out as marked: {', '.join(row.label for row in marked)}" if marked else ""
     if alike:
         yield Finding(
-            "sample size", told, "unproven",
+            "sample size", stated, "unproven",
             f"only {', '.join(apart)} differ" if apart else "no row differs from its first column",
-            f"n = {table.n}, Fisher, 5 %; not told apart: {', '.join(alike)}{left}", line,
+            f"n = {table.n}, Fisher, 5 %; not distinguishable: {', '.join(alike)}{left}", line,
         )  # fmt: skip
     else:
-        yield Finding("sample size", told, "holds", "", f"n = {table.n}: {', '.join(apart)}", line)
+        yield Finding(
+            "sample size", stated, "holds", "", f"n = {table.n}: {', '.join(apart)}", line
+        )
 
 
 def _rates(card: Card) -> Iterator[tuple[Row, list[Row], int]]:
@@ -285,12 +287,12 @@ def _chosen_on(card: Card) -> Iterator[Finding]:
         found = _SET.match(row.label)
         if found and any(v is not None and v.unit == "%" for v in row.values):
             named.add(found[0])
-    told: set[str] = set()
+    stated: set[str] = set()
     for line in card.sentences():
-        for name in sorted(named - told):
+        for name in sorted(named - stated):
             pattern = rf"{_CHOOSING}[^.]*\b(?:on|over|for|across|using)\b[^.]*\b{re.escape(name)}\b"
             if re.search(pattern, line.text, re.IGNORECASE) and not _VERSUS.search(line.text):
-                told.add(name)
+                stated.add(name)
                 yield Finding(
                     "sample size", line.text, "unproven", "a score on other questions",
                     f"the card scores its models on {name} too, by which they were chosen",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from secateur.audit.card.card import Line, Row
-from secateur.audit.card.quantity import Quantity, bytes_in, other_unit, quantities, size_words
+from secateur.audit.card.quantity import Quantity, bytes_in, other_unit, quantities
 from secateur.audit.card.subject import Subject, sizes_in
 from secateur.audit.finding import Finding
 from secateur.audit.gguf.making import (
@@ -25,13 +25,14 @@ from secateur.formats.ggml.types import TYPES
 from secateur.formats.gguf.naming import label_of
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.recipe import LARGE
+from secateur.system.sizes import show_in_both_units
 
 HEADER_SLACK = 0.03
 """By how much a header may differ from ours: another template, name or imatrix path."""
 
 _FILE = re.compile(r"[\w.+-]+\.gguf\b", re.IGNORECASE)
 _NAMED = re.compile(r"\b(B?F16)\W*$", re.IGNORECASE)
-_ASIDE_NAMED = re.compile(r"\(?\bB?F16:[\s|]*~?[\d.,]+\s?[KMGT]i?B\)?", re.IGNORECASE)
+_EXTRA_NAMED = re.compile(r"\(?\bB?F16:[\s|]*~?[\d.,]+\s?[KMGT]i?B\)?", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"\bsafetensors\b|\bdisk size\b", re.IGNORECASE)
 _MEMORY = re.compile(r"\bv?ram\b|memory|\bgpu\b|\brtx\b|buffer|\bm\d\b", re.IGNORECASE)
 
@@ -67,7 +68,7 @@ def judge(said: Quantity, readings: Iterable[Reading]) -> tuple[str, str, str]:
                 must = f"{(reading.low + reading.high) / 2 / scale:.2f} {unit}"
                 return verdict, must, reading.what
     best = readings[0]
-    return "wrong", size_words((best.low + best.high) / 2), best.what
+    return "wrong", show_in_both_units((best.low + best.high) / 2), best.what
 
 
 def file_rows(subject: Subject) -> Iterator[FileRow]:
@@ -197,7 +198,7 @@ def _row(subject: Subject, row: Row) -> Iterator[Finding]:
         # What stands right before a size names it, as in "~11 GB (F16: ~37 GB)".
         near = [_NAMED.search(row.text[: q.start]) for q in sizes_in(row.text)]
         sizes = [
-            (q, subject.experts, found[1] if found else _ASIDE_NAMED.sub("", row.text))
+            (q, subject.experts, found[1] if found else _EXTRA_NAMED.sub("", row.text))
             for q, found in zip(sizes_in(row.text), near, strict=True)
         ]
     for value, experts, words in sizes:
@@ -219,7 +220,7 @@ def _format(subject: Subject, row: Row) -> str:
 
 
 def _meant(subject: Subject, words: str, experts: int) -> list[Reading]:
-    """What a size with these words may be of; nothing when they do not tell."""
+    """What a size with these words may be of; nothing when they do not say."""
     label = label_of(words)
     if label in ("F16", "BF16", "F32") or (label is None and _CHECKPOINT.search(words)):
         files = readings_of(ways_sizes(subject, "F16", experts))
@@ -232,7 +233,7 @@ def _meant(subject: Subject, words: str, experts: int) -> list[Reading]:
 
 
 def checkpoint_readings(subject: Subject, experts: int) -> list[Reading]:
-    """A checkpoint in 16 bits: with what lies beside the text model, and without."""
+    """A checkpoint in 16 bits: with what comes in addition to the text model, and without."""
     low, high = (2 * bound for bound in subject.parameters(experts))
     text = 2.0 * subject.shape.parameters(experts)
     readings = [Reading("all parameters in 16 bits", low, high)]

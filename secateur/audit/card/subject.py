@@ -1,7 +1,7 @@
 """What a card is about: the shape it must agree with, and what it says of itself.
 
 Some numbers are the card's own and decide how others are read: how many experts the model has
-left, how much there is beside the text model, which layers it calls important.
+left, how much there is in addition to the text model, which layers it calls important.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _EXPERTS = re.compile(
 )
 _LAYERS = re.compile(r"\bL\d+(?:-\d+)?(?:,?\s*L\d+(?:-\d+)?)*")
 
-ASIDE = 0.06
-"""What may lie beside the text model, as a share of it, when the config does not tell."""
+MAX_EXTRA_SHARE = 0.06
+"""What may come in addition to the text model, as a share of it, when the config does not say."""
 
 
 @dataclass(frozen=True)
 class Subject:
     """A card and the shape it is about.
 
-    `experts` is the model's own count, `base` the one it was pruned from. `aside` bounds the
-    parameters beside the text model. `columns` says how many experts the columns of a block mean,
+    `experts` is the model's own count, `base` the one it was pruned from. `extra` bounds the
+    parameters in addition to the text model. `columns` says how many experts the columns of a
+    block mean,
     `anchors` are the sizes that it gives to the hundredth of a MiB when the file has types of its
     own. `file` is the file itself and
     `name` its name, when there is one. `memo` keeps what was computed.
@@ -47,7 +48,7 @@ class Subject:
     shape: Shape
     experts: int
     base: int
-    aside: tuple[float, float]
+    extra: tuple[float, float]
     columns: dict[int, tuple[int, ...]] = field(repr=False, default_factory=dict)
     importance: tuple[float, ...] | None = None
     important: frozenset[int] = frozenset()
@@ -57,13 +58,13 @@ class Subject:
     memo: dict[tuple[str, int], Any] = field(repr=False, compare=False, default_factory=dict)
 
     def parameters(self, experts: int, whole: bool = True) -> tuple[float, float]:
-        """Bounds of the parameters; `whole`: with what lies beside the text model."""
+        """Bounds of the parameters; `whole`: with what comes in addition to the text model."""
         text = self.shape.parameters(experts)
-        low, high = self.aside if whole else (0.0, 0.0)
+        low, high = self.extra if whole else (0.0, 0.0)
         return text + low, text + high
 
     def counted(self, row: Row) -> list[tuple[Quantity, int]]:
-        """A row's numbers with the experts that their columns mean; none if no one can tell."""
+        """A row's numbers with the experts that their columns mean; none if that is unknown."""
         columns = self.columns.get(row.block)
         values = [v for v in row.values if v is not None]
         if columns is None or len(values) < len(columns):
@@ -74,7 +75,7 @@ class Subject:
 def subject_of(
     card: Card, shape: Shape, file: Made | None = None, name: str | None = None
 ) -> Subject:
-    """Read what the card is about; a `file` tells its experts itself."""
+    """Read what the card is about; a `file` has its experts itself."""
     columns = _columns(card)
     base = max([shape.experts, *(n for counts in columns.values() for n in counts)])
     own = shape.experts if file is not None else _own(card, base, shape.top_k)
@@ -87,14 +88,14 @@ def subject_of(
         card, shape, own, base, _bounds(shape), columns, importance if order else None,
         frozenset(order), _anchors(card),
     )  # fmt: skip
-    low, high = bare.aside
+    low, high = bare.extra
     for claim, count in parameter_claims(bare):
         rest = claim.count - shape.parameters(count)
         near = rest - claim.count_half, rest + claim.count_half
         # A count that the text model alone explains says nothing of what is beside it.
         if near[0] > 0 and near[0] <= high and near[1] >= low:
             low, high = max(low, near[0]), min(high, near[1])
-    return replace(bare, aside=(low, high), file=file, name=name)
+    return replace(bare, extra=(low, high), file=file, name=name)
 
 
 def parameter_claims(subject: Subject) -> list[tuple[Quantity, int]]:
@@ -112,9 +113,9 @@ def is_total(label: str) -> bool:
 
 
 def _bounds(shape: Shape) -> tuple[float, float]:
-    if shape.aside is not None:
-        return float(shape.aside), float(shape.aside)
-    return 0.0, ASIDE * shape.parameters(shape.experts)
+    if shape.extra is not None:
+        return float(shape.extra), float(shape.extra)
+    return 0.0, MAX_EXTRA_SHARE * shape.parameters(shape.experts)
 
 
 def _anchors(card: Card) -> tuple[Quantity, ...]:

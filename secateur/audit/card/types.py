@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from secateur.audit.card.card import Line
-from secateur.audit.card.quantity import bytes_in, size_words
+from secateur.audit.card.quantity import bytes_in
 from secateur.audit.card.sizes import (
     FileRow,
     file_rows,
@@ -25,6 +25,7 @@ from secateur.errors import PlanError
 from secateur.formats.ggml.types import INTERNAL_TYPES, TYPES
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.llama_types import KEPT, TypeRequest
+from secateur.system.sizes import show_in_both_units
 
 _TYPE = "|".join(
     sorted((re.escape(n) for n in TYPES if n not in INTERNAL_TYPES), key=len, reverse=True)
@@ -89,7 +90,8 @@ def stem_of(name: str) -> str:
 def _statements(subject: Subject) -> Iterator[Statement]:
     known = {stem_of(info.name) for info in subject.shape.tensors} - {""}
     for line in subject.card.lines:
-        # In the order of the line, a run of names goes with the next run of types, or they with it.
+        # In the order of the line, a run of names belongs to the next run of types, or the
+        # other way round.
         runs: list[tuple[bool, list[str]]] = []
         for is_type, words in _tokens(line.text, known):
             if runs and runs[-1][0] == is_type:
@@ -165,15 +167,16 @@ def _by_name(
             size = subject.anchors[0]
             if (size.value - size.half) * bytes_in(size.unit) > most:
                 reasons.append(
-                    f"all types stated make at most {size_words(most)}, the card gives {size.said}"
+                    f"all types stated make at most {show_in_both_units(most)}, the card "
+                    f"gives {size.said}"
                 )
-        told = f"{', '.join(statement.stems)}: {', '.join(statement.types)}"
+        stated = f"{', '.join(statement.stems)}: {', '.join(statement.types)}"
         verdict: Verdict = "wrong"
         if not reasons:
             verdict = "holds" if real is not None else "unchecked"
-            reasons = [real.way.sentence() if real else "no size tells which types were used"]
+            reasons = [real.way.sentence() if real else "no size shows which types were used"]
         yield Finding(
-            "types", f"{statement.line.text} [{told}]", verdict, "", "; ".join(reasons),
+            "types", f"{statement.line.text} [{stated}]", verdict, "", "; ".join(reasons),
             statement.line.number,
         )  # fmt: skip
 
@@ -203,9 +206,9 @@ def _stem_reasons(
         types = Counter(i.type for i in real.infos if stem_of(i.name) == stem)
         same = set(types) & set(statement.types)
         if not (same if statement.some else set(types) <= set(statement.types)):
-            told = ", ".join(f"{kind} x {count}" for kind, count in types.most_common())
+            stated = ", ".join(f"{kind} x {count}" for kind, count in types.most_common())
             whose = "" if subject.file is not None else ", whose size the card gives"
-            yield f"{stem} is {told} in {real.way.sentence()}{whose}"
+            yield f"{stem} is {stated} in {real.way.sentence()}{whose}"
 
 
 def _largest(subject: Subject, statements: Sequence[Statement]) -> str:
@@ -245,7 +248,7 @@ def _fallbacks(
             return
     kept = sum(choice.reason == KEPT for choice in made.choices)
     stems_of = Counter(stem_of(choice.name) or choice.name for choice in made.fallbacks)
-    told = ", ".join(f"{count} {stem}" for stem, count in stems_of.most_common()) or "none"
+    stated = ", ".join(f"{count} {stem}" for stem, count in stems_of.most_common()) or "none"
     for block in subject.card.blocks():
         for line in block:
             found = _FEWER.search(line.text)
@@ -261,13 +264,13 @@ def _fallbacks(
             )  # fmt: skip
             yield Finding(
                 "fallbacks", found[0], "holds" if few == len(made.fallbacks) else "wrong",
-                f"{len(made.fallbacks)} of {len(made.choices)}", told, line.number,
+                f"{len(made.fallbacks)} of {len(made.choices)}", stated, line.number,
             )  # fmt: skip
             named = _SMALL.search(line.text)
             if named and not any(_SMALL.search(stem.replace("_", " ")) for stem in stems_of):
                 yield Finding(
-                    "fallbacks", line.text, "wrong", told,
-                    f"no {named[0]} tensor falls back: the {kept} tensors that stay as they are "
+                    "fallbacks", line.text, "wrong", stated,
+                    f"no {named[0]} tensor falls back: the {kept} tensors that are kept unquantized "
                     "are not counted among fallbacks, which are stored larger than asked",
                     line.number,
                 )  # fmt: skip
@@ -321,7 +324,7 @@ def _tiers(subject: Subject, row: FileRow) -> Iterator[Finding]:
         reason += " in all others"
         if meant and meant[0] != "wrong":
             reason += f"; the size is that of {meant[2]}"
-        verdict, must = "wrong", f"at most {size_words(most.size.high)}"
+        verdict, must = "wrong", f"at most {show_in_both_units(most.size.high)}"
     else:
         verdict, must, reason = "unchecked", "", "the size does not contradict it"
     yield Finding("recipe", said, verdict, must, reason, row.line)  # type: ignore[arg-type]
@@ -333,7 +336,7 @@ def _imatrix(subject: Subject, rows: Sequence[FileRow]) -> Iterator[Finding]:
         found = _MATRIX.search(line.text)
         if not found:
             continue
-        told, seen = [], 0
+        stated, seen = [], 0
         for row in rows:
             made = ways_sizes(subject, row.label, subject.experts)
             fit = {
@@ -344,14 +347,14 @@ def _imatrix(subject: Subject, rows: Sequence[FileRow]) -> Iterator[Finding]:
             sizes = {m.data for m in made}
             seen += len(sizes) > 1 and len(fit) == 1
             if fit == {False} and row.label.upper() in FILE_TYPES:
-                told.append(f"{row.label} ({row.size.said})")
-        if told:
+                stated.append(f"{row.label} ({row.size.said})")
+        if stated:
             yield Finding(
-                "imatrix", line.text, "wrong", f"not {', '.join(told)}",
+                "imatrix", line.text, "wrong", f"not {', '.join(stated)}",
                 "its size is that of one made without an importance matrix", line.number,
             )  # fmt: skip
         else:
-            reason = f"the sizes of {seen} files tell, the others are the same either way"
+            reason = f"the sizes of {seen} files show it, the others are the same either way"
             yield Finding(
                 "imatrix", line.text, "holds" if seen else "unchecked", "", reason, line.number
             )

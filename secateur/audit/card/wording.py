@@ -50,8 +50,8 @@ def wording_findings(subject: Subject) -> Iterator[Finding]:
 
 def _markers(card: Card, family: Family) -> Iterator[Finding]:
     """Turn markers of other models, and channels that the template does not have."""
-    told = family.published
-    needed = " and ".join(told.markers)
+    stated = family.published
+    needed = " and ".join(stated.markers)
     for line in card.lines:
         for marker, whose in foreign_markers(line.text, family).items():
             yield Finding(
@@ -59,13 +59,13 @@ def _markers(card: Card, family: Family) -> Iterator[Finding]:
                 f"{marker} is of {whose}: this model reads it as text and never stops at it",
                 line.number,
             )  # fmt: skip
-        if not told.channel:
+        if not stated.channel:
             continue
-        for found in re.finditer(re.escape(told.channel) + r"(\w+)", line.text):
-            known = found[1] in told.channels
+        for found in re.finditer(re.escape(stated.channel) + r"(\w+)", line.text):
+            known = found[1] in stated.channels
             yield Finding(
                 "template", found[0], "holds" if known else "wrong",
-                " or ".join(f"{told.channel}{name}" for name in told.channels),
+                " or ".join(f"{stated.channel}{name}" for name in stated.channels),
                 "the channels of its template", line.number,
             )  # fmt: skip
 
@@ -102,8 +102,8 @@ def _classes(subject: Subject) -> Iterator[Finding]:
     if config is None or not config.get("architectures"):
         return
     right = [str(name) for name in config["architectures"]]
-    beside = subject.aside[0] / 1e9
-    more = f"; the card counts {beside:.2f} B beside the text model" if beside else ""
+    extra = subject.extra[0] / 1e9
+    more = f"; the card counts {extra:.2f} B in addition to the text model" if extra else ""
     for line in subject.card.lines:
         for found in _CLASS.finditer(line.text):
             if "import" in line.text.split():
@@ -166,7 +166,7 @@ def _names(card: Card) -> Iterator[Finding]:
 
 
 def _files(subject: Subject) -> Iterator[Finding]:
-    """Files of a list that the Hub cannot tell apart, or reads no quantization out of."""
+    """Files of a list that the Hub cannot distinguish, or reads no quantization out of."""
     first: dict[str, str] = {}
     for row in file_rows(subject):
         label = label_of(row.file)
@@ -183,12 +183,12 @@ def _files(subject: Subject) -> Iterator[Finding]:
         else:
             first[label] = row.file
     listed = {row.file for row in file_rows(subject)}
-    told: set[str] = set()
+    stated: set[str] = set()
     for line in subject.card.lines:
         for name in _GGUF.findall(line.text):
-            if name in listed or name in told or label_of(name) is not None:
+            if name in listed or name in stated or label_of(name) is not None:
                 continue
-            told.add(name)
+            stated.add(name)
             if listed and any(name in other for other in listed):
                 continue
             yield Finding(

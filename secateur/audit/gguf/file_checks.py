@@ -51,7 +51,7 @@ def length_finding(header: Header) -> Finding:
     said = "unknown" if header.actual is None else f"{header.actual:,} bytes"
     must = f"{header.expected:,} bytes"
     if header.actual is None:
-        return Finding("length", said, "unchecked", must, "the server does not tell the length")
+        return Finding("length", said, "unchecked", must, "the server does not say the length")
     last = header.gguf.alignment - 1
     if header.actual < header.expected:
         missing = header.expected - header.actual
@@ -70,13 +70,13 @@ def split_findings(whole: GgufFile, parts: tuple[int, int]) -> Iterator[Finding]
     if read < count:
         yield Finding(
             "split", f"{read} of {count} parts", "unchecked", f"{count} parts",
-            "the others are not beside it, so its types are not identified",
+            "the others are not next to it, so its types are not identified",
         )  # fmt: skip
         return
-    told = number(whole.metadata, "split.tensors.count")
-    same = told in (None, len(whole.tensors))
+    stated = number(whole.metadata, "split.tensors.count")
+    same = stated in (None, len(whole.tensors))
     yield Finding(
-        "split", f"{told} tensors in {count} parts", "holds" if same else "wrong",
+        "split", f"{stated} tensors in {count} parts", "holds" if same else "wrong",
         f"{len(whole.tensors)} tensors", "what the parts hold",
     )  # fmt: skip
 
@@ -149,11 +149,11 @@ def file_type_findings(metadata: Metadata, reproduced: Reproduced | None) -> Ite
         )  # fmt: skip
         return
     kinds = Counter((got, gives) for _, got, gives in reproduced.differing)
-    told = ", ".join(f"{n} x {got} for {gives}" for (got, gives), n in kinds.most_common(4))
+    stated = ", ".join(f"{n} x {got} for {gives}" for (got, gives), n in kinds.most_common(4))
     yield Finding(
         "file type", said, "unproven", f"nearest: {reproduced.way}",
         f"{len(reproduced.differing)} tensors have other types than any file type or recipe known "
-        f"here gives: {told}",
+        f"here gives: {stated}",
     )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def _reproduce(
     nearest: tuple[int, Made] | None = None
     for way in _ways(shape, infos, has_imatrix, declared):
         if exact and way.request.ftype != exact[0].way.request.ftype:
-            break  # The likeliest explanation is enough; only its own variants are also told.
+            break  # The likeliest explanation is enough; only its own variants are also reported.
         try:
             made = make(shape, shape.experts, way)
         except PlanError:

@@ -20,7 +20,7 @@ from secateur.recipes.recipe import LARGE, Recipe, find_recipe, shipped_recipes
 class Way:
     """One way of making a file: what was asked of llama-quantize, and how a person says it.
 
-    `stock` tells a file type of llama.cpp alone, without rules or types of one's own.
+    `stock` marks a file type of llama.cpp alone, without rules or types of one's own.
     """
 
     name: str

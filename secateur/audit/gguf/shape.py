@@ -34,8 +34,8 @@ from secateur.recipes.llama_mixes import ModelTraits, category_of, model_traits
 GENERATED = "generated"
 """The role of tensors that no checkpoint holds."""
 
-_ASIDE = ("vision", "audio")
-"""Roles of towers beside the text model."""
+_EXTRA_ROLES = ("vision", "audio")
+"""Roles of towers in addition to the text model."""
 
 _TOKEN_BYTES = (18, 96)
 """Bounds of what a vocabulary's entry takes in a header: length, text, score, kind, and none to two
@@ -60,7 +60,7 @@ class Shape:
 
     `tensors` are those with `experts` experts, `axes` the axis of a tensor that experts count,
     `matches` role and layer by tensor name. `kv` is the bytes of a header's keys and values.
-    `aside` is what the checkpoint holds beside the text model, in parameters: None when the
+    `extra` is what the checkpoint holds in addition to the text model, in parameters: None when the
     config describes no tower though the family may have one.
     """
 
@@ -77,7 +77,7 @@ class Shape:
     heads: int
     kv_heads: int
     numbers: Mapping[str, int]
-    aside: int | None
+    extra: int | None
     config: Mapping[str, Any] | None = field(default=None, repr=False)
     vocabulary: frozenset[str] = field(default=frozenset(), repr=False)
 
@@ -178,7 +178,7 @@ def shape_of_model(checkpoint: Checkpoint, vocabulary: Metadata | None = None) -
         heads=heads,
         kv_heads=first_kv_heads(family, checkpoint.config),
         numbers=_numbers(family, checkpoint.config),
-        aside=_aside(checkpoint),
+        extra=_extra(checkpoint),
         config=checkpoint.config,
         vocabulary=_tokens(vocabulary),
     )
@@ -222,7 +222,7 @@ def shape_of_file(gguf: GgufFile) -> Shape:
         heads=heads,
         kv_heads=_hyper(gguf, "attention.head_count_kv", heads),
         numbers={word: value for word, key in _KEYS.items() if (value := _hyper(gguf, key, 0))},
-        aside=None if family is not None and _may_have_towers(family) else 0,
+        extra=None if family is not None and _may_have_towers(family) else 0,
         vocabulary=_tokens(gguf.metadata),
     )
 
@@ -289,18 +289,18 @@ def _numbers(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     return numbers
 
 
-def _aside(checkpoint: Checkpoint) -> int | None:
+def _extra(checkpoint: Checkpoint) -> int | None:
     if checkpoint.shape_only:
         return None if _may_have_towers(checkpoint.family) else 0
     return sum(
         spec.elements
         for name, spec in checkpoint.specs.items()
-        if checkpoint.matches[name].role.partition(".")[0] in _ASIDE
+        if checkpoint.matches[name].role.partition(".")[0] in _EXTRA_ROLES
     )
 
 
 def _may_have_towers(family: Family) -> bool:
-    return any(row.role.partition(".")[0] in _ASIDE for row in family.rows)
+    return any(row.role.partition(".")[0] in _EXTRA_ROLES for row in family.rows)
 
 
 def _vocabulary_of(checkpoint: Checkpoint, infos: Sequence[TensorInfo]) -> Metadata | None:

@@ -208,7 +208,7 @@ def _first_bytes(
 def _total(response: Any, partial: bool) -> int | None:
     """Bytes of the whole file, by the answer's headers."""
     if partial:
-        told = response.headers.get("content-range", "").rpartition("/")[2]
+        stated = response.headers.get("content-range", "").rpartition("/")[2]
     else:
-        told = response.headers.get("content-length", "")
-    return int(told) if told.isdigit() else None
+        stated = response.headers.get("content-length", "")
+    return int(stated) if stated.isdigit() else None

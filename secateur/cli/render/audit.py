@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from secateur.audit.card.quantity import size_words
 from secateur.audit.finding import VERDICTS, Finding
+from secateur.system.sizes import show_in_both_units
 
 if TYPE_CHECKING:
     from secateur.api.audit import Audit
@@ -51,14 +51,15 @@ def identity_lines(found: Identity, everything: bool = False) -> list[str]:
     lines += [
         f"  {found.layers} layers, {experts}; {found.tensors} tensors, "
         f"{found.parameters / 1e6:,.2f} M parameters",
-        f"  {size_words(found.data)} of tensors, {found.bits_per_weight:.3f} bits per weight; "
-        f"header {found.header:,} bytes{fetched}",
+        f"  {show_in_both_units(found.data)} of tensors, {found.bits_per_weight:.3f} bits per "
+        f"weight; header {found.header:,} bytes{fetched}",
     ]
     for role, kinds in found.roles.items():
-        told = ", ".join(
-            f"{count} x {kind} ({size_words(nbytes)})" for kind, (count, nbytes) in kinds.items()
+        stated = ", ".join(
+            f"{count} x {kind} ({show_in_both_units(nbytes)})"
+            for kind, (count, nbytes) in kinds.items()
         )
-        lines.append(f"    {role}: {told}")
+        lines.append(f"    {role}: {stated}")
     if found.reproduced is not None:
         made = found.reproduced
         exact = not made.differing
