@@ -270,8 +270,8 @@ def _fallbacks(
             if named and not any(_SMALL.search(stem.replace("_", " ")) for stem in stems_of):
                 yield Finding(
                     "fallbacks", line.text, "wrong", stated,
-                    f"no {named[0]} tensor falls back: the {kept} tensors that are kept unquantized "
-                    "are not counted among fallbacks, which are stored larger than asked",
+                    f"no {named[0]} tensor falls back: the {kept} tensors that are kept in "
+                    "floats are not counted among fallbacks, which are stored larger than asked",
                     line.number,
                 )  # fmt: skip
 
