@@ -186,7 +186,11 @@ class Routes:
 
     def ours(self, types: tuple[str, ...], imatrix: bool) -> dict[str, object]:
         shutil.rmtree(self.work / "ours", ignore_errors=True)
-        main = [sys.executable, "-c", "import sys; from secateur import cli; sys.exit(cli.main())"]
+        main = [
+            sys.executable,
+            "-c",
+            "import sys; from secateur.cli.main import main; sys.exit(main())",
+        ]
         plan = self.work / "plan.json"
         plan.unlink(missing_ok=True)
         weigh = ["--imatrix", self.imatrix] if imatrix else []

@@ -42,7 +42,7 @@ def recipes(layers: int) -> tuple[Recipe, ...]:
 def costs(layers: int, per_domain: int, folder: Path) -> dict[str, dict[str, float]]:
     """{recipe: mean divergence in nats per token, and its interval}."""
     request = Pruning(drop=0.0)
-    plan = secateur.plan("gemmule", request, Formats(False, recipes=recipes(layers)))
+    plan = secateur.plan("gemmule", request, Formats("gguf", recipes=recipes(layers)))
     out = folder / "out"
     secateur.apply(plan, out)
     found = {}

@@ -169,7 +169,7 @@ class Case:
             secateur.apply(plan, self._ours, imatrix=self._matrix, workers=threads)
 
     def _plan(self, *types: str) -> secateur.Plan:
-        request = Formats(safetensors=False, types=types)
+        request = Formats(to="gguf", types=types)
         return secateur.plan(GEMMULE, self._keep, request, imatrix=self._matrix)
 
 
@@ -192,7 +192,7 @@ def make_matrix(work: Path) -> None:
     stats = work / "stats.safetensors"
     if not stats.exists():
         secateur.calibrate(GEMMULE, stats, Calibration(GEMMULE, reroute_tokens=1024))
-    request = Formats(safetensors=False, types=("Q8_0",))
+    request = Formats(to="gguf", types=("Q8_0",))
     everyone = Pruning(experts=open_checkpoint(GEMMULE).experts)
     plan = secateur.plan(GEMMULE, everyone, request, statistics=stats)
     secateur.apply(plan, work / "matrix", statistics=stats)

@@ -6,6 +6,7 @@
     ├── EngineError                  1  an outside engine (llama.cpp, a hub) did not do its part
     ├── GateError                    3  the work is done, but a quality gate was not met
     └── InputError                   2  the user can mend it
+        ├── RequestError                options that contradict each other, or cannot be read
         ├── CheckpointError             shards, index, headers, config of a model
         │   └── FamilyError             no family, or no row of it, describes the model
         ├── CorpusError                 a mix, a source or a row of calibration text
@@ -47,6 +48,10 @@ class InputError(SecateurError):
     """Something the user gave is wrong, and the user can mend it."""
 
     exit_code = 2
+
+
+class RequestError(InputError):
+    """An option or argument cannot be read, or contradicts another."""
 
 
 class CheckpointError(InputError):

@@ -27,7 +27,7 @@ def test_sizes_are_the_cards(real: Path) -> None:
         decided = plan(
             real / CONFIG,
             Pruning(experts=int(count)),
-            Formats(safetensors=False, types=types),
+            Formats(to="gguf", types=types),
             assumptions=PlanningAssumptions(real / VOCABULARY),
         )
         for name in types:
@@ -47,7 +47,7 @@ def test_a_vocabulary_is_measured_without_being_read(real: Path) -> None:
 
 
 def test_without_a_tokenizer_the_file_is_not_known(run: Run, real: Path) -> None:
-    request = Formats(safetensors=False, types=("Q4_K_M",))
+    request = Formats(to="gguf", types=("Q4_K_M",))
     decided = plan(real / CONFIG, Pruning(experts=109), request)
     assert decided.file_bytes("gguf-Q4_K_M") is None
     assert any("size of GGUF files is not known" in note for note in decided.notes)
@@ -64,9 +64,7 @@ def test_without_a_tokenizer_the_file_is_not_known(run: Run, real: Path) -> None
 
 
 def test_what_needs_an_importance_matrix_is_planned_as_with_one(real: Path) -> None:
-    decided = plan(
-        real / CONFIG, Pruning(experts=109), Formats(safetensors=False, types=("IQ2_XXS",))
-    )
+    decided = plan(real / CONFIG, Pruning(experts=109), Formats(to="gguf", types=("IQ2_XXS",)))
     assert decided.output("gguf-IQ2_XXS").needs_imatrix
     assert any("needs an importance matrix" in note for note in decided.notes)
 
@@ -80,7 +78,7 @@ def test_what_fits_is_sorted_and_fits(run: Run, real: Path) -> None:
     fitting = [(90, "Q4_K_M"), (109, "Q3_K_M"), (90, "Q3_K_M")]
     assert [(row["experts"], row["type"]) for row in rows] == fitting
     assert all(row["total"] <= 13 * 2**30 for row in rows)
-    request = Formats(safetensors=False, types=("Q3_K_M",))
+    request = Formats(to="gguf", types=("Q3_K_M",))
     decided = plan(
         real / CONFIG,
         Pruning(experts=109),

@@ -35,7 +35,7 @@ from secateur.recipes.recipe import find_recipe
 
 DECISIVE = 0.5
 """Natural logarithms between the best and the second token from which both engines must agree."""
-MANY = Formats(safetensors=False, types=("F16", "Q4_K_M"))
+MANY = Formats(to="gguf", types=("F16", "Q4_K_M"))
 REAL = {
     "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "torch_dtype": "bfloat16",
     "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -133,7 +133,7 @@ def test_llama_cpp_predicts_what_transformers_predicts(model: Path, outputs: Pat
 
 
 def test_all_experts_in_16_bits_are_the_original_itself(model: Path, tmp_path: Path) -> None:
-    decided = plan(model, Pruning(drop=0.0), Formats(safetensors=False, types=("F16",)))
+    decided = plan(model, Pruning(drop=0.0), Formats(to="gguf", types=("F16",)))
     apply(decided, tmp_path / "out")
     (path,) = (tmp_path / "out").glob("*.gguf")
     source = open_artefact(path, open_checkpoint(model)).source
@@ -155,7 +155,7 @@ def test_both_forms_make_one_file_with_importance_and_padding(tmp_path: Path) ->
         matrix = recorded(open_checkpoint(model))
         save_imatrix(tmp_path / "theirs.gguf", matrix)
         padded = replace(find_recipe("Q4_K_M"), name="Q4_K_M-padded", pad=True)
-        request = Formats(safetensors=False, types=("Q3_K_M",), recipes=(padded,))
+        request = Formats(to="gguf", types=("Q3_K_M",), recipes=(padded,))
         pruning = Pruning(drop_map=tmp_path / "drop.json")
         decided = plan(model, pruning, request, imatrix=tmp_path / "theirs.gguf")
         out = tmp_path / f"out{fused:d}"
@@ -189,7 +189,7 @@ def test_a_config_alone_gives_the_plan_of_the_weights(model: Path, tmp_path: Pat
     for name in ("config.json", "tokenizer.model", "tokenizer_config.json"):
         shutil.copy(model / name, tmp_path)
     types = ("F16", "Q8_0", "Q4_K_M", "IQ4_XS")
-    request = Formats(safetensors=False, types=types)
+    request = Formats(to="gguf", types=types)
     drop = {"layers": {str(layer): {"drop": [6, 7]} for layer in range(2)}}
     (tmp_path / "drop.json").write_text(json.dumps(drop))
     whole = plan(model, Pruning(drop_map=tmp_path / "drop.json"), request)
@@ -211,7 +211,7 @@ def test_the_real_model_is_planned_and_fitted_from_its_config(tmp_path: Path) ->
     path.write_text(json.dumps(REAL))
     shape = open_shape(path)
     assert sum(spec.elements for spec in shape.specs.values()) == 46_702_792_704
-    decided = plan(path, Pruning(drop=0.0), Formats(safetensors=False, types=("F16", "Q4_K_M")))
+    decided = plan(path, Pruning(drop=0.0), Formats(to="gguf", types=("F16", "Q4_K_M")))
     types = {t.name: t.type for t in decided.of("gguf-Q4_K_M")}
     # Eight experts: values and keys in 8 bits, the attention's output in 5.
     assert types["blk.7.attn_v.weight"] == types["blk.7.attn_k.weight"] == "Q8_0"
@@ -237,14 +237,14 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(REAL | change))
     with pytest.raises(CheckpointError, match=message):
-        plan(tmp_path, Pruning(drop=0.0), Formats(safetensors=False, types=("Q8_0",)))
+        plan(tmp_path, Pruning(drop=0.0), Formats(to="gguf", types=("Q8_0",)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_llama_cpp_splits_text_as_the_tokenizer_does(name: str, tmp_path: Path) -> None:
     folder = folder_of(name, tmp_path)
     apply(
-        plan(folder, Pruning(drop=0.0), Formats(safetensors=False, types=("F16",))),
+        plan(folder, Pruning(drop=0.0), Formats(to="gguf", types=("F16",))),
         tmp_path / "out",
     )
     (path,) = (tmp_path / "out").glob("*.gguf")

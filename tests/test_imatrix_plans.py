@@ -89,7 +89,7 @@ def planned(
     return plan(
         line.model,
         Pruning(drop_map=drops),
-        Formats(safetensors=False, types=kinds),
+        Formats(to="gguf", types=kinds),
         imatrix=imatrix,
         unseen_experts=policy,
         **words,
@@ -238,7 +238,7 @@ def test_small_types_of_experts_without_data_are_warned_of(tmp_path: Path) -> No
     gemmule = open_checkpoint("gemmule")
     whole = recorded(gemmule, {2: 5, 3: 9})
     write_imatrix(tmp_path / "x.gguf", whole)
-    words = (gemmule, Pruning(drop=0.0), Formats(safetensors=False, types=("IQ2_XS", "Q4_K_M")))
+    words = (gemmule, Pruning(drop=0.0), Formats(to="gguf", types=("IQ2_XS", "Q4_K_M")))
     decided = plan(*words, imatrix=tmp_path / "x.gguf")
     (warned,) = [note for note in decided.notes if "WARNING" in note]
     assert warned.startswith("gguf-IQ2_XS: WARNING: 2 experts without data (2:5, 3:9)")

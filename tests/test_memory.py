@@ -36,7 +36,7 @@ CACHE = re.compile(r"llama_kv_cache: size = +([0-9.]+) MiB \( *(\d+) cells, +(\d
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """gemmule, which has sliding layers and keys that are values, as GGUF."""
     folder = tmp_path_factory.mktemp("memory") / "out"
-    request = Formats(safetensors=False, types=("Q8_0",))
+    request = Formats(to="gguf", types=("Q8_0",))
     apply(plan("gemmule", Pruning(drop=0.0), request), folder, workers=1)
     return next(folder.glob("*.gguf"))
 
@@ -106,7 +106,7 @@ def test_a_context_that_is_not_there_is_refused(tiny: TINY) -> None:
 
 
 def test_a_plan_counts_it(tiny: TINY) -> None:
-    request: Any = Formats(safetensors=True, types=("Q8_0",))
+    request: Any = Formats(types=("Q8_0",))
     decided = plan(
         "gemmule", Pruning(drop=0.0), request, assumptions=PlanningAssumptions(context=1000)
     )

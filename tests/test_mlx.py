@@ -379,7 +379,7 @@ def test_a_plan_with_an_mlx_model_is_applied_verified_and_measured(
     drop = {"layers": {"0": {"drop": [1, 4]}, "1": {"drop": [0, 7]}}}
     (tmp_path / "drop.json").write_text(json.dumps(drop))
     made = plan(line.model, Pruning(drop_map=tmp_path / "drop.json"),
-                Formats(safetensors=False, types=("mlx-mixed-4-8",)))  # fmt: skip
+                Formats(to="mlx", types=("mlx-mixed-4-8",)))  # fmt: skip
     save_plan(made, tmp_path / "plan.json")
     out = tmp_path / "out"
     apply(tmp_path / "plan.json", out)

@@ -136,19 +136,19 @@ def test_a_model_without_a_tower_is_planned_as_before(folder: Path, tmp_path: Pa
     with pytest.raises(PlanError, match="has no vision tower that llama.cpp reads"):
         plan(text, Pruning(drop=0.25), Formats(types=("Q8_0",), mmproj="F16"))
     assert plan(folder, request(tmp_path), Formats()).formats == ("safetensors",)
-    alone = Formats(safetensors=False, mmproj="bf16")
+    alone = Formats(to="mmproj", mmproj="bf16")
     assert plan(folder, request(tmp_path), alone).formats == ("mmproj-BF16",)
 
 
 def test_what_is_left_out_is_said(tmp_path: Path, folder: Path) -> None:
-    formats = Formats(safetensors=False, types=("Q8_0",), mmproj="none")
+    formats = Formats(to="gguf", types=("Q8_0",), mmproj="none")
     decided = plan(folder, request(tmp_path), formats)
     assert decided.formats == ("gguf-Q8_0",)
     assert "no GGUF of this plan holds the vision tensors (--mmproj F16 writes them)" in (
         decided.notes
     )
     hearing = save_vision(tmp_path / "hearing", audio=True)
-    decided = plan(hearing, request(tmp_path), Formats(safetensors=False, types=("Q8_0",)))
+    decided = plan(hearing, request(tmp_path), Formats(to="gguf", types=("Q8_0",)))
     assert decided.formats == ("gguf-Q8_0", "mmproj-F16")
     assert "no GGUF of this plan holds the audio tensors" in decided.notes
     with pytest.raises(PlanError, match="'q4_0': expected F16, BF16, F32, Q8_0, or none"):
@@ -156,14 +156,14 @@ def test_what_is_left_out_is_said(tmp_path: Path, folder: Path) -> None:
 
 
 def test_rows_that_blocks_do_not_divide_fall_back(folder: Path, tmp_path: Path) -> None:
-    decided = plan(folder, request(tmp_path), Formats(safetensors=False, mmproj="Q8_0"))
+    decided = plan(folder, request(tmp_path), Formats(to="mmproj", mmproj="Q8_0"))
     fallen = {t.name: (t.fallback_from, t.type) for t in decided.tensors if t.fallback_from}
     assert fallen == {f"v.blk.{layer}.ffn_down.weight": ("Q8_0", "F16") for layer in range(2)}
     assert any("2 of 87 tensors" in note for note in decided.notes)
 
 
 def test_a_hand_edited_type_is_obeyed_and_a_wrong_one_refused(folder: Path, tmp_path: Path) -> None:
-    decided = plan(folder, request(tmp_path), Formats(safetensors=False, mmproj="F32"))
+    decided = plan(folder, request(tmp_path), Formats(to="mmproj", mmproj="F32"))
     (name, size), *_ = decided.files["mmproj-F32"].items()
     target = "mm.input_projection.weight"
     rows = json.loads(to_json(decided))
@@ -360,7 +360,7 @@ class Seeing(Host):
 
 
 def test_llama_cpp_looks_through_the_tower(folder: Path, tmp_path: Path) -> None:
-    decided = plan(folder, request(tmp_path), Formats(safetensors=False, types=("F16",)))
+    decided = plan(folder, request(tmp_path), Formats(to="gguf", types=("F16",)))
     apply(decided, tmp_path / "out")
     (model,), (tower,) = (decided.files[form] for form in ("gguf-F16", "mmproj-F16"))
     host = Seeing(tmp_path / "out" / model, tmp_path / "out" / tower)

@@ -150,7 +150,7 @@ def gemmule_plan(kinds: tuple[str, ...], pad: bool, **words: Any) -> Any:
         replace(find_recipe(kind), pad=pad, name=f"{kind}-padded" if pad else kind)
         for kind in kinds
     )
-    return plan("gemmule", Pruning(drop=0.0), Formats(False, recipes=recipes), **words)
+    return plan("gemmule", Pruning(drop=0.0), Formats("gguf", recipes=recipes), **words)
 
 
 def test_padding_takes_the_place_of_fallbacks() -> None:
@@ -183,7 +183,7 @@ def test_only_what_a_type_needs_is_padded() -> None:
     mixed = replace(
         text, name="mixed", pad=True, rules=(Rule("Q4_K", roles=("dense.down",), layers="2"),)
     )
-    decided = plan("gemmule", Pruning(drop=0.0), Formats(False, recipes=(mixed,)))
+    decided = plan("gemmule", Pruning(drop=0.0), Formats("gguf", recipes=(mixed,)))
     widened = {t.name.split(".", 2)[2] for t in decided.tensors if "pad" in t.action}
     assert widened == {"ffn_down.weight", "ffn_gate.weight", "ffn_up.weight"}
     assert sum("pad" in tensor.action for tensor in decided.tensors) == 3 * 6
@@ -213,7 +213,7 @@ def test_a_padded_plan_is_applied_with_a_pruned_imatrix(line: Line, tmp_path: Pa
     decided = plan(
         line.model,
         Pruning(drop_map=drops),
-        Formats(False, recipes=(recipe,)),
+        Formats("gguf", recipes=(recipe,)),
         imatrix=tmp_path / "theirs.gguf",
     )
     save_plan(decided, tmp_path / "plan.json")

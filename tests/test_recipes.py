@@ -457,7 +457,7 @@ def test_a_tensor_type_file_goes_with_one_file_type(tmp_path: Path, run: Run) ->
 def test_a_plan_is_exported_with_its_own_types(tmp_path: Path, run: Run) -> None:
     model = save_shape("gemma26", tmp_path)
     request = secateur.Pruning(experts=90)
-    plan = secateur.plan(model, request, secateur.Formats(False, ("Q4_K_M", "apex-compact")))
+    plan = secateur.plan(model, request, secateur.Formats("gguf", ("Q4_K_M", "apex-compact")))
     types = export_plan(plan, "gguf-apex-compact")
     path = tmp_path / "types.txt"
     path.write_text(types.text)

@@ -27,7 +27,7 @@ from secateur.serving.llama_server import llama_server
 
 def make(model: Path | str, experts: int, out: Path, limit: int | None) -> Path:
     """Plan and apply, as a user would; the output folder."""
-    formats = Formats(safetensors=False, types=("Q8_0",), split_max_size=limit)
+    formats = Formats(to="gguf", types=("Q8_0",), split_max_size=limit)
     secateur.apply(secateur.plan(model, Pruning(experts=experts), formats), out)
     return out
 

@@ -37,6 +37,16 @@ class Ran(NamedTuple):
     def json(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def said(self) -> list[str]:
+        """The lines on stderr that are not about progress."""
+        return without_progress(self.err)
+
+
+def without_progress(err: str) -> list[str]:
+    """The lines of a log on stderr that do not say how far the work is, or what it will cost."""
+    return [text for text in err.splitlines() if not text.startswith(("[", "calibrating on "))]
+
 
 Run = Callable[..., Ran]
 

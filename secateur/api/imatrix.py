@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from secateur.api.verbs import File
+from secateur.api.models import File
 from secateur.errors import FormatError, PlanError
 from secateur.formats.imatrix import matrix as sums
 from secateur.formats.imatrix.coverage import ImatrixCoverage, expert_tokens, imatrix_coverage

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.api.measuring import Measuring
+from secateur.api.models import File, Model, open_weights
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import CorpusError, OutputError
@@ -30,7 +31,8 @@ from secateur.planning import imatrix_policy as importance
 from secateur.planning.document import read_plan
 from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
 from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report, write_report
-from secateur.system.progress import Progress, within
+from secateur.system.progress import Progress, no_progress, within
+from secateur.system.resources import cache_folder, cores
 
 GENERATION = Generation(temperature=1.0)
 """Answers are drawn from the model's own distribution, with a fixed seed: greedy ones of a small
@@ -201,3 +203,27 @@ def _published(report: Report, out: Path) -> Report:
         known.pop(name, None)
     write_manifest(out, facts, known)
     return whole
+
+
+def measure(
+    out: File,
+    against: Model,
+    request: Measuring,
+    *,
+    work: File | None = None,
+    revision: str | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Report:
+    """Measure an output folder, a model folder or a GGUF file against the original.
+
+    In an output of ours the report is written (report.json, report.md) and the manifest brought
+    up to date. `work` keeps the original's answers and probabilities for the next time (default:
+    the user's cache folder). Raises InputError when there is nothing to measure on.
+    """
+    original = open_weights(against, revision, "measuring")
+    folder = Path(work) if work else cache_folder() / original.identity()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return measure_output(
+        Path(out), original, request, folder, workers=workers or cores(), progress=progress
+    )

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from secateur.api.verbs import File, Model
-from secateur.checkpoint.reader import Checkpoint, open_shape
+from secateur.api.models import File, Model, load_statistics, open_headers
+from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.formats.ggml.tensor_type_file import read_tensor_types, tensor_types_text
 from secateur.outputs.gguf.layout import GgufBase, gguf_base, lint_context, typed_layout
@@ -21,7 +21,6 @@ from secateur.recipes.lint import LintReport, lint
 from secateur.recipes.llama_mixes import file_type
 from secateur.recipes.recipe import Recipe, find_recipe, recipe_of_types, shipped_recipes
 from secateur.recipes.suites import SUITES
-from secateur.statistics import statistics as statistics_file
 from secateur.system.atomic import write_text
 
 
@@ -47,7 +46,7 @@ class Layers:
 
     def of(self, checkpoint: Checkpoint) -> tuple[float, ...] | None:
         """[layers], None when neither is named."""
-        loaded = statistics_file.load(Path(self.statistics)) if self.statistics else None
+        loaded = load_statistics(self.statistics)
         wanted = None if self.importance is None else os.fspath(self.importance)
         return layer_importance(wanted, loaded, checkpoint.layers)
 
@@ -98,7 +97,7 @@ def lint_recipe(
     lines: tuple[int, ...] = ()
     if found.patterns and not isinstance(word, Recipe):
         lines = tuple(rule.line for rule in read_tensor_types(Path(word)))
-    checkpoint = _shape(model, revision)
+    checkpoint = open_headers(model, revision)
     importance = layers.of(checkpoint)
     base_form = _base(checkpoint, experts)
     if found.pad:
@@ -129,7 +128,7 @@ def export_recipe(
     found = word if isinstance(word, Recipe) else recipe(word, base)
     _need_gguf(found)
     _refuse_padding(found.name, found.pad)
-    checkpoint = _shape(model, revision)
+    checkpoint = open_headers(model, revision)
     form = typed_layout(
         _base(checkpoint, None),
         found,
@@ -168,10 +167,6 @@ def save_tensor_types(types: TensorTypes, path: File) -> None:
 def recipe_facts(found: Recipe) -> dict[str, Any]:
     """A recipe as plain data."""
     return {**asdict(found), "tiers": dict(found.tiers)}
-
-
-def _shape(model: Model, revision: str | None) -> Checkpoint:
-    return model if isinstance(model, Checkpoint) else open_shape(model, revision)
 
 
 def _base(checkpoint: Checkpoint, experts: int | None) -> GgufBase:

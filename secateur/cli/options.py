@@ -1,125 +1,326 @@
-"""The arguments and options that several commands of the command line share."""
+"""The arguments and options that several commands share, in the groups of the help pages."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-CRITERIA = (
-    "What an expert is worth: rerouted (default), reap, frequency, ean_sum, ean_mean, "
-    "weighted_ean_sum, weighted_frequency, max_activation, msan, contribution or random."
-)
+EXPERTS = "Which experts are kept"
+TYPES = "Formats and types"
+TEXT = "Calibration"
+MEASURING = "Measuring"
+CONFIG_ONLY = "Planning from a config alone"
+RUNNING = "Running"
 
-Model = Annotated[str, typer.Argument(help="Model folder, hub id (owner/name), or 'gemmule'.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Cores to use. Default: all.")]
-Stats = Annotated[Path | None, typer.Option("--stats", help="Statistics of `calibrate`.")]
-Experts = Annotated[int | None, typer.Option(help="Experts per layer that stay.")]
-Drop = Annotated[float | None, typer.Option(help="Share of experts that goes; 0.30 of 128 is 38.")]
-Criterion = Annotated[str | None, typer.Option(help=CRITERIA)]
-Aggregation = Annotated[str, typer.Option(help="pooled, mean-rank or worst-category.")]
-Gate = Annotated[str, typer.Option(help="true, or reference (softmax only, as REAP's code).")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the criterion `random`.")]
-Protect = Annotated[
-    list[str] | None, typer.Option(help="LAYER:EXPERT[,EXPERT...] to keep; may be repeated.")
-]
-PerSample = Annotated[
-    int, typer.Option(min=1, help="Experts that `contribution` protects per sample.")
-]
-Super = Annotated[bool, typer.Option("--protect-super-experts", help="Keep outstanding experts.")]
-DropMap = Annotated[Path | None, typer.Option(help="JSON that says which experts stay or go.")]
-Types = Annotated[
-    str | None,
-    typer.Option(help="GGUF file types, comma-separated: Q4_K_M,Q8_0; or suite:bartowski."),
-]
-To = Annotated[
-    str | None,
-    typer.Option(help="safetensors, gguf, mlx. Default: safetensors, and what the types are for."),
-]
-Recipes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--recipe", help="A recipe by name (`secateur recipe list`) or YAML path; may be repeated."
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model folder, hub id (owner/name), or 'gemmule', the small model included here.",
     ),
 ]
-TensorTypes = Annotated[
+Statistics = Annotated[
+    Path, typer.Argument(metavar="STATISTICS", help="Statistics that `calibrate` wrote.")
+]
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=RUNNING)
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REVISION", help="Commit, branch or tag of a hub id.", rich_help_panel=RUNNING
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Threads to use. Default: all cores.", rich_help_panel=RUNNING
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where to write.")]
+
+Stats = Annotated[
+    Path | None,
+    typer.Option("--stats", metavar="FILE", help="Statistics that `calibrate` wrote."),
+]
+
+Experts = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Experts to keep in each layer.", rich_help_panel=EXPERTS),
+]
+Drop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the experts to drop, instead: 0.30 of 128 is 38.",
+        rich_help_panel=EXPERTS,
+    ),
+]
+DropMap = Annotated[
     Path | None,
     typer.Option(
-        "--tensor-type-file", help="llama-quantize's NAME=TYPE file, over the one --types."
+        metavar="FILE",
+        help="JSON that names the experts to keep or drop, instead.",
+        rich_help_panel=EXPERTS,
+    ),
+]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CRITERION",
+        help="What an expert is worth. Default: rerouted.",
+        rich_help_panel=EXPERTS,
+    ),
+]
+Aggregation = Annotated[
+    str,
+    typer.Option(
+        metavar="AGGREGATION",
+        help="How scores of several categories of text become one.",
+        rich_help_panel=EXPERTS,
+    ),
+]
+Gate = Annotated[
+    Literal["true", "reference"],
+    typer.Option(
+        metavar="true|reference",
+        help="Routing weight: as applied, or softmax only as in REAP's code.",
+        rich_help_panel=EXPERTS,
+    ),
+]
+RandomSeed = Annotated[
+    int,
+    typer.Option(
+        "--random-seed",
+        min=0,
+        metavar="N",
+        help="Seed of the criterion `random`.",
+        rich_help_panel=EXPERTS,
+    ),
+]
+Protect = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LAYER:EXPERT[,...]",
+        help="Experts to keep in any case; may be repeated.",
+        rich_help_panel=EXPERTS,
+    ),
+]
+PerSample = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Experts that the criterion `contribution` protects per sample.",
+        rich_help_panel=EXPERTS,
+    ),
+]
+Super = Annotated[
+    bool,
+    typer.Option(
+        "--protect-super-experts",
+        help="Keep experts with outstanding activations.",
+        rich_help_panel=EXPERTS,
+    ),
+]
+
+To = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT[,FORMAT...]",
+        help="Formats to write. Default: safetensors, and what the types are for.",
+        rich_help_panel=TYPES,
+    ),
+]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--types",
+        "--recipe",
+        metavar="TYPE[,TYPE...]",
+        help="File types (Q4_K_M), recipes (`secateur recipe list`), suites (suite:bartowski) or "
+        "YAML files; comma-separated or repeated.",
+        rich_help_panel=TYPES,
+    ),
+]
+TensorTypeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensor-type-file",
+        metavar="FILE",
+        help="llama-quantize's NAME=TYPE file, over the one file type in --types.",
+        rich_help_panel=TYPES,
     ),
 ]
 LayerImportance = Annotated[
     str | None,
     typer.Option(
-        help="What ranks layers for recipes with tiers: rerouted (default) or contribution, of "
-        "the statistics, or a JSON file with a number per layer."
-    ),
-]
-SplitMaxSize = Annotated[
-    str | None,
-    typer.Option(help="Cut GGUF files of more tensor bytes than this, as in 5G or 500M."),
-]
-Mmproj = Annotated[
-    str | None,
-    typer.Option(
-        help="The vision tower's own GGUF: F16 (default, if there is a tower), BF16, F32, Q8_0, "
-        "or none."
+        metavar="rerouted|contribution|FILE",
+        help="What ranks layers for recipes with tiers: a measure of the statistics (default: "
+        "rerouted), or a JSON file with a number per layer.",
+        rich_help_panel=TYPES,
     ),
 ]
 Pad = Annotated[
     bool,
-    typer.Option("--pad", help="Widen rows with zeros where a GGUF type needs it, not fall back."),
+    typer.Option(
+        "--pad",
+        help="Widen rows with zeros where a GGUF type needs it, instead of another type.",
+        rich_help_panel=TYPES,
+    ),
+]
+SplitMaxSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Cut GGUF files of more tensor bytes than this: 5G, 500MB, 4GiB.",
+        rich_help_panel=TYPES,
+    ),
+]
+Mmproj = Annotated[
+    str | None,
+    typer.Option(
+        metavar="F16|BF16|F32|Q8_0|none",
+        help="Type of the vision tower's own GGUF. Default: F16 if there is a tower.",
+        rich_help_panel=TYPES,
+    ),
 ]
 Imatrix = Annotated[
     Path | None,
-    typer.Option(help="llama.cpp's importance matrix (GGUF or .dat) instead of the statistics'."),
+    typer.Option(
+        metavar="FILE",
+        help="llama.cpp's importance matrix (GGUF or .dat) instead of the statistics'.",
+        rich_help_panel=TYPES,
+    ),
 ]
 UnseenExperts = Annotated[
-    str, typer.Option(help="Experts without importance data: uniform (llama.cpp), mean or stop.")
+    Literal["uniform", "mean", "stop"],
+    typer.Option(
+        metavar="uniform|mean|stop",
+        help="Experts without importance data: all columns alike (as llama.cpp), the mean of "
+        "their layer, or stop.",
+        rich_help_panel=TYPES,
+    ),
 ]
+
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MIX",
+        help="A mix by name or YAML path, or a JSONL or text file.",
+        rich_help_panel=TEXT,
+    ),
+]
+Rows = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSONL with input_ids per line, used as given, instead of --corpus.",
+        rich_help_panel=TEXT,
+    ),
+]
+MixSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        min=0,
+        metavar="N",
+        help="Seed of the mix, instead of its own.",
+        rich_help_panel=TEXT,
+    ),
+]
+SequenceLength = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Tokens per row of the mix, instead of its own.",
+        rich_help_panel=TEXT,
+    ),
+]
+RerouteTokens = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Tokens sampled for the criterion `rerouted`; 0 leaves it out.",
+        rich_help_panel=TEXT,
+    ),
+]
+OnNan = Annotated[
+    Literal["stop", "skip"],
+    typer.Option(
+        metavar="stop|skip",
+        help="Stop when a token becomes NaN or infinite, or skip such tokens.",
+        rich_help_panel=TEXT,
+    ),
+]
+
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Held-out prompts that the original answers first: JSONL, a line as "
+        '{"domain": "code", "messages": [{"role": "user", "content": "..."}]}.',
+        rich_help_panel=MEASURING,
+    ),
+]
+Answers = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The original's own answers, instead: the same lines, each ending with a message of "
+        'role "assistant".',
+        rich_help_panel=MEASURING,
+    ),
+]
+PerDomain = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Take so many of each domain only.", rich_help_panel=MEASURING
+    ),
+]
+MaxKl = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NATS",
+        help="Gate: exit with 3 when the mean KL is larger.",
+        rich_help_panel=MEASURING,
+    ),
+]
+MinTop1 = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Gate: exit with 3 when top-1 agreement is smaller.",
+        rich_help_panel=MEASURING,
+    ),
+]
+
 Tokenizer = Annotated[
     Path | None,
-    typer.Option(help="For a config alone: folder with tokenizer.json, or a GGUF vocabulary."),
+    typer.Option(
+        metavar="PATH",
+        help="tokenizer.json or its folder, or a GGUF that holds the vocabulary.",
+        rich_help_panel=CONFIG_ONLY,
+    ),
 ]
 Context = Annotated[
-    int | None, typer.Option(help="Tokens of context to count memory for. Default: 32768.")
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Tokens of context to count memory for. Default: 32768.",
+        rich_help_panel=RUNNING,
+    ),
 ]
-WithImatrix = Annotated[
+AssumeImatrix = Annotated[
     bool,
-    typer.Option("--with-imatrix", help="A config alone: as if there were an importance matrix."),
+    typer.Option(
+        "--assume-imatrix",
+        help="Plan types as if there were an importance matrix.",
+        rich_help_panel=CONFIG_ONLY,
+    ),
 ]
-Corpus = Annotated[str | None, typer.Option(help="A mix by name or YAML path, or JSONL/text.")]
-Rows = Annotated[Path | None, typer.Option(help="JSONL with input_ids per line, used as given.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
-
-
-def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that the option does not know."""
-    if value not in allowed:
-        raise typer.BadParameter(f"{value!r}: expected {' or '.join(allowed)}", param_hint=option)
-
-
-def protected_experts(entries: list[str]) -> dict[int, tuple[int, ...]]:
-    """{layer: experts} of LAYER:EXPERT[,EXPERT...] entries."""
-    protected: dict[int, tuple[int, ...]] = {}
-    for entry in entries:
-        layer, _, experts = entry.partition(":")
-        try:
-            named = tuple(int(expert) for expert in experts.split(","))
-            protected[int(layer)] = (*protected.get(int(layer), ()), *named)
-        except ValueError:
-            raise typer.BadParameter(
-                f"{entry!r}: expected LAYER:EXPERT[,EXPERT...], as in 0:3,17",
-                param_hint="--protect",
-            ) from None
-    return protected
-
-
-SequenceLength = Annotated[int | None, typer.Option(min=1, help="Tokens per row.")]
-RerouteTokens = Annotated[
-    int, typer.Option(min=0, help="Tokens sampled for `rerouted`; 0 leaves it out.")
-]
-OnNan = Annotated[str, typer.Option(help="stop, or skip tokens that become NaN.")]

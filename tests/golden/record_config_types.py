@@ -141,7 +141,7 @@ def planned(case: dict, folder: Path) -> Plan:
     return plan(
         config_of(case, folder),
         Pruning(experts=case["kept"]),
-        Formats(safetensors=False, recipes=(recipe,)),
+        Formats(to="gguf", recipes=(recipe,)),
         assumptions=PlanningAssumptions(imatrix=asked["has_imatrix"]),
     )
 

@@ -7,23 +7,37 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.help import Command
 from secateur.cli.options import Json, Revision
 from secateur.cli.terminal import show
 from secateur.errors import GateError
+
+EXAMPLES = """
+secateur audit model-Q4_K_M.gguf
+secateur audit hf://owner/name/model-Q4_K_M.gguf --claims card.md
+secateur audit config.json --claims card.md --strict
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(cls=Command, epilog=EXAMPLES)(audit)
 
 
 def audit(
     source: Annotated[
         str,
         typer.Argument(
-            help="A GGUF (file, hf://owner/name/file.gguf, URL), or a config, folder or hub id."
+            metavar="SOURCE",
+            help="A GGUF (file, hf://owner/name/file.gguf, URL), or a config, folder or hub id.",
         ),
     ],
     claims: Annotated[
-        Path | None, typer.Option(help="A model card, to hold against what must be.")
+        Path | None, typer.Option(metavar="FILE", help="A model card to check.")
     ] = None,
     config: Annotated[
-        str | None, typer.Option(help="The model's config, where the file is not its own proof.")
+        str | None,
+        typer.Option(metavar="PATH", help="The model's config, instead of the file's own header."),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 when anything is wrong.")
@@ -35,10 +49,10 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """What a GGUF really is, by its header alone; and whether a card can be true."""
-    from secateur.api import audit as audit_verbs
+    from secateur.api.audit import audit_model
     from secateur.cli.render.audit import audit_lines
 
-    found = audit_verbs.audit_model(source, claims=claims, config=config, revision=revision)
+    found = audit_model(source, claims=claims, config=config, revision=revision)
     show(found.to_json(), audit_lines(found, everything), as_json)
     if strict and found.wrong:
         raise GateError(

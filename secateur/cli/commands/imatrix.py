@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secateur.cli.help import CONTEXT, Command, Group
 from secateur.cli.options import DropMap, Json, Out
 from secateur.cli.terminal import show
 
@@ -16,15 +17,19 @@ if TYPE_CHECKING:
     from secateur.formats.imatrix.matrix import Imatrix
 
 app = typer.Typer(
-    name="imatrix",
+    cls=Group,
     help="Look at, merge, slice and convert importance matrices (GGUF or .dat).",
+    context_settings=CONTEXT,
     rich_markup_mode=None,
 )
 
-File = Annotated[Path, typer.Argument(help="An importance matrix, GGUF or .dat.")]
-Files = Annotated[list[Path], typer.Argument(help="Importance matrices of one model.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="An importance matrix, GGUF or .dat.")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Importance matrices of one model.")
+]
 InFile = Annotated[
-    int | None, typer.Option("--experts", help="Experts per layer, where a .dat does not say.")
+    int | None,
+    typer.Option("--experts", metavar="N", help="Experts per layer, where a .dat does not say."),
 ]
 
 
@@ -34,10 +39,10 @@ def _root(context: typer.Context) -> None:
         sys.stdout.write(context.get_help() + "\n")
 
 
-@app.command("show")
+@app.command("show", cls=Command, epilog="secateur imatrix show imatrix.gguf --least 100")
 def show_(
     file: File,
-    least: Annotated[int, typer.Option(min=1, help="Tokens wanted per expert.")] = 32,
+    least: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens wanted per expert.")] = 32,
     experts: InFile = None,
     as_json: Json = False,
 ) -> None:
@@ -48,7 +53,7 @@ def show_(
     show(asdict(found), found.sentences(), as_json)
 
 
-@app.command()
+@app.command(cls=Command, epilog="secateur imatrix merge a.gguf b.gguf -o both.gguf")
 def merge(files: Files, out: Out, experts: InFile = None, as_json: Json = False) -> None:
     """Add the sums and counts of several recordings of one model."""
     from secateur.api.imatrix import merge_imatrices
@@ -56,11 +61,17 @@ def merge(files: Files, out: Out, experts: InFile = None, as_json: Json = False)
     _written(merge_imatrices(files, out, experts), out, as_json)
 
 
-@app.command("slice")
+@app.command(
+    "slice",
+    cls=Command,
+    epilog="secateur imatrix slice im.gguf --plan plan.json -o small.gguf",
+)
 def slice_(
     file: File,
     out: Out,
-    plan: Annotated[Path | None, typer.Option(help="Of which the experts stay.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Plan that names the experts to keep.")
+    ] = None,
     drop_map: DropMap = None,
     experts: InFile = None,
     as_json: Json = False,
@@ -72,7 +83,7 @@ def slice_(
     _written(found, out, as_json)
 
 
-@app.command()
+@app.command(cls=Command, epilog="secateur imatrix convert imatrix.dat -o imatrix.gguf")
 def convert(file: File, out: Out, experts: InFile = None, as_json: Json = False) -> None:
     """Write the form that the suffix of OUT asks for: .dat, or GGUF."""
     from secateur.api.imatrix import convert_imatrix

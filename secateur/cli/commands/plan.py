@@ -1,4 +1,4 @@
-"""The commands that decide and write nothing: `plan` and `fit`. Parse, call a verb, print."""
+"""`secateur plan` and `secateur fit`: decide, and write nothing but the plan."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.help import Command
 from secateur.cli.options import (
     Aggregation,
+    AssumeImatrix,
     Context,
     Criterion,
     Drop,
@@ -24,21 +26,34 @@ from secateur.cli.options import (
     Pad,
     PerSample,
     Protect,
-    Recipes,
+    RandomSeed,
     Revision,
-    Seed,
     SplitMaxSize,
     Stats,
     Super,
-    TensorTypes,
+    TensorTypeFile,
     To,
     Tokenizer,
     Types,
     UnseenExperts,
-    WithImatrix,
 )
-from secateur.cli.parsing import formats_of, policy_of, pruning_of
 from secateur.cli.terminal import show, write_lines
+
+PLAN_EXAMPLES = """
+secateur plan gemmule --stats stats.safetensors --experts 24 --types Q4_K_M -o plan.json
+secateur plan MODEL --stats stats.safetensors --drop 0.30 --types apex-mini,Q8_0 -o plan.json
+secateur plan config.json --experts 109 --types Q4_K_M --tokenizer tokenizer.json
+"""
+FIT_EXAMPLES = """
+secateur fit config.json --memory 12GiB
+secateur fit MODEL --memory 16GB --experts 128,109 --types Q4_K_M,IQ3_XXS --context 8192
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(cls=Command, epilog=PLAN_EXAMPLES)(plan)
+    app.command(cls=Command, epilog=FIT_EXAMPLES)(fit)
 
 
 def plan(
@@ -46,18 +61,17 @@ def plan(
     stats: Stats = None,
     experts: Experts = None,
     drop: Drop = None,
+    drop_map: DropMap = None,
     criterion: Criterion = None,
     aggregation: Aggregation = "pooled",
     gate: Gate = "true",
-    seed: Seed = 0,
+    random_seed: RandomSeed = 0,
     protect: Protect = None,
     protect_per_sample: PerSample = 16,
     protect_super_experts: Super = False,
-    drop_map: DropMap = None,
     to: To = None,
     types: Types = None,
-    recipe: Recipes = None,
-    tensor_type_file: TensorTypes = None,
+    tensor_type_file: TensorTypeFile = None,
     layer_importance: LayerImportance = None,
     pad: Pad = False,
     split_max_size: SplitMaxSize = None,
@@ -65,41 +79,44 @@ def plan(
     imatrix: Imatrix = None,
     unseen_experts: UnseenExperts = "uniform",
     tokenizer: Tokenizer = None,
+    assume_imatrix: AssumeImatrix = False,
     context: Context = None,
-    with_imatrix: WithImatrix = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="Print every tensor.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the plan here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="PATH", help="Write the plan here.")
+    ] = None,
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
-    """Decide every output tensor, its type and exact bytes, before anything is written.
+    """Decide every output tensor, its type and exact bytes. Writes nothing but the plan.
 
-    A config.json is enough to know all sizes; which experts stay is then not decided.
+    A config.json is enough to know all sizes; which experts are kept is then not decided.
     """
-    from secateur.api import verbs
-    from secateur.cli.render.results import plan_lines
+    from secateur.api.plan import plan as run
+    from secateur.api.plan import save_plan
+    from secateur.api.requests import Formats, PlanningAssumptions, Pruning, read_protected
+    from secateur.cli.render.plan import plan_lines
     from secateur.planning.document import to_json
 
-    request = pruning_of(
-        experts=experts, drop=drop, criterion=criterion, aggregation=aggregation, gate=gate,
-        seed=seed, protect=protect, protect_per_sample=protect_per_sample,
-        protect_super_experts=protect_super_experts, drop_map=drop_map,
-    )  # fmt: skip
-    decided = verbs.plan(
+    decided = run(
         model,
-        request,
-        formats_of(
-            to, types, recipe, tensor_type_file, layer_importance, pad, split_max_size, mmproj
+        Pruning(
+            experts, drop, criterion or Pruning.criterion, aggregation, gate, protect_per_sample,
+            random_seed, read_protected(protect or ()), protect_super_experts, drop_map,
         ),
-        statistics=stats, imatrix=imatrix, unseen_experts=policy_of(unseen_experts),
+        Formats(
+            to, types or (), (), tensor_type_file, pad, layer_importance, split_max_size,
+            mmproj,
+        ),
+        statistics=stats,
+        imatrix=imatrix,
+        unseen_experts=unseen_experts,
+        # A plan that is written will be applied: it is made with the weights.
+        assumptions=PlanningAssumptions(tokenizer, context, assume_imatrix, fetch=out is not None),
         revision=revision,
-        # A plan that is kept shall be applied: it is made with the weights.
-        assumptions=verbs.PlanningAssumptions(
-            tokenizer, context, with_imatrix, fetch=out is not None
-        ),
     )  # fmt: skip
     if out is not None:
-        verbs.save_plan(decided, out)
+        save_plan(decided, out)
     if as_json:
         sys.stdout.write(to_json(decided))
     else:
@@ -108,26 +125,31 @@ def plan(
 
 def fit(
     model: Model,
-    memory: Annotated[str, typer.Option(help="What there is: 12GiB, 16GB, or bytes.")],
-    context: Context = None,
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory there is: 12GiB, 16GB, or bytes.")
+    ],
     experts: Annotated[
-        str | None, typer.Option(help="Counts to try, comma-separated. Default: useful ones.")
+        str | None,
+        typer.Option(metavar="N[,N...]", help="Numbers of experts to try. Default: useful ones."),
     ] = None,
-    types: Annotated[
-        str | None, typer.Option(help="File types or recipes to try. Default: llama.cpp's.")
-    ] = None,
+    types: Types = None,
     tokenizer: Tokenizer = None,
+    context: Context = None,
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
     """What fits in a given memory: experts kept and file types, the largest first."""
-    from secateur.api import verbs
-    from secateur.cli.parsing import counts_of, memory_of
-    from secateur.cli.render.results import fit_lines
+    from secateur.api.plan import fit as run
+    from secateur.api.requests import read_counts
+    from secateur.cli.render.plan import fit_lines
 
-    found = verbs.fit(
-        model, memory_of(memory), context=context, experts=counts_of(experts),
-        types=tuple(w.strip() for w in (types or "").split(",") if w.strip()),
-        tokenizer=tokenizer, revision=revision,
-    )  # fmt: skip
+    found = run(
+        model,
+        memory,
+        experts=read_counts(experts or ""),
+        types=types or (),
+        tokenizer=tokenizer,
+        context=context,
+        revision=revision,
+    )
     show(found.to_json(), fit_lines(found), as_json)

@@ -8,11 +8,22 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.help import CONTEXT, Command, Group
 from secateur.cli.options import Json, LayerImportance, Model, Revision, Stats
 from secateur.cli.terminal import show
 from secateur.errors import GateError
 
-app = typer.Typer(help="Recipes: which type every tensor gets.", no_args_is_help=True)
+EXPORT_EXAMPLES = """
+secateur recipe export plan.json -o types.txt
+secateur recipe export apex-mini gemmule
+"""
+
+app = typer.Typer(
+    cls=Group,
+    help="Recipes: which type every tensor gets.",
+    context_settings=CONTEXT,
+    rich_markup_mode=None,
+)
 
 Word = Annotated[str, typer.Argument(help="A recipe by name or YAML path, or a tensor-type file.")]
 Base = Annotated[
@@ -21,7 +32,13 @@ Base = Annotated[
 WithMatrix = Annotated[bool, typer.Option("--imatrix", help="There will be an importance matrix.")]
 
 
-@app.command("list")
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+@app.command("list", cls=Command, epilog="secateur recipe list --json")
 def list_(as_json: Json = False) -> None:
     """The recipes and suites that come with secateur."""
     from secateur.api import recipes as recipe_verbs
@@ -31,7 +48,7 @@ def list_(as_json: Json = False) -> None:
     show({"recipes": recipes, "suites": suites}, list_lines(recipes, suites), as_json)
 
 
-@app.command("show")
+@app.command("show", cls=Command, epilog="secateur recipe show apex-mini")
 def show_(recipe: Word, base: Base = None, as_json: Json = False) -> None:
     """A recipe, rule by rule."""
     from secateur.api import recipes as recipe_verbs
@@ -41,7 +58,7 @@ def show_(recipe: Word, base: Base = None, as_json: Json = False) -> None:
     show(recipe_verbs.recipe_facts(found), recipe_lines(found), as_json)
 
 
-@app.command()
+@app.command(cls=Command, epilog="secateur recipe lint my.yaml config.json --experts 109")
 def lint(
     recipe: Word,
     model: Model,
@@ -70,7 +87,10 @@ def lint(
         )
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=EXPORT_EXAMPLES,
+)
 def export(
     what: Annotated[
         str, typer.Argument(help="A plan (plan.json), or a recipe, which needs a model.")

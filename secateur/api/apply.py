@@ -1,0 +1,106 @@
+"""`apply`: write what a plan says into a new folder, complete or absent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
+from secateur.errors import CheckpointError
+from secateur.outputs.apply import Sources, check_plan, output_key, refuse_shape, write_output
+from secateur.planning.document import PATH, Plan, published, read_plan
+from secateur.planning.imatrix_policy import ImatrixFile
+from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
+from secateur.statistics.coverage import coverage as coverage_of
+from secateur.statistics.statistics import Statistics
+from secateur.system.atomic import atomic_path
+from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import cores
+from secateur.system.workdir import complete_or_absent
+
+
+def apply(
+    plan: Plan | File,
+    out: File,
+    *,
+    model: Model | None = None,
+    statistics: Statistics | File | None = None,
+    imatrix: ImatrixFile | File | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Mapping[str, object]:
+    """Write all that a plan says into the new folder `out`; returns its manifest.
+
+    `model` is where the checkpoint lies now (default: where the plan found it); `statistics` or
+    `imatrix` are what the plan was made with. The folder is complete or absent; after an
+    interruption the same call resumes. Raises PlanError for a plan that does not fit,
+    OutputError when `out` exists or another output is being made there, WriteError when the disk
+    fails.
+    """
+    decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    refuse_shape(decided.model)
+    origin = model if model is not None else decided.model.get(PATH, decided.model["source"])
+    try:
+        checkpoint = open_weights(origin, decided.model.get("revision"), "applying a plan")
+    except CheckpointError as error:
+        hint = "" if model is not None else " (a model that moved is named with model)"
+        raise CheckpointError(f"{error}{hint}") from None
+    sources = Sources(checkpoint, load_statistics(statistics), load_imatrix(imatrix, checkpoint))
+    check_plan(decided, sources)
+    return write_plan(decided, sources, Path(out), workers=workers, progress=progress)
+
+
+def write_plan(
+    plan: Plan,
+    sources: Sources,
+    out: Path,
+    *,
+    copies: Mapping[str, Path] = MappingProxyType({}),
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Mapping[str, object]:
+    """Write a checked plan into the new folder `out`; returns its manifest.
+
+    `copies` are files to copy into it: {name in the folder: path}. Raises as `apply` does.
+    """
+    with complete_or_absent(out, output_key(plan, sources)) as folder:
+        if (folder / MANIFEST).exists():  # interrupted just before its last step
+            return read_manifest(folder)
+        hashes = write_output(
+            plan,
+            sources,
+            folder,
+            workers=workers or cores(),
+            progress=progress,
+        )
+        for name, path in copies.items():
+            with atomic_path(folder / name) as partial:
+                shutil.copyfile(path, partial)
+        return write_manifest(folder, manifest_facts(plan, sources.statistics), hashes)
+
+
+def manifest_facts(plan: Plan, statistics: Statistics | None) -> dict[str, object]:
+    """What a manifest says an output was made from."""
+    made: dict[str, object] = {
+        "model": dict(published(plan).model),
+        "experts": plan.experts,
+        "selection": dict(plan.selection),
+        "plan_sha256": plan.sha256(),
+        "edits": [],
+    }
+    if statistics is not None:
+        warnings = [str(w) for corpus in statistics.corpora for w in corpus.get("warnings", ())]
+        made["calibration"] = {
+            "tokens": dict(statistics.tokens),
+            "samples": len(statistics.samples),
+            "skipped_tokens": statistics.skipped,
+            "coverage": coverage_of(statistics).sentences(),
+            "corpora": [
+                {key: corpus[key] for key in ("mix", "rows_file", "sha256") if key in corpus}
+                for corpus in statistics.corpora
+            ],
+            "warnings": warnings,
+        }
+    return made

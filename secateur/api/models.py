@@ -1,0 +1,52 @@
+"""Opening what a command names: a model with its weights or by its config alone, statistics, an
+importance matrix. What is open already is taken as it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
+from secateur.planning.imatrix_policy import ImatrixFile, read_imatrix_file
+from secateur.statistics import statistics as statistics_file
+from secateur.statistics.statistics import Statistics
+
+File = str | os.PathLike[str]
+"""The path of a file or folder."""
+
+Model = Checkpoint | str | Path
+"""An opened checkpoint, a folder, a hub id, or `gemmule`."""
+
+
+def open_weights(model: Model, revision: str | None, purpose: str) -> Checkpoint:
+    """A checkpoint with its weights. `purpose` names what needs them, for the error message.
+
+    Raises CheckpointError for a model without weights.
+    """
+    opened = model if isinstance(model, Checkpoint) else open_checkpoint(model, revision)
+    opened.need_weights(purpose)
+    return opened
+
+
+def open_headers(model: Model, revision: str | None) -> Checkpoint:
+    """A checkpoint whose weights may be missing: a config is enough."""
+    return model if isinstance(model, Checkpoint) else open_shape(model, revision)
+
+
+def is_local(model: Model) -> bool:
+    """Whether the model is opened already, or a path on this machine."""
+    return isinstance(model, Checkpoint) or Path(model).exists()
+
+
+def load_statistics(given: Statistics | File | None) -> Statistics | None:
+    """Statistics of a file. Raises StatisticsError for one that is damaged."""
+    if given is None or isinstance(given, Statistics):
+        return given
+    return statistics_file.load(Path(given))
+
+
+def load_imatrix(given: ImatrixFile | File | None, checkpoint: Checkpoint) -> ImatrixFile | None:
+    """An importance matrix for a model. Raises FormatError for one that is damaged."""
+    if given is None or isinstance(given, ImatrixFile):
+        return given
+    return read_imatrix_file(Path(given), checkpoint)

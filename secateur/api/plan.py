@@ -1,0 +1,118 @@
+"""`plan` and `fit`: decide every output tensor, or what would fit; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secateur.api.models import (
+    File,
+    Model,
+    is_local,
+    load_imatrix,
+    load_statistics,
+    open_headers,
+    open_weights,
+)
+from secateur.api.requests import (
+    DEFAULT_ASSUMPTIONS,
+    Formats,
+    PlanningAssumptions,
+    Policy,
+    Pruning,
+    Words,
+    read_words,
+    resolve_outputs,
+    resolve_split,
+)
+from secateur.errors import RequestError
+from secateur.outputs.apply import check_statistics
+from secateur.outputs.build import make_plan
+from secateur.planning.document import PATH, Plan, to_json
+from secateur.planning.imatrix_policy import ImatrixFile
+from secateur.pruning.choose import choose
+from secateur.recipes.layer_importance import layer_importance
+from secateur.recipes.suites import find_recipes
+from secateur.statistics.statistics import Statistics
+from secateur.system.atomic import write_text
+from secateur.system.sizes import read_size
+
+if TYPE_CHECKING:
+    from secateur.outputs.fit import Fit
+
+
+def plan(
+    model: Model,
+    pruning: Pruning,
+    formats: Formats,
+    *,
+    statistics: Statistics | File | None = None,
+    imatrix: ImatrixFile | File | None = None,
+    unseen_experts: Policy = "uniform",
+    assumptions: PlanningAssumptions = DEFAULT_ASSUMPTIONS,
+    revision: str | None = None,
+) -> Plan:
+    """Decide every output tensor. Reads headers, tokenizer and statistics; no weights.
+
+    `model` may be a config alone (its file, or a folder without shards): then the first experts
+    of each layer stand for those kept, and the plan says all sizes but cannot be applied.
+    `assumptions` says what such a plan, and the memory counted, rest on.
+
+    `imatrix` is an importance matrix of llama.cpp to use instead of the statistics' own, of this
+    model or of the pruned one; `unseen_experts` says what becomes of experts without data in it:
+    "uniform", "stop" or "mean" (planning.unseen_experts).
+    """
+    if statistics is not None or (assumptions.fetch and not is_local(model)):
+        checkpoint = open_weights(model, revision, "planning with statistics")
+    else:
+        checkpoint = open_headers(model, revision)
+    loaded = load_statistics(statistics)
+    if loaded is not None:
+        check_statistics(loaded, checkpoint)
+    choice = choose(checkpoint, loaded, pruning)
+    decided = make_plan(
+        checkpoint,
+        choice,
+        resolve_outputs(formats, checkpoint),
+        loaded,
+        imatrix=load_imatrix(imatrix, checkpoint),
+        unseen_experts=unseen_experts,
+        layer_importance=layer_importance(formats.layer_importance, loaded, checkpoint.layers),
+        split=resolve_split(formats),
+        assumptions=assumptions,
+    )
+    return replace(decided, model={**decided.model, PATH: checkpoint.source})
+
+
+def fit(
+    model: Model,
+    memory: int | str,
+    *,
+    context: int | None = None,
+    experts: Sequence[int] = (),
+    types: Words = (),
+    tokenizer: File | None = None,
+    revision: str | None = None,
+) -> Fit:
+    """What fits in `memory` (bytes, or a size such as 12GiB) with so many tokens of context.
+
+    A config is enough. `experts` and `types` (file types or recipes) are what to try; without
+    them, useful shares of the experts and all file types of llama.cpp.
+    """
+    from secateur.outputs.fit import fit as run
+
+    keys = Path(tokenizer) if tokenizer is not None else None
+    return run(
+        open_headers(model, revision),
+        read_size(memory, RequestError) if isinstance(memory, str) else memory,
+        counts=experts,
+        recipes=[recipe for word in read_words(types) for recipe in find_recipes(word)],
+        assumptions=PlanningAssumptions(keys, context),
+    )
+
+
+def save_plan(plan: Plan, path: File) -> None:
+    """Write a plan as JSON, complete or absent. Raises OutputError or WriteError."""
+    write_text(Path(path), to_json(plan))

@@ -1,0 +1,218 @@
+"""What a user asks for: one dataclass a subject, and the one place that interprets their words.
+
+The command line, a job file and Python fill the same dataclasses with the same words; the
+functions below say what the words mean. Messages name an argument as Python does, as in
+`split_max_size`: the option is called the same, with dashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from secateur.api.measuring import Measuring
+from secateur.checkpoint.reader import Checkpoint
+from secateur.errors import RequestError
+from secateur.outputs.build import DEFAULT_ASSUMPTIONS, Output, PlanningAssumptions, is_gguf
+from secateur.outputs.gguf.mmproj import tower_recipe
+from secateur.planning.unseen_experts import Policy
+from secateur.pruning.choose import Pruning
+from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES
+from secateur.recipes.recipe import Recipe, recipe_of_types
+from secateur.recipes.suites import find_recipes
+from secateur.system.sizes import read_size
+
+__all__ = [
+    "DEFAULT_ASSUMPTIONS",
+    "Calibration",
+    "Formats",
+    "Measuring",
+    "OnNan",
+    "PlanningAssumptions",
+    "Policy",
+    "Pruning",
+    "ShrinkRequest",
+    "read_counts",
+    "read_protected",
+    "read_words",
+    "resolve_outputs",
+    "resolve_split",
+]
+
+Words = str | Sequence[str]
+"""One or several words; a comma separates as well."""
+
+OnNan = Literal["stop", "skip"]
+"""What becomes of tokens that turn into NaN or infinity."""
+
+REROUTE_TOKENS = 16384
+
+FORMATS = ("safetensors", "gguf", "mlx", "mmproj")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to calibrate on, and how. Exactly one of `corpus` (a mix by name or path) and `rows`.
+
+    `seed` and `sequence_length` take the place of the mix's own; `reroute_tokens` are sampled for
+    the criterion `rerouted`.
+    """
+
+    corpus: str | None = None
+    rows: Path | None = None
+    seed: int | None = None
+    sequence_length: int | None = None
+    reroute_tokens: int = REROUTE_TOKENS
+    on_nan: OnNan = "stop"
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "sequence_length"):
+            if self.rows is not None and getattr(self, name) is not None:
+                raise RequestError(
+                    f"{name} is of a mix, and rows are used as given: leave {name} out, or name a "
+                    "mix with corpus"
+                )
+
+
+@dataclass(frozen=True)
+class Formats:
+    """What to write: the pruned checkpoint, and files by recipes.
+
+    `types` are file types of llama.cpp, names of shipped recipes, paths of YAML recipes
+    (recipes.recipe) or suites (recipes.suites); `recipes` are recipes made in Python. `to` names
+    the formats; without it the pruned checkpoint is written, and what the types are for.
+    `tensor_type_file` is llama-quantize's, over the one file type in `types`. `pad` widens rows
+    with zeros where a GGUF type needs it.
+    `layer_importance` says what ranks layers for recipes with tiers: a measure of the statistics,
+    or a file (recipes.layer_importance). GGUF files of more than `split_max_size` bytes of tensors
+    are cut. `mmproj` is the type of the vision tower's own GGUF, or "none"; by default it is
+    written as F16 with GGUF files of a model that has such a tower.
+    """
+
+    to: Words | None = None
+    types: Words = ()
+    recipes: tuple[Recipe, ...] = ()
+    tensor_type_file: Path | None = None
+    pad: bool = False
+    layer_importance: str | Path | None = None
+    split_max_size: int | str | None = None
+    mmproj: str | None = None
+
+
+@dataclass(frozen=True)
+class ShrinkRequest:
+    """All that a run of `shrink` is asked for.
+
+    `imatrix` is an importance matrix of llama.cpp to use instead of the statistics' own;
+    `unseen_experts` says what becomes of experts without data in it.
+    """
+
+    pruning: Pruning
+    formats: Formats = Formats()
+    calibration: Calibration = Calibration()
+    measuring: Measuring = field(default_factory=Measuring)
+    imatrix: Path | None = None
+    unseen_experts: Policy = "uniform"
+
+
+def resolve_outputs(formats: Formats, checkpoint: Checkpoint) -> tuple[Output, ...]:
+    """The outputs for a model, in order: the pruned checkpoint, the recipes' files, the tower's.
+
+    Reads recipe files, so it is called once. Raises RequestError for formats and types that
+    contradict each other, PlanError for an unknown type or recipe.
+    """
+    recipes = _resolve_recipes(formats)
+    made: set[str] = {recipe.to for recipe in recipes}
+    wanted = read_words(formats.to or ())
+    if formats.to is not None and not wanted:
+        raise RequestError(f"to is empty: expected some of {', '.join(FORMATS)}")
+    if odd := [word for word in wanted if word not in FORMATS]:
+        raise RequestError(f"to {odd[0]!r}: expected some of {', '.join(FORMATS)}")
+    tower = tower_recipe(
+        checkpoint, formats.mmproj, "mmproj" in wanted or any(map(is_gguf, recipes))
+    )
+    if tower:
+        made.add("mmproj")
+    _check_formats(wanted, made)
+    first: tuple[Output, ...] = ("safetensors",) if not wanted or "safetensors" in wanted else ()
+    return (*first, *recipes, *tower)
+
+
+def resolve_split(formats: Formats) -> int | None:
+    """Bytes of tensors in a file of a GGUF at most; None to cut none. Raises RequestError."""
+    given = formats.split_max_size
+    return read_size(given, RequestError) if isinstance(given, str) else given
+
+
+def read_words(given: Words) -> tuple[str, ...]:
+    """The words of a list or of a text with commas, blanks left out."""
+    texts = [given] if isinstance(given, str) else given
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+
+
+def read_counts(given: str | Sequence[int]) -> tuple[int, ...]:
+    """Numbers of experts, comma-separated. Raises RequestError for anything else."""
+    if not isinstance(given, str):
+        return tuple(given)
+    try:
+        return tuple(int(word) for word in read_words(given))
+    except ValueError:
+        raise RequestError(f"experts {given!r}: expected numbers such as 90,109") from None
+
+
+def read_protected(entries: Iterable[str]) -> Mapping[int, tuple[int, ...]]:
+    """{layer: experts} of LAYER:EXPERT[,EXPERT...] entries. Raises RequestError."""
+    protected: dict[int, tuple[int, ...]] = {}
+    for entry in entries:
+        layer, _, experts = entry.partition(":")
+        try:
+            named = tuple(int(expert) for expert in experts.split(","))
+            protected[int(layer)] = (*protected.get(int(layer), ()), *named)
+        except ValueError:
+            raise RequestError(
+                f"protect {entry!r}: expected LAYER:EXPERT[,EXPERT...], as in 0:3,17"
+            ) from None
+    return protected
+
+
+def _resolve_recipes(formats: Formats) -> tuple[Recipe, ...]:
+    """The recipes of the words and those made in Python, padded where that is asked for."""
+    words = read_words(formats.types)
+    last: tuple[Recipe, ...] = ()
+    if formats.tensor_type_file is not None:
+        bases = [word for word in words if ALIASES.get(word.upper(), word.upper()) in FILE_TYPES]
+        if len(bases) != 1:
+            raise RequestError(
+                f"tensor_type_file {formats.tensor_type_file}: it goes with exactly one file type "
+                f"in types, such as Q4_K_M; got {len(bases)}"
+            )
+        words = tuple(word for word in words if word not in bases)
+        last = (recipe_of_types(formats.tensor_type_file, bases[0]),)
+    found = tuple(recipe for word in words for recipe in find_recipes(word))
+    recipes = (*found, *last, *formats.recipes)
+    return tuple(map(_pad, recipes)) if formats.pad else recipes
+
+
+def _pad(recipe: Recipe) -> Recipe:
+    """A GGUF recipe with padding, under a name of its own: its files have other widths."""
+    if recipe.to != "gguf" or recipe.pad:
+        return recipe
+    return replace(recipe, name=f"{recipe.name}-padded", pad=True)
+
+
+def _check_formats(wanted: Sequence[str], made: set[str]) -> None:
+    """Raises RequestError when `to` names other formats than the types make."""
+    if not wanted:
+        return
+    if lacking := sorted(set(wanted) - made - {"safetensors"}):
+        hint = {"gguf": "types Q4_K_M", "mlx": "types mlx-mixed-4-8", "mmproj": "mmproj F16"}
+        raise RequestError(
+            f"to {lacking[0]}: it needs a file type or recipe, as in {hint[lacking[0]]}"
+        )
+    if surplus := sorted(made - set(wanted) - {"mmproj"}):
+        raise RequestError(
+            f"to {','.join(wanted)}: the types are for {surplus[0]}: add {surplus[0]}, or leave "
+            "them out"
+        )

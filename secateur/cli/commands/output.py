@@ -1,0 +1,64 @@
+"""`secateur apply` and `secateur verify`: output folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.help import Command
+from secateur.cli.options import Imatrix, Json, Out, Stats, Workers
+from secateur.cli.progress import show_progress
+from secateur.cli.terminal import show
+
+Output = Annotated[Path, typer.Argument(metavar="FOLDER", help="An output of `apply` or `shrink`.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(cls=Command, epilog="secateur apply plan.json --stats stats.safetensors -o out")(
+        apply
+    )
+    app.command(cls=Command, epilog="secateur verify out")(verify)
+
+
+def apply(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan that `plan` wrote.")],
+    out: Out,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Where the model is now, if it moved.")
+    ] = None,
+    stats: Stats = None,
+    imatrix: Imatrix = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Write what a plan says into a new folder, complete or absent. Resumes where it stopped."""
+    from secateur.api.apply import apply as run
+    from secateur.cli.render.output import output_lines
+
+    with show_progress() as progress:
+        manifest = run(
+            plan,
+            out,
+            model=model,
+            statistics=stats,
+            imatrix=imatrix,
+            workers=workers,
+            progress=progress,
+        )
+    show(manifest, output_lines(out, manifest), as_json)
+
+
+def verify(out: Output, as_json: Json = False) -> None:
+    """Compare an output with its manifest, file by file."""
+    from secateur.api.verify import verify as run
+    from secateur.cli.render.output import refuse_problems
+
+    with show_progress() as progress:
+        problems = run(out, progress)
+    found = [{"file": problem.file, "what": problem.what} for problem in problems]
+    lines = [] if problems else [f"{out}: every file is as its manifest says"]
+    show({"output": str(out), "problems": found}, lines, as_json)
+    refuse_problems(out, problems)

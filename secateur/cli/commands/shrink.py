@@ -1,0 +1,127 @@
+"""`secateur shrink`: the whole line in one command."""
+
+from __future__ import annotations
+
+import typer
+
+from secateur.cli.help import Command
+from secateur.cli.options import (
+    Aggregation,
+    Answers,
+    Corpus,
+    Criterion,
+    Drop,
+    DropMap,
+    Experts,
+    Gate,
+    Imatrix,
+    Json,
+    LayerImportance,
+    MaxKl,
+    MinTop1,
+    MixSeed,
+    Mmproj,
+    Model,
+    OnNan,
+    Out,
+    Pad,
+    PerDomain,
+    PerSample,
+    Prompts,
+    Protect,
+    RandomSeed,
+    RerouteTokens,
+    Revision,
+    Rows,
+    SequenceLength,
+    SplitMaxSize,
+    Super,
+    TensorTypeFile,
+    To,
+    Types,
+    UnseenExperts,
+    Workers,
+)
+from secateur.cli.progress import show_progress
+from secateur.cli.terminal import show
+
+EXAMPLES = """
+secateur shrink gemmule --experts 24 --types Q4_K_M -o out
+secateur shrink MODEL --experts 103 --types Q4_K_M --corpus mix.yaml --prompts test.jsonl -o out
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(cls=Command, epilog=EXAMPLES)(shrink)
+
+
+def shrink(
+    model: Model,
+    out: Out,
+    experts: Experts = None,
+    drop: Drop = None,
+    drop_map: DropMap = None,
+    criterion: Criterion = None,
+    aggregation: Aggregation = "pooled",
+    gate: Gate = "true",
+    random_seed: RandomSeed = 0,
+    protect: Protect = None,
+    protect_per_sample: PerSample = 16,
+    protect_super_experts: Super = False,
+    to: To = None,
+    types: Types = None,
+    tensor_type_file: TensorTypeFile = None,
+    layer_importance: LayerImportance = None,
+    pad: Pad = False,
+    split_max_size: SplitMaxSize = None,
+    mmproj: Mmproj = None,
+    imatrix: Imatrix = None,
+    unseen_experts: UnseenExperts = "uniform",
+    corpus: Corpus = None,
+    rows: Rows = None,
+    seed: MixSeed = None,
+    sequence_length: SequenceLength = None,
+    reroute_tokens: RerouteTokens = 16384,
+    on_nan: OnNan = "stop",
+    prompts: Prompts = None,
+    answers: Answers = None,
+    per_domain: PerDomain = None,
+    max_kl: MaxKl = None,
+    min_top1: MinTop1 = None,
+    revision: Revision = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """The whole line: calibrate, plan, apply, measure, report. Resumes where it stopped."""
+    from secateur.api.requests import (
+        Calibration,
+        Formats,
+        Measuring,
+        Pruning,
+        ShrinkRequest,
+        read_protected,
+    )
+
+    request = ShrinkRequest(
+        Pruning(
+            experts, drop, criterion or Pruning.criterion, aggregation, gate, protect_per_sample,
+            random_seed, read_protected(protect or ()), protect_super_experts, drop_map,
+        ),
+        Formats(
+            to, types or (), (), tensor_type_file, pad, layer_importance, split_max_size,
+            mmproj,
+        ),
+        Calibration(corpus, rows, seed, sequence_length, reroute_tokens, on_nan),
+        Measuring(prompts, answers, per_domain, max_kl, min_top1),
+        imatrix,
+        unseen_experts,
+    )  # fmt: skip
+    with show_progress() as progress:
+        from secateur.api.shrink import shrink as run
+
+        result = run(model, out, request, revision=revision, workers=workers, progress=progress)
+    from secateur.cli.render.measurement import shrink_lines
+
+    show(result.to_json(), shrink_lines(result, out), as_json)
+    result.check_gate()

@@ -1,0 +1,85 @@
+"""`secateur merge`, `coverage` and `scores`: what is done with statistics files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.help import Command
+from secateur.cli.options import (
+    Aggregation,
+    Criterion,
+    Gate,
+    Json,
+    Out,
+    PerSample,
+    RandomSeed,
+    Statistics,
+)
+from secateur.cli.terminal import show
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(
+        cls=Command, epilog="secateur merge a.safetensors b.safetensors -o all.safetensors"
+    )(merge)
+    app.command(cls=Command, epilog="secateur coverage stats.safetensors --least 100")(coverage)
+    app.command(cls=Command, epilog="secateur scores stats.safetensors --criterion reap")(scores)
+
+
+def merge(
+    statistics: Annotated[
+        list[Path], typer.Argument(metavar="STATISTICS...", help="Statistics files of one model.")
+    ],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Merge statistics of several runs or machines; exact, in any order."""
+    from secateur.api.statistics import merge as run
+
+    merged = run(statistics, out)
+    summary = {"statistics": str(out), "tokens": dict(merged.tokens), "merged": len(statistics)}
+    total = sum(merged.tokens.values())
+    show(summary, [f"{out}: {total:,} tokens of {len(statistics)} files"], as_json)
+
+
+def coverage(
+    statistics: Statistics,
+    least: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens wanted per expert.")] = 32,
+    as_json: Json = False,
+) -> None:
+    """Experts that saw too few tokens, and how many more would do."""
+    from secateur.api.statistics import coverage as run
+
+    found = run(statistics, least)
+    show(asdict(found), found.sentences(), as_json)
+
+
+def scores(
+    statistics: Statistics,
+    criterion: Criterion = None,
+    aggregation: Aggregation = "pooled",
+    gate: Gate = "true",
+    random_seed: RandomSeed = 0,
+    protect_per_sample: PerSample = 16,
+    as_json: Json = False,
+) -> None:
+    """Every expert's score by a criterion; experts with higher scores are kept."""
+    from secateur.api.requests import Pruning
+    from secateur.api.statistics import scores as run
+    from secateur.cli.render.statistics import score_lines
+
+    request = Pruning(
+        criterion=criterion or Pruning.criterion,
+        aggregation=aggregation,
+        gate=gate,
+        seed=random_seed,
+        protect_per_sample=protect_per_sample,
+    )
+    found = {str(layer): values for layer, values in run(statistics, request).items()}
+    data = {"criterion": request.criterion, "layers": found}
+    show(data, score_lines(request.criterion, found), as_json)

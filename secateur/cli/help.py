@@ -1,0 +1,102 @@
+"""Help pages: options in groups, choices and defaults shown, examples as they are typed.
+
+Choices that come from a registry are imported when a page is shown, so that every other start of
+the command line costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""Settings of the whole command line."""
+
+
+def criterion_names() -> Sequence[str]:
+    """All pruning criteria, the default first."""
+    from secateur.pruning.choose import NAMES
+
+    return NAMES
+
+
+def aggregation_names() -> Sequence[str]:
+    """The ways to aggregate scores over categories, the default first."""
+    from secateur.pruning.criteria import AGGREGATIONS
+
+    return tuple(AGGREGATIONS)
+
+
+def format_names() -> Sequence[str]:
+    """All output formats."""
+    from secateur.api.requests import FORMATS
+
+    return FORMATS
+
+
+CHOICES: dict[str, Callable[[], Sequence[str]]] = {
+    "CRITERION": criterion_names,
+    "AGGREGATION": aggregation_names,
+    "FORMAT[,FORMAT...]": format_names,
+}
+"""Placeholder of an option's value -> what it may be."""
+
+
+class Command(TyperCommand):
+    """A command whose help shows options by group, and its examples (epilog) line by line."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_options(self.get_params(ctx), ctx, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        write_examples(self.epilog, formatter)
+
+
+class Group(TyperGroup):
+    """A group of commands whose help shows the whole first sentence of every command."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, _first_sentence(command.help or ""))
+                    for name in self.list_commands(ctx)
+                    if (command := self.get_command(ctx, name)) and not command.hidden
+                ]
+            )
+        write_options(self.get_params(ctx), ctx, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        write_examples(self.epilog, formatter)
+
+
+def write_options(params: Sequence[Any], ctx: Any, formatter: Any) -> None:
+    """Write arguments, then options under the heading of their `rich_help_panel`."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for param in params:
+        record = param.get_help_record(ctx)
+        if record is None:
+            continue
+        name, text = record
+        if choices := CHOICES.get(getattr(param, "metavar", None) or ""):
+            text = f"{text}  [{', '.join(choices())}]"
+        argument = param.param_type_name == "argument"
+        panel = "Arguments" if argument else getattr(param, "rich_help_panel", None) or "Options"
+        groups.setdefault(panel, []).append((name, text))
+    for panel in sorted(groups, key=lambda panel: (panel != "Arguments", panel != "Options")):
+        with formatter.section(panel):
+            formatter.write_dl(groups[panel])
+
+
+def write_examples(text: str | None, formatter: Any) -> None:
+    """Write examples, one command a line."""
+    if text:
+        with formatter.section("Examples"):
+            for line in text.strip().splitlines():
+                formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split()).partition(". ")[0].rstrip(".")
