@@ -20,7 +20,8 @@ import gemma4_facts
 import torch
 
 from secateur.checkpoint.config_edit import with_experts
-from secateur.families.schema import Family, family_of
+from secateur.families.registry import family_of
+from secateur.families.schema import Family
 from secateur.formats.gguf.container import (
     STRING,
     Metadata,

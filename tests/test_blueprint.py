@@ -32,7 +32,7 @@ from secateur.checkpoint.expected_tensors import expected_tensors
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, FamilyError, PlanError
 from secateur.families.expressions import evaluate
-from secateur.families.schema import family_of
+from secateur.families.registry import family_of
 
 TINY = Callable[[str], Checkpoint]
 

@@ -14,7 +14,7 @@ from tiny_models import EXPERTS, FORMS, difference, load, logits
 from secateur.checkpoint.config_edit import with_experts
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import CheckpointError, FamilyError
-from secateur.families.schema import family_of
+from secateur.families.registry import family_of
 
 TINY = Callable[[str], Checkpoint]
 GEMMA4 = family_of({"model_type": "gemma4"})

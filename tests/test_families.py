@@ -12,7 +12,7 @@ from tiny_models import EXPERTS, FORMS, TOP_K, load
 import secateur
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError
-from secateur.families.schema import families, family_of
+from secateur.families.registry import families, family_of
 
 TINY = Callable[[str], Checkpoint]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from secateur.errors import CheckpointError, FamilyError
-from secateur.families.schema import families, family_of
+from secateur.families.registry import families, family_of
 from secateur.formats.gguf.container import TensorInfo, Value, header_bytes
 from secateur.formats.gguf.metadata import model_metadata, sampling_metadata, size_label
 from secateur.formats.gguf.rules import gguf_rules
@@ -272,7 +272,7 @@ WITHOUT = tuple(family.name for family in families() if not family.gguf)
 
 
 def test_a_family_without_a_table_says_what_to_do_instead():
-    family = replace(families()[0], gguf={})
+    family = replace(families()[0], gguf=None)
     with pytest.raises(FamilyError, match=r"no \[gguf\] table.*--to safetensors.*families/"):
         gguf_rules(family)
 

@@ -100,7 +100,7 @@ def test_a_context_that_is_not_there_is_refused(tiny: TINY) -> None:
     from dataclasses import replace
 
     model = tiny("gemma4")
-    bare = replace(model, family=replace(model.family, memory={}))
+    bare = replace(model, family=replace(model.family, memory=None))
     with pytest.raises(FamilyError, match=r"no \[memory\] table"):
         context_memory(bare)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import secateur
-from secateur.families.schema import families
+from secateur.families.registry import families
 
 PACKAGE = Path(secateur.__file__).parent
 PACKAGES = (

@@ -243,7 +243,7 @@ def _add_experts(sums: LayerSums, observer: GroupObserver, path: str, family: Fa
     if observer.unscored:
         raise FamilyError(
             f"the router of {path!r} was never called as {family.router.module!r}: "
-            f"mend [router] in checkpoint/families/{family.name}.toml"
+            f"mend [router] in {family.file}"
         )
     sums.add(observer)
     sums.add_squares(f"{path}.gate_up_proj", observer.outer_squares, observer.tokens)

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from secateur.errors import CheckpointError
-from secateur.families.schema import AlsoKey, Family
+from secateur.families.format_rules import AlsoKey
+from secateur.families.schema import Family
 from secateur.system import strict_json
 
 _SPACE = re.compile(r"[ \t\r\n]*")

@@ -1,17 +1,6 @@
 """The checkpoint that a config describes, before any of it is there: every name and shape.
 
-A family's `[shape]` table says how large its axes are, as expressions (`expressions.py`):
-
-    [shape.axes]      an axis word of the rows -> its size
-    [shape.names]     words of the family's own, for use in expressions
-    [shape.defaults]  config key -> what transformers takes where the config leaves it out
-    [shape.expect]    config key -> the values that the rows can describe
-    [shape.prefix]    config section -> the prefix of names in such a checkpoint
-    [shape.float32]   roles that are published in 32 bits, whatever the model's type
-    [shape.aside]     config section -> what it describes, which no row gives a shape
-
-A name means, in this order: `layer` (the number of the row's layer); a word of [shape.names]; a
-number of the family's [config] table; a key of the config's section, or of its top; a default. A
+A family's `[shape]` table (`families/schema.py`) says how large its axes are, as expressions. A
 row is in a layer when its own `when` holds.
 
 Publishers split experts where the running model stacks them: the published form has the rows
@@ -70,8 +59,8 @@ class Facts:
     def _lookup(
         self, layer: int | None, hidden: frozenset[str] = frozenset()
     ) -> Callable[[str], Any]:
-        names = self.family.shape.get("names", {})
-        defaults = self.family.shape.get("defaults", {})
+        names = self.family.shape.names
+        defaults = self.family.shape.defaults
         _, part = self.family.section(self.config)
 
         def lookup(name: str) -> Any:
@@ -105,7 +94,7 @@ def expected_tensors(
     facts = Facts(family, config)
     _check(facts)
     section, _ = family.section(config)
-    prefix = family.shape.get("prefix", {}).get(section, family.prefixes[0])
+    prefix = family.shape.prefix.get(section, family.prefixes[0])
     usual, notes = _usual_type(config, family)
     hidden = _other_form(family, published)
     specs: dict[str, TensorSpec] = {}
@@ -114,7 +103,7 @@ def expected_tensors(
     for row in family.rows:
         if row.name in hidden or row.carried:
             continue
-        dtype = "F32" if row.role in family.shape.get("float32", ()) else usual
+        dtype = "F32" if row.role in family.shape.float32 else usual
         for layer in layers if "{layer}" in row.name else (None,):
             if row.when is not None and not facts.value(row.when, layer):
                 continue
@@ -141,13 +130,12 @@ def _other_form(family: Family, published: bool) -> set[str]:
 
 
 def _shape(facts: Facts, row: TensorRow, layer: int | None) -> tuple[int, ...]:
-    axes = facts.family.shape.get("axes", {})
+    axes = facts.family.shape.axes
     for word in row.axes:
         if word not in axes:
             raise FamilyError(
                 f"the family {facts.family.name!r} gives no size for the axis {word!r} of "
-                f"{row.name}: add it to [shape.axes] in checkpoint/families/"
-                f"{facts.family.name}.toml"
+                f"{row.name}: add it to [shape.axes] in {facts.family.file}"
             )
     return tuple(facts.size(axes[word], layer) for word in row.axes)
 
@@ -160,13 +148,12 @@ def _spec(name: str, dtype: str, shape: tuple[int, ...], source: Path) -> Tensor
 
 
 def _check(facts: Facts) -> None:
-    for name, allowed in facts.family.shape.get("expect", {}).items():
+    for name, allowed in facts.family.shape.expect.items():
         found = facts.value(name)
         if found not in allowed:
             raise FamilyError(
                 f"config.json has {name} = {found!r}, but the family's rows describe only "
-                f"{', '.join(map(repr, allowed))}: add rows to checkpoint/families/"
-                f"{facts.family.name}.toml"
+                f"{', '.join(map(repr, allowed))}: add rows to {facts.family.file}"
             )
 
 
@@ -193,6 +180,6 @@ def _aside(family: Family, config: Mapping[str, Any]) -> list[str]:
     return [
         f"config.json describes {what}, whose tensors the family's rows give no shape: "
         "they are not counted in safetensors (a GGUF has none of them)"
-        for key, what in family.shape.get("aside", {}).items()
+        for key, what in family.shape.not_counted.items()
         if config.get(key)
     ]

@@ -21,7 +21,8 @@ from secateur.checkpoint.headers import TensorSpec, read_header
 from secateur.checkpoint.hub import CONFIG, GEMMULE, gemmule_folder, has_shards, resolve
 from secateur.checkpoint.tensors import STORAGE, NamedTensor
 from secateur.errors import CheckpointError
-from secateur.families.schema import Family, TensorMatch, family_of
+from secateur.families.registry import family_of
+from secateur.families.schema import Family, TensorMatch
 from secateur.system import strict_json
 
 INDEX, SINGLE = hub.INDEX, hub.SINGLE

@@ -5,7 +5,7 @@
     "layer >= first_dense and layer not in mlp_only"        conditions
     "window if layer_type == 'sliding_attention' else 0"    a choice
 
-Names mean what the caller's lookup says. Nothing can be called and nothing outside be reached.
+The caller's lookup gives names their values. Nothing can be called, nothing outside is reached.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 def evaluate(text: str, lookup: Lookup) -> Any:
     """The value of an expression.
 
-    Raises FamilyError for an expression that is not of this language, or one that computes with
-    what is missing or of the wrong kind, naming it.
+    Raises FamilyError for text that is not of this language, and for one that computes with a
+    value that is missing or of the wrong type, naming it.
     """
-    return _value(_parsed(text), lookup, text)
+    return _evaluate(parse(text), lookup, text)
 
 
 def entry(container: Any, key: Any) -> Any:
     """An item of a list or mapping; None when there is none.
 
-    A layer's number finds its key in whatever width it was written: transformers pads layer
-    numbers, so layer 5 of 30 is "05".
+    A layer's number finds its key however wide that is: transformers pads layer numbers with
+    zeros, so layer 5 of 30 is "05".
     """
     if isinstance(container, list | tuple):
         return (
@@ -72,62 +72,65 @@ def entry(container: Any, key: Any) -> Any:
 
 
 @cache
-def _parsed(text: str) -> ast.expr:
+def parse(text: str) -> ast.expr:
+    """The syntax tree of an expression. Raises FamilyError for text that is none."""
     try:
         return ast.parse(text, mode="eval").body
     except SyntaxError as error:
         raise FamilyError(f"expression {text!r} of a family's table: {error.msg}") from None
 
 
-def _value(node: ast.expr, lookup: Lookup, text: str) -> Any:  # noqa: PLR0911 - one for each kind
+def _evaluate(node: ast.expr, lookup: Lookup, text: str) -> Any:  # noqa: PLR0911 - one for each kind
     match node:
         case ast.Constant():
             return node.value
         case ast.Name():
             return lookup(node.id)
         case ast.Attribute():
-            return entry(_value(node.value, lookup, text), node.attr)
+            return entry(_evaluate(node.value, lookup, text), node.attr)
         case ast.Subscript():
-            return entry(_value(node.value, lookup, text), _value(node.slice, lookup, text))
+            return entry(_evaluate(node.value, lookup, text), _evaluate(node.slice, lookup, text))
         case ast.List():
-            return [_value(item, lookup, text) for item in node.elts]
+            return [_evaluate(item, lookup, text) for item in node.elts]
         case ast.IfExp():
-            chosen = node.body if _value(node.test, lookup, text) else node.orelse
-            return _value(chosen, lookup, text)
+            chosen = node.body if _evaluate(node.test, lookup, text) else node.orelse
+            return _evaluate(chosen, lookup, text)
         case ast.UnaryOp(op=ast.Not()):
-            return not _value(node.operand, lookup, text)
+            return not _evaluate(node.operand, lookup, text)
         case ast.BoolOp():
-            return _either(node, lookup, text)
+            return _evaluate_logical(node, lookup, text)
         case ast.BinOp() if type(node.op) in _ARITHMETIC:
-            return _computed(_ARITHMETIC[type(node.op)], [node.left, node.right], lookup, text)
+            return _compute(_ARITHMETIC[type(node.op)], [node.left, node.right], lookup, text)
         case ast.Compare() if len(node.ops) == 1 and type(node.ops[0]) in _COMPARISONS:
             pair = [node.left, node.comparators[0]]
-            return _computed(_COMPARISONS[type(node.ops[0])], pair, lookup, text)
-    raise FamilyError(f"expression {text!r} of a family's table: {ast.unparse(node)!r} is no part")
+            return _compute(_COMPARISONS[type(node.ops[0])], pair, lookup, text)
+    raise FamilyError(
+        f"expression {text!r} of a family's table: {ast.unparse(node)!r} is not of its language"
+    )
 
 
-def _either(node: ast.BoolOp, lookup: Lookup, text: str) -> Any:
+def _evaluate_logical(node: ast.BoolOp, lookup: Lookup, text: str) -> Any:
     """`and`, `or`: as Python's, the value that decides, and no further."""
     value = None
     for part in node.values:
-        value = _value(part, lookup, text)
+        value = _evaluate(part, lookup, text)
         if bool(value) is isinstance(node.op, ast.Or):
             return value
     return value
 
 
-def _computed(
+def _compute(
     function: Callable[[Any, Any], Any], pair: list[ast.expr], lookup: Lookup, text: str
 ) -> Any:
-    values = [_value(part, lookup, text) for part in pair]
+    values = [_evaluate(part, lookup, text) for part in pair]
     try:
         return function(*values)
     except (TypeError, ZeroDivisionError):
-        told = ", ".join(
+        operands = ", ".join(
             f"{ast.unparse(part)} is {'missing' if value is None else repr(value)}"
             for part, value in zip(pair, values, strict=True)
             if not isinstance(part, ast.Constant)
         )
         raise FamilyError(
-            f"config.json does not give what {text!r} needs: {told}: check the config"
+            f"config.json does not give what {text!r} needs: {operands}: check the config"
         ) from None

@@ -1,21 +1,33 @@
-"""Model families as data: which tensors a model has, what their axes mean, where its numbers are.
+"""A model family as data: every key that a family's TOML may have, and what it becomes.
 
-A family is a TOML file beside this module. Each `[[tensor]]` row is a name template with the
-holes `{model}` (one of the family's prefixes), `{layer}`, `{expert}` and `{rest}`, a role, and
-one word per axis. Two axis words carry meaning everywhere: `expert` is the axis that pruning
+A family is one TOML file: `data/NAME.toml` in this package, `NAME.toml` in the folder `families`
+of the user's configuration, or the file of `--family`. The reader is strict: an unknown key, a
+missing one and a value of another type are errors with file and line.
+
+    extends           a file, or several, whose tables this one takes over (`loading.py`)
+    title             what people call the family
+    model_types       the `model_type` of every config.json that it describes
+    prefixes          what `{model}` in a row's name stands for; the running model's comes first
+    [published]       day of release and chat markers, for the audit: `Published`
+    [config]          `sections` of config.json that may hold the text model, "" for the top, and
+                      for each of NUMBERS the config keys that hold it, tried in order
+    [[also]]          keys that some readers need and some writers leave out: `AlsoKey`
+    [shape]           how large the axes of the rows are: `ShapeRules`
+    [memory]          what llama.cpp keeps of a token in each layer: `MemoryRules`
+    [router]          how scores become routing weights: `RouterRule`
+    [branch]          post_norm: the norm between the experts' sum and the residual stream
+    [gguf], [mlx]     the form in llama.cpp and mlx-lm (`format_rules.py`)
+    [[tensor]]        one kind of tensor: `TensorRow`
+    [mmproj]          the tables of a tower next to the text model once more: it is described as a
+                      family of its own, and has from its parent the tables that it leaves out
+
+A row's `name` is a template with the holes `{model}`, `{layer}`, `{expert}` and `{rest}`. `{a|b}`
+in it stands for a row for each word, and the row's `gguf` has as many. Rows with `{rest}` are
+parts of a model that are only carried along.
+
+A row has one word per axis. Two words carry meaning everywhere: `expert` is the axis that pruning
 selects along, and `gate|up` (halves) or `gate/up` (interleaved) is an axis that holds two
-projections. A row with `into` says that its tensors are parts of another row's tensor in the
-running model: per-expert matrices of the experts' stack, or an older name. Where a model has a
-row only in some layers or with some configs, `when` is the condition
-(`checkpoint/expected_tensors.py`). `gguf` and `mlx` are its names in files
-of other formats; several are those of its halves. `gguf_heads` is
-the size of an attention head, as an expression, where a GGUF has its rows in another order
-(`formats/gguf/row_order.py`).
-
-An axis `red/green/blue` is a patch of an image, its colours interleaved. `{a|b}` in a name stands
-for a row for each word, and the row's `gguf` has as many. Rows with `{rest}` are parts of a model
-that are only carried along. `[mmproj]` has the tables of such a part, a tower beside the text
-model, once more: it is described as a family of its own.
+projections. An axis `red/green/blue` is a patch of an image, its channels interleaved.
 
 The world is closed: a tensor that no row describes is an error, never a guess.
 """
@@ -24,33 +36,43 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from secateur.errors import FamilyError
+from secateur.families.format_rules import AlsoKey, GgufRules, MlxRules
 
 EXPERT = "expert"
-_WORDS = re.compile(r"\{([^{}|]+(?:\|[^{}|]+)+)\}")
-_HOLES = {"layer": r"(?P<layer>\d+)", "expert": r"(?P<expert>\d+)", "rest": r"(?P<rest>.+)"}
+NUMBERS = (
+    "layers", "experts", "top_k", "heads", "kv_heads", "hidden", "expert_width", "dense_width",
+    "vocab", "groups", "used_groups",
+)  # fmt: skip
+"""The numbers of a config that a family may name in [config]."""
+
+_ANY_PATTERN = re.compile("")
 
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One line of a family's table: a kind of tensor, described once for all layers."""
+    """One [[tensor]]: a kind of tensor, described once for all layers.
+
+    `into` is the name of another row whose tensor in the running model this one is a part of
+    (per-expert matrices of a stack), or an older name of. `when` is the condition on which a model
+    has the row in a layer. `gguf` and `mlx` are its names in files of those formats; several are
+    those of its halves. `gguf_heads` is the size of an attention head where a GGUF has the rows
+    of the tensor in another order (`formats/gguf/row_order.py`).
+    """
 
     name: str
     role: str
     axes: tuple[str, ...]
-    pattern: re.Pattern[str] = field(repr=False)
+    pattern: re.Pattern[str] = field(repr=False, default=_ANY_PATTERN, metadata={"derived": True})
     into: str | None = None
-    gguf: tuple[str, ...] = ()
-    gguf_heads: str | None = None
-    when: str | None = None
-    mlx: tuple[str, ...] = ()
+    gguf: tuple[str, ...] = field(default=(), metadata={"one_or_many": True})
+    gguf_heads: str | None = field(default=None, metadata={"expression": True})
+    when: str | None = field(default=None, metadata={"expression": True})
+    mlx: tuple[str, ...] = field(default=(), metadata={"one_or_many": True})
 
     @property
     def carried(self) -> bool:
@@ -84,44 +106,28 @@ class TensorMatch:
 
 @dataclass(frozen=True)
 class RouterRule:
-    """How this family's router turns scores into coefficients, as data.
+    """[router]: how this family's router turns scores into routing weights.
 
     With logits z over E experts, a = exp(z) (`softmax`) or sigmoid(z) (`sigmoid`); the chosen set
-    S are the top k of a (plus the `bias` tensor, which steers the choice only). The coefficient
+    S are the top k of a (plus the `bias` tensor, which steers the choice only). The weight
     of j in S is c_j * a_j / D, with D = sum of a over S (`selected`), over all experts (`all`),
-    or 1 (`none`), and c_j a constant of the expert (Gemma 4: per_expert_scale). `normalise` may
+    or 1 (`none`), and c_j a constant of the expert (such as a scale per expert). `normalise` may
     name a boolean config key that chooses between `selected` and the score's own default.
     `output` says what the router module returns first: `logits` or `probabilities`.
     Where experts form groups, groups are ranked by the sum of their `group_best` best scores.
     """
 
     module: str
-    output: str
-    score: str
+    output: Literal["logits", "probabilities"]
+    score: Literal["softmax", "sigmoid"]
     normalise: str
     bias: str | None = None
     group_best: int = 1
 
 
 @dataclass(frozen=True)
-class AlsoKey:
-    """A config key that some readers need and some writers leave out, and where its value is.
-
-    `source` is a dotted path inside the text model's section. With `{layer}` in it, it is looked
-    up for every layer whose `layer_types` entry is `layers`; a layer without it has the value of
-    the key `otherwise`. The key goes into the text model's section, or to the `top` of the file.
-    """
-
-    key: str
-    source: str
-    layers: str | None = None
-    otherwise: str | None = None
-    top: bool = False
-
-
-@dataclass(frozen=True)
 class Published:
-    """What the family's publisher gave with it, for checks of what others make of it.
+    """[published]: what the family's publisher gave with it, to check what others make of it.
 
     `released` is the day of its first release (ISO). A chat template of the family holds all
     `markers`; `channels` are the names that may follow a marker that opens a channel.
@@ -134,8 +140,52 @@ class Published:
 
 
 @dataclass(frozen=True)
+class ShapeRules:
+    """[shape]: how large the axes of the rows are, in expressions (`expressions.py`).
+
+    A name in an expression means, in this order: `layer`, the number of the row's layer; a word
+    of `names`; one of NUMBERS; a key of the config's section, or of its top; a default. What none
+    of these gives is None.
+
+        axes         an axis word of the rows -> its size
+        names        words of the family's own
+        defaults     config key -> what transformers takes where the config leaves it out
+        expect       config key -> the values that the rows can describe
+        prefix       config section -> the prefix of names in such a checkpoint
+        float32      roles that are published in 32 bits, whatever the model's type
+        not_counted  config section -> what it describes, whose tensors no row gives a shape
+    """
+
+    axes: Mapping[str, str] = field(default_factory=dict, metadata={"expression": True})
+    names: Mapping[str, str] = field(default_factory=dict, metadata={"expression": True})
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    expect: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    prefix: Mapping[str, str] = field(default_factory=dict)
+    float32: tuple[str, ...] = ()
+    not_counted: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MemoryRules:
+    """[memory]: what llama.cpp keeps of a token in a layer, as expressions.
+
+    `keys` and `values` are numbers of elements; a layer that is not `cached` shares another's,
+    and one with a `window` keeps that many tokens only (0: all).
+    """
+
+    keys: str = field(metadata={"expression": True})
+    values: str = field(metadata={"expression": True})
+    cached: str = field(default="True", metadata={"expression": True})
+    window: str = field(default="0", metadata={"expression": True})
+
+
+@dataclass(frozen=True)
 class Family:
-    """A model family: its rows, its config keys and its router's rule."""
+    """A model family: its rows, its config keys and its router's rule.
+
+    `file` is the TOML file it was read from, and `sha256` that of the user's file with all that
+    it extends of the user's; None for a family that ships with secateur.
+    """
 
     name: str
     title: str
@@ -147,11 +197,13 @@ class Family:
     also: tuple[AlsoKey, ...]
     router: RouterRule
     post_norm: str | None
-    gguf: Mapping[str, Any] = field(repr=False)
-    shape: Mapping[str, Any] = field(repr=False, default_factory=dict)
-    memory: Mapping[str, str] = field(repr=False, default_factory=dict)
+    file: str
+    sha256: str | None = None
+    gguf: GgufRules | None = field(repr=False, default=None)
+    shape: ShapeRules = field(repr=False, default_factory=ShapeRules)
+    memory: MemoryRules | None = field(repr=False, default=None)
     published: Published = field(repr=False, default_factory=Published)
-    mlx: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    mlx: MlxRules | None = field(repr=False, default=None)
     mmproj: Family | None = field(repr=False, default=None)
 
     def classify(self, name: str) -> TensorMatch:
@@ -176,8 +228,8 @@ class Family:
         )
         raise FamilyError(
             f"tensor {name!r} is not known to the family {self.name!r} "
-            f"(nearest row: {near[0] if near else 'none'}): add a [[tensor]] row for it to "
-            f"checkpoint/families/{self.name}.toml, or remove it from the checkpoint"
+            f"(nearest row: {near[0] if near else 'none'}): is the checkpoint in its publisher's "
+            f"form? If so, a [[tensor]] row is missing in {self.file}"
         )
 
     def running_name(self, place: TensorMatch) -> str:
@@ -223,102 +275,3 @@ class Family:
             f"config.json names no {what} (looked for {', '.join(self.config.get(what, ()))}): "
             f"is this a Mixture-of-Experts {self.title} model?"
         )
-
-
-def families() -> tuple[Family, ...]:
-    """All families that ship with secateur, by name."""
-    folder = resources.files(__package__) / "data"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    return tuple(_load(name.removesuffix(".toml")) for name in names)
-
-
-def family_of(config: Mapping[str, Any]) -> Family:
-    """The family that a model's config belongs to, by its `model_type`.
-
-    Raises FamilyError, listing the known types, when none does.
-    """
-    known = {kind: family for family in families() for kind in family.model_types}
-    kind = config.get("model_type")
-    if isinstance(kind, str) and kind in known:
-        return known[kind]
-    raise FamilyError(
-        f"config.json has model_type {kind!r}, which no family describes "
-        f"(known: {', '.join(sorted(known))}): add a file to secateur/families/data/"
-    )
-
-
-@cache
-def _load(name: str) -> Family:
-    text = (resources.files(__package__) / "data" / f"{name}.toml").read_text("utf-8")
-    return _family(name, tomllib.loads(text))
-
-
-def _family(name: str, data: Mapping[str, Any]) -> Family:
-    tower = data.get("mmproj")
-    prefixes = tuple(data["prefixes"])
-    config = dict(data["config"])
-    sections = tuple(config.pop("sections"))
-    return Family(
-        name=name,
-        title=data["title"],
-        model_types=tuple(data["model_types"]),
-        prefixes=prefixes,
-        rows=tuple(_row(one, prefixes) for entry in data["tensor"] for one in _spread(entry)),
-        config={key: tuple(value) for key, value in config.items()},
-        sections=sections,
-        also=tuple(AlsoKey(**entry) for entry in data.get("also", ())),
-        router=RouterRule(**data["router"]),
-        post_norm=data.get("branch", {}).get("post_norm"),
-        gguf=data.get("gguf", {}),
-        shape=data.get("shape", {}),
-        memory=data.get("memory", {}),
-        published=_published(data.get("published", {})),
-        mlx=data.get("mlx", {}),
-        mmproj=_family(name, {**data, **tower, "mmproj": None}) if tower else None,
-    )
-
-
-def _published(table: Mapping[str, Any]) -> Published:
-    words: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-    return Published(**words)
-
-
-def _spread(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The rows that an entry stands for: one for each word of every `{a|b}` in its name."""
-    found = _WORDS.search(entry["name"])
-    if found is None:
-        yield entry
-        return
-    fields = {key: entry[key] for key in ("name", "gguf") if isinstance(entry.get(key), str)}
-    words = {key: _WORDS.search(text) for key, text in fields.items()}
-    for number in range(found[1].count("|") + 1):
-        filled = {
-            key: text.replace(hole[0], hole[1].split("|")[number], 1)
-            for key, text in fields.items()
-            if (hole := words[key])
-        }
-        yield from _spread({**entry, **filled})
-
-
-def _row(entry: Mapping[str, Any], prefixes: Sequence[str]) -> TensorRow:
-    pattern = re.escape(entry["name"]).replace(r"\{", "{").replace(r"\}", "}")
-    longest_first = sorted(prefixes, key=len, reverse=True)
-    alternatives = "|".join(re.escape(prefix) for prefix in longest_first)
-    pattern = pattern.replace("{model}", f"(?P<model>{alternatives})")
-    for hole, expression in _HOLES.items():
-        pattern = pattern.replace(f"{{{hole}}}", expression)
-    return TensorRow(
-        name=entry["name"],
-        role=entry["role"],
-        axes=tuple(entry["axes"]),
-        pattern=re.compile(pattern),
-        into=entry.get("into"),
-        gguf=_names(entry.get("gguf", ())),
-        gguf_heads=entry.get("gguf_heads"),
-        when=entry.get("when"),
-        mlx=tuple(entry.get("mlx", ())),
-    )
-
-
-def _names(value: str | Sequence[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)

@@ -18,13 +18,13 @@ llama.cpp's buffer was 0.97 to 1.19 times as large (contexts of 300 to 2048 toke
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from secateur.checkpoint.expected_tensors import Facts
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError, PlanError
+from secateur.families.schema import MemoryRules
 from secateur.formats.gguf.container import padded
 
 CONTEXT = 32768
@@ -97,17 +97,17 @@ def context_memory(checkpoint: Checkpoint, context: int | None = None) -> Contex
     facts = Facts(checkpoint.family, checkpoint.config)
     wanted = _context(facts, context)
     table = checkpoint.family.memory
-    if not table:
+    if table is None:
         raise FamilyError(
             f"the family {checkpoint.family.name!r} has no [memory] table, so its cache is not "
-            f"known: add one to checkpoint/families/{checkpoint.family.name}.toml"
+            f"known: add one to {checkpoint.family.file}"
         )
     cells, layers, shared = padded(wanted, _CELLS), Counter[tuple[int, int, int]](), 0
     for layer in range(checkpoint.layers):
-        if not facts.value(table.get("cached", "True"), layer):
+        if not facts.value(table.cached, layer):
             shared += 1
             continue
-        window = int(facts.value(table.get("window", "0"), layer) or 0)
+        window = int(facts.value(table.window, layer) or 0)
         kept = padded(min(cells, window + MICRO_BATCH), _CELLS) if window else cells
         layers[window, kept, _per_token(facts, table, layer)] += 1
     return ContextMemory(
@@ -121,9 +121,9 @@ def context_memory(checkpoint: Checkpoint, context: int | None = None) -> Contex
     )
 
 
-def _per_token(facts: Facts, table: Mapping[str, str], layer: int) -> int:
+def _per_token(facts: Facts, table: MemoryRules, layer: int) -> int:
     """Elements that a layer keeps of a token."""
-    return sum(int(facts.value(table[what], layer)) for what in ("keys", "values"))
+    return sum(int(facts.value(size, layer)) for size in (table.keys, table.values))
 
 
 def _context(facts: Facts, wanted: int | None) -> int:

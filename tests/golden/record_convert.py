@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
-from secateur.families.schema import family_of
+from secateur.families.registry import family_of
 from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.gguf.rules import gguf_rules
 

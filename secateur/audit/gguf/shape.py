@@ -14,7 +14,8 @@ from typing import Any
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import CheckpointError, FormatError
-from secateur.families.schema import Family, families
+from secateur.families.registry import families
+from secateur.families.schema import Family
 from secateur.formats.gguf.container import (
     Metadata,
     TensorInfo,
@@ -242,9 +243,8 @@ _KEYS = {
 
 def family_of_architecture(architecture: str) -> Family | None:
     """The family whose GGUF has this architecture; None when we know none."""
-    return next(
-        (family for family in families() if family.gguf.get("architecture") == architecture), None
-    )
+    known = ((family, family.gguf) for family in families())
+    return next((f for f, gguf in known if gguf and gguf.architecture == architecture), None)
 
 
 def _place(info: TensorInfo, family: Family | None) -> tuple[Target, int | None]:

@@ -141,7 +141,7 @@ def _markers(tokens: Sequence[object], metadata: Metadata, family: Family) -> li
 
 
 def _beginning(metadata: Metadata, family: Family) -> list[Finding]:
-    wanted = family.gguf.get("tokenizer", {}).get("add_bos")
+    wanted = family.gguf.tokenizer.add_bos if family.gguf else None
     held = metadata.get("tokenizer.ggml.add_bos_token")
     if wanted is None or held is None or held.value == wanted:
         return []

@@ -16,9 +16,11 @@ from typing import Any
 
 from secateur.checkpoint.expected_tensors import Facts
 from secateur.errors import CheckpointError
+from secateur.families.format_rules import GgufRules, KeyRow
+from secateur.families.rope import check_rope
 from secateur.families.schema import Family
 from secateur.formats.gguf.container import STRING, Scalar, TensorInfo, Value
-from secateur.formats.gguf.rules import GgufRules, KeyRow, find, gguf_rules, require
+from secateur.formats.gguf.rules import find, gguf_rules, require
 
 QUANTIZATION_VERSION = 2
 """ggml's GGML_QNT_VERSION, that of every block layout in `types.py`."""
@@ -56,6 +58,8 @@ def model_metadata(
                 f"config.json has {path} = {value!r}, and llama.cpp's {rules.architecture} "
                 f"computes only {known}: write safetensors instead"
             )
+    by = f"llama.cpp's {rules.architecture}, as written here,"
+    check_rope(part, rules.rope, by, "write safetensors instead")
     metadata = {
         "general.architecture": Value(STRING, rules.architecture),
         "general.type": Value(STRING, rules.type),
@@ -156,7 +160,7 @@ def _per_layer(row: KeyRow, part: Mapping[str, Any]) -> tuple[Scalar, ...]:
                 f"config.json has layer type {kind!r} in layer {layer}, {row.key} is known for "
                 f"{', '.join(row.per_layer)}"
             )
-        value = require(part, row.per_layer[kind], row.key, layer)
+        value = require(part, row.source_of(kind), row.key, layer)
         values.append(_of_kind(row, value))
     return tuple(values)
 

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from secateur.checkpoint.expected_tensors import Facts
 from secateur.errors import CheckpointError
+from secateur.families.format_rules import GeneratedRow
 from secateur.families.schema import Family, TensorMatch, TensorRow
 from secateur.formats.gguf.container import TensorInfo
 from secateur.formats.gguf.padding import NO_PADDING, Padding
 from secateur.formats.gguf.row_order import WHOLE, RowView
-from secateur.formats.gguf.rules import GeneratedRow, gguf_rules, require
+from secateur.formats.gguf.rules import gguf_rules, require
 
 _F32_PARTS = (
     "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", ".position_embd.weight",
@@ -175,7 +176,7 @@ def _viewed(name: str, shape: tuple[int, ...], view: RowView) -> tuple[int, ...]
 
 
 def _generate(row: GeneratedRow, part: Mapping[str, Any]) -> GgufTensor:
-    found = {what: require(part, source, what) for what, source in row.sources.items()}
+    found = {what: require(part, row.source_of(what), what) for what in row.sources}
     values = _RULES[row.rule](**found)
     return GgufTensor(TensorInfo(row.name, "F32", values.shape), (), values)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import CheckpointError
+from secateur.families.format_rules import TokenizerRules
 from secateur.formats.gguf.container import STRING, Value
-from secateur.formats.gguf.rules import TokenizerRules
 from secateur.formats.gguf.sentencepiece_vocabulary import (
     CONTROL,
     NORMAL,
@@ -106,7 +106,7 @@ def _added_around(
     tokenizer: Mapping[str, Any], settings: Mapping[str, Any], rules: TokenizerRules
 ) -> dict[str, bool]:
     """What llama.cpp adds to a text: the family's rules, or what the tokenizer's files say."""
-    if rules.told:
+    if rules.from_files:
         told = _told_around(tokenizer, settings)
     else:
         told = {"add_bos_token": rules.add_bos, "add_space_prefix": rules.add_space_prefix}
@@ -204,7 +204,7 @@ def _kinds(
     """
     base = len(tokenizer["model"]["vocab"])
     added = {token["content"]: token["special"] for token in tokenizer.get("added_tokens", ())}
-    if rules.kinds == "added":
+    if rules.control == "added":
         control = {text for text, special in added.items() if special or looks_special(text)}
         user_defined = set(added) - control
     else:

@@ -1,10 +1,4 @@
-"""What a family's TOML says about its form in mlx-lm: the `[mlx]` table, checked and typed.
-
-    [mlx]             prefix: model_type -> what mlx-lm puts before the running model's names;
-                      require: keys of the text model's section without which mlx-lm does not
-                      load, or takes another default than transformers
-    [mlx.expect]      "config path" = [values that mlx-lm computes]; absent and null are allowed
-    [[mlx.also]]      a key that mlx-lm reads and transformers writes elsewhere, as [[also]]
+"""A model in mlx-lm's form: its config, and the names of its tensors, by the family's [mlx] table.
 
 A row's `mlx` gives the names of its tensors where they differ from the running model's: one, or
 one for each half of an axis `gate|up`, which mlx-lm keeps apart. Per-expert rows of one name are
@@ -13,40 +7,25 @@ stacked. Rows without axes, a vision tower's, are not in mlx-lm's files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from secateur.checkpoint.config_edit import with_also, with_experts, with_top
 from secateur.errors import CheckpointError, FamilyError
-from secateur.families.schema import AlsoKey, Family, TensorRow
+from secateur.families.format_rules import MlxRules
+from secateur.families.rope import check_rope
+from secateur.families.schema import Family, TensorRow
 from secateur.formats.gguf.rules import find
-
-
-@dataclass(frozen=True, slots=True)
-class MlxRules:
-    """The `[mlx]` table of a family."""
-
-    prefix: Mapping[str, str]
-    require: tuple[str, ...]
-    expect: Mapping[str, Sequence[Any]]
-    also: tuple[AlsoKey, ...]
 
 
 def mlx_rules(family: Family) -> MlxRules:
     """The family's rules. Raises FamilyError if its TOML has no [mlx] table."""
-    table = family.mlx
-    if not table:
+    if family.mlx is None:
         raise FamilyError(
             f"the family {family.name!r} has no [mlx] table, so nothing for mlx-lm can be made of "
-            f"it: add one to checkpoint/families/{family.name}.toml, or write another format"
+            f"it: add one to {family.file}, or write another format"
         )
-    return MlxRules(
-        prefix=table["prefix"],
-        require=tuple(table.get("require", ())),
-        expect=table.get("expect", {}),
-        also=tuple(AlsoKey(**entry) for entry in table.get("also", ())),
-    )
+    return family.mlx
 
 
 def mlx_config(text: str, family: Family, experts: int, quantization: Mapping[str, Any]) -> str:
@@ -72,6 +51,7 @@ def check_config(family: Family, config: Mapping[str, Any]) -> None:
                 f"config.json has {path} = {value!r}, which mlx-lm does not compute for "
                 f"{family.title}{known}; write another format"
             )
+    check_rope(part, rules.rope, f"mlx-lm for {family.title}", "write another format")
     if lacking := [key for key in rules.require if key not in part]:
         raise CheckpointError(
             f"config.json has no {lacking[0]}, and mlx-lm does not take what transformers takes "
@@ -89,7 +69,7 @@ def mlx_names(family: Family, row: TensorRow, model_type: str, layer: int | None
     if model_type not in rules.prefix:
         raise FamilyError(
             f"mlx-lm's names for the model type {model_type!r} are not known: add its prefix to "
-            f"[mlx] in checkpoint/families/{family.name}.toml"
+            f"[mlx] in {family.file}"
         )
     templates = row.mlx or (row.into or row.name,)
     joined = [axis for axis in row.axes if "|" in axis or "/" in axis]
@@ -97,6 +77,6 @@ def mlx_names(family: Family, row: TensorRow, model_type: str, layer: int | None
     if len(halves) != len(templates) or (joined and row.axes[-2] != joined[0]):
         raise FamilyError(
             f"{row.name!r} holds {joined[0] if joined else 'one projection'}, and its `mlx` names "
-            f"{len(templates)} tensors: mend checkpoint/families/{family.name}.toml"
+            f"{len(templates)} tensors: mend {family.file}"
         )
     return [rules.prefix[model_type] + family.fill(name, layer) for name in templates]

@@ -141,7 +141,7 @@ def _gathered(
 
 def _is_tied(family: Family, config: Mapping[str, Any]) -> bool:
     _, part = family.section(config)
-    usual = family.shape.get("defaults", {}).get("tie_word_embeddings", False)
+    usual = family.shape.defaults.get("tie_word_embeddings", False)
     return bool(part.get("tie_word_embeddings", usual))
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from secateur.checkpoint.headers import TensorSpec, framework_of
 from secateur.checkpoint.reader import read_config, read_specs, read_tensor
 from secateur.errors import FormatError
-from secateur.families.schema import Family, TensorRow, family_of
+from secateur.families.registry import family_of
+from secateur.families.schema import Family, TensorRow
 from secateur.formats.mlx.codec import TYPES, MlxType, dequantize
 from secateur.formats.mlx.rules import mlx_names
 from secateur.forward.weights import as_torch

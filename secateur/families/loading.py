@@ -1,0 +1,219 @@
+"""A family from its TOML file and the files that it extends.
+
+`extends` names files without their suffix, one or several; later ones stand over earlier ones,
+and the file's own tables over all (`toml_tables.inherit`):
+
+    extends = ["_decoder", "_attention"]
+
+What names a family is never taken over: `title`, `model_types` and `[published]`. An inherited
+table that a family lacks is left out by `gguf = false`, and so for the others of OPTIONAL. A row
+of [[tensor]] or [[gguf.key]] that shall not stand at the end says `after = "NAME"`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from secateur.errors import FamilyError
+from secateur.families.format_rules import AlsoKey, GgufRules, MlxRules
+from secateur.families.schema import (
+    NUMBERS,
+    Family,
+    MemoryRules,
+    Published,
+    RouterRule,
+    ShapeRules,
+    TensorRow,
+)
+from secateur.families.toml_tables import Origin, Table, TomlFile, inherit, nearest, table_of
+from secateur.families.typed_tables import read_table
+
+OPTIONAL = ("branch", "gguf", "memory", "mlx", "mmproj")
+"""Tables that a family may leave out, or remove where it inherits them."""
+
+_OWN = ("extends", "title", "model_types", "published")
+_ROWS = {"tensor": "name", "also": "key", "gguf.key": "key", "gguf.generate": "name",
+         "mlx.also": "key", "mmproj.tensor": "name", "mmproj.gguf.key": "key"}  # fmt: skip
+"""Arrays of tables -> the key that names their rows."""
+
+_WORDS = re.compile(r"\{([^{}|]+(?:\|[^{}|]+)+)\}")
+_HOLES = {"layer": r"(?P<layer>\d+)", "expert": r"(?P<expert>\d+)", "rest": r"(?P<rest>.+)"}
+
+
+@dataclass(frozen=True)
+class FamilySource:
+    """A file that describes a family or a part of one; `shipped` with secateur, or a user's."""
+
+    name: str
+    file: TomlFile
+    shipped: bool
+
+
+Find = Callable[[str], FamilySource | None]
+"""The file that an `extends` names; None when there is none."""
+
+
+@dataclass(frozen=True)
+class _Branch:
+    post_norm: str | None = None
+
+
+@dataclass(frozen=True)
+class _FamilyTable:
+    """The whole file, as `read_table` checks it."""
+
+    title: str
+    model_types: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    config: Mapping[str, tuple[str, ...]]
+    router: RouterRule
+    rows: tuple[TensorRow, ...] = field(metadata={"key": "tensor"})
+    also: tuple[AlsoKey, ...] = ()
+    branch: _Branch = field(default_factory=_Branch)
+    shape: ShapeRules = field(default_factory=ShapeRules)
+    memory: MemoryRules | None = None
+    published: Published = field(default_factory=Published)
+    gguf: GgufRules | None = None
+    mlx: MlxRules | None = None
+
+
+def load_family(source: FamilySource, find: Find) -> Family:
+    """The family that a file describes. Raises FamilyError, with file and line, for a file that
+    is not one, or that extends a file that `find` does not know."""
+    used: list[FamilySource] = []
+    table = _resolve(source, find, (), used)
+    tower = table.entries.get("mmproj")
+    family = _family(source, _without(table, ("mmproj",)))
+    own = "\0".join(used_one.file.text for used_one in used if not used_one.shipped)
+    if own:
+        family = replace(family, sha256=hashlib.sha256(own.encode()).hexdigest())
+    if tower is None:
+        return family
+    if not isinstance(tower, Table):
+        raise table.error("mmproj", "mmproj is not a table")
+    inherited = _without(table, ("mmproj", "gguf", "mlx", "memory", "also", "branch"))
+    merged = Table(
+        {**inherited.entries, **tower.entries}, {**inherited.origins, **tower.origins}, tower.origin
+    )
+    return replace(family, mmproj=_family(source, merged))
+
+
+def _resolve(
+    source: FamilySource, find: Find, trail: Sequence[str], used: list[FamilySource]
+) -> Table:
+    """The file's table over those that it extends; `used` gets every file that took part."""
+    table = table_of(source.file)
+    used.append(source)
+    parents = table.entries.get("extends", [])
+    merged: Table | None = None
+    for name in [parents] if isinstance(parents, str) else parents:
+        parent = find(name) if isinstance(name, str) else None
+        if parent is None:
+            raise table.error(
+                "extends", f"extends {name!r}, and no such family file is known: name one that "
+                "ships with secateur (`secateur family list`), or a file of the same folder"
+            )  # fmt: skip
+        if name in (*trail, source.name):
+            raise table.error("extends", f"extends {name!r}, which extends this file")
+        found = _without(_resolve(parent, find, (*trail, source.name), used), _OWN)
+        merged = found if merged is None else inherit(merged, found, _ROWS)
+    own = _without(table, ("extends",))
+    merged = own if merged is None else inherit(merged, own, _ROWS)
+    return _without(merged, [key for key in OPTIONAL if merged.entries.get(key) is False])
+
+
+def _without(table: Table, keys: Sequence[str]) -> Table:
+    entries = {key: value for key, value in table.entries.items() if key not in keys}
+    return Table(entries, table.origins, table.origin)
+
+
+def _family(source: FamilySource, table: Table) -> Family:
+    read = read_table(_FamilyTable, table)
+    config = dict(read.config)
+    numbers = table.entries["config"]
+    for key in config:
+        if key not in (*NUMBERS, "sections"):
+            known = (*NUMBERS, "sections")
+            raise numbers.error(key, f"[config] has no key {key!r}{nearest(key, known)}")
+    for key in ("sections", "layers"):
+        if key not in config:
+            raise numbers.error(None, f"[config] lacks the key {key!r}")
+    if not read.prefixes:
+        raise table.error("prefixes", 'prefixes is empty, expected the running model\'s, or ""')
+    places = [entry.origins.get("name", entry.origin) for entry in table.entries["tensor"]]
+    rows = tuple(
+        replace(one, pattern=_pattern(one.name, read.prefixes))
+        for row in read.rows
+        for one in _spread(row)
+    )
+    _check_rows(table, read, places, {row.name for row in rows})
+    return Family(
+        name=source.name,
+        title=read.title,
+        model_types=read.model_types,
+        prefixes=read.prefixes,
+        rows=rows,
+        config={key: value for key, value in config.items() if key != "sections"},
+        sections=config["sections"],
+        also=read.also,
+        router=read.router,
+        post_norm=read.branch.post_norm,
+        file=source.file.name,
+        gguf=read.gguf,
+        shape=read.shape,
+        memory=read.memory,
+        published=read.published,
+        mlx=read.mlx,
+    )
+
+
+def _check_rows(
+    table: Table, read: _FamilyTable, places: Sequence[Origin], names: set[str]
+) -> None:
+    """What one row says of another, or of the axes, holds."""
+    for row, place in zip(read.rows, places, strict=True):
+        if row.into is not None and row.into not in names:
+            hint = nearest(row.into, tuple(names)) if names else ""
+            raise FamilyError(
+                f"{place}: {row.name} goes into {row.into!r}, and no row is that{hint}"
+            )
+        for axis in row.axes:
+            if axis not in read.shape.axes:
+                raise FamilyError(
+                    f"{place}: {row.name} has the axis {axis!r}, and [shape.axes] gives it no size"
+                    f"{nearest(axis, tuple(read.shape.axes))}"
+                )
+    for number, key in enumerate(read.gguf.keys if read.gguf else ()):
+        ways = [bool(key.source), bool(key.per_layer), key.compute is not None]
+        if sum(ways) != 1:
+            place = table.entries["gguf"].entries["key"][number].origin
+            raise FamilyError(f"{place}: {key.key} needs one of `from`, `per_layer` and `compute`")
+
+
+def _spread(row: TensorRow) -> Iterator[TensorRow]:
+    """The rows that one stands for: one for each word of every `{a|b}` in its name."""
+    found = _WORDS.search(row.name)
+    if found is None:
+        yield row
+        return
+    for number, word in enumerate(found[1].split("|")):
+        gguf = tuple(_fill_words(name, number) for name in row.gguf)
+        yield from _spread(replace(row, name=row.name.replace(found[0], word, 1), gguf=gguf))
+
+
+def _fill_words(text: str, number: int) -> str:
+    found = _WORDS.search(text)
+    return text.replace(found[0], found[1].split("|")[number], 1) if found else text
+
+
+def _pattern(name: str, prefixes: Sequence[str]) -> re.Pattern[str]:
+    pattern = re.escape(name).replace(r"\{", "{").replace(r"\}", "}")
+    longest_first = sorted(prefixes, key=len, reverse=True)
+    alternatives = "|".join(re.escape(prefix) for prefix in longest_first)
+    pattern = pattern.replace("{model}", f"(?P<model>{alternatives})")
+    for hole, expression in _HOLES.items():
+        pattern = pattern.replace(f"{{{hole}}}", expression)
+    return re.compile(pattern)

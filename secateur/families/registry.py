@@ -1,0 +1,146 @@
+"""The families that are known: those that ship with secateur, and the user's own.
+
+A user's families are the TOML files in the folder `families` of the configuration directory, and
+the file of `--family`. They may extend each other and those that ship.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import FamilyError
+from secateur.families.loading import FamilySource, load_family
+from secateur.families.schema import Family
+from secateur.families.toml_tables import TomlFile
+from secateur.system.resources import config_folder
+
+_NAME = re.compile(r"[\w-]+")
+_COUNT_OF_EXPERTS = re.compile(r"experts?($|_)")
+
+
+def families(own: Path | None = None) -> tuple[Family, ...]:
+    """All families: those that ship, by name, then the user's, and that of the file `own`.
+
+    Raises FamilyError, with file and line, for a file that is no family, and for two families of
+    one name or `model_type`.
+    """
+    found = [_shipped(name) for name in _shipped_names()]
+    mine = {path.resolve(): path for path in _user_files()}
+    if own is not None:
+        mine[own.resolve()] = own
+    found += [_load_user(path) for path in mine.values()]
+    _check_collisions(found)
+    return tuple(found)
+
+
+def family_of(config: Mapping[str, Any], own: Path | None = None) -> Family:
+    """The family that a model's config belongs to, by its `model_type`.
+
+    `own` is a family file of the user's. Raises FamilyError when no family describes it: the
+    config is none of a model, or of a dense one, or a family is missing.
+    """
+    known = {kind: family for family in families(own) for kind in family.model_types}
+    kind = config.get("model_type")
+    if isinstance(kind, str) and kind in known:
+        return known[kind]
+    if not isinstance(kind, str):
+        raise FamilyError(
+            "the config has no model_type, so it is not the config.json of a transformers model: "
+            "name a model folder, its config.json or a hub id"
+        )
+    if not names_experts(config):
+        raise FamilyError(
+            f"the model (model_type {kind!r}) is not a Mixture-of-Experts model: its config.json "
+            "names no number of experts, and secateur works on their experts"
+        )
+    raise FamilyError(
+        f"no family describes the model_type {kind!r} (known: {', '.join(sorted(known))}): "
+        "`secateur family draft MODEL` writes a draft of one; put the file into "
+        f"{user_folder()}, or give it with --family FILE"
+    )
+
+
+def names_experts(config: Mapping[str, Any]) -> bool:
+    """Whether a config, or a section of it, names a number of experts above one."""
+    return any(
+        names_experts(value)
+        if isinstance(value, Mapping)
+        else type(value) is int and value > 1 and _COUNT_OF_EXPERTS.search(key) is not None
+        for key, value in config.items()
+    )
+
+
+def user_folder() -> Path:
+    """Where the user's own families lie."""
+    return config_folder() / "families"
+
+
+def _user_files() -> list[Path]:
+    folder = user_folder()
+    return sorted(folder.glob("[!_]*.toml")) if folder.is_dir() else []
+
+
+def _shipped_names() -> list[str]:
+    folder = resources.files(__package__) / "data"
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(n.removesuffix(".toml") for n in names if re.fullmatch(r"[^_].*\.toml", n))
+
+
+@cache
+def _shipped(name: str) -> Family:
+    source = _find_shipped(name)
+    if source is None:
+        raise FamilyError(f"no family {name!r} ships with secateur")
+    return load_family(source, _find_shipped)
+
+
+def _find_shipped(name: str) -> FamilySource | None:
+    entry = resources.files(__package__) / "data" / f"{name}.toml"
+    if not _NAME.fullmatch(name) or not entry.is_file():
+        return None
+    return FamilySource(name, TomlFile(str(entry), entry.read_text("utf-8")), shipped=True)
+
+
+def _load_user(path: Path) -> Family:
+    folders = (path.parent, user_folder())
+
+    def find(name: str) -> FamilySource | None:
+        files = (folder / f"{name}.toml" for folder in folders)
+        own = next((file for file in files if file.is_file()), None)
+        return _read_user(own) if own else _find_shipped(name)
+
+    return load_family(_read_user(path), find)
+
+
+def _read_user(path: Path) -> FamilySource:
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise FamilyError(f"{path}: is not UTF-8, expected a family as TOML") from None
+    except OSError as error:
+        raise FamilyError(f"{path}: cannot be read: {error.strerror}") from None
+    return FamilySource(path.stem, TomlFile(str(path), text), shipped=False)
+
+
+def _check_collisions(found: list[Family]) -> None:
+    names: dict[str, Family] = {}
+    kinds: dict[str, Family] = {}
+    for family in found:
+        other = names.setdefault(family.name, family)
+        if other is not family:
+            raise FamilyError(
+                f"{family.file} and {other.file} are both the family {family.name!r}: rename "
+                "one of the files"
+            )
+        for kind in family.model_types:
+            other = kinds.setdefault(kind, family)
+            if other is not family:
+                raise FamilyError(
+                    f"{family.file} and {other.file} both describe the model_type {kind!r}: take "
+                    "it out of the model_types of one of them"
+                )
