@@ -110,7 +110,7 @@ def test_pruned_experts_are_counted_and_stacks_keep_their_order():
 
 
 def test_experts_in_single_tensors_become_one_stack_in_the_order_of_their_numbers():
-    family = next(f for f in families() if any(row.per_expert and row.gguf for row in f.rows))
+    family = next(f for f in families() if f.gguf and any(row.per_expert for row in f.rows))
     row = next(row for row in family.rows if row.per_expert and row.gguf)
     name = row.name.replace("{model}", family.prefixes[0]).replace("{layer}", "0")
     shapes = {name.replace("{expert}", str(expert)): (8, 4) for expert in (10, 2, 1, 0)}
