@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from secateur.errors import CheckpointError, FamilyError
+from secateur.families.format_rules import GgufRules, TokenizerRules
 from secateur.families.registry import families, family_of
 from secateur.formats.gguf.container import TensorInfo, Value, header_bytes
 from secateur.formats.gguf.metadata import model_metadata, sampling_metadata, size_label
@@ -143,8 +144,8 @@ def test_a_stack_of_two_projections_is_written_as_two_tensors():
 
 def gathered(family, shapes):
     """gguf_tensors with a table that generates nothing, for families that have none yet."""
-    table = {"architecture": "x", "tokenizer": {"model": "x"}}
-    return gguf_tensors(replace(family, gguf=table), {"num_hidden_layers": 1}, shapes)
+    rules = GgufRules("x", TokenizerRules("x"))
+    return gguf_tensors(replace(family, gguf=rules), {"num_hidden_layers": 1}, shapes)
 
 
 @pytest.mark.parametrize(
