@@ -24,7 +24,9 @@ from secateur.audit.gguf.shape import Shape, shape_of_file
 from secateur.audit.gguf.source import Header
 from secateur.audit.gguf.template import template_findings
 from secateur.errors import FormatError, PlanError
-from secateur.formats.gguf.container import TensorInfo
+from secateur.families.schema import Family
+from secateur.formats.gguf.container import Metadata, TensorInfo
+from secateur.formats.gguf.reader import GgufFile
 from secateur.formats.gguf.split import joined
 from secateur.recipes.llama_mixes import FILE_TYPES, category_of
 from secateur.recipes.llama_types import TypeChoice, TypeRequest
@@ -77,12 +79,7 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
     first = headers[0]
     whole = joined([header.gguf for header in headers])
     metadata = whole.metadata
-    if "general.architecture" not in metadata:
-        kind = metadata["general.type"].value if "general.type" in metadata else "nothing of a kind"
-        raise FormatError(
-            f"{first.source}: holds {kind} and no model: it has no general.architecture (of a "
-            "split file name the first part; of an imatrix see `secateur imatrix --help`)"
-        )
+    _require_model(first.source, metadata)
     parts = (number(metadata, "split.count") or 1, len(headers))
     shape = shape_of_file(whole) if whole.tensors else None
     infos = tuple(whole.tensors.values())
@@ -94,6 +91,7 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
     elements = sum(_elements(info) for info in infos)
     described = shape or config
     family = described.family if described else None
+    lengths = [header.actual for header in headers if header.actual is not None]
     findings = [
         *(length_finding(header) for header in headers),
         *split_findings(whole, parts),
@@ -101,10 +99,8 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
         *file_type_findings(metadata, reproduced),
         *imatrix_findings(metadata, reproduced, has_imatrix),
         *against_config_findings(shape, config),
+        *_template_findings(whole, family),
     ]
-    if family is not None:
-        rows = whole.tensors.get("token_embd.weight")
-        findings += template_findings(metadata, family, rows.shape[0] if rows else None)
     return Identity(
         source=first.source,
         name=first.name,
@@ -122,14 +118,28 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
         reproduced=reproduced,
         imatrix={k.removeprefix(IMATRIX): v.value for k, v in metadata.items() if IMATRIX in k},
         expected=sum(header.expected for header in headers),
-        actual=None
-        if any(header.actual is None for header in headers)
-        else sum(header.actual or 0 for header in headers),
+        actual=sum(lengths) if len(lengths) == len(headers) else None,
         header=sum(header.gguf.data_offset for header in headers),
         fetched=sum(header.fetched for header in headers),
         parts=parts,
         findings=sorted_findings(findings),
     )
+
+
+def _require_model(source: str, metadata: Metadata) -> None:
+    if "general.architecture" not in metadata:
+        kind = metadata["general.type"].value if "general.type" in metadata else "nothing of a kind"
+        raise FormatError(
+            f"{source}: holds {kind} and no model: it has no general.architecture (of a split "
+            "file name the first part; of an imatrix see `secateur imatrix --help`)"
+        )
+
+
+def _template_findings(whole: GgufFile, family: Family | None) -> list[Finding]:
+    if family is None:
+        return []
+    rows = whole.tensors.get("token_embd.weight")
+    return template_findings(whole.metadata, family, rows.shape[0] if rows else None)
 
 
 def _elements(info: TensorInfo) -> int:
