@@ -5,7 +5,7 @@ is all of `calibrate`: opening the shards, building the skeleton, the forward pa
 sums (and, as a second figure, the removal orders of `rerouted`). Theirs is the bare forward of the
 base model, loaded beforehand: no head, no cache, no loading. It may choose the best of its experts
 implementations and of several batch sizes (packed as ours are; none is given a mask), and runs
-twice: as it is, and with the settings of malloc that our pass makes for itself, which help it too.
+twice: as it is, and with the settings of malloc that our command line makes, which help it too.
 Ratios of medians, of best runs and of turns; CPU seconds beside them.
 
     python benchmarks/calibration.py [--rounds 7] [--only gemmule|wide]
@@ -38,7 +38,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
 from secateur.forward.batches import MicroBatch, batch_documents, make_micro_batches
-from secateur.forward.stream import LARGE_BLOCK
+from secateur.system.allocator import LARGE_BLOCK, return_large_blocks
 
 THREADS = 2
 SPAWN = multiprocessing.get_context("spawn")
@@ -158,6 +158,7 @@ def serve_forward(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) -> N
 def serve_calibrate(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) -> None:
     """A process that calibrates when it is told to."""
     transformers.utils.logging.disable_progress_bar()
+    return_large_blocks()  # as the command line does
     calibrate(checkpoint, corpus, reroute_tokens=0, workers=THREADS)  # compiles, the first time
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
     filled = sum(batch.input_ids.numel() for batch in make_micro_batches(corpus.rows, hidden))

@@ -85,7 +85,9 @@ def child(folder: Path, rows: Path, reroute: int) -> None:
     from secateur.calibration.layer_pass import calibrate
     from secateur.checkpoint.reader import open_checkpoint
     from secateur.corpus.load import load_rows
+    from secateur.system.allocator import return_large_blocks
 
+    return_large_blocks()  # as the command line does
     checkpoint, corpus = open_checkpoint(folder), load_rows(rows, VOCAB)
     print("layer 0", flush=True)
 

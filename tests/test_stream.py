@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from tiny_models import FORMS, difference, load
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
 from secateur.forward import layer_calls
-from secateur.forward.batches import make_micro_batches
+from secateur.forward.batches import batch_documents, make_micro_batches
+from secateur.forward.layer_calls import LayerCalls
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
 
@@ -65,3 +67,40 @@ def test_where_the_state_is_kept_changes_no_bit(
     assert same(streamed(tiny(form), rows, workers=1))
     monkeypatch.setattr(layer_calls, "CALLS_LIMIT", -1)
     assert same(streamed(tiny(form), rows))
+
+
+@pytest.mark.parametrize("form", ["gemma4", "qwen3_moe", "gpt_oss"])
+def test_recorded_calls_count_all_that_they_hold(
+    form: str, tiny: TINY, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotary tables come as tuples; they are counted, and those beyond the limit are not kept."""
+    rows = corpus()
+    checkpoint = tiny(form)
+    batches = batch_documents(rows.rows, 64)
+    with ForwardPass(CheckpointWeights(checkpoint), batches, workers=1) as forward:
+        hidden = [forward.hidden(batch) for batch in batches]
+        calls = LayerCalls(forward.model, batches, hidden)
+        tables = [calls.of(batch, 0).kwargs["position_embeddings"] for batch in batches]
+        nbytes = sum(table.nbytes for pair in tables for table in pair)
+        assert nbytes > 0
+        assert calls.held >= nbytes
+        # One line of each table serves all documents of a micro-batch.
+        assert all(len(table) == 1 for pair in tables for table in pair)
+        monkeypatch.setattr(layer_calls, "CALLS_LIMIT", calls.held // 2)
+        fewer = LayerCalls(forward.model, batches, hidden)
+        assert fewer.held < calls.held
+        assert 0 < len(fewer._kept) < len(batches)
+
+
+def test_a_forward_pass_changes_no_setting_of_the_process(
+    tiny: TINY, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thresholds of malloc cannot be taken back: the command line sets them, a pass does not."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the allocator was changed")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    threads = torch.get_num_threads()
+    streamed(tiny("mixtral"), corpus())
+    assert torch.get_num_threads() == threads

@@ -28,6 +28,7 @@ from secateur.cli.commands import (
 from secateur.cli.help import CONTEXT, Group
 from secateur.cli.terminal import exit_with
 from secateur.errors import SecateurError
+from secateur.system.allocator import return_large_blocks
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells count: 128 and the number of the signal."""
@@ -53,6 +54,7 @@ app.add_typer(recipe.app, name="recipe")
 
 def main() -> None:
     """Run the command line; the entry point of the `secateur` script."""
+    return_large_blocks()
     try:
         code = app(prog_name="secateur", standalone_mode=False)
     except SecateurError as error:

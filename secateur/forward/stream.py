@@ -14,12 +14,11 @@ bits do not either.
 
 from __future__ import annotations
 
-import ctypes
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -33,6 +32,7 @@ from secateur.forward.expert_batch import Aborted, ExpertBatch
 from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.layer_calls import LayerCalls, replace_layers
 from secateur.forward.norms import fuse_norms
+from secateur.forward.output_head import load_output_head
 from secateur.forward.skeleton import (
     build_skeleton,
     fill_parameters,
@@ -44,10 +44,6 @@ from secateur.forward.weights import WeightSource
 
 HIDDEN_LIMIT = 2 << 30
 """Bytes of hidden states kept in memory; more go to a mapped file."""
-LARGE_BLOCK = 8 << 20
-"""Bytes from which on a block of memory goes back to the system as soon as it is freed."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""glibc's numbers (malloc.h)."""
 GROUPS_IN_FLIGHT = 3
 """Groups begun at a time: compute slots that one does not use at its end serve the next."""
 
@@ -95,7 +91,6 @@ class ForwardPass:
         self._hidden: list[Tensor] = []
 
     def __enter__(self) -> ForwardPass:
-        _map_large_blocks()
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         # In this thread too: a team of torch threads would spin on cores that the workers need.
@@ -106,15 +101,20 @@ class ForwardPass:
                 ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
             )
 
-        self._pool = pool(self.workers)
-        # A thread for every micro-batch that may wait for others; slots limit how many compute.
-        self._members = pool(GROUPS_IN_FLIGHT * max(map(len, self.groups), default=1))
-        self._slots = ComputeSlots(self.workers + self.workers // 2)
-        self._stack.enter_context(
-            fill_parameters(self.model, self._name_outside_layers(), self._source)
-        )
-        self._hidden = self._embed()
-        self._calls = LayerCalls(self.model, self.batches, self._hidden)
+        try:
+            self._pool = pool(self.workers)
+            # A thread for every micro-batch that may wait for others; slots limit who computes.
+            self._members = pool(GROUPS_IN_FLIGHT * max(map(len, self.groups), default=1))
+            self._slots = ComputeSlots(self.workers + self.workers // 2)
+            self._stack.enter_context(
+                fill_parameters(self.model, self._name_outside_layers(), self._source)
+            )
+            self._hidden = self._embed()
+            self._calls = LayerCalls(self.model, self.batches, self._hidden)
+        except BaseException:
+            self._hidden = []
+            self._stack.close()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -238,14 +238,13 @@ class ForwardPass:
 
     @contextmanager
     def load_head(self) -> Iterator[None]:
-        """Load the output head (the embedding, when tied); the layers are done with."""
+        """Load the output head (the embedding, when tied) in its own type, for `logits`; call it
+        after the last layer."""
         names = set(self._source.names())
         own = "lm_head.weight"
         running = own if own in names else self._find_embedding() + ".weight"
-        with (
-            fill_parameters(self.model, {own: running}, self._source),
-            replace_layers(self.model, []),
-        ):
+        weight = self._source.tensor(running)
+        with load_output_head(self.model, running, weight), replace_layers(self.model, []):
             yield
 
     def map(self, work: Callable[[MicroBatch], Any]) -> Iterator[Any]:
@@ -293,20 +292,6 @@ class ForwardPass:
         )
         parts = torch.split(flat, sizes)
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def _map_large_blocks() -> None:
-    """Let glibc map every block of LARGE_BLOCK and more by itself, and unmap it when it is freed.
-
-    Left alone it soon takes blocks of up to 32 MiB from its threads' heaps, and holes stay in
-    them: at 26B size a gigabyte that nobody uses. For the rest of the process.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        set_option = ctypes.CDLL(None).mallopt
-        set_option(_M_MMAP_THRESHOLD, LARGE_BLOCK)
-        # Setting one ends the growing of the other: at its first value smaller blocks would go
-        # back and forth as well.
-        set_option(_M_TRIM_THRESHOLD, 4 * LARGE_BLOCK)
 
 
 def _wait_for(step: _Step) -> list[tuple[Tensor, Tensor]]:
