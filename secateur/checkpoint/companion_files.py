@@ -1,6 +1,6 @@
-"""The files beside the weights that make a checkpoint usable: tokenizer, templates, processors.
+"""The files that make a checkpoint usable next to its weights: tokenizer, templates, processors.
 
-They are copied byte for byte. What is not listed stays behind: pickled weights, code, and the
+They are copied byte for byte. What is not listed is not copied: pickled weights, code, and the
 publisher's README, which would describe another model.
 """
 
@@ -10,7 +10,10 @@ import hashlib
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from secateur.checkpoint.links import is_there
 from secateur.system.atomic import write_bytes
+
+_TEMPLATES = "additional_chat_templates"
 
 PATTERNS = (
     "tokenizer*.json",
@@ -26,7 +29,7 @@ PATTERNS = (
     "special_tokens_map.json",
     "chat_template.json",
     "*.jinja",
-    "additional_chat_templates/*.jinja",
+    f"{_TEMPLATES}/*.jinja",
     "generation_config.json",
     "*processor_config.json",
     "LICENSE*",
@@ -37,20 +40,28 @@ PATTERNS = (
 
 
 def companion_files(folder: Path) -> tuple[str, ...]:
-    """Names (relative to `folder`) of the files to copy, sorted."""
-    found = {
-        path.relative_to(folder).as_posix()
-        for pattern in PATTERNS
-        for path in folder.glob(pattern)
-        if path.is_file()
-    }
-    return tuple(sorted(found))
+    """Names (relative to `folder`) of the files to copy, sorted.
+
+    Raises CheckpointError for a link to nothing.
+    """
+    names = [entry.name for entry in folder.iterdir()]
+    if _TEMPLATES in names and (folder / _TEMPLATES).is_dir():
+        names += [f"{_TEMPLATES}/{entry.name}" for entry in (folder / _TEMPLATES).iterdir()]
+    return tuple(
+        sorted(
+            name
+            for name in names
+            if any(fnmatchcase(name, pattern) for pattern in PATTERNS)
+            and is_there(folder / name)
+            and (folder / name).is_file()
+        )
+    )
 
 
 def copy_companion_files(source: Path, target: Path, without: str | None = None) -> dict[str, str]:
     """Copy them from one model folder to another; returns name -> sha256 (hex).
 
-    `without` is a glob pattern of names that stay behind. Raises WriteError when the target cannot
+    `without` is a glob pattern of names to leave out. Raises WriteError when the target cannot
     be written.
     """
     hashes = {}

@@ -17,6 +17,12 @@ from secateur.families.format_rules import AlsoKey
 from secateur.families.schema import Family
 from secateur.system import strict_json
 
+EXTRA_LAYERS = "extra_layers"
+"""The number of a config that says how many layers come after the model's own: blocks that
+predict further tokens, which transformers does not read."""
+
+_CODED = ("quantization_config", "compression_config", "quantization")
+"""Keys of a config that say how weights were quantized."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
@@ -36,13 +42,34 @@ class _Edit(NamedTuple):
     text: str
 
 
+def without_leftovers(
+    config: Mapping[str, Any], family: Family
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(the config without what does not hold for plain weights, notes that say so).
+
+    A quantization config is left out: the weights were dequantized. Layers after the model's own,
+    which only predict further tokens, are counted as none: no output has them.
+    """
+    section, part = family.section(config)
+    coded = sorted({key for home in (config, part) for key in _CODED if home.get(key)})
+    cleaned = _clean(config, family)
+    if section:
+        cleaned[section] = _clean(part, family)
+    return cleaned, tuple(
+        f"config.json has a {key}, but the weights are plain numbers: what is written has none"
+        for key in coded
+    )
+
+
 def with_experts(text: str, family: Family, experts: int) -> str:
     """The text of config.json, changed to say `experts` routed experts per layer.
 
     Every expert-count key that is present is set, in the section that describes the text model;
-    keys of the family's `also` table are added where they are missing. Raises CheckpointError
-    when two such keys disagree or an added key's value is not one number.
+    keys of the family's `also` table are added where they are missing, and what
+    `without_leftovers` leaves out is cut out. Raises CheckpointError when two such keys disagree
+    or an added key's value is not one number.
     """
+    text = _cut_leftovers(text, family)
     config = strict_json.loads(text)
     section, part = family.section(config)
     family.number(config, "experts")
@@ -82,9 +109,37 @@ def with_top(text: str, values: Mapping[str, Any], without: Sequence[str] = ()) 
     return _edited(text, _appended(text, _members(text, _skip(text, 0)), values))
 
 
-def _without(text: str, key: str) -> str:
-    """The text without the top-level member `key`, if it has one, and its comma."""
-    members = sorted(_members(text, _skip(text, 0)).items(), key=lambda item: item[1])
+def _clean(part: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """A section of the config without what does not hold for plain weights of the model's own."""
+    kept = {key: value for key, value in part.items() if not (key in _CODED and value)}
+    return kept | dict.fromkeys(_extra_keys(part, family), 0)
+
+
+def _extra_keys(part: Mapping[str, Any], family: Family) -> list[str]:
+    """The keys that count layers after the model's own, where there are any."""
+    return [key for key in family.config.get(EXTRA_LAYERS, ()) if part.get(key)]
+
+
+def _cut_leftovers(text: str, family: Family) -> str:
+    """The text without what `without_leftovers` leaves out."""
+    config = strict_json.loads(text)
+    section, part = family.section(config)
+    for key in _CODED:
+        if config.get(key):
+            text = _without(text, key)
+        if section and part.get(key):
+            text = _without(text, key, section)
+    start = _members(text, _skip(text, 0))[section].value if section else _skip(text, 0)
+    members = _members(text, start)
+    zeros = [_Edit(members[k].value, members[k].end, "0") for k in _extra_keys(part, family)]
+    return _edited(text, zeros)
+
+
+def _without(text: str, key: str, section: str = "") -> str:
+    """The text without the member `key` of a section ("": the top), if it has one."""
+    start = _skip(text, 0)
+    start = _members(text, start)[section].value if section else start
+    members = sorted(_members(text, start).items(), key=lambda item: item[1])
     place = next((i for i, (name, _) in enumerate(members) if name == key), None)
     if place is None:
         return text

@@ -9,7 +9,7 @@ with an `into`, the running model's the rows that these point at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,19 +84,19 @@ class Facts:
 
 
 def expected_tensors(
-    family: Family, config: Mapping[str, Any], source: Path, *, published: bool = True
+    family: Family, config: Mapping[str, Any], source: Path, *, running: Collection[str] = ()
 ) -> ExpectedTensors:
     """Names, types and shapes of the checkpoint of `config`, which lies in the file `source`.
 
-    `published`: in the form of its publisher, else with the running model's names. Raises
-    FamilyError for a config that lacks a number, or that the family's rows cannot describe.
+    It is in the form of its publisher, but for the tensors of the rows named in `running`, which
+    are as the running model has them (`running_rows` are all such rows). Raises FamilyError for a
+    config that lacks a number, or that the family's rows cannot describe.
     """
     facts = Facts(family, config)
     _check(facts)
-    section, _ = family.section(config)
-    prefix = family.shape.prefix.get(section, family.prefixes[0])
+    prefix = prefix_of(family, config)
     usual, notes = _usual_type(config, family)
-    hidden = _other_form(family, published)
+    hidden = _rows_of_other_form(family, running)
     specs: dict[str, TensorSpec] = {}
     matches: dict[str, TensorMatch] = {}
     layers = range(family.number(config, "layers"))
@@ -108,7 +108,7 @@ def expected_tensors(
             if row.when is not None and not facts.value(row.when, layer):
                 continue
             template = row.name.replace("{model}", prefix).replace("{layer}", str(layer))
-            shape = _shape(facts, row, layer)
+            shape = row_shape(facts, row, layer)
             for expert in range(facts.size("experts")) if row.per_expert else (None,):
                 name = template if expert is None else template.replace("{expert}", str(expert))
                 specs[name] = _spec(name, dtype, shape, source)
@@ -122,14 +122,25 @@ def expected_tensors(
     return ExpectedTensors(specs, matches, (*notes, *_aside(family, config)))
 
 
-def _other_form(family: Family, published: bool) -> set[str]:
-    """The templates that only the other form of the checkpoint has."""
-    if published:
-        return {row.into for row in family.rows if row.into}
-    return {row.name for row in family.rows if row.into}
+def prefix_of(family: Family, config: Mapping[str, Any]) -> str:
+    """How the text model's names begin in the checkpoint of this config."""
+    section, _ = family.section(config)
+    return family.shape.prefix.get(section, family.prefixes[0])
 
 
-def _shape(facts: Facts, row: TensorRow, layer: int | None) -> tuple[int, ...]:
+def running_rows(family: Family) -> frozenset[str]:
+    """Names of the rows that other rows point at: in the running model they replace those."""
+    return frozenset(row.into for row in family.rows if row.into)
+
+
+def _rows_of_other_form(family: Family, running: Collection[str]) -> set[str]:
+    """Names of the rows that a checkpoint has not, whose `running` rows are the running model's."""
+    replaced = {row.name for row in family.rows if row.into and row.into in running}
+    return replaced | (running_rows(family) - set(running))
+
+
+def row_shape(facts: Facts, row: TensorRow, layer: int | None) -> tuple[int, ...]:
+    """The shape of a row's tensor in a layer. Raises FamilyError for an axis without a size."""
     axes = facts.family.shape.axes
     for word in row.axes:
         if word not in axes:

@@ -6,6 +6,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
+from secateur.checkpoint.links import is_there
 from secateur.errors import CheckpointError
 
 GEMMULE = "gemmule"
@@ -26,15 +27,15 @@ def gemmule_folder() -> Path:
 
 def has_shards(folder: Path) -> bool:
     """Whether a folder holds any safetensors that belong to a checkpoint."""
-    if (folder / SINGLE).exists():
+    if is_there(folder / SINGLE):
         return True
+    if not is_there(folder / INDEX):
+        return any(folder.glob("model-*-of-*.safetensors"))
     try:
         shards = set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values())
-    except FileNotFoundError:
-        return any(folder.glob("model-*-of-*.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return True  # a damaged index: opening the checkpoint says what is wrong with it
-    return any((folder / str(shard)).exists() for shard in shards)
+    return any(is_there(folder / str(shard)) for shard in shards)
 
 
 def resolve(

@@ -16,9 +16,14 @@ from typing import Any
 import numpy as np
 
 from secateur.checkpoint import hub
+from secateur.checkpoint.companion_files import companion_files
+from secateur.checkpoint.config_check import check_config
+from secateur.checkpoint.config_edit import without_leftovers
 from secateur.checkpoint.expected_tensors import expected_tensors
 from secateur.checkpoint.headers import TensorSpec, read_header
 from secateur.checkpoint.hub import CONFIG, GEMMULE, gemmule_folder, has_shards, resolve
+from secateur.checkpoint.links import is_there
+from secateur.checkpoint.tensor_check import match_tensors
 from secateur.checkpoint.tensors import STORAGE, NamedTensor
 from secateur.errors import CheckpointError
 from secateur.families.registry import family_of
@@ -169,14 +174,11 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     return _open_folder(source, path, revision)
 
 
-def open_shape(
-    source: str | Path, revision: str | None = None, *, published: bool = True
-) -> Checkpoint:
+def open_shape(source: str | Path, revision: str | None = None) -> Checkpoint:
     """As `open_checkpoint`, but a config is enough: names and shapes then follow from it.
 
     `source` may also be a config file, or a folder without shards; of a hub id that is not in
-    the cache only the small files are fetched. `published` is the form of a checkpoint that is
-    not there (`expected_tensors`).
+    the cache only the small files are fetched.
     """
     if Path(source).is_file():
         path, file = Path(source).parent, Path(source)
@@ -185,42 +187,57 @@ def open_shape(
     else:
         path, revision = resolve(source, revision, weights=False)
         file = path / CONFIG
+        companion_files(path)  # raises for a link to nothing
         # Pickled weights are there, and cannot be read: that is no model without weights.
         pickled = any(entry.suffix in _PICKLED for entry in path.iterdir())
         if has_shards(path) or pickled:
             return _open_folder(source, path, revision)
     config = read_config(file)
     family = family_of(config)
-    drawn = expected_tensors(family, config, file, published=published)
+    check_config(config, family, file)
+    expected = expected_tensors(family, config, file)
+    notes = (f"there are no weights: names and shapes are those that {file} describes",)
     checkpoint = Checkpoint(
-        str(source), revision, path, config, family, drawn.specs, drawn.matches, file, True,
-        drawn.notes,
+        str(source), revision, path, config, family, expected.specs, expected.matches, file, True,
+        (*notes, *expected.notes),
     )  # fmt: skip
-    _check_experts(checkpoint)
+    _need_experts(checkpoint)
     return checkpoint
 
 
 def _open_folder(source: str | Path, path: Path, revision: str | None) -> Checkpoint:
-    config = read_config(path)
-    family = family_of(config)
-    specs = read_specs(path)
-    matches = {name: family.classify(name) for name in specs}
+    file = path / CONFIG
+    read = read_config(path)
+    family = family_of(read)
+    check_config(read, family, file)
+    companion_files(path)  # raises for a link to nothing
+    config, notes = without_leftovers(read, family)
+    found = match_tensors(path, family, read, read_specs(path))
     checkpoint = Checkpoint(
-        str(source), revision, path, config, family, specs, matches, path / CONFIG
-    )
-    _check_experts(checkpoint)
+        str(source), revision, path, config, family, found.specs, found.matches, file,
+        notes=(*notes, *found.notes),
+    )  # fmt: skip
+    _need_experts(checkpoint)
     return checkpoint
+
+
+def _need_experts(checkpoint: Checkpoint) -> None:
+    if not checkpoint.moe_layers:
+        raise CheckpointError(
+            f"{checkpoint.config_file} describes no layer with routed experts: secateur works on "
+            "Mixture-of-Experts models"
+        )
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
     """config.json of a model folder (or the file itself), as a mapping."""
     file = path / CONFIG if path.is_dir() else path
+    if not is_there(file):
+        raise CheckpointError(
+            f"{file} does not exist: name a model folder of Hugging Face's layout"
+        )
     try:
         config = strict_json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{file} does not exist: {path} is not a Hugging Face model folder"
-        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(config, dict):
@@ -252,19 +269,20 @@ def read_tensor(spec: TensorSpec) -> NamedTensor:
 
 def read_specs(path: Path) -> dict[str, TensorSpec]:
     """The tensors of a folder's shards, by their headers; strict about index and files."""
-    index = path / INDEX
-    if not index.exists():
-        if not (path / SINGLE).exists():
+    index, single = path / INDEX, path / SINGLE
+    if not is_there(index):
+        if not is_there(single):
             raise CheckpointError(
                 f"{path} has neither {SINGLE} nor {INDEX}: secateur reads safetensors only "
                 "(convert pickled weights with their publisher's tools first)"
             )
-        return read_header(path / SINGLE)
-    try:
-        weight_map = strict_json.loads(index.read_text("utf-8"))["weight_map"]
-        shards = {name: str(shard) for name, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} has no readable weight_map: {error!r}") from None
+        return read_header(single)
+    shards = _read_index(index)
+    if is_there(single) and SINGLE not in shards.values():
+        raise CheckpointError(
+            f"{path} has two sets of weights, {SINGLE} and the {len(set(shards.values()))} shards "
+            f"of {INDEX}, and readers disagree which one counts: remove the one that is not meant"
+        )
     specs: dict[str, TensorSpec] = {}
     for shard in sorted(set(shards.values())):
         if Path(shard).name != shard or shard in ("", ".."):
@@ -272,7 +290,7 @@ def read_specs(path: Path) -> dict[str, TensorSpec]:
                 f"{index} names {shard!r}, a file outside the model folder: "
                 "refuse this checkpoint, or mend its index"
             )
-        if not (path / shard).exists():
+        if not is_there(path / shard):
             raise CheckpointError(f"shard {path / shard} is missing: download it again")
         for name, spec in read_header(path / shard).items():
             if shards.get(name) != shard:
@@ -289,39 +307,12 @@ def read_specs(path: Path) -> dict[str, TensorSpec]:
     return specs
 
 
-def _check_experts(checkpoint: Checkpoint) -> None:
-    """Every expert axis has the config's count; every per-expert name is there."""
-    if not checkpoint.moe_layers:
+def _read_index(index: Path) -> dict[str, str]:
+    """{tensor: the name of its shard} of an index. Raises CheckpointError when it is none."""
+    try:
+        weight_map = strict_json.loads(index.read_text("utf-8"))["weight_map"]
+        return {name: str(shard) for name, shard in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(
-            f"{checkpoint.path} has no routed experts: secateur works on "
-            "Mixture-of-Experts checkpoints"
-        )
-    experts, routed = checkpoint.experts, set(checkpoint.moe_layers)
-    seen: dict[tuple[str, int | None], set[int]] = {}
-    for name, place in checkpoint.matches.items():
-        shape = checkpoint.specs[name].shape
-        if place.row.axes and len(shape) != len(place.row.axes):
-            raise CheckpointError(
-                f"tensor {name!r} has shape {list(shape)}, expected "
-                f"{len(place.row.axes)} axes ({', '.join(place.row.axes)})"
-            )
-        axis = place.row.expert_axis
-        if (axis is not None or place.expert is not None) and place.layer not in routed:
-            raise CheckpointError(
-                f"tensor {name!r} belongs to routed experts, but layer {place.layer} has no "
-                "router: the checkpoint is incomplete, download it again"
-            )
-        if axis is not None and shape[axis] != experts:
-            raise CheckpointError(
-                f"tensor {name!r} holds {shape[axis]} experts on axis {axis}, but config.json "
-                f"says {experts}: one of the two was edited without the other"
-            )
-        if place.expert is not None:
-            seen.setdefault((place.row.name, place.layer), set()).add(place.expert)
-    for (template, layer), numbers in seen.items():
-        if numbers != set(range(experts)):
-            odd = min(numbers ^ set(range(experts)))
-            raise CheckpointError(
-                f"layer {layer} has {len(numbers)} experts in {template!r}, but config.json says "
-                f"{experts} (first to differ: expert {odd})"
-            )
+            f"{index} has no weight_map from tensors to shards: download it again"
+        ) from None

@@ -46,9 +46,10 @@ from secateur.families.format_rules import AlsoKey, GgufRules, MlxRules
 EXPERT = "expert"
 NUMBERS = (
     "layers", "experts", "top_k", "heads", "kv_heads", "hidden", "expert_width", "dense_width",
-    "vocab", "groups", "used_groups",
+    "vocab", "groups", "used_groups", "extra_layers",
 )  # fmt: skip
-"""The numbers of a config that a family may name in [config]."""
+"""The numbers of a config that a family may name in [config]. `extra_layers` is how many come after
+the model's own layers: blocks that predict further tokens, which are left out."""
 
 _ANY_PATTERN = re.compile("")
 
@@ -206,11 +207,8 @@ class Family:
     mlx: MlxRules | None = field(repr=False, default=None)
     mmproj: Family | None = field(repr=False, default=None)
 
-    def classify(self, name: str) -> TensorMatch:
-        """The place of the tensor called `name`.
-
-        Raises FamilyError, naming the nearest row, when no row describes it.
-        """
+    def match(self, name: str) -> TensorMatch | None:
+        """The place of the tensor called `name`; None when no row describes it."""
         for row in self.rows:
             if match := row.pattern.fullmatch(name):
                 holes = match.groupdict()
@@ -220,6 +218,15 @@ class Family:
                     int(holes["layer"]) if holes.get("layer") else None,
                     int(holes["expert"]) if holes.get("expert") else None,
                 )
+        return None
+
+    def classify(self, name: str) -> TensorMatch:
+        """The place of the tensor called `name`.
+
+        Raises FamilyError, naming the nearest row, when no row describes it.
+        """
+        if (found := self.match(name)) is not None:
+            return found
         near = difflib.get_close_matches(
             re.sub(r"\.\d+\.", ".{layer}.", name, count=1),
             [row.name.replace("{model}", self.prefixes[0]) for row in self.rows],

@@ -1,0 +1,102 @@
+"""Whether the numbers and lists of a config can be true, before anything is computed with them.
+
+What a reader of this config would silently skip or take for 1 (null, true, -1, a text) is an
+error here, and so are two keys that give one number twice and differently.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import CheckpointError
+from secateur.families.schema import Family
+
+_NEEDED = ("layers", "experts", "top_k")
+_PER_LAYER = re.compile(r"(.*_)?layer_types|layers_block_type|no_rope_layers")
+"""Config keys whose lists have one entry for every layer."""
+_OF_LAYERS = "per_layer_config"
+"""The config key whose members are named by the number of a layer."""
+_SHOWN = 40
+"""Characters of a value that a message shows."""
+
+
+def check_config(config: Mapping[str, Any], family: Family, file: Path) -> None:
+    """Raise CheckpointError for a number or list of `config`, read from `file`, that cannot be.
+
+    Checked are the numbers that the family's [config] table names (null counts as left out), and
+    the lists with an entry for each layer.
+    """
+    _, part = family.section(config)
+    numbers = {what: _number(part, what, keys, file) for what, keys in family.config.items()}
+    layers, experts, top_k = (int(numbers[what] or 0) for what in _NEEDED)
+    if top_k > experts:
+        raise CheckpointError(
+            f"{file} sends every token to {top_k} experts, but there are {experts}: "
+            "correct one of the two numbers"
+        )
+    for key, value in part.items():
+        if _PER_LAYER.fullmatch(key) and value is not None:
+            _check_list(key, value, layers, family, file)
+    numbered = part.get(_OF_LAYERS)
+    if isinstance(numbered, Mapping):
+        beyond = [key for key in numbered if key.isdecimal() and int(key) >= layers]
+        if beyond:
+            raise CheckpointError(
+                f"{file} has {_OF_LAYERS} for layer {beyond[0]}, but {_layers_key(family)} says "
+                f"{layers}: make the two agree"
+            )
+
+
+def _number(part: Mapping[str, Any], what: str, keys: tuple[str, ...], file: Path) -> int | None:
+    """The number that any of `keys` gives; None when none does."""
+    least = 1 if what in _NEEDED else 0
+    given = {key: part[key] for key in keys if part.get(key) is not None}
+    for key, value in given.items():
+        if type(value) is not int or value < least:
+            raise CheckpointError(
+                f"{file} has {key} = {show(value)}, expected a whole number of at least {least}: "
+                "correct it as the model's publisher has it"
+            )
+    if len(set(given.values())) > 1:
+        said = " and ".join(f"{key} = {value}" for key, value in given.items())
+        raise CheckpointError(f"{file} gives one number twice, {said}: make them agree")
+    if not given and what in _NEEDED:
+        null = next((key for key in keys if key in part), None)
+        said = f"has {null} = null" if null else f"has none of {', '.join(keys)}"
+        raise CheckpointError(
+            f"{file} {said}, the number of {what}, expected a whole number of at least 1: "
+            "is this the config of a Mixture-of-Experts model?"
+        )
+    return next(iter(given.values()), None)
+
+
+def _check_list(key: str, value: Any, layers: int, family: Family, file: Path) -> None:
+    if not isinstance(value, list):
+        raise CheckpointError(
+            f"{file} has {key} = {show(value)}, expected a list with an entry for each of the "
+            f"{layers} layers"
+        )
+    if len(value) != layers:
+        raise CheckpointError(
+            f"{file} has {len(value)} entries in {key}, but {_layers_key(family)} says {layers}: "
+            "make the two agree, as the layers that are there demand"
+        )
+    kinds = {type(entry) for entry in value}
+    if len(kinds) > 1 or not kinds <= {str, int}:
+        raise CheckpointError(
+            f"{file} has entries of different kinds in {key}, expected only texts or only numbers"
+        )
+
+
+def _layers_key(family: Family) -> str:
+    return family.config["layers"][0]
+
+
+def show(value: Any) -> str:
+    """A value of a config as JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
