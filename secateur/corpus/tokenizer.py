@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from secateur.checkpoint.chat_templates import DEFAULT, chat_templates
 from secateur.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     """Load the tokenizer in a folder. Never asks the network, never runs code of the folder.
+
+    Its chat templates are those of `chat_templates`, which a GGUF of the model gets, too.
 
     Raises CheckpointError when the folder is missing, has no tokenizer, or a damaged one.
     """
@@ -36,6 +39,9 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"cannot load the tokenizer in {folder}: {reason}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)  # what AutoTokenizer returns
+    templates = chat_templates(folder)
+    only_default = templates.keys() <= {DEFAULT}
+    tokenizer.chat_template = templates.get(DEFAULT) if only_default else templates
     return tokenizer
 
 

@@ -300,7 +300,7 @@ def plan_safetensors(
 
 def _header_notes(base: GgufBase) -> list[str]:
     if base.tokenizer.nbytes is not None:
-        return []
+        return [*base.tokenizer.notes]
     return [
         "there is no tokenizer beside the config: bytes of tensors are exact, the size of GGUF "
         "files is not known (name a folder with tokenizer.json, or a GGUF, with --tokenizer)"

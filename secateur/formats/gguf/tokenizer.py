@@ -2,17 +2,18 @@
 
 Reads tokenizer.json and tokenizer_config.json as data. llama.cpp chooses how text is split before
 merging by `tokenizer.ggml.model` and `.pre`, which are the family's; everything else is here, and
-what is peculiar to tokenizers with scores in `gguf_pieces.py`.
+what is peculiar to tokenizers with scores in `sentencepiece_vocabulary.py`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from secateur.checkpoint.chat_templates import DEFAULT, chat_templates
 from secateur.errors import CheckpointError
 from secateur.families.format_rules import TokenizerRules
 from secateur.formats.gguf.container import STRING, Value
@@ -42,6 +43,7 @@ _SPECIAL_IDS = {
 """Special token -> llama.cpp's key, its spelling."""
 
 _PREFIX = "tokenizer.ggml."
+_TEMPLATE = "tokenizer.chat_template"
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -74,9 +76,10 @@ def tokenizer_metadata(
         metadata["merges"] = Value(STRING, tuple(_merges(tokenizer)))
     for word, number in _special_ids(tokenizer, settings, config).items():
         metadata[_SPECIAL_IDS[word]] = Value("u32", number)
-    for key, told in _added_around(tokenizer, settings, rules).items():
-        metadata[key] = Value("bool", told)
-    return {_PREFIX + key: value for key, value in metadata.items()} | _template(folder, settings)
+    for key, flag in _added_around(tokenizer, settings, rules).items():
+        metadata[key] = Value("bool", flag)
+    keys = {_PREFIX + key: value for key, value in metadata.items()}
+    return keys | template_metadata(chat_templates(folder))
 
 
 def has_tokenizer(folder: Path, rules: TokenizerRules) -> bool:
@@ -107,29 +110,29 @@ def _added_around(
 ) -> dict[str, bool]:
     """What llama.cpp adds to a text: the family's rules, or what the tokenizer's files say."""
     if rules.from_files:
-        told = _told_around(tokenizer, settings)
+        flags = _flags_of_files(tokenizer, settings)
     else:
-        told = {"add_bos_token": rules.add_bos, "add_space_prefix": rules.add_space_prefix}
-    return {key: value for key, value in told.items() if value is not None}
+        flags = {"add_bos_token": rules.add_bos, "add_space_prefix": rules.add_space_prefix}
+    return {key: value for key, value in flags.items() if value is not None}
 
 
-def _told_around(
+def _flags_of_files(
     tokenizer: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, bool | None]:
     """Whether the first and last token of a text are special ones: the post-processor's template,
     else tokenizer_config.json; and whether it begins with a space, which only the latter says."""
-    told: dict[str, bool | None] = {}
+    flags: dict[str, bool | None] = {}
     processor = tokenizer.get("post_processor") or {}
     for step in processor.get("processors", [processor]):
         single = step.get("single", []) if step.get("type") == "TemplateProcessing" else []
         for word, item in (("bos", single[:1]), ("eos", single[-1:])) if len(single) > 1 else ():
             token = item[0].get("SpecialToken", {}).get("id")
             if token is not None:
-                told[word] = token in _content(settings.get(f"{word}_token"))
+                flags[word] = token in _content(settings.get(f"{word}_token"))
     for word in ("bos", "eos"):
         entry = settings.get(f"add_{word}_token")
-        told.setdefault(word, entry if isinstance(entry, bool) else None)
-    found: dict[str, bool | None] = {f"add_{word}_token": value for word, value in told.items()}
+        flags.setdefault(word, entry if isinstance(entry, bool) else None)
+    found: dict[str, bool | None] = {f"add_{word}_token": value for word, value in flags.items()}
     space = settings.get("add_prefix_space")
     return {**found, "add_space_prefix": space if isinstance(space, bool) else None}
 
@@ -149,19 +152,26 @@ def _json(path: Path, *, optional: bool = False) -> dict[str, Any]:
 
 
 def _check_form(folder: Path, tokenizer: Mapping[str, Any], rules: TokenizerRules) -> None:
-    """Refuse a tokenizer that llama.cpp, told the family's `model` and `pre`, would misread."""
+    """Refuse a tokenizer that llama.cpp would misread under the family's `model` and `pre`."""
     model = tokenizer.get("model", {})
     if model.get("type") != "BPE":
         raise CheckpointError(
             f"{folder}/tokenizer.json: is a {model.get('type')} tokenizer, expected BPE"
         )
-    form = (bool(model.get("byte_fallback")), sorted(_expressions(tokenizer.get("pre_tokenizer"))))
+    splits = sorted(_expressions(tokenizer.get("pre_tokenizer")))
+    found = (bool(model.get("byte_fallback")), splits)
     expected = (rules.byte_fallback, [rules.split] if rules.split else [])
-    if form != expected:
+    if found != expected:
         raise CheckpointError(
-            f"{folder}/tokenizer.json: byte fallback and split expressions are {form}, but "
-            f"llama.cpp's {rules.pre or rules.model!r} tokenizer has {expected}"
+            f"{folder}/tokenizer.json: has {_describe(*found)}, and llama.cpp's "
+            f"{rules.pre or rules.model!r} tokenizer has {_describe(*expected)}, so it would split "
+            "text otherwise: take the publisher's tokenizer, or write safetensors or MLX"
         )
+
+
+def _describe(byte_fallback: bool, splits: Sequence[str]) -> str:
+    fallback = "byte fallback" if byte_fallback else "no byte fallback"
+    return f"{fallback} and splits text by {' and '.join(splits) or 'no expression'}"
 
 
 def _expressions(node: Any) -> Iterator[str]:
@@ -263,15 +273,16 @@ def _special_ids(
     return found
 
 
-def _template(folder: Path, settings: Mapping[str, Any]) -> dict[str, Value]:
-    """The chat template: of tokenizer_config.json, else chat_template.jinja; {} if there is none.
-
-    Of several named templates only the default one is written.
-    """
-    template = settings.get("chat_template")
-    beside = folder / "chat_template.jinja"
-    if template is None and beside.is_file():
-        template = beside.read_text("utf-8")
-    if isinstance(template, list):
-        template = next((item["template"] for item in template if item["name"] == "default"), None)
-    return {} if template is None else {"tokenizer.chat_template": Value(STRING, template)}
+def template_metadata(templates: Mapping[str, str]) -> dict[str, Value]:
+    """The keys of chat templates by name, as gguf-py writes them; {} where there are none."""
+    named = {
+        re.sub(r"[^A-Za-z0-9]", "_", name): text
+        for name, text in templates.items()
+        if name != DEFAULT
+    }
+    metadata = {f"{_TEMPLATE}.{name}": Value(STRING, text) for name, text in named.items()}
+    if named:
+        metadata[f"{_TEMPLATE}s"] = Value(STRING, tuple(sorted(named)))
+    if DEFAULT in templates:
+        metadata[_TEMPLATE] = Value(STRING, templates[DEFAULT])
+    return metadata

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from secateur.checkpoint.chat_templates import DEFAULT, chat_templates
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import CheckpointError, PlanError
 from secateur.formats.gguf.container import Metadata, metadata_bytes
@@ -25,11 +26,12 @@ class TokenizerKeys:
     """The keys of the tokenizer and the default sampling.
 
     `nbytes` is their exact size, None when no tokenizer is at hand; `metadata` is empty where no
-    more than the size is known.
+    more than the size is known; `notes` say what of the tokenizer a GGUF does not hold.
     """
 
     metadata: Metadata = field(repr=False)
     nbytes: int | None
+    notes: tuple[str, ...] = ()
 
 
 def tokenizer_keys(checkpoint: Checkpoint, source: Path | None = None) -> TokenizerKeys:
@@ -54,7 +56,18 @@ def tokenizer_keys(checkpoint: Checkpoint, source: Path | None = None) -> Tokeni
         **sampling_metadata(checkpoint.path),
         **tokenizer_metadata(folder, checkpoint.config, rules, _rows(checkpoint)),
     }
-    return TokenizerKeys(metadata, metadata_bytes(metadata))
+    return TokenizerKeys(metadata, metadata_bytes(metadata), _template_notes(folder))
+
+
+def _template_notes(folder: Path) -> tuple[str, ...]:
+    """What a GGUF loses of the model's chat templates: which one is used by default."""
+    templates = chat_templates(folder)
+    if not templates or DEFAULT in templates:
+        return ()
+    return (
+        f"the model has chat templates by name only ({', '.join(sorted(templates))}): its GGUF has "
+        "none that llama.cpp uses unasked",
+    )
 
 
 def _of_vocabulary(checkpoint: Checkpoint, path: Path) -> TokenizerKeys:
