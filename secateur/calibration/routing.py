@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import FamilyError, NumericError
+from secateur.families.router_limits import fewest_experts
 from secateur.families.schema import Family
 
 SELECTED, ALL, NONE = "selected", "all", "none"
@@ -61,8 +62,7 @@ class Routing:
     @property
     def fewest(self) -> int:
         """The smallest number of experts with which the model still runs."""
-        in_group = max(-(-self.top_k // self.used_groups), self.group_best)
-        return self.top_k if self.groups == 1 else self.groups * in_group
+        return fewest_experts(self.top_k, self.groups, self.used_groups, self.group_best)
 
 
 class Scored(NamedTuple):

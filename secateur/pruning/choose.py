@@ -1,9 +1,9 @@
-"""From a user's request and statistics to the experts that stay, with the reasons."""
+"""From a user's request and statistics to the experts that are kept, with the reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +12,55 @@ from numpy.typing import NDArray
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
-from secateur.pruning import rerouted
-from secateur.pruning.criteria import AGGREGATIONS, CRITERIA, Gate, Scores, Settings, score
+from secateur.pruning.criteria.aggregations import POOLED, Scores
+from secateur.pruning.criteria.base import Criterion, Gate, Settings, score
+from secateur.pruning.criteria.registry import DEFAULT, check_aggregation, find_criterion
+from secateur.pruning.drop_map import read_drop_map
 from secateur.pruning.selection import (
     Constraints,
     Keep,
     check_count,
     hints,
     kept_count,
-    read_drop_map,
+    router_constraints,
     select,
     super_experts,
 )
 from secateur.statistics.statistics import Statistics
 
-CRITERION = rerouted.NAME
-"""What is used when the user names none: it wins (benchmarks/criteria.json)."""
-
-NAMES = (rerouted.NAME, *CRITERIA)
-"""All criteria."""
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """How many experts stay, and by what criterion.
+    """How many experts are kept, and by what criterion.
 
-    Exactly one of `experts` (how many stay) and `drop` (share that goes) unless `drop_map` names
-    a file that says it all. `protected` experts stay; `protect_super_experts` adds those whose
-    activations stand out.
+    Exactly one of `experts` (how many are kept) and `drop` (the share that is pruned), unless
+    `drop_map` names a file with the whole selection. `criterion` is a name
+    (pruning.criteria.registry) or a Criterion; `gate`, `aggregation`, `protect_per_sample` and
+    `random_seed` are its settings (pruning.criteria.base). `protected` experts are kept, by layer;
+    `protect_super_experts` adds those whose activations stand out.
     """
 
     experts: int | None = None
     drop: float | None = None
-    criterion: str = CRITERION
-    aggregation: str = "pooled"
+    criterion: str | Criterion = DEFAULT
+    aggregation: str = POOLED
     gate: Gate = "true"
     protect_per_sample: int = 16
-    seed: int = 0
+    random_seed: int = 0
     protected: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     protect_super_experts: bool = False
     drop_map: Path | None = None
 
+    @property
+    def settings(self) -> Settings:
+        """What the criterion is asked with."""
+        return Settings(self.gate, self.aggregation, self.protect_per_sample, self.random_seed)
+
 
 @dataclass(frozen=True)
 class Choice:
-    """The experts that stay, how they were chosen (JSON-able), and what the user should know."""
+    """The experts kept, how they were chosen (JSON-able), and what the user should know."""
 
     keep: Keep
     selection: Mapping[str, Any]
@@ -64,18 +68,11 @@ class Choice:
 
 
 def scores_of(statistics: Statistics, request: Pruning) -> dict[int, Scores]:
-    """{MoE layer: float64 [E]}: every expert's score by the request's criterion; higher stays.
+    """{MoE layer: float64 [E]}: every expert's score by the request's criterion; higher is kept.
 
     Raises PlanError for an unknown criterion, or one that these statistics cannot give.
     """
-    if request.criterion == rerouted.NAME:
-        return rerouted.scores(statistics, request.aggregation)
-    if request.criterion not in CRITERIA:
-        raise PlanError(
-            f"unknown criterion {request.criterion!r}: choose one of {', '.join(NAMES)}"
-        )
-    settings = Settings(request.gate, request.protect_per_sample, request.seed)
-    return score(statistics, request.criterion, settings, request.aggregation)
+    return score(statistics, find_criterion(request.criterion), request.settings)
 
 
 def check_request(checkpoint: Checkpoint, request: Pruning) -> None:
@@ -83,14 +80,8 @@ def check_request(checkpoint: Checkpoint, request: Pruning) -> None:
 
     Raises PlanError as `choose` would.
     """
-    if request.criterion not in NAMES:
-        raise PlanError(
-            f"unknown criterion {request.criterion!r}: choose one of {', '.join(NAMES)}"
-        )
-    if request.aggregation not in AGGREGATIONS:
-        raise PlanError(
-            f"unknown aggregation {request.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}"
-        )
+    find_criterion(request.criterion)
+    check_aggregation(request.aggregation)
     if request.drop_map is not None:
         choose(checkpoint, None, request)
     else:
@@ -99,7 +90,7 @@ def check_request(checkpoint: Checkpoint, request: Pruning) -> None:
 
 
 def choose(checkpoint: Checkpoint, statistics: Statistics | None, request: Pruning) -> Choice:
-    """Which experts of the checkpoint stay.
+    """Which experts of the checkpoint are kept.
 
     Of a checkpoint that is no more than a config, the first ones stand in for those that
     statistics would choose. Raises PlanError when the request contradicts itself or the model, or
@@ -108,14 +99,14 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, request: Pruni
     limits = constraints_of(checkpoint, request, statistics)
     if request.drop_map is not None:
         if request.experts is not None or request.drop is not None:
-            raise PlanError("--drop-map says it all: leave --experts and --drop out")
+            raise PlanError("--drop-map holds the whole selection: leave --experts and --drop out")
         keep = read_drop_map(request.drop_map, checkpoint.experts, checkpoint.moe_layers)
         return Choice(keep, {"drop_map": request.drop_map.name}, _notes(checkpoint, keep))
     count = kept_count(checkpoint.experts, keep=request.experts, drop=request.drop)
     check_count(count, limits)
     if count == checkpoint.experts:
-        everyone = tuple(range(checkpoint.experts))
-        return Choice(dict.fromkeys(checkpoint.moe_layers, everyone), {"criterion": None}, ())
+        all_experts = tuple(range(checkpoint.experts))
+        return Choice(dict.fromkeys(checkpoint.moe_layers, all_experts), {"criterion": None}, ())
     if statistics is None and checkpoint.shape_only:
         return _stand_in(checkpoint, count, limits)
     if statistics is None:
@@ -123,15 +114,18 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, request: Pruni
             f"choosing {count} of {checkpoint.experts} experts needs statistics: "
             "make them with `secateur calibrate` and name them with --stats, or give a --drop-map"
         )
-    free = limits.groups == 1 and not limits.protected
-    if request.criterion == rerouted.NAME and free:
-        keep = rerouted.keep(statistics, count, request.aggregation)
-    else:
-        keep = select(scores_of(statistics, request), count, limits, _tokens(statistics))
-    selection = {key: value for key, value in asdict(request).items() if value not in (None, {})}
-    selection["experts"] = count
-    selection["protected"] = {str(k): sorted(v) for k, v in limits.protected.items()}
-    return Choice(keep, selection, _notes(checkpoint, keep))
+    keep = select(scores_of(statistics, request), count, limits, _tokens(statistics))
+    return Choice(keep, _describe(request, count, limits), _notes(checkpoint, keep))
+
+
+def _describe(request: Pruning, count: int, limits: Constraints) -> dict[str, Any]:
+    """The request as JSON, as a plan keeps it."""
+    values = {entry.name: getattr(request, entry.name) for entry in fields(request)}
+    described = {key: value for key, value in values.items() if value is not None}
+    described["criterion"] = find_criterion(request.criterion).name
+    described["experts"] = count
+    described["protected"] = {str(k): sorted(v) for k, v in limits.protected.items()}
+    return described
 
 
 def first_experts(checkpoint: Checkpoint, count: int) -> dict[int, tuple[int, ...]]:
@@ -151,8 +145,8 @@ def _stand_in(checkpoint: Checkpoint, count: int, limits: Constraints) -> Choice
     """Experts for sizes only: without weights nothing can be decided."""
     keep = _first(checkpoint, count, limits)
     note = (
-        f"which experts stay is not decided: the first {count} of each layer stand in for them "
-        "(the sizes are the same whichever stay)"
+        f"which experts are kept is not decided: the first {count} of each layer stand in for them "
+        "(the sizes are the same whichever are kept)"
     )
     return Choice(keep, {"stand_in": True, "experts": count}, (note, *_notes(checkpoint, keep)))
 
@@ -161,8 +155,6 @@ def constraints_of(
     checkpoint: Checkpoint, request: Pruning, statistics: Statistics | None
 ) -> Constraints:
     """What the model's router and the user's protection demand of a selection."""
-    groups = checkpoint.family.find(checkpoint.config, "groups")
-    used = checkpoint.family.find(checkpoint.config, "used_groups")
     protected = {layer: set(experts) for layer, experts in request.protected.items()}
     if odd := sorted(set(protected) - set(checkpoint.moe_layers)):
         raise PlanError(f"layer {odd[0]} is protected, but has no routed experts")
@@ -177,13 +169,7 @@ def constraints_of(
             raise PlanError("protecting super experts needs statistics: name them with --stats")
         for layer, experts in super_experts(statistics).items():
             protected.setdefault(layer, set()).update(experts)
-    return Constraints(
-        experts=checkpoint.experts,
-        top_k=checkpoint.top_k,
-        groups=groups[1] if groups else 1,
-        used_groups=used[1] if used else 1,
-        protected=protected,
-    )
+    return replace(router_constraints(checkpoint), protected=protected)
 
 
 def _tokens(statistics: Statistics) -> dict[int, NDArray[np.int64]]:

@@ -8,7 +8,7 @@ is copied whole. No bytes are read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from secateur.checkpoint.byte_ranges import Allowed, Piece, SlicedTensor, joined, whole
 from secateur.checkpoint.headers import TensorSpec
@@ -16,15 +16,13 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.tensors import STORAGE
 from secateur.errors import PlanError
 from secateur.families.schema import TensorMatch
-
-Keep = Mapping[int, Sequence[int]]
-"""MoE layer -> the experts it keeps, by their numbers in the source checkpoint."""
+from secateur.pruning.selection import Constraints, Keep, check_count, router_constraints
 
 
 def select_experts(checkpoint: Checkpoint, keep: Keep) -> Iterator[SlicedTensor]:
     """The tensors of the pruned checkpoint, as byte ranges of the source.
 
-    `keep` lists, ascending, the experts of every MoE layer that stay; they are renumbered from
+    `keep` lists, ascending, the experts of every MoE layer that are kept; they are renumbered from
     0 in that order. Raises PlanError when `keep` does not fit the checkpoint (`check_keep`).
     Peak memory: the descriptions; one piece per run of neighbouring kept experts.
     """
@@ -38,16 +36,16 @@ def select_experts(checkpoint: Checkpoint, keep: Keep) -> Iterator[SlicedTensor]
 def arrange_experts(checkpoint: Checkpoint, order: Keep) -> Iterator[SlicedTensor]:
     """As `select_experts`, in any order of experts, and without any check of `order`."""
     for name, spec in checkpoint.specs.items():
-        place = checkpoint.matches[name]
-        axis = place.row.expert_axis
-        if place.layer is None or (axis is None and place.expert is None):
-            yield whole(spec, _allowed(place))
+        match = checkpoint.matches[name]
+        axis = match.row.expert_axis
+        if match.layer is None or (axis is None and match.expert is None):
+            yield whole(spec, _allowed(match))
             continue
-        kept = order[place.layer]
+        kept = order[match.layer]
         if axis is not None:
-            yield _sliced(spec, axis, kept)
-        elif place.expert is not None and place.expert in kept:
-            yield _renamed(spec, place, kept.index(place.expert))
+            yield _slice(spec, axis, kept)
+        elif match.expert is not None and match.expert in kept:
+            yield _rename(spec, match, kept.index(match.expert))
 
 
 def check_keep(checkpoint: Checkpoint, keep: Keep) -> None:
@@ -83,50 +81,25 @@ def check_keep(checkpoint: Checkpoint, keep: Keep) -> None:
             f"layer {few} keeps {counts[few]} experts and layer {many} keeps {counts[many]}: "
             "config.json holds one number for all layers, keep equally many in each"
         )
-    count = counts[layers[0]]
-    if count < checkpoint.top_k:
-        raise PlanError(
-            f"{count} experts kept per layer, but every token uses {checkpoint.top_k}: "
-            f"keep at least {checkpoint.top_k}"
-        )
-    _check_groups(checkpoint, keep, count)
+    limits = router_constraints(checkpoint)
+    check_count(counts[layers[0]], limits)
+    _check_groups(keep, limits)
 
 
-def _check_groups(checkpoint: Checkpoint, keep: Keep, count: int) -> None:
+def _check_groups(keep: Keep, limits: Constraints) -> None:
     """Groups are contiguous blocks of experts, of equal size before and after."""
-    family, config = checkpoint.family, checkpoint.config
-    found = family.find(config, "groups")
-    if found is None or found[1] < 1:
-        return
-    groups = found[1]
-    if count % groups:
-        raise PlanError(
-            f"{count} experts kept per layer, but the router works in {groups} groups of equal "
-            f"size: keep a multiple of {groups}"
-        )
-    size, share = checkpoint.experts // groups, count // groups
-    for layer in checkpoint.moe_layers:
-        per_group = [sum(e // size == group for e in keep[layer]) for group in range(groups)]
+    size = limits.experts // limits.groups
+    for layer, kept in keep.items():
+        share = len(kept) // limits.groups
+        per_group = [sum(e // size == group for e in kept) for group in range(limits.groups)]
         if any(number != share for number in per_group):
             raise PlanError(
-                f"layer {layer} keeps {per_group} experts of its {groups} groups: the router "
-                f"needs equally many of each, that is {share}"
+                f"layer {layer} keeps {per_group} experts of its {limits.groups} groups: the "
+                f"router needs equally many of each, that is {share}"
             )
-    used = family.find(config, "used_groups")
-    reachable = share * (used[1] if used else groups)
-    if reachable < checkpoint.top_k:
-        raise PlanError(
-            f"a token may use {reachable} of the {count} experts kept per layer (groups), "
-            f"but it is sent to {checkpoint.top_k}: keep more experts"
-        )
-    if share < family.router.group_best:
-        raise PlanError(
-            f"{share} experts kept per group, but the router ranks groups by the best "
-            f"{family.router.group_best} of each: keep at least {family.router.group_best}"
-        )
 
 
-def _sliced(spec: TensorSpec, axis: int, kept: Sequence[int]) -> SlicedTensor:
+def _slice(spec: TensorSpec, axis: int, kept: Sequence[int]) -> SlicedTensor:
     """The kept slices along `axis`.
 
     With the expert axis first, as in every family so far, a slice is one range. On a later
@@ -143,18 +116,18 @@ def _sliced(spec: TensorSpec, axis: int, kept: Sequence[int]) -> SlicedTensor:
     return SlicedTensor(spec.name, spec.dtype, shape, pieces)
 
 
-def _renamed(spec: TensorSpec, place: TensorMatch, number: int) -> SlicedTensor:
-    match = place.row.pattern.fullmatch(spec.name)
-    assert match is not None  # the place was found with this very pattern
-    start, end = match.span("expert")
-    copy = whole(spec, _allowed(place))
+def _rename(spec: TensorSpec, match: TensorMatch, number: int) -> SlicedTensor:
+    found = match.row.pattern.fullmatch(spec.name)
+    assert found is not None  # the match was made with this very pattern
+    start, end = found.span("expert")
+    copy = whole(spec, _allowed(match))
     name = f"{spec.name[:start]}{number}{spec.name[end:]}"
     return SlicedTensor(name, copy.dtype, copy.shape, copy.pieces, copy.allowed)
 
 
-def _allowed(place: TensorMatch) -> Allowed:
+def _allowed(match: TensorMatch) -> Allowed:
     """Rows without axes are parts we only carry: infinite clipping bounds are normal there."""
-    return "finite" if place.row.axes else "infinite"
+    return "finite" if match.row.axes else "infinite"
 
 
 def _ranges(layers: Sequence[int]) -> str:

@@ -1,0 +1,85 @@
+"""The statistics file: safetensors with one JSON document in its metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from secateur.errors import StatisticsError
+from secateur.statistics.statistics import VERSION, Statistics, array_name
+from secateur.statistics.sums import KINDS, shape_of
+from secateur.system.atomic import write_safetensors
+
+METADATA = "secateur"
+"""The key of the JSON document."""
+
+
+def save(statistics: Statistics, path: Path) -> None:
+    """Write to a file that is complete or as it was; same statistics, same bytes.
+
+    Raises WriteError when the disk refuses.
+    """
+    text = json.dumps(statistics.header(), sort_keys=True, ensure_ascii=False)
+    write_safetensors(path, statistics.arrays, {METADATA: text})
+
+
+def load(path: Path) -> Statistics:
+    """Read what `save` wrote.
+
+    Raises StatisticsError for a file that is missing, damaged, or of another kind or version.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            header = json.loads((file.metadata() or {})[METADATA])
+            _check_version(path, header)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        statistics = Statistics(
+            model=header["model"],
+            categories=tuple(header["categories"]),
+            tokens=header["tokens"],
+            skipped=header["skipped"],
+            corpora=tuple(header["corpora"]),
+            samples=tuple(header["samples"]),
+            arrays=arrays,
+            sums=header["sums"],
+            shards=tuple((str(sha), int(part), int(parts)) for sha, part, parts in header["shards"]),
+        )
+        _check_arrays(statistics)
+        return statistics
+    except FileNotFoundError:
+        raise StatisticsError(f"{path} does not exist: make it with `secateur calibrate`") from None
+    except KeyError as error:
+        raise _no_statistics(path, f"{error.args[0]} is missing") from None
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise _no_statistics(path, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _no_statistics(path: Path, reason: str) -> StatisticsError:
+    return StatisticsError(
+        f"{path} is no statistics file of secateur ({reason[:200]}): name a file that `secateur "
+        "calibrate` or `secateur merge` wrote"
+    )
+
+
+def _check_version(path: Path, header: Any) -> None:
+    if header["version"] != VERSION:
+        raise StatisticsError(
+            f"{path} has statistics of version {header['version']}, this secateur reads version "
+            f"{VERSION}, which names its sums: calibrate again"
+        )
+
+
+def _check_arrays(statistics: Statistics) -> None:
+    """Raises KeyError or ValueError when a sum is missing or of another shape or kind."""
+    sizes = len(statistics.categories), statistics.experts, len(statistics.samples)
+    for name, kind in statistics.sums.items():
+        if kind not in KINDS:
+            raise ValueError(f"the sum {name} is of the unknown kind {kind}")
+        shape = shape_of(kind, *sizes)
+        for layer in statistics.layers:
+            full = array_name(layer, name)
+            if (got := statistics.arrays[full].shape) != shape:
+                raise ValueError(f"{full} has shape {list(got)}, expected {list(shape)}")
