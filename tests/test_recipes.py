@@ -36,7 +36,7 @@ from secateur.recipes.recipe import (
     shipped_recipes,
 )
 from secateur.recipes.suites import SUITES, find_recipes
-from secateur.statistics import statistics as statistics_file
+from secateur.statistics import file as statistics_file
 
 GOLDEN_FILE = Path(__file__).parent / "golden/tensor_types.json"
 GOLDEN = json.loads(GOLDEN_FILE.read_text()) if GOLDEN_FILE.exists() else {"cases": [], "read": []}
@@ -414,7 +414,7 @@ def test_layer_importance_out_of_statistics(stats: Path) -> None:
     assert layer_importance("contribution", found, 2) == pytest.approx(sizes)
     assert layer_importance("contribution", found, 3)[2] == math.inf  # type: ignore[index]
     half = found.experts // 2
-    errors = [found.arrays[f"layer.{layer}.rerouted.pooled.pooled"][half] for layer in (0, 1)]
+    errors = [found.arrays[f"layer.{layer}.rerouted.pooled.errors"][half] for layer in (0, 1)]
     assert layer_importance(None, found, 2) == pytest.approx(errors)
     assert min(errors) > 0
     bare = replace(found, arrays={k: v for k, v in found.arrays.items() if ".rerouted." not in k})

@@ -17,7 +17,8 @@ from secateur.formats.imatrix.dat_file import in_tokens
 from secateur.formats.imatrix.file import open_imatrix, save_imatrix
 from secateur.formats.imatrix.matrix import Imatrix
 from secateur.planning.document import read_plan
-from secateur.pruning.selection import Keep, read_drop_map
+from secateur.pruning.drop_map import read_drop_map
+from secateur.pruning.selection import Keep
 from secateur.statistics.coverage import LEAST
 from secateur.system.atomic import check_writable
 

@@ -12,7 +12,7 @@ and any set of survivors is then priced in O(K^2) numbers per token instead of a
 
 A token's experts are numbered by rank, best first; only the first R run (`Routing.ranks`). Rank R
 stands for all others and for nobody: it adds nothing. A token with fewer than K survivors among
-its first R is priced as if it got no more than those; `Removal.covered` says how many are not.
+its first R is priced as if it got no more than those.
 
 Shapes: S tokens, E experts, R ranks, K chosen, H hidden, I expert width.
 """

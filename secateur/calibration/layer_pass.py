@@ -6,7 +6,7 @@ Peak memory: that of forward.stream, the sample of one layer and what solving it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateur.calibration.branch_error import most_tokens, read_norm
-from secateur.calibration.observers import (
-    GroupObserver,
-    LayerSums,
-    distinct_samples,
-    hook_layer,
-)
+from secateur.calibration.documents import list_documents
+from secateur.calibration.group_observer import GroupObserver
+from secateur.calibration.layer_sums import LayerSums, list_kinds
+from secateur.calibration.model_hooks import hook_layer
+from secateur.calibration.observers.base import Observer
 from secateur.calibration.removal_search import LayerSample, solve_layer
 from secateur.calibration.removal_search import cost as reroute_cost
 from secateur.calibration.routing import routing_of
@@ -92,12 +91,14 @@ def calibrate(
     seed: int = 0,
     workers: int | None = None,
     skip_bad: bool = False,
+    observers: Sequence[Observer] = (),
     progress: Progress = no_progress,
 ) -> Statistics:
     """Run the corpus through the checkpoint once and sum what its experts did.
 
     `reroute_tokens` are sampled for the criterion `rerouted` (0 leaves it out), with `seed`;
     fewer, where a family's router needs more memory per token than there is for them.
+    `observers` add sums of their own to the built-in ones (statistics.sums).
     `workers` are the cores to use (default: all); the result does not depend on them. A token
     that becomes NaN or infinite raises NumericError, or is left out and counted when `skip_bad`.
     Raises CorpusError when the corpus has no tokens.
@@ -106,26 +107,28 @@ def calibrate(
     batches = make_micro_batches(corpus.rows, hidden)
     if not batches:
         raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
-    threads = workers or cores()
+    documents = list_documents(corpus, batches)
     sampled = _affordable(checkpoint, reroute_tokens)
     drawn = draw(batches, corpus, sampled, seed) if sampled else {}
     arrays: dict[str, Array] = {}
     with ForwardPass(
-        CheckpointWeights(checkpoint), batches, workers=threads, skip_bad=skip_bad
+        CheckpointWeights(checkpoint), batches, workers=workers or cores(), skip_bad=skip_bad
     ) as forward:
         for layer in range(checkpoint.layers):
-            arrays.update(_calibrate_layer(forward, layer, checkpoint, corpus, drawn))
+            sums = LayerSums(layer, documents, checkpoint.experts, observers)
+            arrays.update(_calibrate_layer(forward, layer, checkpoint, sums, drawn))
             done, total = (layer + 1) * corpus.tokens, checkpoint.layers * corpus.tokens
             progress("calibrate", done, total, "tokens")
         skipped = forward.skipped
     return Statistics(
         model=checkpoint.facts(),
         categories=corpus.categories,
-        tokens=dict(corpus.description["tokens_by_category"]),
+        tokens=documents.tokens,
         skipped=skipped,
         corpora=({**corpus.description, "sha256": corpus.sha256},),
-        samples=tuple(distinct_samples(corpus)[1]),
+        samples=documents.samples,
         arrays={name: arrays[name] for name in sorted(arrays)},
+        sums=list_kinds(observers),
     )
 
 
@@ -133,18 +136,17 @@ def _calibrate_layer(
     forward: ForwardPass,
     layer: int,
     checkpoint: Checkpoint,
-    corpus: Corpus,
+    sums: LayerSums,
     drawn: Mapping[int, Drawn],
 ) -> dict[str, Array]:
     """A layer's part of the statistics; its weights and its sample are held no longer."""
-    sums = LayerSums(layer, corpus, checkpoint.experts)
     with forward.load_layer(layer) as module:
         seen = _observe_layer(forward, module, layer, sums, drawn)
         arrays = sums.arrays(routed=layer in checkpoint.moe_layers)
         if seen:
             sample = join(seen)
             seen.clear()  # else it would be held twice while the removals are solved
-            arrays |= _solve(forward, module, layer, sample, len(corpus.categories))
+            arrays |= _solve(forward, module, layer, sample, sums.categories)
     return arrays
 
 
@@ -164,7 +166,7 @@ def _observe_layer(
 
     def observe(group: Group) -> GroupObserver:
         masks = [forward.mask(batch) for batch in group]
-        observers[group[0].index] = GroupObserver(group, masks, number, drawn)
+        observers[group[0].index] = GroupObserver(group, masks, number, drawn, sums.observers)
         return observers[group[0].index]
 
     def add(group: Group) -> None:
@@ -235,7 +237,7 @@ def _solve(
     return {
         f"layer.{layer}.rerouted.{aim}.{what}": getattr(removal, what)
         for aim, removal in removals.items()
-        for what in ("keep", "pooled", "per_category", "scores")
+        for what in ("errors", "errors_by_category", "scores")
     }
 
 
@@ -243,7 +245,7 @@ def _add_experts(sums: LayerSums, observer: GroupObserver, path: str, family: Fa
     if observer.unscored:
         raise FamilyError(
             f"the router of {path!r} was never called as {family.router.module!r}: "
-            f"mend [router] in {family.file}"
+            f"correct [router] in {family.file}"
         )
     sums.add(observer)
     sums.add_squares(f"{path}.gate_up_proj", observer.outer_squares, observer.tokens)

@@ -64,7 +64,7 @@ class LayerSample:
 
 @dataclass(frozen=True)
 class Removal:
-    """Which experts stay, for every count; row n is for n experts kept.
+    """Which experts are kept, for every count; row n is for n experts kept.
 
     Rows below the router's fewest are empty (`keep` False, errors NaN). With grouped experts only
     rows whose n the groups divide are of use: groups shrink in turn. Row n is the n experts of
@@ -73,12 +73,10 @@ class Removal:
 
     keep: NDArray[np.bool_]
     """[E + 1, E]"""
-    pooled: NDArray[np.float64]
+    errors: NDArray[np.float64]
     """[E + 1]: relative squared error over all tokens, weighted as in the search"""
-    per_category: NDArray[np.float64]
+    errors_by_category: NDArray[np.float64]
     """[E + 1, C]: the same inside each category; 0 for a category without tokens"""
-    covered: NDArray[np.float64]
-    """[E + 1]: share of tokens with K survivors among their first R, priced exactly"""
     scores: NDArray[np.float64]
     """[E]: place in the order of removal, higher = keep"""
 
@@ -167,14 +165,12 @@ class Search:
         """Greedy removal from all experts down to the fewest that the router can do with."""
         experts = self.experts
         keep = np.zeros((experts + 1, experts), np.bool_)
-        per_category = np.full((experts + 1, self._count), np.nan)
-        covered = np.full(experts + 1, np.nan)
+        by_category = np.full((experts + 1, self._count), np.nan)
         scores = np.zeros(experts)
         state = self.state(np.ones(experts, np.bool_))
         for kept in range(experts, self.routing.fewest - 1, -1):
             keep[kept] = state.alive
-            per_category[kept] = self.errors(state)
-            covered[kept] = (state.near[:, self.routing.top_k - 1] < self._ranks).mean()
+            by_category[kept] = self.errors(state)
             aims = self.ordered(self.errors_without(state), state.alive, aim)
             if kept > self.routing.fewest:
                 scores[aims[0]] = experts - kept
@@ -183,7 +179,7 @@ class Search:
                 state = self.state(alive, state)
             else:
                 scores[aims] = np.arange(experts - kept, experts)
-        return Removal(keep, per_category @ self._share, per_category, covered, scores)
+        return Removal(keep, by_category @ self._share, by_category, scores)
 
     def errors(self, state: _State) -> NDArray[np.float64]:
         """Relative error of a set of survivors per category, [C]."""

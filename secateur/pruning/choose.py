@@ -29,7 +29,6 @@ from secateur.pruning.selection import (
 from secateur.statistics.statistics import Statistics
 
 
-
 @dataclass(frozen=True)
 class Pruning:
     """How many experts are kept, and by what criterion.
@@ -62,7 +61,7 @@ class Pruning:
 class Choice:
     """The experts kept, how they were chosen (JSON-able), and what the user should know."""
 
-    keep: Keep
+    keep: Mapping[int, tuple[int, ...]]
     selection: Mapping[str, Any]
     notes: tuple[str, ...]
 

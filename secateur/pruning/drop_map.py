@@ -1,6 +1,6 @@
 """Drop maps: which experts a pruned model has, as JSON that a person can read and write.
 
-    {"experts": 32, "layers": {"0": {"keep": [0, 2], "drop": [1, 3]}, ...}}
+{"experts": 32, "layers": {"0": {"keep": [0, 2], "drop": [1, 3]}, ...}}
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def check_count(keep: int, limits: Constraints) -> None:
             f"keep at least {least}"
         )
     raise PlanError(
-        f"{keep} experts would leave {keep // groups} in each of {groups} groups, but a token takes "
-        f"{limits.top_k} out of {limits.used_groups} groups, which are ranked by the best "
+        f"{keep} experts would leave {keep // groups} in each of {groups} groups, but a token "
+        f"takes {limits.top_k} out of {limits.used_groups} groups, which are ranked by the best "
         f"{limits.group_best} of each: keep at least {least}"
     )
 

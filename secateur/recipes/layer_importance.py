@@ -4,7 +4,8 @@ Two measures are made from statistics:
 
     rerouted      the default: the error of the layer's MoE branch, relative and after the norm
                   that follows it, when half of its experts are gone and their tokens go to the
-                  next best (calibration.reroute); high where experts cannot replace each other
+                  next best (calibration.removal_search); high where experts cannot replace each
+                  other
     contribution  the mean over tokens of the summed gate times output norm of the experts chosen,
                   which card 001 (ManniX-ITA, ContribDynamic) names for its tiers
 
@@ -74,7 +75,7 @@ def contribution(statistics: Statistics, layers: int) -> tuple[float, ...]:
     if not tokens:
         raise PlanError("the statistics hold no tokens: layers cannot be ranked by them")
     return _by_layer(
-        statistics, layers, lambda layer: float(statistics.sum(layer, "gate_norm").sum()) / tokens
+        statistics, layers, lambda layer: float(statistics.array(layer, "gate_norm").sum()) / tokens
     )
 
 
@@ -86,7 +87,7 @@ MEASURES: Mapping[str, Callable[[Statistics, int], tuple[float, ...]]] = {
 
 
 def _errors(layer: int) -> str:
-    return f"layer.{layer}.rerouted.pooled.pooled"
+    return f"layer.{layer}.rerouted.pooled.errors"
 
 
 def _has_rerouted(statistics: Statistics) -> bool:

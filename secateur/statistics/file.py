@@ -45,7 +45,9 @@ def load(path: Path) -> Statistics:
             samples=tuple(header["samples"]),
             arrays=arrays,
             sums=header["sums"],
-            shards=tuple((str(sha), int(part), int(parts)) for sha, part, parts in header["shards"]),
+            shards=tuple(
+                (str(sha), int(part), int(parts)) for sha, part, parts in header["shards"]
+            ),
         )
         _check_arrays(statistics)
         return statistics

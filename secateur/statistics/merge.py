@@ -40,7 +40,9 @@ def merge(left: Statistics, right: Statistics) -> Statistics:
             kind = _kind_of(name, sums)
             if kind is None:
                 continue
-            spread = array if name.startswith(IMATRIX) else _spread(array, kind, part, categories, rows)
+            spread = (
+                array if name.startswith(IMATRIX) else _spread(array, kind, part, categories, rows)
+            )
             arrays[name] = combine(kind, arrays[name], spread) if name in arrays else spread
     corpora = {json.dumps(corpus, sort_keys=True): corpus for corpus in left.corpora}
     corpora.update({json.dumps(corpus, sort_keys=True): corpus for corpus in right.corpora})

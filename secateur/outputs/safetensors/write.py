@@ -12,7 +12,7 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.writer import write_shards
 from secateur.outputs.build import safetensors_layout
 from secateur.planning.document import Plan
-from secateur.pruning.selection import drop_map
+from secateur.pruning.drop_map import drop_map
 from secateur.system.atomic import write_bytes
 from secateur.system.progress import Progress, no_progress
 

@@ -1,0 +1,58 @@
+"""The hooks on a decoder layer that see what no interface passes on.
+
+The experts are observed through forward.experts; the inputs of dense linears through one pre-hook
+each, the router's scores through one hook on the router.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.calibration.group_observer import GroupObserver
+from secateur.families.schema import Family
+from secateur.forward.expert_batch import Member
+from secateur.forward.experts import CURRENT_MEMBER, is_experts
+
+
+def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> ExitStack:
+    """Watch a loaded decoder layer; close the stack to stop.
+
+    Puts the router's scores and the linears' inputs into the group's GroupObserver.
+    """
+    stack = ExitStack()
+    router = family.fill(family.router.module, layer).removeprefix(prefix + ".")
+    as_logits = torch.log if family.router.output == "probabilities" else (lambda scores: scores)
+
+    def note_scores(_: nn.Module, __: Any, output: Any) -> None:
+        observer, member = _find_member()
+        if observer is not None:
+            observer.scored(member, as_logits(output[0].float()))
+
+    def note_inputs(name: str) -> Callable[[nn.Module, Any], None]:
+        def note(_: nn.Module, arguments: Any) -> None:
+            observer, member = _find_member()
+            if observer is not None:
+                observer.linear(member, name, arguments[0])
+
+        return note
+
+    for path, child in module.named_modules():
+        if path == router and any(is_experts(other) for other in module.modules()):
+            stack.callback(child.register_forward_hook(note_scores).remove)
+        if isinstance(child, nn.Linear):
+            handle = child.register_forward_pre_hook(note_inputs(f"{prefix}.{path}.weight"))
+            stack.callback(handle.remove)
+    return stack
+
+
+def _find_member() -> tuple[GroupObserver | None, int]:
+    """The observer of the group that this thread's micro-batch belongs to, and its number there."""
+    member = CURRENT_MEMBER.get()
+    if isinstance(member, Member) and isinstance(member.batch.observer, GroupObserver):
+        return member.batch.observer, member.number
+    return None, 0
