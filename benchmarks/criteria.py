@@ -66,7 +66,7 @@ CRITERIA: Mapping[str, dict[str, Any]] = {
     # 16 of 128 experts, as card 001 has it, and twice that share.
     "contribution, 4 protected": {"criterion": "contribution", "protect_per_sample": 4},
     "contribution, 8 protected": {"criterion": "contribution", "protect_per_sample": 8},
-    **{f"random {seed}": {"criterion": "random", "seed": seed} for seed in SEEDS},
+    **{f"random {seed}": {"criterion": "random", "random_seed": seed} for seed in SEEDS},
 }
 Sums = NDArray[np.float64]
 """Summed divergence per held-out document, in nats."""

@@ -46,7 +46,7 @@ def stats(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from secateur import Calibration, calibrate
 
     path = tmp_path_factory.mktemp("stats") / "stats.safetensors"
-    calibrate(line.model, path, Calibration(str(line.corpus)), workers=1)
+    calibrate(line.model, path, Calibration(str(line.corpus), observe=("sample_norms",)), workers=1)
     return path
 
 

@@ -270,7 +270,7 @@ def test_what_needs_weights_says_so(config: Path, tmp_path: Path) -> None:
 
 def test_a_plan_from_a_config_is_not_applied(config: Path, tiny: TINY, tmp_path: Path) -> None:
     decided = plan(config, Pruning(experts=4), Formats())
-    assert any("which experts stay is not decided" in note for note in decided.notes)
+    assert any("which experts are kept is not decided" in note for note in decided.notes)
     assert decided.tensor_bytes("safetensors") == plan(
         tiny("gemma4"), Pruning(drop_map=drop_map(tmp_path)), Formats()
     ).tensor_bytes("safetensors")

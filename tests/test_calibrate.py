@@ -17,14 +17,18 @@ from tiny_models import EXPERTS, FORMS, TOP_K, VOCAB, load, save_tiny
 from torch import Tensor
 
 from secateur.calibration.layer_pass import calibrate
+from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_rows
 from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
 from secateur.errors import CorpusError, NumericError
 from secateur.forward import batches, weights
-from secateur.pruning.criteria import Settings, score
-from secateur.statistics.statistics import Statistics, merge, save
-from secateur.statistics.statistics import load as load_statistics
+from secateur.pruning.criteria.base import Settings, score
+from secateur.pruning.criteria.reap import REAP
+from secateur.statistics.file import load as load_statistics
+from secateur.statistics.file import save
+from secateur.statistics.merge import merge
+from secateur.statistics.statistics import Statistics
 
 TINY = Callable[[str], Checkpoint]
 Document = tuple[str, str, list[int], list[bool]]
@@ -229,16 +233,16 @@ def check_equal(found: Statistics, reference: Reference) -> None:
         assert np.array_equal(found.count(layer), reference.sums(layer, lambda _: 1))
         for name, value in FIELDS.items():
             expected = reference.sums(layer, value)
-            assert found.sum(layer, name) == pytest.approx(expected, rel=2e-5, abs=1e-7), name
-        for category, expert in np.ndindex(found.largest(layer).shape):
+            assert found.array(layer, name) == pytest.approx(expected, rel=2e-5, abs=1e-7), name
+        for category, expert in np.ndindex(found.array(layer, "largest").shape):
             largest = [
                 pair["largest"]
                 for pair in reference.pairs[layer]
                 if (pair["category"], pair["expert"]) == (found.categories[category], expert)
             ]
-            got = float(found.largest(layer)[category, expert])
+            got = float(found.array(layer, "largest")[category, expert])
             assert got == pytest.approx(max(largest, default=0.0), rel=1e-5)
-        norms = found.sample_norms(layer)
+        norms = found.array(layer, "sample_norms")
         for row, sample in enumerate(found.samples):
             expected = np.zeros(EXPERTS)
             for pair in reference.pairs[layer]:
@@ -261,7 +265,7 @@ def as_bytes(statistics: Statistics, folder: Path) -> bytes:
 @pytest.mark.parametrize("form", FORMS)
 def test_sums_equal_brute_force_on_the_real_model(form: str, tiny: TINY, tmp_path: Path) -> None:
     checkpoint, rows = tiny(form), corpus()
-    found = calibrate(checkpoint, rows, reroute_tokens=0, workers=2)
+    found = calibrate(checkpoint, rows, reroute_tokens=0, workers=2, observers=[SAMPLE_NORMS])
     assert found.tokens == {"code": 18, "prose": 28}
     assert found.skipped == 0
     assert [(s["category"], s["tokens"]) for s in found.samples] == [
@@ -291,7 +295,7 @@ def test_masked_tokens_and_padding_never_count(form: str, tiny: TINY, tmp_path: 
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     rows = load_rows(path, VOCAB)
-    found = calibrate(tiny(form), rows, reroute_tokens=0, workers=2)
+    found = calibrate(tiny(form), rows, reroute_tokens=0, workers=2, observers=[SAMPLE_NORMS])
     assert sum(found.tokens.values()) == sum(sum(line["attention_mask"]) for line in lines)
     for layer in found.layers:
         assert found.count(layer).sum() == TOP_K * rows.tokens
@@ -327,20 +331,24 @@ def parts_of(whole: Corpus, cuts: Sequence[int]) -> list[Corpus]:
 def test_parts_of_a_corpus_merge_to_the_whole(tiny: TINY) -> None:
     """Micro-batches of the parts differ from the whole's: sums differ by their rounding only."""
     whole_corpus = long_corpus()
-    whole = calibrate(tiny("gemma4"), whole_corpus, reroute_tokens=0)
+    whole = calibrate(tiny("gemma4"), whole_corpus, reroute_tokens=0, observers=[SAMPLE_NORMS])
     merged: Statistics | None = None
     for part in parts_of(whole_corpus, [7, 23, 40]):
-        found = calibrate(tiny("gemma4"), part, reroute_tokens=0)
+        found = calibrate(tiny("gemma4"), part, reroute_tokens=0, observers=[SAMPLE_NORMS])
         merged = found if merged is None else merge(merged, found)
     assert merged is not None
     assert merged.header() | {"corpora": []} == whole.header() | {"corpora": []}
     assert sorted(merged.arrays) == sorted(whole.arrays)
     for layer in whole.layers:
         assert np.array_equal(merged.count(layer), whole.count(layer))
-        for field in FIELDS:
-            assert merged.sum(layer, field) == pytest.approx(whole.sum(layer, field), rel=1e-5)
-        assert merged.largest(layer) == pytest.approx(whole.largest(layer), rel=1e-5)
-        assert merged.sample_norms(layer) == pytest.approx(whole.sample_norms(layer), rel=1e-5)
+        for field in (*FIELDS, "largest", "sample_norms"):
+            assert merged.array(layer, field) == pytest.approx(whole.array(layer, field), rel=1e-5)
+        assert merged.array(layer, "largest") == pytest.approx(
+            whole.array(layer, "largest"), rel=1e-5
+        )
+        assert merged.array(layer, "sample_norms") == pytest.approx(
+            whole.array(layer, "sample_norms"), rel=1e-5
+        )
     for name, (squares, tokens) in whole.importance().items():
         assert np.array_equal(merged.importance()[name][1], tokens)
         assert merged.importance()[name][0] == pytest.approx(squares, rel=1e-4)
@@ -367,7 +375,7 @@ def test_reap_with_the_reference_gate_is_the_reference_formula(form: str, tiny: 
     rows = corpus()
     reference = Reference(tiny(form), rows)
     found = calibrate(tiny(form), rows, reroute_tokens=0)
-    scores = score(found, "reap", Settings(gate="reference"))
+    scores = score(found, REAP, Settings(gate="reference"))
     for layer in found.layers:
         for expert in range(EXPERTS):
             seen = [p for p in reference.pairs[layer] if p["expert"] == expert]
@@ -378,10 +386,10 @@ def test_reap_with_the_reference_gate_is_the_reference_formula(form: str, tiny: 
 def test_reference_and_true_gate_are_one_where_the_router_is_plain(tiny: TINY) -> None:
     found = calibrate(tiny("qwen3_moe"), corpus(), reroute_tokens=0)
     for layer in found.layers:
-        assert found.sum(layer, "reference_gate") == pytest.approx(found.sum(layer, "gate"))
+        assert found.array(layer, "reference_gate") == pytest.approx(found.array(layer, "gate"))
     other = calibrate(tiny("gemma4"), corpus(), reroute_tokens=0)
-    gates = other.sum(0, "gate").sum(0)
-    assert not np.allclose(other.sum(0, "reference_gate").sum(0), gates, rtol=0.05)
+    gates = other.array(0, "gate").sum(0)
+    assert not np.allclose(other.array(0, "reference_gate").sum(0), gates, rtol=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +428,7 @@ def test_skipped_tokens_are_counted_and_leave_no_trace(broken: Checkpoint, tiny:
     assert squares[3].tolist() == [0.0] * squares.shape[1]
     dense = found.importance()["model.layers.2.mlp.down_proj.weight"][1]
     assert dense.tolist() == [rows.tokens - lost]
-    assert all(np.isfinite(found.sum(layer, "norm")).all() for layer in found.layers)
+    assert all(np.isfinite(found.array(layer, "norm")).all() for layer in found.layers)
 
 
 def test_a_broken_expert_is_the_first_to_go(tmp_path: Path) -> None:
@@ -437,7 +445,7 @@ def test_a_broken_expert_is_the_first_to_go(tmp_path: Path) -> None:
         scores = found.arrays[f"layer.1.rerouted.{aim}.scores"]
         assert np.isfinite(scores).all()
         assert scores.argmin() == 3
-        assert found.arrays[f"layer.1.rerouted.{aim}.pooled"][-2] < 1e-12
+        assert found.arrays[f"layer.1.rerouted.{aim}.errors"][-2] < 1e-12
 
 
 def test_nan_in_attention_is_refused_or_skipped(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_merge_and_coverage(run: Run, line: Line, stats: Path, tmp_path: Path) -
     assert good(run("merge", tmp_path / "more", stats, out=tmp_path / "same")).out
     assert (tmp_path / "all").read_bytes() == (tmp_path / "same").read_bytes()
     found = good(run("coverage", tmp_path / "all", least=100_000, json=True)).json
-    assert (found["wanted"], len(found["starved"])) == (100_000, 16)
+    assert (found["wanted"], len(found["under_sampled"])) == (100_000, 16)
     assert "saw fewer" in good(run("coverage", tmp_path / "all", least=100_000)).out
 
 

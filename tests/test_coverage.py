@@ -28,7 +28,11 @@ def test_enough_tokens_for_all_is_one_sentence() -> None:
 
 def test_categories_are_counted_together_and_the_worst_comes_first() -> None:
     found = coverage(seen([[16, 8, 99, 50], [16, 8, 0, 0]], [[0, 40, 40, 20], [0, 40, 40, 0]]))
-    assert found.under_sampled == (UnderSampled(2, 0, 0), UnderSampled(1, 1, 16), UnderSampled(2, 3, 20))
+    assert found.under_sampled == (
+        UnderSampled(2, 0, 0),
+        UnderSampled(1, 1, 16),
+        UnderSampled(2, 3, 20),
+    )
     assert found.experts == 8
     assert found.unseen == 1
     # 16 of 1000 tokens: twice as many give 32.

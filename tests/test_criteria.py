@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,19 @@ import pytest
 from test_statistics import MODEL
 
 from secateur.errors import PlanError
-from secateur.pruning.criteria import AGGREGATIONS, CRITERIA, Settings, score
+from secateur.pruning.criteria.aggregations import AGGREGATIONS
+from secateur.pruning.criteria.base import Criterion, Settings
+from secateur.pruning.criteria.base import score as score_by
+from secateur.pruning.criteria.registry import (
+    CRITERIA,
+    aggregations_help,
+    check_aggregation,
+    criteria_help,
+    find_criterion,
+)
 from secateur.statistics import exact
-from secateur.statistics.statistics import FIELDS, SAMPLE_UNIT, Statistics
+from secateur.statistics.statistics import Statistics
+from secateur.statistics.sums import BUILT_IN, SAMPLE_UNIT
 
 # Two categories, four experts; the last expert saw no token.
 TOKENS = [[2, 1, 4, 0], [2, 0, 4, 0]]
@@ -29,12 +40,13 @@ SAMPLES = [[3.0, 2.0, 1.0, 0], [0.5, 2.5, 1.0, 0], [1.0, 0, 2.0, 0]]
 
 
 def table() -> Statistics:
-    sums = np.array([SUMS[name] for name in FIELDS])
     layer: dict[str, Any] = {
         "tokens": np.array(TOKENS, np.int64),
-        "sums": exact.limbs(sums),
         "largest": np.array(LARGEST, np.float32),
-        "samples": (np.array(SAMPLES) / SAMPLE_UNIT).astype(np.int64),
+        "sample_norms": (np.array(SAMPLES) / SAMPLE_UNIT).astype(np.int64),
+        "rerouted.pooled.scores": np.array([3.0, 1, 2, 0]),
+        "rerouted.worst.scores": np.array([1.0, 3, 2, 0]),
+        **{name: exact.limbs(np.array(values)) for name, values in SUMS.items()},
     }
     arrays = {f"layer.{n}.{name}": array for n in (2, 5) for name, array in layer.items()}
     samples = tuple(
@@ -42,8 +54,23 @@ def table() -> Statistics:
         for sha, category in (("a", "code"), ("b", "code"), ("c", "prose"))
     )
     return Statistics(
-        {**MODEL, "experts": 4}, ("code", "prose"), {"code": 5, "prose": 4}, 0, (), samples, arrays
+        {**MODEL, "experts": 4},
+        ("code", "prose"),
+        {"code": 5, "prose": 4},
+        0,
+        (),
+        samples,
+        arrays,
+        {**BUILT_IN, "sample_norms": "per_sample"},
     )
+
+
+def score(
+    statistics: Statistics,
+    criterion: str | Criterion,
+    settings: Settings = Settings(),  # noqa: B008
+) -> dict[int, Any]:
+    return score_by(statistics, find_criterion(criterion), settings)
 
 
 BY_HAND = {
@@ -55,6 +82,7 @@ BY_HAND = {
     "weighted_frequency": [1.6, 0.5, 0.8, 0],
     "max_activation": [7, 5, 1, 0],
     "msan": [6, 64, 1, 0],
+    "rerouted": [3, 1, 2, 0],
 }
 
 
@@ -79,12 +107,12 @@ def test_the_reference_gate_changes_what_has_a_gate() -> None:
 
 def test_contribution_counts_the_samples_that_protect() -> None:
     totals = np.array([4.5, 4.5, 4.0, 0])
-    one = score(table(), "contribution", Settings(protect=1))[2]
+    one = score(table(), "contribution", Settings(protect_per_sample=1))[2]
     assert one == pytest.approx(np.array([1, 1, 1, 0]) + totals / 5.5)
-    two = score(table(), "contribution", Settings(protect=2))[2]
+    two = score(table(), "contribution", Settings(protect_per_sample=2))[2]
     # The second of the third sample is expert 0; an expert that did nothing is never protected.
     assert two == pytest.approx(np.array([2, 2, 2, 0]) + totals / 5.5)
-    all_of_them = score(table(), "contribution", Settings(protect=16))[2]
+    all_of_them = score(table(), "contribution", Settings(protect_per_sample=16))[2]
     assert all_of_them == pytest.approx(np.array([3, 2, 3, 0]) + totals / 5.5)
     with pytest.raises(PlanError, match="true gate only"):
         score(table(), "contribution", Settings(gate="reference"))
@@ -94,24 +122,58 @@ def test_random_is_seeded_and_differs_by_layer() -> None:
     first, again = score(table(), "random"), score(table(), "random")
     assert all(np.array_equal(first[layer], again[layer]) for layer in (2, 5))
     assert sorted(first[2]) == [0, 1, 2, 3]
-    seeds = [score(table(), "random", Settings(seed=seed)) for seed in range(8)]
+    seeds = [score(table(), "random", Settings(random_seed=seed)) for seed in range(8)]
     assert len({tuple(found[2]) for found in seeds}) > 1
     assert any(not np.array_equal(found[2], found[5]) for found in seeds)
 
 
 def test_ranks_give_every_category_one_vote() -> None:
     # ean_mean: code [3, 8, 1, 0] ranks 3 4 2 1; prose [1, 0, 1, 0] ranks 3.5 1.5 3.5 1.5.
-    found = score(table(), "ean_mean", aggregation="mean-rank")[2]
+    found = score(table(), "ean_mean", Settings(aggregation="mean-rank"))[2]
     assert found == pytest.approx([3.25, 2.75, 2.75, 1.25])
 
 
 def test_worst_category_keeps_what_any_category_needs() -> None:
-    found = score(table(), "ean_mean", aggregation="worst-category")[2]
+    found = score(table(), "ean_mean", Settings(aggregation="worst-category"))[2]
     assert found == pytest.approx([3.5 + 3.25 / 5, 4 + 2.75 / 5, 3.5 + 2.75 / 5, 1.5 + 1.25 / 5])
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(PlanError, match="unknown criterion 'reep': choose one of reap, freq"):
+    with pytest.raises(PlanError, match="unknown criterion 'reep': choose one of rerouted, reap"):
         score(table(), "reep")
     with pytest.raises(PlanError, match="unknown aggregation 'mean': choose one of pooled, mean-"):
-        score(table(), "reap", aggregation="mean")
+        check_aggregation("mean")
+
+
+def test_rerouted_knows_its_own_aggregations() -> None:
+    worst = score(table(), "rerouted", Settings(aggregation="worst-category"))[2]
+    assert worst.tolist() == [1, 3, 2, 0]
+    with pytest.raises(PlanError, match="'rerouted' knows the aggregations pooled, worst-category"):
+        score(table(), "rerouted", Settings(aggregation="mean-rank"))
+
+
+@pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "random"])
+def test_a_lacking_sum_is_named_with_the_remedy(criterion: str) -> None:
+    whole = table()
+    lost = CRITERIA[criterion].sums[0]
+    arrays = {name: array for name, array in whole.arrays.items() if not name.endswith(f".{lost}")}
+    with pytest.raises(PlanError, match=f"lack '{lost}', which the criterion '{criterion}'"):
+        score(replace(whole, arrays=arrays), criterion)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_criterion_reads_only_what_it_names(criterion: str) -> None:
+    """Statistics with nothing but the named sums give the same scores."""
+    whole, named = table(), CRITERIA[criterion].sums
+    arrays = {
+        name: array
+        for name, array in whole.arrays.items()
+        if name.split(".", 2)[2] in (*named, "tokens")
+    }
+    bare = score(replace(whole, arrays=arrays), criterion)
+    assert all(np.array_equal(bare[layer], score(whole, criterion)[layer]) for layer in bare)
+
+
+def test_the_help_names_every_criterion_and_aggregation() -> None:
+    assert all(f"{name}: {one.help}" in criteria_help() for name, one in CRITERIA.items())
+    assert all(name in aggregations_help() for name in AGGREGATIONS)

@@ -241,10 +241,18 @@ def test_neighbouring_experts_share_a_piece(tiny: TINY, data: st.DataObject) -> 
         ("gemma4", {1: [0, 1, 2, 8]}, "layer 1 keeps expert 8"),
         ("gemma4", {1: [-1, 1, 2, 3]}, "layer 1 keeps expert -1"),
         ("gemma4", {1: [3, 2, 1, 0]}, "must ascend"),
-        ("gemma4", {0: [1], 1: [1], 2: [1]}, "every token uses 2"),
+        ("gemma4", {0: [1], 1: [1], 2: [1]}, "each token is sent to 2: keep at least 2"),
         ("deepseek_v3", {1: [0, 1, 2, 7]}, r"keeps \[3, 1\] experts of its 2 groups"),
-        ("deepseek_v3", {1: [0, 1, 4], 2: [0, 1, 4]}, "keep a multiple of 2"),
-        ("deepseek_v3", {1: [0, 4], 2: [0, 4]}, "a token may use 1 of the 2 experts"),
+        (
+            "deepseek_v3",
+            {1: [0, 1, 4], 2: [0, 1, 4]},
+            "by 2 groups of equal size: keep 4",
+        ),
+        (
+            "deepseek_v3",
+            {1: [0, 4], 2: [0, 4]},
+            "leave 1 in each of 2 groups.*keep at least 4",
+        ),
     ],
 )
 def test_a_selection_that_does_not_fit_is_refused(

@@ -410,7 +410,7 @@ def test_layer_importance_out_of_a_file(tmp_path: Path) -> None:
 def test_layer_importance_out_of_statistics(stats: Path) -> None:
     found = statistics_file.load(stats)
     tokens = sum(found.tokens.values())
-    sizes = [float(found.sum(layer, "gate_norm").sum()) / tokens for layer in found.layers]
+    sizes = [float(found.array(layer, "gate_norm").sum()) / tokens for layer in found.layers]
     assert layer_importance("contribution", found, 2) == pytest.approx(sizes)
     assert layer_importance("contribution", found, 3)[2] == math.inf  # type: ignore[index]
     half = found.experts // 2

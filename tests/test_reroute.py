@@ -174,8 +174,6 @@ def test_ranks_beyond_the_first_change_no_token_that_finds_its_experts(
     monkeypatch.setattr(routing_file, "RANKS_PER_CHOICE", 2)
     part = search_of(layer)
     assert (whole.error.plain.shape[-1], part.error.plain.shape[-1]) == (EXPERTS + 1, 5)
-    removal = part.remove("pooled")
-    assert removal.covered[EXPERTS] == 1.0 > removal.covered[TOP_K]
     for alive in survivors(3, layer.routing):
         expected, got = whole.state(alive), part.state(alive)
         covered = got.near[:, TOP_K - 1] < 4
@@ -227,20 +225,22 @@ def test_removal_is_solved_for_every_count(form: str, tiny: TINY) -> None:
     for removal in removals.values():
         fewest = layer.routing.fewest
         assert removal.keep.sum(-1).tolist() == [0] * fewest + list(range(fewest, EXPERTS + 1))
-        assert np.isnan(removal.pooled[:fewest]).all()
-        assert removal.pooled[EXPERTS] < 1e-12
+        assert np.isnan(removal.errors[:fewest]).all()
+        assert removal.errors[EXPERTS] < 1e-12
         assert sorted(removal.scores.tolist()) == list(range(EXPERTS))
         for kept in range(fewest, EXPERTS + 1, layer.routing.groups):
             groups = removal.keep[kept].reshape(layer.routing.groups, -1).sum(-1)
             assert len(set(groups.tolist())) == 1
             expected = expected_errors(layer, removal.keep[kept])
-            np.testing.assert_allclose(removal.per_category[kept], expected, rtol=1e-4, atol=2e-6)
+            np.testing.assert_allclose(
+                removal.errors_by_category[kept], expected, rtol=1e-4, atol=2e-6
+            )
             by_score = removal.scores.reshape(layer.routing.groups, -1).argsort(-1).argsort(-1)
             in_group = EXPERTS // layer.routing.groups
             stay = by_score >= in_group - kept // layer.routing.groups
             assert np.array_equal(removal.keep[kept], stay.reshape(-1))
     kept = EXPERTS // 2
-    assert removals["pooled"].pooled[kept] <= removals["worst"].pooled[kept] + 1e-12
+    assert removals["pooled"].errors[kept] <= removals["worst"].errors[kept] + 1e-12
 
 
 def test_greedy_is_close_to_the_best_of_all_sets(tiny: TINY) -> None:
@@ -252,9 +252,9 @@ def test_greedy_is_close_to_the_best_of_all_sets(tiny: TINY) -> None:
             alive = np.isin(np.arange(EXPERTS), members)
             state = search.state(alive)
             errors.append(float(search.errors(state) @ search._share))
-        assert min(errors) <= removal.pooled[kept] + 1e-12
-        assert removal.pooled[kept] <= 1.05 * min(errors)
-        assert removal.pooled[kept] < np.median(errors)
+        assert min(errors) <= removal.errors[kept] + 1e-12
+        assert removal.errors[kept] <= 1.05 * min(errors)
+        assert removal.errors[kept] < np.median(errors)
 
 
 def test_result_does_not_depend_on_workers_or_torch_threads(tiny: TINY) -> None:
@@ -285,7 +285,9 @@ def test_weights_and_categories_count_as_repeated_tokens(tiny: TINY) -> None:
         search = Search(one.error(), one.sample.categories.numpy(), weights, 3)
         found.append(search.remove("worst"))
     assert np.array_equal(found[0].keep, found[1].keep)
-    np.testing.assert_allclose(found[0].per_category, found[1].per_category, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        found[0].errors_by_category, found[1].errors_by_category, rtol=1e-6, atol=1e-9
+    )
 
 
 def test_tokens_of_rare_experts_count_more() -> None:

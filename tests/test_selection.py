@@ -11,13 +11,12 @@ import pytest
 from test_statistics import MODEL
 
 from secateur.errors import PlanError
+from secateur.pruning.drop_map import drop_map, read_drop_map
 from secateur.pruning.selection import (
     Constraints,
     check_count,
-    drop_map,
     hints,
     kept_count,
-    read_drop_map,
     select,
     super_experts,
 )
@@ -44,16 +43,17 @@ def test_the_dropped_ones_are_counted_and_rounded_down(
 @pytest.mark.parametrize(
     ("pruning", "message"),
     [
-        ({}, "either how many"),
-        ({"keep": 4, "drop": 0.5}, "either how many"),
-        ({"drop": 1.0}, r"--drop is 1\.0"),
+        ({}, "give exactly one of how many"),
+        ({"keep": 4, "drop": 0.5}, "give exactly one of how many"),
+        ({"drop": 1.0}, r"--drop is 1,"),
+        ({"drop": 25}, r"less than 1 \(--drop 0\.25\?\)"),
         ({"drop": -0.1}, r"--drop is -0\.1"),
         ({"drop": float("nan")}, "--drop is nan"),
         ({"keep": 0}, "--experts is 0, but the model has 8"),
         ({"keep": 9}, "--experts is 9, but the model has 8"),
     ],
 )
-def test_a_wish_that_makes_no_sense_is_refused(pruning: dict[str, Any], message: str) -> None:
+def test_a_request_that_makes_no_sense_is_refused(pruning: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         kept_count(8, **pruning)
 
@@ -72,7 +72,7 @@ def test_of_equals_the_one_with_fewer_tokens_goes_then_the_higher_number() -> No
 def test_protected_experts_stay() -> None:
     limits = Constraints(8, 2, protected={0: {1, 3}})
     assert select(scores(3, 1, 4, 1.5, 9, 2, 6, 5), 4, limits) == {0: (1, 3, 4, 6)}
-    with pytest.raises(PlanError, match="protects 3 experts, but only 2 stay"):
+    with pytest.raises(PlanError, match="protects 3 experts, but only 2 are kept"):
         select(scores(*range(8)), 2, Constraints(8, 2, protected={0: (0, 1, 2)}))
 
 
@@ -98,7 +98,8 @@ def peaks(*layers: list[float], first: int = 0) -> Statistics:
     arrays = {
         f"layer.{first + n}.largest": np.array([row], np.float32) for n, row in enumerate(layers)
     }
-    return Statistics(MODEL, ("all",), {"all": 1}, 0, (), (), arrays)
+    counts = {name.replace("largest", "tokens"): np.ones((1, 64), np.int64) for name in arrays}
+    return Statistics(MODEL, ("all",), {"all": 1}, 0, (), (), {**arrays, **counts})
 
 
 def test_super_experts_are_keyed_by_decoder_layer() -> None:

@@ -33,7 +33,8 @@ from secateur.forward.experts import is_experts
 from secateur.forward.skeleton import find_path, get_decoder_layers
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
-from secateur.statistics.statistics import Array, Statistics
+from secateur.statistics.statistics import Statistics
+from secateur.statistics.sums import Array
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cores
 

@@ -64,18 +64,18 @@ class LayerSums:
             raise self._bad_token(observer, seen, np.flatnonzero(~finite))
         owners = self._documents.owners(observer.group)
         arrays = self._arrays
-        totals = _Totals(
-            *(
-                np.zeros(arrays[name].shape[1:]) if BUILT_IN[name] == "sum" else arrays[name]
-                for name in _Totals._fields
-            )
-        )
+        totals = _Totals(**{name: self._begin(name) for name in BUILT_IN})
         _sum_assignments(seen, owners.category, totals)
         for name, kind in BUILT_IN.items():
             if kind == "sum":
                 arrays[name] = exact.add(arrays[name], exact.limbs(getattr(totals, name)))
         for one, rows in zip(self.observers, observer.measured, strict=True):
             arrays[one.name] = one.add(arrays[one.name], seen, rows, owners)
+
+    def _begin(self, name: str) -> Array:
+        """[C, E]: what a group's assignments are added to; exact sums begin at 0 for each group."""
+        array = self._arrays[name]
+        return np.zeros(array.shape[1:]) if BUILT_IN[name] == "sum" else array
 
     def add_squares(self, name: str, squares: NDArray[np.float64], tokens: ArrayLike) -> None:
         """Add squared inputs [M, N] of the matrices called `name`, seen by `tokens` [M]."""

@@ -62,7 +62,7 @@ def kept_count(experts: int, *, keep: int | None = None, drop: float | None = No
         )
     if drop is not None:
         if not 0.0 <= drop < 1.0:
-            hint = f" (--drop {drop / 100:g}?)" if 1.0 <= drop < 100.0 else ""
+            hint = f" (--drop {drop / 100:g}?)" if 1.0 < drop < 100.0 else ""
             raise PlanError(
                 f"--drop is {drop:g}, expected a share of at least 0 and less than 1{hint}"
             )
@@ -75,13 +75,14 @@ def kept_count(experts: int, *, keep: int | None = None, drop: float | None = No
 def check_count(keep: int, limits: Constraints) -> None:
     """Raises PlanError when `keep` experts per layer would leave a router that cannot choose."""
     groups = limits.groups
+    least = fewest_experts(limits.top_k, groups, limits.used_groups, limits.group_best)
     if groups > 1 and keep % groups:
         lower = keep - keep % groups
+        choices = [count for count in (lower, lower + groups) if count >= least] or [least]
         raise PlanError(
             f"{keep} experts cannot be shared by {groups} groups of equal size: "
-            f"keep {f'{lower} or ' if lower else ''}{lower + groups}"
+            f"keep {' or '.join(map(str, choices))}"
         )
-    least = fewest_experts(limits.top_k, groups, limits.used_groups, limits.group_best)
     if keep >= least:
         return
     if groups == 1:

@@ -6,9 +6,10 @@ same bytes in any order. Shapes: C categories, E experts, S samples (documents).
 The arrays by name, as `statistics.file` stores them:
 
     layer.{l}.{sum}                   one of `Statistics.sums`; shapes in statistics.sums
-    layer.{l}.rerouted.{aim}.scores   float64 [E]         order of removal (calibration.removal_search)
-    layer.{l}.rerouted.{aim}.errors   float64 [E + 1]     error with so many experts kept
-    layer.{l}.rerouted.{aim}.errors_by_category           float64 [E + 1, C]
+    layer.{l}.rerouted.{aim}.scores   float64 [E]         order of removal, and the error with so
+    layer.{l}.rerouted.{aim}.errors   float64 [E + 1]     many experts kept, over all tokens and
+    layer.{l}.rerouted.{aim}.errors_by_category           per category, float64 [E + 1, C]
+                                                          (calibration.removal_search)
     imatrix.{name}.sums               int64 [2, M, N]     exact sums of squared inputs, M matrices
                                                           of N inputs
     imatrix.{name}.tokens             int64 [M]           tokens behind them
@@ -48,7 +49,7 @@ class Statistics:
     corpora: tuple[Mapping[str, Any], ...]
     samples: tuple[Mapping[str, Any], ...]
     arrays: Mapping[str, Array] = field(repr=False)
-    sums: Mapping[str, Kind] = BUILT_IN
+    sums: Mapping[str, Kind] = field(default_factory=lambda: BUILT_IN)
     shards: tuple[tuple[str, int, int], ...] = ()
 
     @property
@@ -69,7 +70,8 @@ class Statistics:
 
     def has(self, name: str) -> bool:
         """True when every MoE layer has an array `name`: a sum, or part of a solution."""
-        return all(array_name(layer, name) in self.arrays for layer in self.layers)
+        layers = self.layers
+        return bool(layers) and all(array_name(layer, name) in self.arrays for layer in layers)
 
     def array(self, layer: int, name: str) -> NDArray[np.float64]:
         """A layer's array by name, in float64: sums [C, E], per_sample [S, E], others as stored."""

@@ -71,8 +71,8 @@ class Observer:
         if self.kind == "sum":
             shape = total.shape[1:]
             place = owner * shape[1] + seen.expert
-            sums = np.bincount(place, values, shape[0] * shape[1]).reshape(shape)
-            return exact.add(total, exact.limbs(sums))
+            sums = np.bincount(place, values, shape[0] * shape[1]).astype(np.float64)
+            return exact.add(total, exact.limbs(sums.reshape(shape)))
         if self.kind == "largest":
             np.maximum.at(total, (owner, seen.expert), values.astype(np.float32))
         else:
