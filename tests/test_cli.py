@@ -14,6 +14,7 @@ from tiny_line import Line, Ran, Run
 
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.cli import main as cli
+from secateur.pruning.criteria.registry import CRITERIA
 
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]  # type: ignore[union-attr]
 SCRIPT = Path(sys.executable).with_name("secateur")
@@ -72,6 +73,9 @@ def test_without_a_command_it_shows_its_help(run: Run) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, run: Run) -> None:
     out = good(run(command, "--help")).out
+    if "--criterion" in out:
+        flat = " ".join(out.split())
+        assert all(f"{name} ({one.help})" in flat for name, one in CRITERIA.items())
     assert out.startswith(f"Usage: secateur {command} ")
     assert "--json" in out
 

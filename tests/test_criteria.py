@@ -15,9 +15,7 @@ from secateur.pruning.criteria.base import Criterion, Settings
 from secateur.pruning.criteria.base import score as score_by
 from secateur.pruning.criteria.registry import (
     CRITERIA,
-    aggregations_help,
     check_aggregation,
-    criteria_help,
     find_criterion,
 )
 from secateur.statistics import exact
@@ -172,8 +170,3 @@ def test_a_criterion_reads_only_what_it_names(criterion: str) -> None:
     }
     bare = score(replace(whole, arrays=arrays), criterion)
     assert all(np.array_equal(bare[layer], score(whole, criterion)[layer]) for layer in bare)
-
-
-def test_the_help_names_every_criterion_and_aggregation() -> None:
-    assert all(f"{name}: {one.help}" in criteria_help() for name, one in CRITERIA.items())
-    assert all(name in aggregations_help() for name in AGGREGATIONS)

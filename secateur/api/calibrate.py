@@ -10,7 +10,7 @@ from secateur.api.models import File, Model, open_weights
 from secateur.api.requests import Calibration
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import RequestError
-from secateur.statistics import statistics as statistics_file
+from secateur.statistics import file as statistics_file
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import check_writable
 from secateur.system.progress import Progress, no_progress
@@ -36,7 +36,9 @@ def calibrate(
     """
     from secateur.calibration.layer_pass import calibrate as run
     from secateur.calibration.layer_pass import cost_of
+    from secateur.calibration.observers.registry import find_observers
 
+    observers = find_observers(request.observe)
     checkpoint = open_weights(model, revision, "calibrating")
     out = Path(out)
     check_writable(out)
@@ -52,6 +54,7 @@ def calibrate(
         seed=request.seed or 0,
         workers=workers,
         skip_bad=request.on_nan == "skip",
+        observers=observers,
         progress=progress,
     )
     statistics_file.save(found, out)

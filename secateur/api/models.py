@@ -8,7 +8,7 @@ from pathlib import Path
 
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.planning.imatrix_policy import ImatrixFile, read_imatrix_file
-from secateur.statistics import statistics as statistics_file
+from secateur.statistics import file as statistics_file
 from secateur.statistics.statistics import Statistics
 
 File = str | os.PathLike[str]

@@ -57,7 +57,8 @@ class Calibration:
     """What to calibrate on, and how. Exactly one of `corpus` (a mix by name or path) and `rows`.
 
     `seed` and `sequence_length` take the place of the mix's own; `reroute_tokens` are sampled for
-    the criterion `rerouted`.
+    the criterion `rerouted`. `observe` names sums to make in addition to the built-in ones
+    (calibration.observers.registry).
     """
 
     corpus: str | None = None
@@ -66,6 +67,7 @@ class Calibration:
     sequence_length: int | None = None
     reroute_tokens: int = REROUTE_TOKENS
     on_nan: OnNan = "stop"
+    observe: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("seed", "sequence_length"):

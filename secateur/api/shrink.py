@@ -20,6 +20,7 @@ from secateur.api.measure import measure, measured_on
 from secateur.api.models import File, load_imatrix, load_statistics
 from secateur.api.plan import plan
 from secateur.api.requests import Calibration, ShrinkRequest, resolve_outputs
+from secateur.calibration.observers.registry import OBSERVERS
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import PlanError
@@ -27,6 +28,7 @@ from secateur.outputs.apply import Sources
 from secateur.outputs.build import is_tower
 from secateur.outputs.gguf.mmproj import mmproj_layout
 from secateur.pruning.choose import check_request
+from secateur.pruning.criteria.registry import find_criterion
 from secateur.recipes.recipe import Recipe
 from secateur.release.manifest import versions
 from secateur.release.report import Report
@@ -53,6 +55,7 @@ def shrink(
     out = Path(out)
     checkpoint = open_checkpoint(model, revision)
     request = replace(request, calibration=_with_corpus(request.calibration, model))
+    request = replace(request, calibration=_with_observers(request))
     imatrix = load_imatrix(request.imatrix, checkpoint)
     _refuse_early(checkpoint, request)
     with work_folder(out) as work:
@@ -103,6 +106,13 @@ def _with_corpus(calibration: Calibration, model: str | Path) -> Calibration:
     if calibration.corpus is None and calibration.rows is None and str(model) == GEMMULE:
         return replace(calibration, corpus=GEMMULE)
     return calibration
+
+
+def _with_observers(request: ShrinkRequest) -> Calibration:
+    """The calibration with the sums that the criterion needs in addition to the built-in ones."""
+    needed = find_criterion(request.pruning.criterion).sums
+    asked = {*request.calibration.observe, *(name for name in needed if name in OBSERVERS)}
+    return replace(request.calibration, observe=tuple(sorted(asked)))
 
 
 def _statistics_path(checkpoint: Checkpoint, request: ShrinkRequest, work: Path) -> Path:

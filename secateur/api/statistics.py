@@ -9,9 +9,10 @@ from secateur.api.models import File
 from secateur.api.requests import Pruning
 from secateur.errors import StatisticsError
 from secateur.pruning.choose import scores_of
-from secateur.statistics import statistics as statistics_file
+from secateur.statistics import file as statistics_file
 from secateur.statistics.coverage import LEAST, Coverage
 from secateur.statistics.coverage import coverage as coverage_of
+from secateur.statistics.merge import merge as merge_statistics
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import check_writable
 
@@ -23,7 +24,7 @@ def merge(paths: Sequence[File], out: File) -> Statistics:
     check_writable(Path(out))
     merged = statistics_file.load(Path(paths[0]))
     for path in paths[1:]:
-        merged = statistics_file.merge(merged, statistics_file.load(Path(path)))
+        merged = merge_statistics(merged, statistics_file.load(Path(path)))
     statistics_file.save(merged, Path(out))
     return merged
 
@@ -34,6 +35,6 @@ def coverage(statistics: File, least: int = LEAST) -> Coverage:
 
 
 def scores(statistics: File, request: Pruning) -> Mapping[int, list[float]]:
-    """{MoE layer: score per expert} by the request's criterion; higher stays."""
+    """{MoE layer: score per expert} by the request's criterion; higher is kept."""
     found = scores_of(statistics_file.load(Path(statistics)), request)
     return {layer: values.tolist() for layer, values in found.items()}

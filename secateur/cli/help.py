@@ -16,17 +16,24 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def criterion_names() -> Sequence[str]:
-    """All pruning criteria, the default first."""
-    from secateur.pruning.choose import NAMES
+    """All pruning criteria with what they are, the default first."""
+    from secateur.pruning.criteria.registry import CRITERIA
 
-    return NAMES
+    return [f"{one.name} ({one.help})" for one in CRITERIA.values()]
 
 
 def aggregation_names() -> Sequence[str]:
     """The ways to aggregate scores over categories, the default first."""
-    from secateur.pruning.criteria import AGGREGATIONS
+    from secateur.pruning.criteria.aggregations import AGGREGATIONS
 
-    return tuple(AGGREGATIONS)
+    return [f"{one.name} ({one.help})" for one in AGGREGATIONS.values()]
+
+
+def observer_names() -> Sequence[str]:
+    """The sums that are made on request."""
+    from secateur.calibration.observers.registry import OBSERVERS
+
+    return [f"{one.name} ({one.help})" for one in OBSERVERS.values()]
 
 
 def format_names() -> Sequence[str]:
@@ -39,6 +46,7 @@ def format_names() -> Sequence[str]:
 CHOICES: dict[str, Callable[[], Sequence[str]]] = {
     "CRITERION": criterion_names,
     "AGGREGATION": aggregation_names,
+    "SUM": observer_names,
     "FORMAT[,FORMAT...]": format_names,
 }
 """Placeholder of an option's value -> what it may be."""

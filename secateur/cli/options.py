@@ -250,6 +250,14 @@ RerouteTokens = Annotated[
         rich_help_panel=TEXT,
     ),
 ]
+Observe = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SUM",
+        help="A sum to make in addition to the built-in ones; may be repeated.",
+        rich_help_panel=TEXT,
+    ),
+]
 OnNan = Annotated[
     Literal["stop", "skip"],
     typer.Option(

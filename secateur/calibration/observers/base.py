@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from secateur.forward.expert_work import Tile
 from secateur.statistics import exact
 from secateur.statistics.sums import SAMPLE_UNIT, Array, Kind
+
+if TYPE_CHECKING:  # a help page that names the observers does not wait for torch
+    from torch import Tensor
+
+    from secateur.forward.expert_work import Tile
 
 Values = NDArray[np.float64]
 

@@ -10,6 +10,7 @@ from secateur.cli.options import (
     Json,
     MixSeed,
     Model,
+    Observe,
     OnNan,
     Out,
     RerouteTokens,
@@ -42,6 +43,7 @@ def calibrate(
     sequence_length: SequenceLength = None,
     reroute_tokens: RerouteTokens = 16384,
     on_nan: OnNan = "stop",
+    observe: Observe = None,
     revision: Revision = None,
     workers: Workers = None,
     as_json: Json = False,
@@ -49,7 +51,9 @@ def calibrate(
     """One pass over a corpus: statistics of the experts, and imatrix sums."""
     from secateur.api.requests import Calibration
 
-    request = Calibration(corpus, rows, seed, sequence_length, reroute_tokens, on_nan)
+    request = Calibration(
+        corpus, rows, seed, sequence_length, reroute_tokens, on_nan, tuple(observe or ())
+    )
     with show_progress() as progress:
         from secateur.api.calibrate import calibrate as run
 

@@ -72,14 +72,15 @@ def scores(
     from secateur.api.requests import Pruning
     from secateur.api.statistics import scores as run
     from secateur.cli.render.statistics import score_lines
+    from secateur.pruning.criteria.registry import DEFAULT
 
     request = Pruning(
-        criterion=criterion or Pruning.criterion,
+        criterion=criterion or DEFAULT,
         aggregation=aggregation,
         gate=gate,
-        seed=random_seed,
+        random_seed=random_seed,
         protect_per_sample=protect_per_sample,
     )
     found = {str(layer): values for layer, values in run(statistics, request).items()}
-    data = {"criterion": request.criterion, "layers": found}
-    show(data, score_lines(request.criterion, found), as_json)
+    data = {"criterion": criterion or DEFAULT, "layers": found}
+    show(data, score_lines(criterion or DEFAULT, found), as_json)

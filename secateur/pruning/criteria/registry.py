@@ -52,14 +52,3 @@ def check_aggregation(name: str) -> None:
     """Raise PlanError for a name that no criterion knows."""
     if name not in AGGREGATIONS:
         raise PlanError(f"unknown aggregation {name!r}: choose one of {', '.join(AGGREGATIONS)}")
-
-
-def criteria_help() -> str:
-    """One line for `--help`: every criterion by name and what it is, the default first."""
-    others = "; ".join(f"{one.name}: {one.help}" for one in _ALL)
-    return f"What an expert is worth. Default: {DEFAULT}. {others}."
-
-
-def aggregations_help() -> str:
-    """One line for `--help`: the ways to combine categories."""
-    return "; ".join(f"{one.name}: {one.help}" for one in AGGREGATIONS.values()) + "."
