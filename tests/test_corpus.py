@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import yaml
 from tiny_tokenizer import save_tokenizer
 
-from secateur.corpus.load import Corpus, load_corpus, load_tokenizer, mix_names
+from secateur.corpus.load import Corpus, check_mix, load_corpus, load_tokenizer, mix_names
 from secateur.corpus.mix import MIXES, read_mix
 from secateur.errors import CorpusError
 
@@ -309,3 +311,26 @@ def test_gemmule_calibrates_on_its_own_set():
     assert corpus.categories == domains
     assert min(corpus.description["tokens_by_category"].values()) > 1000
     assert corpus.description["warnings"] == []
+
+
+def test_a_mix_is_checked_before_anything_is_loaded(tmp_path):
+    check_mix("gemmule")
+    mix = write_mix(tmp_path, {"a": [{"text": "x"}]})
+    check_mix(mix)
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(CorpusError, match=r"source 'a': there is no .*a\.jsonl"):
+        check_mix(mix)
+
+
+def test_building_a_corpus_of_rows_and_checking_a_mix_load_no_large_library(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"input_ids": [1, 2]}\n')
+    mix = write_mix(tmp_path, {"a": [{"text": "x"}]})
+    code = (
+        "import sys\n"
+        "from secateur.corpus.load import check_mix, load_corpus, load_rows\n"
+        f"load_rows({str(tmp_path / 'rows.jsonl')!r}, 10)\n"
+        f"check_mix({str(mix)!r})\n"
+        "print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -105,6 +105,14 @@ MIXES = {
         "user does not go with text",
     ),
     "no answer": ("sources: [{name: a, path: a.jsonl, fields: {user: b}}]", "and `assistant`"),
+    "a source's key at the top": (
+        "allow_short: true\nsources: [{name: a, path: a.jsonl}]",
+        "mix.yaml: `allow_short` belongs in a source: put it under `sources`",
+    ),
+    "the mix's key in a source": (
+        "sources: [{name: a, path: a.jsonl, overlong: drop}]",
+        "sources[0]: `overlong` is of the whole mix",
+    ),
     "only tools": ("sources: [{name: a, path: a.jsonl, fields: {tools: b}}]", "give `messages`"),
     "tools of a text": (
         "sources: [{name: a, path: a.jsonl, fields: {text: a, tools: b}}]",

@@ -13,6 +13,8 @@ from secateur.corpus.json_lines import Record, read_bytes
 from secateur.corpus.mix import Source
 from secateur.errors import CorpusError, EngineError
 
+NEEDS_DATASETS = "reading {} needs the package datasets: pip install 'secateur[hub-data]'"
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -34,8 +36,7 @@ def load_data_set(source: Source) -> DataSet:
         datasets = import_module("datasets")  # untyped, and optional
     except ImportError as error:
         raise CorpusError(
-            f"source {source.name!r} reads the data set {source.location}, which needs the "
-            "package datasets: pip install 'secateur[hub-data]'"
+            f"source {source.name!r}: {NEEDS_DATASETS.format(source.location)}"
         ) from error
     if source.hub is not None and Path(source.hub).exists():
         # datasets would read that folder and never ask the hub

@@ -8,12 +8,14 @@ shuffled together before they are packed, so any first part of the rows is a fai
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from secateur.corpus.evaluation_sets import evaluation_set
+from secateur.corpus.hub_data import NEEDS_DATASETS
 from secateur.corpus.mix import Mix, mix_names, read_mix
 from secateur.corpus.packing import Document, pack
 from secateur.corpus.row_file import load_rows
@@ -28,9 +30,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "PADDING", "Corpus", "Row", "Sample", "load_corpus", "load_rows",
+    "PADDING", "Corpus", "Row", "Sample", "check_mix", "load_corpus", "load_rows",
     "load_tokenizer", "mix_names",
 ]  # fmt: skip
+
+
+def check_mix(mix: Path | str) -> None:
+    """Raise what `load_corpus` would about the mix itself and the places of its sources.
+
+    Takes no time: reads no source, loads no tokenizer and none of the large libraries. Raises
+    CorpusError.
+    """
+    for source in read_mix(mix).sources:
+        where = f"source {source.name!r}"
+        if source.path is not None and not source.path.exists():
+            raise CorpusError(f"{where}: there is no {source.path}; paths are relative to the mix")
+        if (source.path is None or source.path.is_dir()) and find_spec("datasets") is None:
+            raise CorpusError(f"{where}: {NEEDS_DATASETS.format(source.location)}")
 
 
 def load_corpus(
@@ -50,8 +66,8 @@ def load_corpus(
     EngineError when the hub cannot be reached. Peak memory: the token ids of the corpus and the
     largest local file, parsed.
     """
-    plan = _overridden(read_mix(mix), seed, sequence_length)
-    thought, warnings = _thought(plan, tokenizer)
+    plan = _override(read_mix(mix), seed, sequence_length)
+    thought, warnings = _find_thought_format(plan, tokenizer)
     sampling = Sampling(
         tokenizer, plan.seed, plan.sequence_length, plan.overlong, thought, vocab_size, progress
     )
@@ -93,7 +109,7 @@ def load_corpus(
     )
 
 
-def _overridden(mix: Mix, seed: int | None, sequence_length: int | None) -> Mix:
+def _override(mix: Mix, seed: int | None, sequence_length: int | None) -> Mix:
     if seed is not None and seed < 0:
         raise CorpusError(f"seed is {seed}, expected 0 or more")
     if sequence_length is not None and sequence_length < 1:
@@ -105,7 +121,9 @@ def _overridden(mix: Mix, seed: int | None, sequence_length: int | None) -> Mix:
     )
 
 
-def _thought(mix: Mix, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, list[str]]:
+def _find_thought_format(
+    mix: Mix, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str | None, list[str]]:
     """The format of the mix's thoughts, if it has any, and warnings about it."""
     if not any(source.fields.thought or source.thought_tags for source in mix.sources):
         return None, []

@@ -121,6 +121,9 @@ class _Share(NamedTuple):
 
 def _mix(content: object, path: Path) -> Mix:
     where = str(path)
+    for key in content if isinstance(content, dict) else ():
+        if key in _SOURCE_KEYS and key not in _MIX_KEYS:
+            raise CorpusError(f"{where}: `{key}` belongs in a source: put it under `sources`")
     given = Settings.of(content, where, _MIX_KEYS, CorpusError)
     entries = given.listing("sources")
     if not entries:
@@ -166,6 +169,11 @@ def _divided(total: int | None, shares: list[_Share], where: str) -> tuple[Sourc
 
 
 def _share(entry: object, index: int, mix: Path, total: int | None) -> _Share:
+    for key in entry if isinstance(entry, dict) else ():
+        if key in _MIX_KEYS and key not in _SOURCE_KEYS:
+            raise CorpusError(
+                f"{mix}: sources[{index}]: `{key}` is of the whole mix: put it above `sources`"
+            )
     given = Settings.of(entry, f"{mix}: sources[{index}]", _SOURCE_KEYS, CorpusError)
     name = given.text("name")
     if name is None:

@@ -8,11 +8,13 @@ the count is exact.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.corpus.chat_template import loses_tool_calls
 from secateur.corpus.fields import Content, content_sha256, read_content
 from secateur.corpus.hub_data import is_commit
 from secateur.corpus.json_lines import Record
@@ -67,6 +69,7 @@ def take(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Take
     order = np.random.Generator(np.random.PCG64([sampling.seed, index]))
     counts = {"duplicates": 0, "empty": 0, "dropped": 0, "truncated": 0}
     chosen: list[Chosen] = []
+    lost: list[str] = []
     tokens = 0
     stage = f"source {source.name}"
     for position in order.permutation(len(found.records)):
@@ -80,6 +83,10 @@ def take(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Take
             continue
         seen.add(sha256)
         ids = _tokens(content, source, sampling, where)
+        if len(ids) and loses_tool_calls(
+            sampling.tokenizer, content.messages, content.tools, source.template
+        ):
+            lost.append(where)
         too_long = len(ids) > sampling.sequence_length
         if not len(ids):
             counts["empty"] += 1
@@ -103,13 +110,27 @@ def take(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Take
     origin = {
         "name": source.name, **found.origin, "samples": len(chosen), "tokens": tokens, **counts,
     }  # fmt: skip
-    warnings = _shortage(source, len(chosen), tokens, counts)
+    warnings = _warn_of_shortage(source, len(chosen), tokens, counts)
+    return Taken(chosen, origin, warnings + _warn_of_source(source, origin, lost))
+
+
+def _warn_of_source(source: Source, origin: Mapping[str, Any], lost: Sequence[str]) -> list[str]:
+    """What may be wrong with a corpus that is made of it; `lost` are conversations whose tool
+    calls the chat template does not write."""
+    warnings = []
+    if lost:
+        warnings.append(
+            f"source {source.name!r}: the chat template writes nothing of some tool calls in "
+            f"{len(lost)} of its conversations (the first is {lost[0]}), so the model is not "
+            "calibrated on them; give those messages another content, or use a template that "
+            "writes them"
+        )
     if source.hub is not None and not is_commit(origin["revision"]):
         warnings.append(
             f"source {source.name!r}: which revision of {source.hub} was read is not known, so "
             "this corpus may not be made again; give its commit (40 hex digits) as `revision`"
         )
-    return Taken(chosen, origin, warnings)
+    return warnings
 
 
 def _tokens(content: Content, source: Source, sampling: Sampling, where: str) -> NDArray[np.int64]:
@@ -141,7 +162,9 @@ def _category(record: Record, source: Source, where: str) -> str:
     return category
 
 
-def _shortage(source: Source, samples: int, tokens: int, counts: dict[str, int]) -> list[str]:
+def _warn_of_shortage(
+    source: Source, samples: int, tokens: int, counts: dict[str, int]
+) -> list[str]:
     """A warning if the source has less than was asked; an error unless it allows that."""
     got, wanted, unit = samples, source.samples or 1, "samples"
     if source.tokens is not None:
@@ -154,5 +177,5 @@ def _shortage(source: Source, samples: int, tokens: int, counts: dict[str, int])
         f"{f' ({passed_over})' if passed_over else ''}"
     )
     if not source.allow_short:
-        raise CorpusError(f"{message}; ask for fewer, or set allow_short: true")
+        raise CorpusError(f"{message}; ask for fewer, or set `allow_short: true` in this source")
     return [message]

@@ -7,7 +7,7 @@ it, and with arguments as an object or as a string of JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.errors import CorpusError
@@ -23,6 +23,12 @@ _JSON_TYPES = {
     "dict": "object",
 }
 """Python's type names, which flat tool lists use, in JSON schema's words."""
+
+
+class ParsedArguments(dict[str, Any]):
+    """The arguments of a tool call, from a string of JSON; `text` is that string as given."""
+
+    text: str
 
 
 def messages_of(value: object, where: str) -> list[dict[str, Any]]:
@@ -71,8 +77,8 @@ def tools_of(value: object, where: str) -> list[dict[str, Any]]:
 def tool_calls_of(value: object, where: str) -> list[dict[str, Any]]:
     """Tool calls, each `{"type": "function", "function": {"name", "arguments"}}`.
 
-    Arguments that are a string of a JSON object become that object; any other string is what
-    the model wrote and stays.
+    Arguments that are a string of a JSON object become that object (ParsedArguments); any other
+    string is what the model wrote and stays.
     """
     calls: list[dict[str, Any]] = []
     for index, call in enumerate(_objects(value, "tool_calls", where)):
@@ -103,7 +109,36 @@ def _arguments(value: object) -> object:
         parsed = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    return parsed if isinstance(parsed, dict) else value
+    if not isinstance(parsed, dict):
+        return value
+    result = ParsedArguments(parsed)
+    result.text = value
+    return result
+
+
+def write_arguments(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with the arguments of their tool calls as text: as given, else as JSON."""
+
+    def write(arguments: object) -> object:
+        if isinstance(arguments, ParsedArguments):
+            return arguments.text
+        return (
+            arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        )
+
+    return [
+        {
+            **message,
+            "tool_calls": [
+                {**call, "function": {**one, "arguments": write(one.get("arguments"))}}
+                for call in message["tool_calls"]
+                for one in (call["function"],)
+            ],
+        }
+        if message.get("tool_calls")
+        else dict(message)
+        for message in messages
+    ]
 
 
 def _schema(parameters: object, where: str) -> Mapping[str, Any]:
