@@ -5,8 +5,6 @@ Never pickle, never remote code: a checkpoint is a folder with config.json and s
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from secateur.checkpoint.config_edit import without_leftovers
 from secateur.checkpoint.expected_tensors import expected_tensors
 from secateur.checkpoint.headers import TensorSpec, read_header
 from secateur.checkpoint.hub import CONFIG, GEMMULE, gemmule_folder, has_shards, resolve
+from secateur.checkpoint.identity import shape_identity, weights_identity
 from secateur.checkpoint.links import is_there
 from secateur.checkpoint.tensor_check import match_tensors
 from secateur.checkpoint.tensors import STORAGE, NamedTensor
@@ -29,6 +28,7 @@ from secateur.errors import CheckpointError
 from secateur.families.registry import family_of
 from secateur.families.schema import Family, TensorMatch
 from secateur.system import strict_json
+from secateur.system.progress import Progress, no_progress
 
 INDEX, SINGLE = hub.INDEX, hub.SINGLE
 
@@ -57,6 +57,7 @@ class Checkpoint:
     config_file: Path = field(repr=False)
     shape_only: bool = False
     notes: tuple[str, ...] = ()
+    _computed: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -138,22 +139,26 @@ class Checkpoint:
             **({SHAPE_ONLY: True} if self.shape_only else {}),
         }
 
-    def identity(self) -> str:
-        """sha256 over the config, the headers and the first 512 bytes of every tensor.
+    def identity(self, progress: Progress = no_progress, workers: int | None = None) -> str:
+        """The hash that tells this model from others (`checkpoint.identity`), computed once.
 
-        Tells two fine-tunes of one architecture apart without reading the whole model. Without
-        weights it is over the config and the names, types and shapes that it describes.
+        The first call may have to read all weights, `workers` files at a time, and reports the
+        bytes to `progress`. Raises CheckpointError when a file cannot be read.
         """
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for name in sorted(self.specs):
-            spec = self.specs[name]
-            digest.update(f"{name} {spec.dtype} {spec.shape}".encode())
-            if self.shape_only:
-                continue
-            with spec.path.open("rb") as file:
-                file.seek(spec.offset)
-                digest.update(file.read(min(512, spec.nbytes)))
-        return digest.hexdigest()
+        if "identity" not in self._computed:
+            self._computed["identity"] = (
+                shape_identity(self.config, self.specs)
+                if self.shape_only
+                else weights_identity(self.config, self.shards, progress, workers)
+            )
+        return self._computed["identity"]
+
+    def config_text(self) -> str:
+        """The text of its config, byte for byte. Raises CheckpointError when it is gone."""
+        try:
+            return self.config_file.read_bytes().decode("utf-8")
+        except (OSError, ValueError):
+            raise CheckpointError(f"{self.config_file} can no longer be read") from None
 
 
 def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
