@@ -153,13 +153,6 @@ class Checkpoint:
             )
         return self._computed["identity"]
 
-    def config_text(self) -> str:
-        """The text of its config, byte for byte. Raises CheckpointError when it is gone."""
-        try:
-            return self.config_file.read_bytes().decode("utf-8")
-        except (OSError, ValueError):
-            raise CheckpointError(f"{self.config_file} can no longer be read") from None
-
 
 def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
     """Open a local folder, a hub id, or `gemmule`, the small model that ships with secateur.

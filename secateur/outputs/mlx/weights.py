@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.checkpoint.headers import TensorSpec, framework_of
+from secateur.checkpoint.identity import weights_identity
 from secateur.checkpoint.reader import read_config, read_specs, read_tensor
 from secateur.errors import FormatError
 from secateur.families.registry import family_of
@@ -78,16 +77,9 @@ class MlxWeights:
         return decoded[0] if len(decoded) == 1 else torch.cat(decoded, dim=-2)
 
     def identity(self) -> str:
-        """sha256 over the config, the headers and the first 512 bytes of every tensor."""
+        """What tells this model from others, as that of a checkpoint (`checkpoint.identity`)."""
         settings = {**self._config, _SETTINGS[0]: self._quantization}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name in sorted(self._specs):
-            spec = self._specs[name]
-            digest.update(f"{name} {spec.dtype} {spec.shape}".encode())
-            with spec.path.open("rb") as file:
-                file.seek(spec.offset)
-                digest.update(file.read(min(512, spec.nbytes)))
-        return digest.hexdigest()
+        return weights_identity(settings, {spec.path for spec in self._specs.values()})
 
     def _found(self) -> dict[str, list[str]]:
         """{running name: the tensors that make it up, in order}."""
