@@ -40,7 +40,8 @@ from secateur.checkpoint.hub import GEMMULE, gemmule_folder
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import PlanError
-from secateur.evaluation.metrics.engine_agreement import engine_agreement
+from secateur.evaluation.engine import measure_engine
+from secateur.evaluation.measurement import POOLED
 from secateur.evaluation.tokens.prompts import Prompt, read_prompts
 from secateur.formats.ggml.engine import engine_version
 from secateur.formats.gguf.reader import GgufFile, read_gguf
@@ -272,7 +273,8 @@ def decoded(case: Case, ftype: str, prompts: Sequence[Prompt]) -> dict[str, Any]
     """How well llama.cpp on our file agrees with transformers' modules on its decoded weights."""
     mine = case.file_of(ftype)
     source = open_artefact(mine, open_checkpoint(GEMMULE)).source
-    found = engine_agreement(mine, source, prompts, count=TOKENS)
+    measured = measure_engine(mine, source, prompts, count=TOKENS)
+    found = [entry for entry in measured if entry.domain == POOLED]
     return {"type": ftype, **{entry.name: round(entry.value, 5) for entry in found}}
 
 

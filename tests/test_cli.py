@@ -132,7 +132,7 @@ def test_scores(criterion: str, run: Run, stats: Path) -> None:
 
 def test_the_gate_of_the_reference_gives_other_scores(run: Run, stats: Path) -> None:
     ours, theirs = (
-        run("scores", stats, criterion="reap", gate=gate, json=True).json["layers"]
+        run("scores", stats, criterion="reap", routing_weight=gate, json=True).json["layers"]
         for gate in ("true", "reference")
     )
     assert ours != theirs
@@ -214,9 +214,8 @@ def test_verify_names_what_differs(run: Run, line: Line, tmp_path: Path) -> None
     (out / "config.json").unlink()
     ran = run("verify", out, json=True)
     assert ran.code == 2
-    assert {entry["file"] for entry in ran.json["problems"]} == {
-        "stranger", "LICENSE", "config.json"
-    }  # fmt: skip
+    assert {entry["file"] for entry in ran.json["problems"]} == {"LICENSE", "config.json"}
+    assert ran.json["additional"] == ["stranger"]
     assert len(ran.said) == 1
 
 

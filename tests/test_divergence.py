@@ -16,22 +16,13 @@ from tiny_models import FORMS, VOCAB, load
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import GateError, InputError, NumericError
-from secateur.evaluation.intervals import Clusters, bootstrap
-from secateur.evaluation.measurement import (
-    MEAN_KL,
-    Measurement,
-    find,
-    gate,
-    measurement_from_json,
-)
-from secateur.evaluation.metrics.divergence import (
-    Scores,
-    kl_of_bins,
-    load_scores,
-    save_scores,
-    score,
-)
-from secateur.evaluation.metrics.summary import compare, summarise
+from secateur.evaluation.compare import compare_scores
+from secateur.evaluation.gate import check_gates, parse_gate
+from secateur.evaluation.intervals import FEWEST_ANSWERS, Clusters, bootstrap
+from secateur.evaluation.measurement import Measurement, require_measurement
+from secateur.evaluation.metrics.kl import kl_of_bins
+from secateur.evaluation.scores import Scores, load_scores, save_scores, score
+from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import Answer, AnswerSet, answer_set
 from secateur.evaluation.tokens.teacher import load_teacher, teach, teacher_for
 from secateur.families.schema import Family
@@ -116,9 +107,9 @@ def test_the_original_does_not_diverge_from_itself(tiny: Tiny, form: str) -> Non
     source, answers = CheckpointWeights(tiny(form)), some_answers()
     teacher = teach(source, "original", answers, top_k=16)
     scores = score(teacher, source, "itself", answers, workers=2)
-    assert scores.kl.max() == 0
-    assert scores.agrees.all()
-    assert np.array_equal(scores.student, scores.teacher)
+    assert scores.arrays["kl"].max() == 0
+    assert scores.arrays["agrees"].all()
+    assert np.array_equal(scores.arrays["log_prob"], scores.arrays["log_prob_original"])
 
 
 @pytest.mark.parametrize("form", ["gemma4", "gpt_oss", "deepseek_v3_fused", "qwen3_moe_fused"])
@@ -127,9 +118,9 @@ def test_divergence_is_that_of_the_full_vocabulary(tiny: Tiny, form: str) -> Non
     teacher = teach(CheckpointWeights(checkpoint), "original", answers)
     scores = score(teacher, Perturbed(checkpoint, 0.1), "noisy", answers)
     expected = direct(checkpoint, answers, 0.1)
-    assert scores.kl.mean() > 1e-3
-    assert np.abs(scores.kl - expected[:, 0]).max() < 1e-5
-    assert np.abs(scores.student - expected[:, 1]).max() < 1e-5
+    assert scores.arrays["kl"].mean() > 1e-3
+    assert np.abs(scores.arrays["kl"] - expected[:, 0]).max() < 1e-5
+    assert np.abs(scores.arrays["log_prob"] - expected[:, 1]).max() < 1e-5
 
 
 def test_fewer_bins_bound_the_divergence_from_below(tiny: Tiny) -> None:
@@ -137,7 +128,7 @@ def test_fewer_bins_bound_the_divergence_from_below(tiny: Tiny) -> None:
     found = []
     for top_k in (1, 4, 16, VOCAB):
         teacher = teach(CheckpointWeights(checkpoint), "original", answers, top_k=top_k)
-        found.append(score(teacher, Perturbed(checkpoint, 0.1), "noisy", answers).kl)
+        found.append(score(teacher, Perturbed(checkpoint, 0.1), "noisy", answers).arrays["kl"])
         assert teacher.top.shape == (answers.tokens, top_k)
     for fewer, more in zip(found, found[1:], strict=False):
         assert (fewer <= more + 1e-7).all()
@@ -156,7 +147,7 @@ def test_workers_change_no_bit(tiny: Tiny) -> None:
     ]
     for name in ("top_ids", "top", "rest", "actual", "best"):
         assert np.array_equal(getattr(teachers[0], name), getattr(teachers[1], name))
-    assert np.array_equal(scores[0].kl, scores[1].kl)
+    assert np.array_equal(scores[0].arrays["kl"], scores[1].arrays["kl"])
 
 
 def test_progress_counts_layers_then_tokens(tiny: Tiny) -> None:
@@ -240,23 +231,16 @@ def test_a_damaged_teacher_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*make it again"):
         teacher_for(source, "original", answers, tmp_path)
     save_scores(made_scores(np.zeros(3), answers), path)
-    with pytest.raises(InputError, match=r"holds 'secateur scores 1', expected 'secateur teacher"):
+    with pytest.raises(InputError, match=r"holds 'secateur scores 2', expected 'secateur teacher"):
         load_teacher(path)
 
 
-def made_scores(kl: np.ndarray[Any, Any], answers: AnswerSet, **changes: Any) -> Scores:
+def made_scores(kl: np.ndarray[Any, Any], answers: AnswerSet, **arrays: Any) -> Scores:
     """Scores with given divergences and unremarkable rest."""
-    count = len(kl)
-    half = np.full(count, np.log(0.5), np.float32)
-    scores = Scores(
-        kl.astype(np.float64),
-        half,
-        half,
-        np.ones(count, np.bool_),
-        answers.sha256,
-        {"artefact": "made", "teacher": "t"},
-    )
-    return dataclasses.replace(scores, **changes)
+    half = np.full(len(kl), np.log(0.5), np.float32)
+    rest = {"log_prob": half, "log_prob_original": half, "agrees": np.ones(len(kl), np.bool_)}
+    arrays = {"kl": kl.astype(np.float64), **rest, **arrays}
+    return Scores(arrays, answers.sha256, {"artefact": "made", "teacher": "t"})
 
 
 def test_scores_come_back_from_their_file(tmp_path: Path) -> None:
@@ -264,8 +248,9 @@ def test_scores_come_back_from_their_file(tmp_path: Path) -> None:
     scores = made_scores(np.random.default_rng(0).random(answers.tokens), answers)
     save_scores(scores, tmp_path / "scores.safetensors")
     again = load_scores(tmp_path / "scores.safetensors")
-    for name in ("kl", "student", "teacher", "agrees"):
-        assert np.array_equal(getattr(scores, name), getattr(again, name))
+    assert again.arrays.keys() == scores.arrays.keys()
+    for name, array in scores.arrays.items():
+        assert np.array_equal(array, again.arrays[name])
     assert again.provenance == scores.provenance
     assert again.answers_sha256 == scores.answers_sha256
 
@@ -277,8 +262,8 @@ def test_summary_numbers_are_those_of_numpy() -> None:
     scores = made_scores(
         draw.exponential(0.1, count),
         answers,
-        student=draw.normal(-2, 1, count).astype(np.float32),
-        teacher=draw.normal(-1, 1, count).astype(np.float32),
+        log_prob=draw.normal(-2, 1, count).astype(np.float32),
+        log_prob_original=draw.normal(-1, 1, count).astype(np.float32),
         agrees=draw.random(count) < 0.9,
     )
     found = summarise(scores, answers)
@@ -286,19 +271,21 @@ def test_summary_numbers_are_those_of_numpy() -> None:
         answers.answers[i].kind == "answers" and answers.answers[i].domain == "code"
         for i in answers.answer_of_token
     ]
-    kl = scores.kl[code]
+    kl = scores.arrays["kl"][code]
     expected = {
         "kl_mean": kl.mean(),
         "kl_median": np.quantile(kl, 0.5, method="inverted_cdf"),
         "kl_p99": np.quantile(kl, 0.99, method="inverted_cdf"),
         "kl_max": kl.max(),
-        "top1_agreement": scores.agrees[code].mean(),
-        "perplexity": np.exp(-scores.student[code].astype(float).mean()),
-        "perplexity_original": np.exp(-scores.teacher[code].astype(float).mean()),
+        "top1_agreement": scores.arrays["agrees"][code].mean(),
+        "perplexity": np.exp(-scores.arrays["log_prob"][code].astype(float).mean()),
+        "perplexity_original": np.exp(
+            -scores.arrays["log_prob_original"][code].astype(float).mean()
+        ),
     }
     expected["perplexity_ratio"] = expected["perplexity"] / expected["perplexity_original"]
     for name, value in expected.items():
-        entry = find(found, name, "code")
+        entry = require_measurement(found, name, "code")
         assert entry.value == pytest.approx(value, rel=1e-9)
         assert entry.n == {"answers": 20, "tokens": len(kl)}
         if name == "kl_max":
@@ -315,8 +302,8 @@ def test_raw_documents_are_never_pooled_with_answers() -> None:
     kl = np.zeros(answers.tokens)
     kl[answers.offsets[-2] :] = 1.0
     found = summarise(made_scores(kl, answers), answers)
-    assert find(found, MEAN_KL).value == 0
-    raw = find(found, MEAN_KL, kind="raw")
+    assert require_measurement(found, "kl_mean").value == 0
+    raw = require_measurement(found, "kl_mean", kind="raw")
     assert raw.value == 1.0
     assert raw.n == {"answers": 1, "tokens": 8}
     assert raw.low is None
@@ -347,17 +334,34 @@ def test_one_answer_has_no_interval() -> None:
     assert bootstrap(clusters.answers, clusters.mean, seed=0) == (2.0, None, None)
 
 
-@settings(deadline=None, max_examples=100)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.99, 0.999]))
-def test_weighted_quantile_is_that_of_the_drawn_tokens(seed: int, q: float) -> None:
+def test_too_few_answers_have_no_interval() -> None:
+    for count in range(1, FEWEST_ANSWERS + 2):
+        clusters = Clusters(np.arange(count, dtype=np.float64), np.arange(count))
+        found = bootstrap(clusters.answers, clusters.mean, seed=0)
+        assert found.value == (count - 1) / 2
+        assert (found.low is None) == (found.high is None) == (count < FEWEST_ANSWERS)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.01, 0.5, 0.99, 0.999, 1.0]),
+    st.integers(1, 60),
+    st.booleans(),
+)
+def test_weighted_quantile_is_that_of_the_drawn_tokens(
+    seed: int, q: float, tokens: int, ties: bool
+) -> None:
     draw = np.random.default_rng(seed)
-    answer = np.sort(draw.integers(0, 6, 40))
-    clusters = Clusters(draw.normal(size=40), answer)
+    answer = draw.integers(0, 6, tokens)
+    values = draw.normal(size=tokens)
+    clusters = Clusters(values.round(0) if ties else values, answer)
     draws = draw.integers(0, clusters.answers, (3, clusters.answers))
     _, number = np.unique(answer, return_inverse=True)
     for row, found in zip(draws, clusters.quantile(draws, q), strict=True):
-        tokens = np.concatenate([clusters._values[number == drawn] for drawn in row])
-        assert found == np.quantile(tokens, q, method="inverted_cdf")
+        drawn = np.concatenate([clusters._values[number == one] for one in row])
+        assert found == np.quantile(drawn, q, method="inverted_cdf")
+    assert clusters.quantile(draws[0], q) == clusters.quantile(draws, q)[0]
 
 
 def test_a_verdict_needs_an_interval_without_0() -> None:
@@ -365,16 +369,16 @@ def test_a_verdict_needs_an_interval_without_0() -> None:
     base = np.random.default_rng(0).exponential(0.1, answers.tokens)
     noise = np.random.default_rng(1).uniform(0.6, 1.4, answers.tokens)
     first, better, alike = (made_scores(kl, answers) for kl in (base, base * 0.8, base * noise))
-    assert compare(better, first, answers)[0].verdict == "lower"
-    assert compare(first, better, answers)[0].verdict == "higher"
-    found = compare(first, alike, answers)[0]
+    assert compare_scores(better, first, answers)[0].verdict == "better"
+    assert compare_scores(first, better, answers)[0].verdict == "worse"
+    found = compare_scores(first, alike, answers)[0]
     assert found.verdict == "not distinguishable"
     low, high = found.difference.low, found.difference.high
     assert low is not None and high is not None and low < 0 < high
     # Pairing: the difference is far better known than either mean.
-    mean = find(summarise(first, answers), MEAN_KL)
+    mean = require_measurement(summarise(first, answers), "kl_mean")
     assert mean.low is not None and mean.high is not None
-    paired = compare(better, first, answers)[0].difference
+    paired = compare_scores(better, first, answers)[0].difference
     assert paired.low is not None and paired.high is not None
     assert paired.high - paired.low < 0.5 * (mean.high - mean.low)
 
@@ -384,37 +388,56 @@ def test_only_artefacts_of_one_original_and_one_set_are_compared() -> None:
     scores = made_scores(np.zeros(answers.tokens), answers)
     other = dataclasses.replace(scores, provenance={"artefact": "x", "teacher": "other"})
     with pytest.raises(InputError, match="different originals"):
-        compare(scores, other, answers)
+        compare_scores(scores, other, answers)
     with pytest.raises(InputError, match="score the artefact on these answers"):
         summarise(scores, some_answers(seed=1))
 
 
-def test_a_measurement_comes_back_from_json() -> None:
+def test_a_measurement_says_what_stands_behind_it() -> None:
     entry = Measurement("kl_mean", 0.01, "nats", {"answers": 3, "tokens": 40}, 0.0, 0.02, 0.95)
-    assert measurement_from_json(entry.to_json()) == entry
+    assert Measurement(**entry.to_json()) == entry
     assert str(entry) == "kl_mean (pooled): 0.01 nats [0, 0.02] of 3 answers, 40 tokens"
-    with pytest.raises(InputError, match="not a measurement"):
-        measurement_from_json({"name": "kl_mean"})
-    with pytest.raises(InputError, match="expected numbers"):
-        measurement_from_json({**entry.to_json(), "value": "much"})
 
 
 def test_the_gate_says_what_missed_and_by_how_much() -> None:
     answers = some_answers()
     agrees = np.arange(answers.tokens) % 10 > 0
-    found = summarise(
-        made_scores(np.full(answers.tokens, 0.03125), answers, agrees=agrees), answers
-    )
-    gate(found, max_mean_kl=0.03125, min_top1=0.85)
+    kl = np.full(answers.tokens, 0.03125)
+    found = {"file": summarise(made_scores(kl, answers, agrees=agrees), answers)}
+
+    def check(*gates: str) -> None:
+        check_gates([parse_gate(gate) for gate in gates], found)
+
+    check("kl_mean<=0.03125", "top1_agreement >= 0.85", "kl_p99<=1")
     with pytest.raises(
-        GateError, match=r"kl_mean \(pooled\): 0\.03125 .* at most 0\.02$"
-    ) as caught:
-        gate(found, max_mean_kl=0.02)
-    assert caught.value.exit_code == 3
-    with pytest.raises(GateError, match=r"at most 0\.01; top1_agreement .* at least 0\.95"):
-        gate(found, max_mean_kl=0.01, min_top1=0.95)
-    broken = [dataclasses.replace(find(found, MEAN_KL), value=float("nan"))]
+        GateError, match=r"file: kl_mean \(pooled\): .*limit is kl_mean<=0\.02$"
+    ) as got:
+        check("kl_mean<=0.02")
+    assert got.value.exit_code == 3
+    with pytest.raises(GateError, match=r"kl_mean<=0\.01; file: top1_agreement .*>=0\.95"):
+        check("kl_mean<=0.01", "top1_agreement>=0.95")
+    found["file"] = [
+        dataclasses.replace(require_measurement(found["file"], "kl_mean"), value=np.nan)
+    ]
     with pytest.raises(GateError):
-        gate(broken, max_mean_kl=1.0)
+        check("kl_mean<=1")
     with pytest.raises(InputError, match="there is no measurement 'top1_agreement'"):
-        gate(broken, min_top1=0.5)
+        check("top1_agreement>=0.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kl_mean", "a gate is METRIC<=NUMBER"),
+        ("kl_mean<=much", "a gate is METRIC<=NUMBER"),
+        ("kl_mean<0.1", "a gate is METRIC<=NUMBER"),
+        ("kl_mean<=nan", "not a number"),
+        ("kl_mean>=0.1", "is better lower, so its gate is kl_mean<=NUMBER"),
+        ("top1_agreement<=0.1", "is better higher, so its gate is top1_agreement>=NUMBER"),
+        ("kl_men<=0.1", "there is no metric 'kl_men': the metrics are kl_mean, "),
+        ("perplexity_original<=9", "cannot be a gate.*kl_mean"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_gate(text)

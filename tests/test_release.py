@@ -6,16 +6,19 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_line import Line, files_of
+from tiny_line import Line, Run, files_of
 
 import secateur
 from secateur import Measuring, Report, measure, read_plan, verify
 from secateur.errors import GateError, OutputError
+from secateur.evaluation.gate import parse_gate
+from secateur.evaluation.intervals import FEWEST_ANSWERS
 from secateur.release.manifest import read_manifest
-from secateur.release.report import COLUMNS, report_from_json, to_markdown
+from secateur.release.report import show_ranges, table_metrics, to_markdown
 
 
 @pytest.fixture
@@ -66,6 +69,35 @@ def test_verify_finds_a_file_that_is_not_listed(copy: Path) -> None:
     (copy / "model-00002.safetensors").write_bytes(b"")
     (problem,) = verify(copy)
     assert (problem.file, problem.what) == ("model-00002.safetensors", "is not in the manifest")
+    assert not problem.is_damage
+
+
+def test_a_file_too_many_is_a_note_and_with_strict_an_error(copy: Path, run: Run) -> None:
+    (copy / "README.md").write_text("published")
+    ran = run("verify", copy)
+    assert (ran.code, ran.said) == (0, [])
+    assert "note: README.md is not in the manifest" in ran.out
+    assert run("verify", copy, json=True).json["additional"] == ["README.md"]
+    ran = run("verify", copy, strict=True)
+    assert ran.code == 2
+    assert "README.md: remove them" in ran.err
+    assert "again" not in ran.err
+
+
+def test_a_damaged_manifest_is_one_short_sentence(copy: Path, run: Run) -> None:
+    whole = (copy / "manifest.json").read_bytes()
+    for damage in (
+        b"GGUF\xff\xfe" * 100_000,
+        whole[:-40],
+        b"[]",
+        b'{"files": [1]}',
+        b'{"files": 3}',
+    ):
+        (copy / "manifest.json").write_bytes(damage)
+        ran = run("verify", copy)
+        assert ran.code == 2
+        assert "manifest.json is damaged" in ran.err
+        assert len(ran.err) < 400 and "Error" not in ran.err
 
 
 def test_verify_reports_its_progress(made: Path) -> None:
@@ -75,11 +107,9 @@ def test_verify_reports_its_progress(made: Path) -> None:
     assert told[-1] == (total, total)
 
 
-def test_the_report_reads_back(made: Path, shrunk: Report) -> None:
+def test_the_report_in_the_output_is_the_one_returned(made: Path, shrunk: Report) -> None:
     data = json.loads((made / "report.json").read_text())
-    assert report_from_json(data).to_json() == data == json.loads(json.dumps(shrunk.to_json()))
-    with pytest.raises(OutputError, match="not a report"):
-        report_from_json({})
+    assert data == json.loads(json.dumps(shrunk.to_json()))
 
 
 def test_every_number_has_unit_samples_and_interval(shrunk: Report) -> None:
@@ -95,7 +125,10 @@ def test_every_number_has_unit_samples_and_interval(shrunk: Report) -> None:
                 assert found is not None
                 assert found.unit
                 assert found.n["answers"] in (3, 6)
-                assert found.low <= found.value <= found.high
+                if found.n["answers"] >= FEWEST_ANSWERS:
+                    assert found.low <= found.value <= found.high
+                else:
+                    assert found.low is None and found.high is None
         assert artefact.value("kl_p99") is not None
 
 
@@ -108,18 +141,21 @@ def test_the_markdown_report_has_the_numbers_of_the_json_one(
     for form in plan.formats:
         assert f"{plan.file_bytes(form):,}" in text
     for artefact in shrunk.artefacts:
-        assert f"{artefact.value('kl_mean').value:.4g}" in text
+        assert f"{artefact.value('kl_mean').value:.3g}" in text
     assert "6 of 8 experts" in text
     original = sum(path.stat().st_size for path in line.model.glob("*.safetensors"))
     assert f"| the original | {original:,} |" in text
     assert f"{100 * shrunk.artefacts[0].bytes / original:.1f} %" in text
-    assert all(title in text for _, title in COLUMNS)
+    assert all(metric.title in text for metric in table_metrics())
+    assert "no intervals for sums (3 answers), names (3 answers)" in text
+    pruned = sorted(set(range(8)) - set(plan.keep[0]))
+    assert f"| 0 | 2 | {show_ranges(tuple(pruned))} |" in text
 
 
 def test_the_markdown_tables_are_tables(made: Path) -> None:
     """Each row as many cells as its head, no blank line inside."""
     tables = re.findall(r"(?:^\|.*\|\n)+", (made / "report.md").read_text(), re.MULTILINE)
-    assert len(tables) == 3
+    assert len(tables) == 6  # the sizes, three artefacts, pruned experts, files
     for table in tables:
         head, rule, *rows = table.splitlines()
         assert re.fullmatch(r"[|:-]+", rule)
@@ -140,14 +176,45 @@ def test_measuring_again_brings_report_and_manifest_up_to_date(
     assert again.to_json() == report.to_json()
 
 
-def test_a_gate_that_is_met_says_nothing(shrunk: Report) -> None:
-    from dataclasses import replace
+def test_measuring_adds_exactly_its_own_files_to_the_manifest(
+    copy: Path, line: Line, tmp_path: Path
+) -> None:
+    for name in ("report.json", "report.md"):
+        (copy / name).unlink()
+    before = read_manifest(copy)
+    (copy / "README.md").write_text("published")
+    report = measure(copy, line.model, Measuring(answers=line.answers), work=tmp_path / "work")
+    assert any("README.md" in note for note in report.notes)
+    after = read_manifest(copy)
+    own = {name: after["files"].pop(name) for name in ("report.json", "report.md")}
+    assert all(entry["bytes"] == (copy / name).stat().st_size for name, entry in own.items())
+    assert own != {name: before["files"].pop(name) for name in own}
+    assert after == before
+    assert [problem.file for problem in verify(copy)] == ["README.md"]
 
-    replace(shrunk, limits={"max_mean_kl": 10.0, "min_top1": 0.01}).check_gate()
-    with pytest.raises(GateError, match="at most"):
-        replace(shrunk, limits={"max_mean_kl": 1e-9}).check_gate()
-    with pytest.raises(GateError, match="at least"):
-        replace(shrunk, limits={"min_top1": 1.0}).check_gate()
+
+def test_a_changed_file_is_refused_before_anything_is_measured_or_written(
+    copy: Path, line: Line, tmp_path: Path
+) -> None:
+    (copy / "tokenizer_config.json").write_text("{}")
+    before = files_of(copy)
+    with pytest.raises(OutputError, match=r"tokenizer_config\.json has 2 bytes, the manifest says"):
+        measure(copy, line.model, Measuring(answers=line.answers), work=tmp_path / "work")
+    assert files_of(copy) == before
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_gate_that_is_met_says_nothing(shrunk: Report) -> None:
+    def check(*gates: str) -> None:
+        replace(shrunk, gates=tuple(map(parse_gate, gates))).check_gate()
+
+    check("kl_mean<=10", "top1_agreement>=0.01")
+    with pytest.raises(GateError, match="kl_mean<=1e-09") as missed:
+        check("kl_mean<=1e-9")
+    # Every artefact that misses it is named.
+    assert all(f"{artefact.name}: " in str(missed.value) for artefact in shrunk.artefacts)
+    with pytest.raises(GateError, match="top1_agreement>=1"):
+        check("top1_agreement>=1.0")
 
 
 def test_a_foreign_model_is_measured_but_nothing_is_written_into_it(

@@ -6,79 +6,174 @@ the next artefact of the same original, or the next try, finds it.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from secateur.api.answers import check_can_measure, get_answers, measure_folder
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
 from secateur.checkpoint.reader import Checkpoint
-from secateur.corpus.tokenizer import load_tokenizer
-from secateur.errors import CorpusError, OutputError
-from secateur.evaluation.metrics.divergence import score
-from secateur.evaluation.metrics.summary import summarise
-from secateur.evaluation.tokens.answers import AnswerSet, load_answers
-from secateur.evaluation.tokens.generate import Generation, generate_answers, stop_tokens
-from secateur.evaluation.tokens.prompts import read_answers, read_prompts
+from secateur.errors import OutputError
+from secateur.evaluation.compare import Comparison, compare_scores
+from secateur.evaluation.engine import engine_prompts, measure_engine
+from secateur.evaluation.intervals import FEWEST_ANSWERS
+from secateur.evaluation.scores import Scores, score_once
+from secateur.evaluation.summary import summarise
+from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher, teacher_for
 from secateur.formats.gguf.naming import MMPROJ
 from secateur.formats.gguf.split import part_name
 from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.gguf.weights import Artefact, open_artefact
 from secateur.planning import imatrix_policy as importance
-from secateur.planning.document import read_plan
-from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
+from secateur.planning.document import Plan, read_plan
+from secateur.release.manifest import (
+    MANIFEST,
+    amend_manifest,
+    check_undamaged,
+    read_manifest,
+)
 from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report, write_report
+from secateur.system.atomic import writing
 from secateur.system.progress import Progress, no_progress, within
-from secateur.system.resources import cache_folder, cores
-
-GENERATION = Generation(temperature=1.0)
-"""Answers are drawn from the model's own distribution, with a fixed seed: greedy ones of a small
-model run in circles, and lie where the model is surest (docs/log.md)."""
+from secateur.system.resources import cores
 
 _NO_MODEL = (importance.FILE, MMPROJ)
 """How the names of GGUF files begin that are not models."""
 
 
-def measure_output(
-    out: Path,
-    original: Checkpoint,
+def measure(
+    out: File,
+    against: Model,
     request: Measuring,
-    folder: Path,
     *,
-    workers: int,
-    progress: Progress,
+    work: File | None = None,
+    revision: str | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
 ) -> Report:
-    """Measure all artefacts of `out`; `folder` keeps the original's answers and probabilities.
+    """Measure all artefacts of an output, or a model folder or GGUF file, against the original.
 
-    In an output of ours the report is written and the manifest brought up to date.
+    An output of ours is compared with its manifest first; at the end the report is written into
+    it (report.json, report.md), and exactly these files are added to the manifest. `work` keeps
+    the original's answers and probabilities and the artefacts' scores for the next time (default:
+    `measure_folder`). Raises OutputError when a file of the output is missing or was changed,
+    InputError or EngineError for what cannot be measured: all before the original answers, which
+    takes long.
     """
-    # What cannot be measured shall show before the original has answered, which takes long.
-    opened = [open_artefact(path, original, workers=workers) for path in artefacts_of(out)]
-    answers = answers_for(original, request, folder, workers, progress)
-    teacher = teacher_for(
-        CheckpointWeights(original),
-        original.identity(),
-        answers,
-        folder,
-        workers=workers,
-        progress=within("original", progress),
-    )
-    artefacts = tuple(
-        _measured(artefact, answers, teacher, workers, progress) for artefact in opened
-    )
+    out = Path(out)
+    run = _start(against, request, work, revision, workers, progress)
+    is_ours = (out / MANIFEST).is_file()
+    # The report is written again whatever it holds; an interrupted run may have left half of it.
+    additional = check_undamaged(out, (REPORT, REPORT_TEXT), progress) if is_ours else ()
+    opened = [run.open(path) for path in artefacts_of(out)]
+    answers, teacher = run.ask_original()
     report = Report(
-        original=original.name,
-        original_bytes=sum(path.stat().st_size for path in original.shards),
-        made={},
-        sizes={},
-        answers=_measured_on(answers, teacher),
-        artefacts=artefacts,
-        limits=request.limits,
+        original=run.original.name,
+        original_bytes=sum(path.stat().st_size for path in run.original.shards),
+        answers=_describe(answers, teacher),
+        artefacts=tuple(run.measure(artefact, answers, teacher) for artefact in opened),
+        notes=(*_interval_notes(answers), *_additional_notes(additional)),
+        gates=request.limits,
     )
-    return _published(report, out) if (out / MANIFEST).is_file() else report
+    return _publish(report, out) if is_ours else report
+
+
+def compare(
+    first: File,
+    second: File,
+    against: Model,
+    request: Measuring,
+    *,
+    work: File | None = None,
+    revision: str | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> tuple[Comparison, ...]:
+    """Which of two artefacts is nearer to the original: paired differences of all metrics.
+
+    What `measure` has scored already, with the same request, is not scored again. Raises
+    InputError or EngineError for what cannot be measured.
+    """
+    run = _start(against, request, work, revision, workers, progress)
+    opened = [run.open(Path(path)) for path in (first, second)]
+    answers, teacher = run.ask_original()
+    one, other = (run.score(artefact, answers, teacher) for artefact in opened)
+    return compare_scores(one, other, answers)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all measurements of one call share."""
+
+    original: Checkpoint
+    request: Measuring
+    folder: Path
+    workers: int
+    progress: Progress
+
+    def open(self, path: Path) -> Artefact:
+        return open_artefact(path, self.original, workers=self.workers)
+
+    def ask_original(self) -> tuple[AnswerSet, Teacher]:
+        """The original's answers and what it says of every token of them."""
+        answers = get_answers(
+            self.original, self.request, self.folder, workers=self.workers, progress=self.progress
+        )
+        teacher = teacher_for(
+            CheckpointWeights(self.original),
+            self.original.identity(),
+            answers,
+            self.folder,
+            workers=self.workers,
+            progress=within("original", self.progress),
+        )
+        return answers, teacher
+
+    def score(self, artefact: Artefact, answers: AnswerSet, teacher: Teacher) -> Scores:
+        return score_once(
+            teacher,
+            artefact.source,
+            _identify(artefact),
+            answers,
+            self.folder,
+            workers=self.workers,
+            progress=within(artefact.path.name, self.progress),
+        )
+
+    def measure(self, artefact: Artefact, answers: AnswerSet, teacher: Teacher) -> ArtefactReport:
+        measurements = summarise(self.score(artefact, answers, teacher), answers)
+        if self.request.engine and artefact.kind == "gguf":
+            measurements += measure_engine(
+                artefact.path,
+                artefact.source,
+                engine_prompts(answers),
+                workers=self.workers,
+                progress=within(artefact.path.name, self.progress),
+            )
+        nbytes = sum(file.stat().st_size for file in artefact.files)
+        name = "safetensors" if artefact.kind == "safetensors" else artefact.path.name
+        return ArtefactReport(name, nbytes, measurements)
+
+
+def _start(
+    against: Model,
+    request: Measuring,
+    work: File | None,
+    revision: str | None,
+    workers: int | None,
+    progress: Progress,
+) -> _Run:
+    """Open the original and refuse what can be refused at once."""
+    original = open_weights(against, revision, "measuring")
+    folder = Path(work) if work is not None else measure_folder(original)
+    check_can_measure(original, request, folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return _Run(original, request, folder, workers or cores(), progress)
 
 
 def artefacts_of(out: Path) -> list[Path]:
@@ -104,73 +199,18 @@ def _is_behind(name: str, others: set[str]) -> bool:
     return part is not None and part.number > 1 and part._replace(number=1).file in others
 
 
-def answers_for(
-    original: Checkpoint, request: Measuring, folder: Path, workers: int, progress: Progress
-) -> AnswerSet:
-    """The original's answers: given, kept in `folder` from an earlier run, or generated now."""
-    tokenizer = load_tokenizer(original.path)
-    vocabulary = original.family.number(original.config, "vocab")
-    if request.answers is not None:
-        return read_answers(
-            measured_on(original, request), tokenizer, vocabulary, per_domain=request.per_domain
-        )
-    asked = read_prompts(measured_on(original, request), tokenizer, per_domain=request.per_domain)
-    decides: list[Any] = [
-        original.identity(),
-        dict(asked.provenance),
-        request.per_domain,
-        GENERATION,
-    ]
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
-    path = folder / f"answers-{key[:16]}.jsonl"
-    if path.exists():
-        return load_answers(path, vocabulary)
-    return generate_answers(
-        original,
-        asked,
-        path,
-        stop_ids=stop_tokens(original, tokenizer),
-        settings=GENERATION,
-        workers=workers,
-        progress=progress,
-    )
+def _identify(artefact: Artefact) -> str:
+    """What tells an artefact from others on this machine: what it is, and its files as they are.
+
+    A file that is written anew has another inode or time, however alike the content is.
+    """
+    stats = [file.stat() for file in artefact.files]
+    files = [f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for stat in stats]
+    return " ".join([artefact.identity, *files])
 
 
-def measured_on(original: Checkpoint, request: Measuring) -> Path:
-    """The file of prompts or answers. Raises CorpusError when there is none, or both are named."""
-    if request.prompts is not None and request.answers is not None:
-        raise CorpusError("measuring takes either prompts (--prompts) or answers (--answers)")
-    path = request.answers or request.prompts or original.path / "sets" / "test.jsonl"
-    if not path.is_file():
-        raise CorpusError(
-            f"nothing to measure on: {path} does not exist; name held-out prompts with "
-            "--prompts, or the original's answers with --answers"
-        )
-    return path
-
-
-def _measured(
-    artefact: Artefact,
-    answers: AnswerSet,
-    teacher: Teacher,
-    workers: int,
-    progress: Progress,
-) -> ArtefactReport:
-    name = artefact.path.name
-    scores = score(
-        teacher,
-        artefact.source,
-        artefact.identity,
-        answers,
-        workers=workers,
-        progress=within(name, progress),
-    )
-    nbytes = sum(file.stat().st_size for file in artefact.files)
-    name = "safetensors" if artefact.kind == "safetensors" else name
-    return ArtefactReport(name, nbytes, summarise(scores, answers))
-
-
-def _measured_on(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
+def _describe(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
+    """What was measured on, for the report."""
     kinds = [answer.kind for answer in answers.answers]
     return {
         "answers": kinds.count("answers"),
@@ -183,47 +223,60 @@ def _measured_on(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
     }
 
 
-def _published(report: Report, out: Path) -> Report:
+def _interval_notes(answers: AnswerSet) -> list[str]:
+    """The domains that have too few answers for an interval."""
+    counts = Counter((answer.kind, answer.domain) for answer in answers.answers)
+    few = [
+        f"{domain} ({count} {'documents' if kind == 'raw' else 'answers'})"
+        for (kind, domain), count in counts.items()
+        if count < FEWEST_ANSWERS
+    ]
+    if not few:
+        return []
+    return [
+        f"no intervals for {', '.join(few)}: fewer than {FEWEST_ANSWERS} say too little about "
+        "how sure a number is"
+    ]
+
+
+def _additional_notes(names: tuple[str, ...]) -> list[str]:
+    if not names:
+        return []
+    return [f"not in the manifest, and not added to it: {', '.join(names)}"]
+
+
+def _publish(report: Report, out: Path) -> Report:
     """The report with the facts of the output it belongs to, written into it."""
     made = read_manifest(out)
-    files = made.pop("files")
+    facts = {key: made[key] for key in made if key not in ("secateur", "versions", "files")}
     decided = read_plan(out / "plan.json")
-    sizes = {
-        form: {
-            "predicted": sum(decided.sizes(form).values()),
-            "written": sum((out / name).stat().st_size for name in decided.files[form]),
-        }
-        for form in decided.formats
-    }
-    facts = {key: made[key] for key in made if key not in ("secateur", "versions")}
-    whole = replace(report, made=facts, sizes=sizes, notes=decided.notes)
+    whole = replace(
+        report,
+        made=facts,
+        sizes=_sizes(decided, out),
+        pruned=_pruned(decided),
+        notes=(*decided.notes, *report.notes),
+    )
     write_report(whole, out)
-    known = {name: entry["sha256"] for name, entry in files.items()}
-    for name in (REPORT, REPORT_TEXT):
-        known.pop(name, None)
-    write_manifest(out, facts, known)
+    amend_manifest(out, (REPORT, REPORT_TEXT))
     return whole
 
 
-def measure(
-    out: File,
-    against: Model,
-    request: Measuring,
-    *,
-    work: File | None = None,
-    revision: str | None = None,
-    workers: int | None = None,
-    progress: Progress = no_progress,
-) -> Report:
-    """Measure an output folder, a model folder or a GGUF file against the original.
+def _sizes(plan: Plan, out: Path) -> dict[str, dict[str, int]]:
+    return {
+        form: {
+            "predicted": sum(plan.sizes(form).values()),
+            "written": sum((out / name).stat().st_size for name in plan.files[form]),
+        }
+        for form in plan.formats
+    }
 
-    In an output of ours the report is written (report.json, report.md) and the manifest brought
-    up to date. `work` keeps the original's answers and probabilities for the next time (default:
-    the user's cache folder). Raises InputError when there is nothing to measure on.
-    """
-    original = open_weights(against, revision, "measuring")
-    folder = Path(work) if work else cache_folder() / original.identity()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    return measure_output(
-        Path(out), original, request, folder, workers=workers or cores(), progress=progress
-    )
+
+def _pruned(plan: Plan) -> Mapping[int, tuple[int, ...]]:
+    """{layer: its experts that were pruned}; empty where none was."""
+    everything = range(plan.model["experts"])
+    return {
+        layer: tuple(expert for expert in everything if expert not in set(kept))
+        for layer, kept in plan.keep.items()
+        if len(kept) < len(everything)
+    }

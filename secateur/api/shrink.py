@@ -14,9 +14,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from secateur import __version__
+from secateur.api.answers import check_can_measure
 from secateur.api.apply import write_plan
 from secateur.api.calibrate import calibrate
-from secateur.api.measure import measure, measured_on
+from secateur.api.measure import measure
 from secateur.api.models import File, load_imatrix, load_statistics
 from secateur.api.plan import plan
 from secateur.api.requests import Calibration, ShrinkRequest, resolve_outputs
@@ -82,9 +83,7 @@ def shrink(
                 workers=workers,
                 progress=progress,
             )
-        report = measure(
-            made, checkpoint, request.measuring, work=work, workers=workers, progress=progress
-        )
+        report = measure(made, checkpoint, request.measuring, workers=workers, progress=progress)
         publish(made, out)
     return report
 
@@ -98,7 +97,7 @@ def _refuse_early(checkpoint: Checkpoint, request: ShrinkRequest) -> None:
     for output in outputs:
         if isinstance(output, Recipe) and is_tower(output):
             mmproj_layout(checkpoint, checkpoint.experts, output)
-    measured_on(checkpoint, request.measuring)
+    check_can_measure(checkpoint, request.measuring)
 
 
 def _with_corpus(calibration: Calibration, model: str | Path) -> Calibration:

@@ -43,11 +43,19 @@ def format_names() -> Sequence[str]:
     return FORMATS
 
 
+def gate_names() -> Sequence[str]:
+    """All metrics that a limit may be set to."""
+    from secateur.evaluation.metrics import registry
+
+    return registry.gate_names()
+
+
 CHOICES: dict[str, Callable[[], Sequence[str]]] = {
     "CRITERION": criterion_names,
     "AGGREGATION": aggregation_names,
     "SUM": observer_names,
     "FORMAT[,FORMAT...]": format_names,
+    "METRIC<=NUMBER": gate_names,
 }
 """Placeholder of an option's value -> what it may be."""
 

@@ -86,6 +86,7 @@ Aggregation = Annotated[
 Gate = Annotated[
     Literal["true", "reference"],
     typer.Option(
+        "--routing-weight",
         metavar="true|reference",
         help="Routing weight: as applied, or softmax only as in REAP's code.",
         rich_help_panel=EXPERTS,
@@ -291,20 +292,50 @@ PerDomain = Annotated[
         min=1, metavar="N", help="Take so many of each domain only.", rich_help_panel=MEASURING
     ),
 ]
-MaxKl = Annotated[
-    float | None,
+AnswerTokens = Annotated[
+    int,
     typer.Option(
-        metavar="NATS",
-        help="Gate: exit with 3 when the mean KL is larger.",
+        min=1,
+        metavar="N",
+        help="Tokens of an answer at most; models that think first need thousands.",
         rich_help_panel=MEASURING,
     ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="T",
+        help="Temperature at which the original answers; 0 takes the most probable token.",
+        rich_help_panel=MEASURING,
+    ),
+]
+Engine = Annotated[
+    bool,
+    typer.Option(
+        "--engine",
+        help="Also run GGUF files in llama.cpp, and compare it with the decoded weights.",
+        rich_help_panel=MEASURING,
+    ),
+]
+QualityGates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate",
+        metavar="METRIC<=NUMBER",
+        help="Exit with 3 when a number misses its limit, as in kl_p99<=1.5 or "
+        "top1_agreement>=0.9; may be repeated. Metrics:",
+        rich_help_panel=MEASURING,
+    ),
+]
+MaxKl = Annotated[
+    float | None,
+    typer.Option(metavar="NATS", help="Short for --gate kl_mean<=NATS.", rich_help_panel=MEASURING),
 ]
 MinTop1 = Annotated[
     float | None,
     typer.Option(
-        metavar="SHARE",
-        help="Gate: exit with 3 when top-1 agreement is smaller.",
-        rich_help_panel=MEASURING,
+        metavar="SHARE", help="Short for --gate top1_agreement>=SHARE.", rich_help_panel=MEASURING
     ),
 ]
 

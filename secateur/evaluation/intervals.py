@@ -9,6 +9,7 @@ tokens of the answers drawn; the interval is the percentile one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,10 @@ from scipy import stats
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+FEWEST_ANSWERS = 5
+"""With fewer answers there is no interval: two answers can be drawn in three ways only, and an
+interval over these looks like knowledge that is not there."""
+
 _BATCH_ELEMENTS = 1 << 22
 """Elements of a resampled table held at once (32 MiB of float64)."""
 
@@ -25,7 +30,7 @@ Draws = NDArray[np.intp]
 
 
 class Interval(NamedTuple):
-    """A statistic of all answers, and its bounds (None when there is one answer only)."""
+    """A statistic of all answers, and its bounds (None with fewer than `FEWEST_ANSWERS`)."""
 
     value: float
     low: float | None
@@ -42,7 +47,6 @@ class Clusters:
         self.answers = int(self._answer.max()) + 1
         self._counts = np.bincount(self._answer, minlength=self.answers)
         self._sums = np.bincount(self._answer, weights=values, minlength=self.answers)
-        self._order: NDArray[np.intp] | None = None
 
     def mean(self, draws: Draws) -> NDArray[np.float64]:
         """Mean over the tokens of the answers drawn: [..., A] -> [...]."""
@@ -50,24 +54,63 @@ class Clusters:
         return total
 
     def quantile(self, draws: Draws, q: float) -> NDArray[np.float64]:
-        """The smallest value that at least a part `q` of the drawn tokens do not exceed."""
-        if self._order is None:
-            self._order = np.argsort(self._values, kind="stable")
+        """The smallest value that at least a part `q` of the drawn tokens do not exceed.
+
+        [..., A] -> [...]. With N tokens a draw takes O(A sqrt(N)) in one matrix product, where
+        going through all its tokens would take O(N): how many drawn tokens lie before each block
+        of sqrt(N) sorted ones is looked up first, then only one block is gone through.
+        """
         rows = draws.reshape(-1, draws.shape[-1])
-        slots = rows + self.answers * np.arange(len(rows))[:, None]
-        drawn = np.bincount(slots.ravel(), minlength=self.answers * len(rows))
-        weights = drawn.reshape(*draws.shape[:-1], self.answers)
-        running = np.cumsum(weights[..., self._answer[self._order]], axis=-1)
+        times = _times_drawn(rows, self.answers)  # [R, A]
+        blocks = self._sorted
+        before = times @ blocks.before  # [R, B + 1]: whole numbers, exact in float64
         # ceil: the rank of the quantile among the tokens drawn, from 1.
-        rank = np.maximum(1, np.ceil(q * running[..., -1:] - 1e-9))
+        rank = np.maximum(1, np.ceil(q * before[:, -1:] - 1e-9))
+        block = (before[:, 1:] < rank).sum(-1)
+        inside = np.take_along_axis(times, blocks.answer[block], -1)  # [R, L]
+        running = np.cumsum(inside, -1) + np.take_along_axis(before, block[:, None], -1)
         place = (running < rank).sum(-1)
-        found: NDArray[np.float64] = self._values[self._order[place]]
-        return found
+        found: NDArray[np.float64] = blocks.values[block, place]
+        return found.reshape(draws.shape[:-1])
+
+    @cached_property
+    def _sorted(self) -> _Blocks:
+        order = np.argsort(self._values, kind="stable")
+        length = max(1, int(np.sqrt(len(order))))
+        count = -(-len(order) // length)
+        block_of = np.arange(len(order)) // length
+        table = np.zeros((self.answers, count + 1))
+        np.add.at(table, (self._answer[order], block_of + 1), 1)
+        # The last block is filled with its last token: never reached, because the rank is met.
+        whole = np.pad(order, (0, count * length - len(order)), mode="edge")
+        return _Blocks(
+            self._values[whole].reshape(count, length),
+            self._answer[whole].reshape(count, length),
+            np.cumsum(table, -1),
+        )
 
     @property
     def width(self) -> int:
-        """Elements that one draw of a quantile needs."""
-        return max(self.answers, len(self._values))
+        """Elements that one draw needs at most."""
+        return max(self.answers, 2 * int(np.sqrt(len(self._values))) + 2)
+
+
+class _Blocks(NamedTuple):
+    """Tokens sorted by value, in B blocks of L."""
+
+    values: NDArray[np.float64]
+    """[B, L]"""
+    answer: NDArray[np.intp]
+    """[B, L]: the answer of each."""
+    before: NDArray[np.float64]
+    """[A, B + 1]: an answer's tokens in the blocks before each, and in all."""
+
+
+def _times_drawn(rows: Draws, answers: int) -> NDArray[np.float64]:
+    """How often each row drew each answer: [R, A] -> [R, answers]."""
+    slots = rows + answers * np.arange(len(rows))[:, None]
+    drawn = np.bincount(slots.ravel(), minlength=answers * len(rows))
+    return drawn.reshape(len(rows), answers).astype(np.float64)
 
 
 def bootstrap(
@@ -84,13 +127,13 @@ def bootstrap(
     statistic, so both see the same draws. The same seed gives the same interval. `width`:
     elements that one draw needs, which bounds the memory (32 MiB and a few copies).
     """
-    everyone = np.arange(answers)
-    value = float(statistic(everyone))
-    if answers < 2:
+    each_once = np.arange(answers)
+    value = float(statistic(each_once))
+    if answers < FEWEST_ANSWERS:
         return Interval(value, None, None)
     batch = max(1, min(resamples, _BATCH_ELEMENTS // max(answers, width or answers)))
     result = stats.bootstrap(
-        (everyone,),
+        (each_once,),
         lambda draws, axis: statistic(np.moveaxis(draws, axis, -1)),
         n_resamples=resamples,
         batch=batch,

@@ -1,7 +1,4 @@
-"""A number that was measured: what it is, what stands behind it, how sure it is.
-
-And the gate that turns such numbers into a verdict (exit code 3).
-"""
+"""A number that was measured: what it is, what stands behind it, how sure it is."""
 
 from __future__ import annotations
 
@@ -9,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from secateur.errors import GateError, InputError
+from secateur.errors import InputError
 
 POOLED = "pooled"
 """The domain of a number over all domains together."""
-
-MEAN_KL = "kl_mean"
-TOP1 = "top1_agreement"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +18,8 @@ class Measurement:
 
     `n` says how many samples stand behind it, by their kind: {"answers": 40, "tokens": 8122}.
     `low` and `high` bound the interval of `confidence`, both None where none can be given
-    (a maximum; a single answer).
+    (a maximum; too few answers). `kind` is what it was measured on: "answers" or "raw"
+    (documents), or "engine" (what llama.cpp generated).
     """
 
     name: str
@@ -44,56 +39,29 @@ class Measurement:
         return f"{self.name} ({self.domain}): {self.value:.4g} {self.unit}{spread} of {samples}"
 
     def to_json(self) -> dict[str, Any]:
-        """A mapping that `json` can write; `measurement_from_json` reads it."""
+        """A mapping that `json` can write."""
         return {**asdict(self), "n": dict(self.n)}
 
 
-def measurement_from_json(data: Mapping[str, Any]) -> Measurement:
-    """The measurement that `Measurement.to_json` described. Raises InputError if it is none."""
-    try:
-        found = Measurement(**data)
-    except TypeError as error:
-        raise InputError(f"not a measurement: {error}; got keys {sorted(data)}") from None
-    numbers = (found.value, found.low, found.high)
-    if not all(isinstance(number, int | float | None) for number in numbers):
-        raise InputError(f"measurement {found.name!r} holds {numbers}, expected numbers")
-    return found
-
-
-def find(
+def find_measurement(
     measurements: Sequence[Measurement], name: str, domain: str = POOLED, kind: str = "answers"
-) -> Measurement:
-    """The measurement of that name, domain and kind. Raises InputError when there is none."""
+) -> Measurement | None:
+    """The measurement of that name, domain and kind; None when it was not made."""
     for entry in measurements:
         if (entry.name, entry.domain, entry.kind) == (name, domain, kind):
             return entry
-    known = sorted({entry.name for entry in measurements if entry.kind == kind})
-    raise InputError(
-        f"there is no measurement {name!r} for {domain} {kind}; "
-        f"measured were: {', '.join(known) or 'none'}"
-    )
+    return None
 
 
-def gate(
-    measurements: Sequence[Measurement],
-    *,
-    max_mean_kl: float | None = None,
-    min_top1: float | None = None,
-) -> None:
-    """Check the pooled numbers of the answers against limits; None sets no limit.
-
-    `max_mean_kl` is in nats per token, `min_top1` a fraction. Raises GateError, with every
-    number that misses its limit, and InputError when a number that has a limit was not measured.
-    """
-    failed: list[str] = []
-    if max_mean_kl is not None:
-        found = find(measurements, MEAN_KL)
-        # "not <=" instead of ">": a NaN must not pass.
-        if not found.value <= max_mean_kl:
-            failed.append(f"{found}: the limit is at most {max_mean_kl:g}")
-    if min_top1 is not None:
-        found = find(measurements, TOP1)
-        if not found.value >= min_top1:
-            failed.append(f"{found}: the limit is at least {min_top1:g}")
-    if failed:
-        raise GateError("the quality gate is not met: " + "; ".join(failed))
+def require_measurement(
+    measurements: Sequence[Measurement], name: str, domain: str = POOLED, kind: str = "answers"
+) -> Measurement:
+    """The same. Raises InputError, with what was measured, when it was not made."""
+    found = find_measurement(measurements, name, domain, kind)
+    if found is None:
+        known = sorted({entry.name for entry in measurements if entry.kind == kind})
+        raise InputError(
+            f"there is no measurement {name!r} for {domain} {kind}; "
+            f"measured were: {', '.join(known) or 'none'}"
+        )
+    return found

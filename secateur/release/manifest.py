@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from secateur import __version__
 from secateur.errors import OutputError
@@ -21,94 +21,151 @@ from secateur.system.progress import Counter, Progress, no_progress
 
 MANIFEST = "manifest.json"
 _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "xllamacpp")
-_BLOCK = 1 << 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
-    """One way in which an output differs from its manifest."""
+    """One way in which an output differs from its manifest.
+
+    A file that is missing or changed is damage; an additional one (README.md, .gitattributes, a
+    Modelfile) is what people put there before they publish.
+    """
 
     file: str
+    kind: Literal["missing", "changed", "additional"]
     what: str
+
+    @property
+    def is_damage(self) -> bool:
+        return self.kind != "additional"
 
 
 def write_manifest(
     folder: Path, facts: Mapping[str, Any], known: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Hash every file of `folder` and write the manifest beside them.
+    """Hash every file of a new output and write its manifest, complete or absent.
 
     `facts` says what the output was made from (model, plan, corpora, edits); `known` gives the
-    sha256 of files that were hashed while they were written.
+    sha256 of files that were hashed while they were written. Raises WriteError.
     """
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != MANIFEST and not is_partial(path):
-            digest = (known or {}).get(name) or sha256_of(path)
-            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
-    manifest = {
-        "secateur": __version__,
-        **facts,
-        "versions": versions(),
-        "files": files,
+    files = {
+        name: _entry(folder / name, (known or {}).get(name))
+        for name in _files_of(folder)
+        if not is_partial(folder / name)
     }
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    manifest = {"secateur": __version__, **facts, "versions": versions(), "files": files}
+    _save(folder, manifest)
     return manifest
+
+
+def amend_manifest(folder: Path, names: Collection[str]) -> None:
+    """Bring exactly these files of an output up to date in its manifest; nothing else changes.
+
+    Raises OutputError when there is no manifest or it is damaged, WriteError.
+    """
+    manifest = read_manifest(folder)
+    files = {**manifest["files"], **{name: _entry(folder / name) for name in names}}
+    _save(folder, {**manifest, "files": dict(sorted(files.items()))})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an output. Raises OutputError when there is none, or it is damaged."""
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        manifest = json.loads(path.read_text("utf-8"))
         for entry in manifest["files"].values():
             _ = int(entry["bytes"]), str(entry["sha256"])
         return dict(manifest)
     except FileNotFoundError:
         raise OutputError(
-            f"{folder} has no {MANIFEST}: it is no output of secateur, or an unfinished one"
+            f"{folder} has no {MANIFEST}: it is not an output of secateur, or an unfinished one"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutputError(f"{folder / MANIFEST} is damaged ({error!r}): make it again") from None
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise OutputError(
+            f"{path} is damaged: it is not the list of files and hashes that secateur writes, so "
+            "nothing can be compared with it; make the output again"
+        ) from None
 
 
 def verify(folder: Path, progress: Progress = no_progress) -> tuple[Problem, ...]:
-    """Compare an output with its manifest: missing, changed and unlisted files.
+    """Compare an output with its manifest: missing and changed files, then additional ones.
 
-    Reads every file once. Raises OutputError without a manifest.
+    Reads every listed file once. Raises OutputError when there is no manifest or it is damaged.
     """
     listed = read_manifest(folder)["files"]
     total = sum(int(entry["bytes"]) for entry in listed.values())
     count = Counter(progress, "verify", total, "bytes")
-    problems = []
+    found = []
     for name, entry in listed.items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(Problem(name, "is missing"))
-        elif (size := path.stat().st_size) != entry["bytes"]:
-            problems.append(Problem(name, f"has {size} bytes, the manifest says {entry['bytes']}"))
-        elif (digest := sha256_of(path)) != entry["sha256"]:
-            problems.append(
-                Problem(
-                    name,
-                    f"has sha256 {digest[:12]}..., the manifest says "
-                    f"{str(entry['sha256'])[:12]}...",
-                )
-            )
+        if (difference := _compare(folder / name, name, entry)) is not None:
+            found.append(difference)
         count(int(entry["bytes"]))
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name not in listed and name != MANIFEST:
-            problems.append(Problem(name, "is not in the manifest"))
-    return tuple(problems)
+    found += [
+        Problem(name, "additional", "is not in the manifest")
+        for name in _files_of(folder)
+        if name not in listed
+    ]
+    return tuple(found)
+
+
+def check_undamaged(
+    folder: Path, ignored: Collection[str] = (), progress: Progress = no_progress
+) -> tuple[str, ...]:
+    """Compare an output with its manifest before it is worked on; returns its additional files.
+
+    `ignored` files may be anything: they will be written. Raises OutputError when another file is
+    missing or changed, naming the first.
+    """
+    found = [entry for entry in verify(folder, progress) if entry.file not in ignored]
+    damage = [entry for entry in found if entry.is_damage]
+    if damage:
+        raise OutputError(f"{folder} {describe_damage(damage)}")
+    return tuple(entry.file for entry in found)
+
+
+def describe_damage(damage: Sequence[Problem]) -> str:
+    """`is not what its manifest says: ...`, with what to do; of at least one difference."""
+    more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
+    return (
+        f"is not what its manifest says: {damage[0].file} {damage[0].what}{more}: put the file "
+        "back as it was, or make the output again"
+    )
+
+
+def _compare(path: Path, name: str, entry: Mapping[str, Any]) -> Problem | None:
+    if not path.is_file():
+        return Problem(name, "missing", "is missing")
+    size, digest = path.stat().st_size, str(entry["sha256"])
+    if size != entry["bytes"]:
+        return Problem(name, "changed", f"has {size} bytes, the manifest says {entry['bytes']}")
+    actual = sha256_of(path)
+    if actual != digest:
+        what = f"has sha256 {actual[:12]}..., the manifest says {digest[:12]}..."
+        return Problem(name, "changed", what)
+    return None
+
+
+def _files_of(folder: Path) -> list[str]:
+    """The names of all files below an output, without its manifest."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return [name for name in names if name != MANIFEST]
+
+
+def _entry(path: Path, sha256: str | None = None) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256 or sha256_of(path)}
+
+
+def _save(folder: Path, manifest: Mapping[str, Any]) -> None:
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file, read in blocks of 16 MiB."""
-    digest = hashlib.sha256()
+    """sha256 (hex) of a file, read in blocks."""
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

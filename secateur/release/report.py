@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
 from secateur import __version__
-from secateur.errors import OutputError
-from secateur.evaluation.measurement import POOLED, Measurement, gate, measurement_from_json
+from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
+from secateur.evaluation.gate import Gate, check_gates
+from secateur.evaluation.measurement import POOLED, Measurement, find_measurement
+from secateur.evaluation.metrics.base import Metric
+from secateur.evaluation.metrics.registry import all_metrics
 from secateur.system.atomic import write_text
 
 REPORT = "report.json"
 REPORT_TEXT = "report.md"
-
-COLUMNS = (
-    ("kl_mean", "mean KL"),
-    ("kl_median", "median KL"),
-    ("kl_p99", "p99 KL"),
-    ("top1_agreement", "top-1 agreement"),
-    ("perplexity", "perplexity"),
-    ("perplexity_original", "original's perplexity"),
-)
-"""Measurements shown in the table of domains: name, title."""
-
-SUMMARY = {
-    "kl_mean": "mean KL",
-    "top1_agreement": "top-1 agreement",
-    "perplexity_ratio": "perplexity, times the original's",
-}
-"""Pooled measurements shown beside the sizes: name, title."""
 
 
 @dataclass(frozen=True)
@@ -47,48 +33,47 @@ class ArtefactReport:
 
     def value(self, name: str, domain: str = POOLED, kind: str = "answers") -> Measurement | None:
         """The measurement of that name, None when it was not made."""
-        for entry in self.measurements:
-            if (entry.name, entry.domain, entry.kind) == (name, domain, kind):
-                return entry
-        return None
+        return find_measurement(self.measurements, name, domain, kind)
 
     @property
     def groups(self) -> list[tuple[str, str]]:
-        """(kind, domain) of all measurements, in the order they were made."""
-        return list(dict.fromkeys((entry.kind, entry.domain) for entry in self.measurements))
+        """(kind, domain) of all measurements, in the order they were made; the engine's apart."""
+        groups = ((entry.kind, entry.domain) for entry in self.measurements)
+        return [group for group in dict.fromkeys(groups) if group[0] != KIND]
 
 
 @dataclass(frozen=True)
 class Report:
     """What was made of which model, and what each artefact lost against it.
 
-    `made` holds the facts of the manifest (empty for an artefact that is not ours), `sizes`
-    {format: {"predicted", "written"}} in bytes; `answers` says what was measured on.
+    `made` holds the facts of the manifest, `sizes` {format: {"predicted", "written"}} in bytes and
+    `pruned` {layer: its pruned experts}; all empty for an artefact that is not ours. `answers`
+    says what was measured on, `gates` the limits that `check_gate` holds it to.
     """
 
     original: str
     original_bytes: int
-    made: Mapping[str, Any] = field(repr=False)
-    sizes: Mapping[str, Mapping[str, int]]
     answers: Mapping[str, Any]
     artefacts: tuple[ArtefactReport, ...]
+    made: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    pruned: Mapping[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
-    limits: Mapping[str, float] = field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
 
     def check_gate(self) -> None:
-        """Raise GateError when an artefact misses a limit (`max_mean_kl`, `min_top1`)."""
-        if self.limits:
-            for artefact in self.artefacts:
-                gate(artefact.measurements, **self.limits)
+        """Raise GateError when an artefact misses a limit."""
+        check_gates(self.gates, {entry.name: entry.measurements for entry in self.artefacts})
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON; `report_from_json` reads it."""
+        """A mapping that `json` can write."""
         return {
             "secateur": __version__,
             "original": self.original,
             "original_bytes": self.original_bytes,
             "made": dict(self.made),
             "sizes": {form: dict(sizes) for form, sizes in self.sizes.items()},
+            "pruned": {str(layer): list(experts) for layer, experts in self.pruned.items()},
             "answers": dict(self.answers),
             "artefacts": [
                 {
@@ -99,42 +84,36 @@ class Report:
                 for artefact in self.artefacts
             ],
             "notes": list(self.notes),
-            "limits": dict(self.limits),
+            "gates": [str(gate) for gate in self.gates],
         }
 
 
-def report_from_json(data: Mapping[str, Any]) -> Report:
-    """The report that `to_json` described. Raises OutputError when it is none."""
-    try:
-        return Report(
-            original=data["original"],
-            original_bytes=data["original_bytes"],
-            made=data["made"],
-            sizes=data["sizes"],
-            answers=data["answers"],
-            artefacts=tuple(
-                ArtefactReport(
-                    entry["name"],
-                    entry["bytes"],
-                    tuple(measurement_from_json(m) for m in entry["measurements"]),
-                )
-                for entry in data["artefacts"]
-            ),
-            notes=tuple(data["notes"]),
-            limits=data["limits"],
-        )
-    except (KeyError, TypeError) as error:
-        raise OutputError(f"not a report of secateur ({error!r}): measure again") from None
+class Row(NamedTuple):
+    """A line of an artefact's table: a domain, and its measurements in the order of the columns."""
+
+    kind: str
+    domain: str
+    samples: Mapping[str, int]
+    cells: list[Measurement | None]
+
+
+def summary_metrics() -> list[Metric]:
+    """The metrics whose pooled numbers stand next to the sizes."""
+    return [metric for metric in all_metrics() if metric.in_summary]
+
+
+def table_metrics() -> list[Metric]:
+    """The metrics shown for every domain."""
+    return [metric for metric in all_metrics() if metric.in_table]
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.json and report.md into `folder`, each complete or absent."""
-    texts = {
-        REPORT: json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n",
-        REPORT_TEXT: to_markdown(report),
-    }
-    for name, text in texts.items():
-        write_text(folder / name, text)
+    """Write report.json and report.md into `folder`, each complete or as it was.
+
+    Raises WriteError.
+    """
+    write_text(folder / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / REPORT_TEXT, to_markdown(report))
 
 
 def to_markdown(report: Report) -> str:
@@ -145,20 +124,45 @@ def to_markdown(report: Report) -> str:
     )
     environment.filters["cell"] = _cell
     environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["ranges"] = show_ranges
     return environment.from_string(template).render(
-        report=report, summary=SUMMARY, columns=COLUMNS, rows=list(_rows(report))
+        report=report,
+        summary=summary_metrics(),
+        columns=table_metrics(),
+        rows_of=_rows,
+        engine=[entry for entry in report.artefacts if _engine_cells(entry)],
+        engine_columns=ENGINE_METRICS,
+        engine_cells=_engine_cells,
     )
 
 
-def _rows(report: Report) -> Iterable[tuple[ArtefactReport, str, str, list[Measurement | None]]]:
-    for artefact in report.artefacts:
-        for kind, domain in artefact.groups:
-            found = [artefact.value(name, domain, kind) for name, _ in COLUMNS]
-            yield artefact, kind, domain, found
+def show_ranges(numbers: tuple[int, ...]) -> str:
+    """Ascending numbers in short: `0-3, 7, 9-12`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{low}-{high}" if high > low else str(low) for low, high in runs)
+
+
+def _rows(artefact: ArtefactReport) -> list[Row]:
+    rows = []
+    for kind, domain in artefact.groups:
+        cells = [artefact.value(metric.name, domain, kind) for metric in table_metrics()]
+        samples = next(cell.n for cell in cells if cell is not None)
+        rows.append(Row(kind, domain, samples, cells))
+    return rows
+
+
+def _engine_cells(artefact: ArtefactReport) -> list[Measurement]:
+    found = [artefact.value(metric.name, kind=KIND) for metric in ENGINE_METRICS]
+    return [entry for entry in found if entry is not None]
 
 
 def _cell(entry: Measurement | None) -> str:
     if entry is None:
         return "-"
-    spread = "" if entry.low is None else f" [{entry.low:.4g}, {entry.high:.4g}]"
-    return f"{entry.value:.4g}{spread}"
+    spread = "" if entry.low is None else f" [{entry.low:.3g}, {entry.high:.3g}]"
+    return f"{entry.value:.3g}{spread}"

@@ -1,7 +1,8 @@
-"""llama.cpp's server in a process of its own: `python llama_host.py MODEL CONTEXT THREADS`.
+"""llama.cpp's server in a process of its own: `python llama_host.py MODEL CONTEXT THREADS LAYERS`.
 
-Started by `engine.py` as a file, so it imports nothing of secateur. It prints one line, `ready
-ADDRESS`, and lives until its standard input is closed, hence never longer than who started it.
+Started by `llama_server.py` as a file, so it imports nothing of secateur. It prints one line,
+`ready ADDRESS`, and lives until its standard input is closed, hence never longer than the process
+that started it. LAYERS is the number of layers that run on a GPU.
 A process of its own, because ggml aborts the whole process where Python would raise.
 """
 
@@ -13,14 +14,14 @@ import sys
 from typing import Any
 
 
-def main(model: str, context: int, threads: int) -> None:
+def main(model: str, context: int, threads: int, gpu_layers: int) -> None:
     """Serve on a free port of the loopback. Llama.cpp's errors go to standard error."""
     xllamacpp: Any = importlib.import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.n_ctx = context
     params.n_parallel = 1
-    params.n_gpu_layers = 0
+    params.n_gpu_layers = gpu_layers
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     # As exact as it gets: no flash attention, keys and values in float32.
@@ -39,7 +40,7 @@ def main(model: str, context: int, threads: int) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+        main(sys.argv[1], *map(int, sys.argv[2:5]))
     except (RuntimeError, ImportError) as error:
         print(f"failed {error}", flush=True)
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""llama.cpp as a server of one GGUF: started in a process of its own, asked over HTTP."""
+"""llama.cpp as a server of one GGUF: started in a process of its own, queried over HTTP."""
 
 from __future__ import annotations
 
@@ -96,14 +96,18 @@ class LlamaServer:
 
 
 @contextmanager
-def llama_server(model: Path, *, context: int = CONTEXT, workers: int = 1) -> Iterator[LlamaServer]:
+def llama_server(
+    model: Path, *, context: int = CONTEXT, workers: int = 1, gpu_layers: int = 0
+) -> Iterator[LlamaServer]:
     """Load a GGUF into llama.cpp, in a process that ends with the block (or with this process).
 
-    `context`: tokens of prompt and answer together. Raises EngineError, with llama.cpp's own
-    words, when it does not load.
+    `context`: tokens of prompt and answer together; `gpu_layers`: how many layers run on a GPU,
+    where xllamacpp was built for one. Raises EngineError, with llama.cpp's own words, when it does
+    not load.
     """
     host = Path(__file__).with_name("llama_host.py")
-    command = [sys.executable, str(host), str(model), str(context), str(workers)]
+    numbers = map(str, (context, workers, gpu_layers))
+    command = [sys.executable, str(host), str(model), *numbers]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         try:
             process = subprocess.Popen(
@@ -132,8 +136,8 @@ def _address(process: subprocess.Popen[str], model: Path, log: IO[str]) -> str:
         return rest
     log.seek(0)
     # llama.cpp's log lines are "time E message"; the first error says most.
-    said = [entry for entry in log.read().splitlines() if " E " in entry]
-    reason = said[0].partition(" E ")[2].strip() if said else rest
+    errors = [entry for entry in log.read().splitlines() if " E " in entry]
+    reason = errors[0].partition(" E ")[2].strip() if errors else rest
     code = process.poll()
     raise EngineError(
         f"{NAME} did not load {model}: {reason or f'its process ended with status {code}'}"

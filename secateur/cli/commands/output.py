@@ -51,14 +51,29 @@ def apply(
     show(manifest, output_lines(out, manifest), as_json)
 
 
-def verify(out: Output, as_json: Json = False) -> None:
-    """Compare an output with its manifest, file by file."""
+def verify(
+    out: Output,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A file that is not in the manifest is an error too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare an output with its manifest, file by file.
+
+    A file that is missing or was changed, or a damaged manifest, is an error (exit code 2). A file
+    that is not in the manifest, such as README.md, is a note.
+    """
     from secateur.api.verify import verify as run
-    from secateur.cli.render.output import refuse_problems
+    from secateur.cli.render.output import refuse_problems, verification_lines
 
     with show_progress() as progress:
         problems = run(out, progress)
-    found = [{"file": problem.file, "what": problem.what} for problem in problems]
-    lines = [] if problems else [f"{out}: every file is as its manifest says"]
-    show({"output": str(out), "problems": found}, lines, as_json)
-    refuse_problems(out, problems)
+    result = {
+        "output": str(out),
+        "problems": [
+            {"file": entry.file, "what": entry.what} for entry in problems if entry.is_damage
+        ],
+        "additional": [entry.file for entry in problems if not entry.is_damage],
+    }
+    show(result, verification_lines(out, problems), as_json)
+    refuse_problems(out, problems, strict=strict)

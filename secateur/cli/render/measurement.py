@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from secateur.evaluation.compare import Comparison
+from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
+from secateur.evaluation.measurement import POOLED
+from secateur.release.report import Report, summary_metrics
 from secateur.system.sizes import show_bytes
-
-if TYPE_CHECKING:
-    from secateur.release.report import Report
 
 
 def measurement_lines(report: Report) -> list[str]:
-    """Per artefact the pooled numbers, then the mean divergence of every domain."""
+    """Per artefact the pooled numbers, then the first metric of every domain, then llama.cpp's."""
+    printed = summary_metrics()
     lines = [
         f"against {report.original}, on {report.answers['answers']} of its own answers "
         f"({report.answers['tokens']:,} assistant tokens):"
@@ -22,13 +24,24 @@ def measurement_lines(report: Report) -> list[str]:
         lines.append(
             f"  {artefact.name}: {show_bytes(artefact.bytes)}, {share:.1%} of the original"
         )
-        for name in ("kl_mean", "kl_median", "kl_p99", "top1_agreement", "perplexity_ratio"):
-            if entry := artefact.value(name):
-                lines.append(f"    {entry}")
-        for kind, domain in artefact.groups:
-            entry = artefact.value("kl_mean", domain, kind)
-            if entry and kind == "answers" and domain != "pooled":
-                lines.append(f"    {entry}")
+        found = [artefact.value(metric.name) for metric in printed]
+        found += [
+            artefact.value(printed[0].name, domain)
+            for kind, domain in artefact.groups
+            if kind == "answers" and domain != POOLED
+        ]
+        found += [artefact.value(metric.name, kind=KIND) for metric in ENGINE_METRICS]
+        lines += [f"    {entry}" for entry in found if entry is not None]
+    return lines
+
+
+def comparison_lines(names: tuple[str, str], found: Sequence[Comparison]) -> list[str]:
+    """The differences of all tokens together, then those of the first metric in every domain."""
+    first, second = names
+    lines = [f"{first} against {second}, first minus second:"]
+    for entry in found:
+        if entry.difference.domain == POOLED or entry.metric == found[0].metric:
+            lines.append(f"  {entry.difference}: {entry.verdict}")
     return lines
 
 

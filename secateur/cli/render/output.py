@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from secateur.errors import OutputError
+from secateur.release.manifest import Problem, describe_damage
 from secateur.system.sizes import show_bytes
-
-if TYPE_CHECKING:
-    from secateur.release.manifest import Problem
 
 
 def output_lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -23,12 +21,22 @@ def output_lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def refuse_problems(out: Path, problems: Sequence[Problem]) -> None:
-    """Raise OutputError that names the first way in which an output differs, if there is one."""
-    if not problems:
-        return
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    raise OutputError(
-        f"{out} is not what its manifest says: {problems[0].file} {problems[0].what}{more}: "
-        "make it again"
-    )
+def verification_lines(out: Path, problems: Sequence[Problem]) -> list[str]:
+    """What there is to say of an output without damage, and of its additional files."""
+    additional = [problem.file for problem in problems if not problem.is_damage]
+    is_damaged = len(additional) < len(problems)
+    whole = [] if is_damaged else [f"{out}: every file is as its manifest says"]
+    return whole + [f"note: {name} is not in the manifest" for name in additional]
+
+
+def refuse_problems(out: Path, problems: Sequence[Problem], *, strict: bool) -> None:
+    """Raise OutputError for a missing or changed file, naming the first; when `strict`, also for
+    files that are not in the manifest."""
+    damage = [problem for problem in problems if problem.is_damage]
+    if damage:
+        raise OutputError(f"{out} {describe_damage(damage)}")
+    if strict and problems:
+        raise OutputError(
+            f"{out} holds files that are not in its manifest: "
+            f"{', '.join(problem.file for problem in problems)}: remove them, or leave --strict out"
+        )

@@ -1,7 +1,7 @@
 """The original's own answers to prompts, with the whole model in memory.
 
 Greedy unless a temperature is given; the same prompts, model and settings give the same answers,
-also when the run was interrupted: finished batches are kept beside the output, and batches depend
+also when the run was interrupted: finished batches are kept next to the output, and batches depend
 on the prompts and settings alone.
 """
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from secateur.checkpoint.reader import Checkpoint, read_config
 from secateur.errors import CheckpointError, InputError
+from secateur.evaluation.memory import check_memory
 from secateur.evaluation.tokens.answers import (
     Answer,
     AnswerSet,
@@ -33,7 +34,7 @@ from secateur.evaluation.tokens.answers import (
     save_answers,
 )
 from secateur.evaluation.tokens.prompts import Prompt, PromptSet, turn_end_ids
-from secateur.evaluation.whole_model import check_memory, whole_model
+from secateur.evaluation.whole_model import whole_model
 from secateur.system.atomic import writing
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import free_memory
@@ -75,12 +76,6 @@ def stop_tokens(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> f
     return frozenset(ids) | ends
 
 
-def raw_documents(prompts: PromptSet) -> AnswerSet:
-    """The raw documents of a set, as they are. Raises CorpusError when there are none."""
-    raw = [_raw(prompt) for prompt in prompts.prompts if prompt.kind == "raw"]
-    return answer_set(raw, prompts.provenance)
-
-
 def generate_answers(
     checkpoint: Checkpoint,
     prompts: PromptSet,
@@ -109,21 +104,24 @@ def generate_answers(
         json.dumps([provenance, [list(prompt) for prompt in asked]], sort_keys=True).encode()
     ).hexdigest()
     kept = path.with_name(f".{path.name}.{key[:16]}.partial")
-    found = _finished(kept)
-    pending = [batch for batch in _batches(asked, settings.batch_size) if batch[0].id not in found]
+    found = _read_finished(kept)
+    pending = [
+        batch for batch in _make_batches(asked, settings.batch_size) if batch[0].id not in found
+    ]
     progress("answers", len(found), len(asked), "answers")
     if pending:
         check_memory(checkpoint, free_memory() if memory is None else memory)
-        work = partial(_answered, stop_ids=stop_ids, settings=settings)
-        with whole_model(checkpoint) as model, _one_thread_each(workers) as pool:
+        work = partial(_answer_batch, stop_ids=stop_ids, settings=settings)
+        with whole_model(checkpoint) as model, _single_threaded_workers(workers) as pool:
             # The model's own defaults would be merged into ours.
             model.generation_config = cast(Any, GenerationConfig)()
             for answers in pool.map(partial(work, model), pending):
-                _keep(kept, answers)
+                _append(kept, answers)
                 found.update({answer.id: answer for answer in answers})
                 progress("answers", len(found), len(asked), "answers")
     in_order = (
-        found[prompt.id] if prompt.kind == "answers" else _raw(prompt) for prompt in prompts.prompts
+        found[prompt.id] if prompt.kind == "answers" else _pass_raw(prompt)
+        for prompt in prompts.prompts
     )
     made = answer_set(in_order, provenance)
     save_answers(made, path)
@@ -132,7 +130,7 @@ def generate_answers(
 
 
 @contextmanager
-def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+def _single_threaded_workers(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Workers that compute with one torch thread each, so that their number changes no bits."""
     threads = torch.get_num_threads()
     try:
@@ -162,16 +160,16 @@ def _check_lengths(checkpoint: Checkpoint, asked: Sequence[Prompt], settings: Ge
             )
 
 
-def _batches(asked: Sequence[Prompt], size: int) -> list[list[Prompt]]:
+def _make_batches(asked: Sequence[Prompt], size: int) -> list[list[Prompt]]:
     """Prompts of similar length together, long ones first: decided by the prompts alone."""
     ordered = sorted(asked, key=lambda prompt: -len(prompt.input_ids))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def _answered(
+def _answer_batch(
     model: Any, batch: Sequence[Prompt], *, stop_ids: frozenset[int], settings: Generation
 ) -> list[Answer]:
-    """Answer prompts side by side, padded on the left."""
+    """Answer prompts in one batch, padded on the left."""
     from transformers import GenerationConfig
 
     longest = max(len(prompt.input_ids) for prompt in batch)
@@ -191,14 +189,15 @@ def _answered(
             input_ids=ids,
             attention_mask=mask,
             generation_config=config,
-            logits_processor=_drawing([prompt.id for prompt in batch], settings),
+            logits_processor=_make_sampler([prompt.id for prompt in batch], settings),
         )
     return [
-        _cut(prompt, row[longest:], stop_ids) for prompt, row in zip(batch, output, strict=True)
+        _cut_answer(prompt, row[longest:], stop_ids)
+        for prompt, row in zip(batch, output, strict=True)
     ]
 
 
-def _drawing(ids: Sequence[str], settings: Generation) -> Any:
+def _make_sampler(ids: Sequence[str], settings: Generation) -> Any:
     """What turns the greedy choice into a draw: the largest of logits plus Gumbel noise.
 
     That is a draw from the softmax of the logits (Gumbel 1954; Maddison et al. 2014). The noise
@@ -219,7 +218,7 @@ def _drawing(ids: Sequence[str], settings: Generation) -> Any:
             steps.append(TopKLogitsWarper(settings.top_k))
         if settings.top_p < 1:
             steps.append(TopPLogitsWarper(settings.top_p))
-        draws = [_generator(settings.seed, prompt) for prompt in ids]
+        draws = [_make_generator(settings.seed, prompt) for prompt in ids]
 
         def add_noise(_: Tensor, logits: Tensor) -> Tensor:
             uniform = [torch.rand(logits.shape[-1], generator=draw).double() for draw in draws]
@@ -230,12 +229,12 @@ def _drawing(ids: Sequence[str], settings: Generation) -> Any:
     return LogitsProcessorList(steps)
 
 
-def _generator(seed: int, prompt: str) -> torch.Generator:
+def _make_generator(seed: int, prompt: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
-def _cut(prompt: Prompt, generated: Tensor, stop_ids: frozenset[int]) -> Answer:
+def _cut_answer(prompt: Prompt, generated: Tensor, stop_ids: frozenset[int]) -> Answer:
     """The answer up to its first stop token, which belongs to it."""
     tokens = generated.tolist()
     end = next((i + 1 for i, token in enumerate(tokens) if token in stop_ids), None)
@@ -244,11 +243,11 @@ def _cut(prompt: Prompt, generated: Tensor, stop_ids: frozenset[int]) -> Answer:
     return Answer(prompt.id, prompt.domain, "answers", ids, len(prompt.input_ids), finish)
 
 
-def _raw(prompt: Prompt) -> Answer:
+def _pass_raw(prompt: Prompt) -> Answer:
     return Answer(prompt.id, prompt.domain, "raw", prompt.input_ids, 1, "given")
 
 
-def _finished(kept: Path) -> dict[str, Answer]:
+def _read_finished(kept: Path) -> dict[str, Answer]:
     """Answers of the batches that an interrupted run finished; a half-written line is cut off."""
     found: dict[str, Answer] = {}
     if not kept.exists():
@@ -263,7 +262,7 @@ def _finished(kept: Path) -> dict[str, Answer]:
     return found
 
 
-def _keep(kept: Path, answers: Sequence[Answer]) -> None:
+def _append(kept: Path, answers: Sequence[Answer]) -> None:
     """Append a finished batch as one line."""
     line = json.dumps([answer_to_json(answer) for answer in answers], ensure_ascii=False)
     with writing(kept), kept.open("a", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """Prompts: conversations in the model's chat format, up to where the model has to answer.
 
 A file of JSON lines, each {"messages": [...]} or {"text": "..."}, with "id" (default: the line's
-number), "domain" (default: "all") and, beside messages, "tools"; other keys are not looked at.
+number), "domain" (default: "all") and, with messages, "tools"; other keys are not looked at.
 An assistant's message at the end is the answer of somebody else: it is dropped (`read_prompts`),
 or taken as the answer (`given_answers`), for answers that the original wrote elsewhere.
 """
@@ -102,11 +102,7 @@ def given_answers(
     ends = turn_end_ids(tokenizer)
     found = []
     for record in _records(path, lines, per_domain):
-        if record.text is not None or record.messages[-1]["role"] != "assistant":
-            raise CorpusError(
-                f"{record.where}: does not end with an assistant's message, so there is no answer "
-                "in it: leave it out, or let the original answer"
-            )
+        _check_answered(record)
         prompt = _prompt_text(record, tokenizer, options)
         answer = _ids(_answer_text(record, tokenizer, prompt, options), tokenizer)
         end = next((i + 1 for i, token in enumerate(answer) if token in ends), len(answer))
@@ -131,6 +127,21 @@ def read_answers(
     if lines.records and "format" in lines.records[0]:
         return load_answers(path, vocab_size)
     return given_answers(path, tokenizer, enable_thinking=enable_thinking, per_domain=per_domain)
+
+
+def check_lines(path: Path, *, need_answers: bool = False) -> None:
+    """Check that every line of a file can be used, without a tokenizer.
+
+    `need_answers`: it is a file of answers, in either of the forms that `read_answers` takes.
+    Raises CorpusError, naming file and line.
+    """
+    lines = read_json_lines(path)
+    if need_answers and lines.records and "format" in lines.records[0]:
+        load_answers(path)
+        return
+    for record in _records(path, lines, None):
+        if need_answers:
+            _check_answered(record)
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -162,7 +173,10 @@ def _records(path: Path, lines: JsonLines, per_domain: int | None) -> list[_Reco
 
 def _record(data: Mapping[str, Any], line: int, where: str) -> _Record:
     if ("text" in data) == ("messages" in data):
-        raise CorpusError(f"{where}: expected either messages or text, got {', '.join(data)}")
+        raise CorpusError(
+            f"{where}: expected either messages or text, got "
+            + (", ".join(sorted(data)[:8]) or "an empty object")
+        )
     id, domain = data.get("id", str(line)), data.get("domain", "all")
     for key, value in (("id", id), ("domain", domain)):
         if not isinstance(value, str) or not value:
@@ -173,6 +187,14 @@ def _record(data: Mapping[str, Any], line: int, where: str) -> _Record:
         return _Record(id, domain, where, data["text"], [], [])
     messages, tools = messages_of(data["messages"], where), tools_of(data.get("tools"), where)
     return _Record(id, domain, where, None, messages, tools)
+
+
+def _check_answered(record: _Record) -> None:
+    if record.text is not None or record.messages[-1]["role"] != "assistant":
+        raise CorpusError(
+            f"{record.where}: does not end with an assistant's message, so there is no answer "
+            "in it: leave it out, or let the original answer"
+        )
 
 
 def _prompt_text(

@@ -69,14 +69,14 @@ def replay(
                 try:
                     forward.run(module, layer)
                 except NumericError as error:
-                    raise _named(error, forward, answers) from None
+                    raise _name_answer(error, forward, answers) from None
             progress("layers", layer + 1, layers, "layers")
 
         def score(batch: MicroBatch) -> int:
             count = 0
             for chunk in _chunks(batch, answers, size):
                 logits = forward.logits(batch, chunk.position)
-                _check(logits, chunk, answers)
+                _check_finite(logits, chunk, answers)
                 work(chunk, logits)
                 count += len(chunk.token)
             return count
@@ -112,7 +112,7 @@ def place(answers: AnswerSet, token: int) -> str:
     return f"answer {answer.id!r}, token {answer.begin + token - int(answers.offsets[number])}"
 
 
-def _check(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:
+def _check_finite(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:
     bad = ~torch.isfinite(logits).all(-1)
     if bool(bad.any()):
         token = int(chunk.token[int(bad.nonzero()[0])])
@@ -122,7 +122,7 @@ def _check(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:
         )
 
 
-def _named(error: NumericError, forward: ForwardPass, answers: AnswerSet) -> NumericError:
+def _name_answer(error: NumericError, forward: ForwardPass, answers: AnswerSet) -> NumericError:
     """The forward's error about a row, with the answer it is about."""
     for batch in forward.batches:
         bad = ~torch.isfinite(forward.hidden(batch).sum(-1)) & batch.mask

@@ -19,7 +19,7 @@ def _contribution(sums: LayerSums, settings: Settings) -> Scores:
     if settings.gate != "true":
         raise PlanError(
             "the criterion 'contribution' is defined on the true gate only: leave out "
-            "--gate reference"
+            "--routing-weight reference"
         )
     norms = sums["sample_norms"]
     protect = min(settings.protect_per_sample, norms.shape[1])
