@@ -45,7 +45,7 @@ from secateur.evaluation.measurement import POOLED
 from secateur.evaluation.tokens.prompts import Prompt, read_prompts
 from secateur.formats.ggml.engine import engine_version
 from secateur.formats.gguf.reader import GgufFile, read_gguf
-from secateur.outputs.gguf.weights import open_artefact
+from secateur.outputs.registry import open_artefact
 from secateur.planning.imatrix_policy import FILE as IMATRIX
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.serving.llama_server import llama_server

@@ -35,7 +35,8 @@ from secateur.formats.gguf.tensors import gguf_tensors
 from secateur.formats.gguf.tokenizer import tokenizer_metadata
 from secateur.formats.gguf.writer import TensorChunk, write_gguf
 from secateur.forward.weights import CheckpointWeights
-from secateur.outputs.gguf.weights import GgufWeights, open_artefact
+from secateur.outputs.gguf.weights import GgufWeights
+from secateur.outputs.registry import open_artefact
 from secateur.serving.llama_server import llama_server
 
 Tiny = Callable[[str], Checkpoint]

@@ -30,7 +30,7 @@ from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.gguf.writer import TensorChunk, write_gguf
 from secateur.formats.imatrix.file import save_imatrix
 from secateur.forward.weights import CheckpointWeights
-from secateur.outputs.gguf.weights import open_artefact
+from secateur.outputs.registry import open_artefact
 from secateur.recipes.recipe import find_recipe
 
 DECISIVE = 0.5

@@ -261,7 +261,7 @@ def test_the_command_line_takes_it(run: Run, line: Line, drops: Path, made: Made
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     wrong = run("plan", line.model, **words, unseen_experts="none")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
-    assert "uniform or stop or mean" in wrong.err
+    assert "'uniform', 'mean', 'stop'" in wrong.err
 
 
 def test_llama_cpps_own_reader_opens_our_file(made: Made, checkpoint: Checkpoint) -> None:

@@ -21,17 +21,20 @@ from tiny_mlx import card_004, config_of, converted, save_wide, weights_of
 from tiny_models import EXPERTS, save_tiny
 
 from secateur import Formats, Measuring, Pruning, apply, measure, plan, save_plan, verify
-from secateur.api.measure import artefacts_of
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
+from secateur.checkpoint.writer import write_shards
 from secateur.errors import CheckpointError, FamilyError, FormatError, PlanError
 from secateur.forward.weights import CheckpointWeights
-from secateur.outputs.apply import Sources, write_output
-from secateur.outputs.build import make_plan, planned_mlx, resolve_again
-from secateur.outputs.gguf.weights import open_artefact
+from secateur.outputs.apply import check_plan, write_output
+from secateur.outputs.build import make_plan
+from secateur.outputs.companions import write_companions
 from secateur.outputs.mlx.layout import MlxLayout, mlx_layout
 from secateur.outputs.mlx.write import write_mlx
-from secateur.outputs.safetensors.write import write_checkpoint
-from secateur.planning.document import compare, from_json, to_json
+from secateur.outputs.registry import artefacts_of, open_artefact
+from secateur.outputs.safetensors.layout import safetensors_layout
+from secateur.planning.checks import PlanSources
+from secateur.planning.document import from_json, to_json
+from secateur.planning.edits import edits_of
 from secateur.pruning.choose import Choice
 from secateur.recipes.recipe import Recipe, Rule, find_recipe
 
@@ -165,13 +168,11 @@ def test_every_type_by_role_and_layer_after_pruning(
 
 def _pruned(checkpoint: Checkpoint, folder: Path) -> Path:
     """The pruned safetensors checkpoint."""
-    from secateur.outputs.safetensors.write import write_beside
-
     choice = Choice(dict.fromkeys(checkpoint.moe_layers, KEPT), {}, ())
     plan = make_plan(checkpoint, choice, ["safetensors"])
     folder.mkdir()
-    write_checkpoint(plan, checkpoint, folder)
-    write_beside(plan, checkpoint, folder)
+    write_shards(folder, safetensors_layout(checkpoint, plan.keep))
+    write_companions(plan, checkpoint, folder)
     return folder
 
 
@@ -260,7 +261,7 @@ def test_an_mlx_model_decodes_to_the_model_it_was_made_of(
     recipe = Recipe("near", "affine-8-32", "mlx", rules=(Rule("none", ("router",)),))
     made = write(wide(form), recipe, tmp_path / "out")
     artefact = open_artefact(made.folder, made.checkpoint)
-    assert artefact.kind == "mlx"
+    assert artefact.name == made.folder.name
     original = CheckpointWeights(made.checkpoint)
     assert sorted(artefact.source.names()) == sorted(original.names())
     for name in original.names():
@@ -395,7 +396,7 @@ def test_a_plan_with_an_mlx_model_is_applied_verified_and_measured(
     shard = folder / "model.safetensors"
     before = shard.stat().st_mtime_ns
     (folder / ".model.safetensors.partial").write_bytes(b"left by kill -9")
-    write_output(made, Sources(open_checkpoint(line.model)), out)
+    write_output(check_plan(made, PlanSources(open_checkpoint(line.model))), out)
     assert shard.stat().st_mtime_ns == before
     assert not (folder / ".model.safetensors.partial").exists()
 
@@ -412,9 +413,8 @@ def test_a_type_edited_in_the_plan_is_what_is_written(
         replace(tensor, type="affine-8-64") if tensor.name == name else tensor
         for tensor in edited.tensors
     )
-    right = resolve_again(replace(edited, tensors=tensors), checkpoint)
-    with pytest.raises(PlanError, match=r"embed_tokens\.weight.*the bytes"):
-        compare(replace(edited, tensors=tensors), right)
-    compare(right, resolve_again(right, checkpoint))
-    form = planned_mlx(right, "mlx-4bit", checkpoint)
-    assert form.quantization["model.embed_tokens"] == {"group_size": 64, "bits": 8}
+    checked = check_plan(replace(edited, tensors=tensors), PlanSources(checkpoint))
+    assert any("bytes of 1 tensors of mlx-4bit" in note for note in checked.plan.notes)
+    assert edits_of(checked.plan).sentences() == ["types of mlx-4bit"]
+    layout = checked.decisions["mlx-4bit"].layout
+    assert layout.quantization["model.embed_tokens"] == {"group_size": 64, "bits": 8}

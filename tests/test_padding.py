@@ -39,8 +39,8 @@ from secateur.forward.skeleton import build_skeleton, fill_parameters
 from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
 from secateur.outputs.gguf.padding import all_widths, padded_config, padded_tensors
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
-from secateur.outputs.gguf.weights import open_artefact
 from secateur.outputs.gguf.write import write_ggufs
+from secateur.outputs.registry import open_artefact
 from secateur.pruning.selection import Keep
 from secateur.recipes.recipe import Rule, find_recipe
 from secateur.serving.llama_server import llama_server

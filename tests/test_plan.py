@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,12 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.writer import write_shards
 from secateur.errors import PlanError
 from secateur.formats.gguf.reader import read_gguf
-from secateur.outputs.apply import Sources, check_plan, write_output
-from secateur.outputs.build import make_plan, safetensors_layout
-from secateur.planning.document import Plan, from_json, read_plan, to_json
+from secateur.outputs.apply import check_plan, write_output
+from secateur.outputs.build import make_plan
+from secateur.outputs.safetensors.layout import safetensors_layout
+from secateur.planning.checks import PlanSources
+from secateur.planning.document import Plan, PlannedTensor, from_json, read_plan, to_json
+from secateur.planning.edits import edits_of
 from secateur.pruning.choose import Choice, Pruning, choose
 from secateur.recipes.recipe import find_recipe
 
@@ -28,7 +32,7 @@ TINY = Callable[[str], Checkpoint]
 
 def halved(checkpoint: Checkpoint) -> Choice:
     keep = {layer: tuple(half(layer)) for layer in checkpoint.moe_layers}
-    return Choice(keep, {"criterion": "test"}, ("a note",))
+    return Choice(keep, {"criterion": "reap"}, ("a note",))
 
 
 def planned(checkpoint: Checkpoint, *formats: str) -> Plan:
@@ -61,12 +65,12 @@ def test_the_plan_of_every_family_is_what_is_written(form: str, tiny: TINY, tmp_
     assert {t.name: (t.shape, t.bytes, t.type) for t in plan.tensors} == {
         name: (spec.shape, spec.nbytes, spec.dtype) for name, spec in shards.items()
     }
-    check_plan(plan, Sources(checkpoint))
+    check_plan(plan, PlanSources(checkpoint))
 
 
 def test_a_gguf_is_as_large_as_planned(gguf: tuple[Checkpoint, Plan], tmp_path: Path) -> None:
     checkpoint, plan = gguf
-    write_output(plan, Sources(checkpoint), tmp_path)
+    write_output(check_plan(plan, PlanSources(checkpoint)), tmp_path)
     for form in ("gguf-Q8_0", "gguf-Q4_K_M"):
         for name, nbytes in plan.files[form].items():
             assert (tmp_path / name).stat().st_size == nbytes
@@ -92,7 +96,7 @@ def test_a_plan_reads_back(gguf: tuple[Checkpoint, Plan], tmp_path: Path) -> Non
     assert to_json(read_plan(tmp_path / "plan.json")) == text
     assert from_json(text).tensors == gguf[1].tensors
     assert from_json(text).sha256() == gguf[1].sha256()
-    check_plan(from_json(text), Sources(gguf[0]))
+    check_plan(from_json(text), PlanSources(gguf[0]))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 1}', "null"])
@@ -105,34 +109,77 @@ def test_what_is_no_plan_is_one_line(text: str, tmp_path: Path) -> None:
         read_plan(tmp_path / "none.json")
 
 
-def test_an_edited_number_is_refused_with_the_right_one(gguf: tuple[Checkpoint, Plan]) -> None:
+def edited(plan: Plan, which: str, /, **change: Any) -> Plan:
+    """The plan as a person would save it with one row changed."""
+    tensors = tuple(replace(t, **change) if t.name == which else t for t in plan.tensors)
+    return from_json(to_json(replace(plan, tensors=tensors)))
+
+
+def test_a_plan_as_made_is_not_edited(gguf: tuple[Checkpoint, Plan]) -> None:
+    checkpoint, plan = gguf
+    checked = check_plan(from_json(to_json(plan)), PlanSources(checkpoint))
+    assert checked.plan == plan
+    assert checked.plan.sha256() == plan.sha256()
+    assert edits_of(checked.plan).sentences() == []
+
+
+def test_numbers_that_follow_from_decisions_are_computed_again(
+    gguf: tuple[Checkpoint, Plan],
+) -> None:
     checkpoint, plan = gguf
     tensor = plan.of("safetensors")[0]
-    tensors = tuple(replace(t, bytes=t.bytes + 1) if t is tensor else t for t in plan.tensors)
-    message = f"{re.escape(tensor.name)}.* the bytes {tensor.bytes + 1}, expected {tensor.bytes}"
-    with pytest.raises(PlanError, match=message) as caught:
-        check_plan(replace(plan, tensors=tensors), Sources(checkpoint))
-    assert "\n" not in str(caught.value)
+    data = json.loads(to_json(edited(plan, tensor.name, bytes=tensor.bytes + 1)))
+    data["experts"], data["tensor_bytes"], data["file_bytes"] = 3, {}, {"safetensors": 5}
+    data["files"]["safetensors"] = {"model.safetensors": 5}
+    checked = check_plan(from_json(json.dumps(data)), PlanSources(checkpoint)).plan
+    assert (checked.tensors, checked.files) == (plan.tensors, plan.files)
+    assert checked.notes[-1] == (
+        f"computed again after an edit: bytes of 1 tensors of safetensors (first: {tensor.name}); "
+        "files of safetensors"
+    )
+    assert edits_of(checked).sentences() == []
 
 
-def test_an_edited_type_asks_for_its_bytes(gguf: tuple[Checkpoint, Plan]) -> None:
+def test_one_edited_type_is_enough(gguf: tuple[Checkpoint, Plan], tmp_path: Path) -> None:
     checkpoint, plan = gguf
     tensor = next(t for t in plan.of("gguf-Q8_0") if t.type == "Q8_0")
-    right = tensor.bytes // 34 * 18  # blocks of 32 numbers
-    tensors = tuple(replace(t, type="Q4_0") if t is tensor else t for t in plan.tensors)
-    edited = replace(plan, tensors=tensors)
-    with pytest.raises(PlanError, match=f"bytes {tensor.bytes}, expected {right} for type Q4_0"):
-        check_plan(edited, Sources(checkpoint))
-    tensors = tuple(replace(t, bytes=right) if t.type == "Q4_0" else t for t in tensors)
-    with pytest.raises(PlanError, match="correct the numbers under 'files'"):
-        check_plan(replace(edited, tensors=tensors), Sources(checkpoint))
+    checked = check_plan(edited_type(plan, tensor, "Q4_0"), PlanSources(checkpoint))
+    found = next(t for t in checked.plan.of("gguf-Q8_0") if t.name == tensor.name)
+    assert (found.type, found.bytes) == ("Q4_0", tensor.bytes // 34 * 18)  # blocks of 32 numbers
+    assert edits_of(checked.plan).sentences() == ["types of gguf-Q8_0"]
+    write_output(checked, tmp_path)
+    for name, nbytes in checked.plan.files["gguf-Q8_0"].items():
+        assert (tmp_path / name).stat().st_size == nbytes
+        assert read_gguf(tmp_path / name).tensors[tensor.name].type == "Q4_0"
+    assert read_plan(tmp_path / "plan.json").sha256() == checked.plan.sha256()
+
+
+def edited_type(plan: Plan, tensor: PlannedTensor, kind: str) -> Plan:
+    tensors = tuple(replace(t, type=kind) if t == tensor else t for t in plan.tensors)
+    return from_json(to_json(replace(plan, tensors=tensors)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": (3,)}, r"the shape \[3\], expected \["),
+        ({"sources": ("x",)}, "the sources .* expected"),
+        ({"type": "I64"}, 'the type "I64", expected'),
+        ({"name": "oracle"}, "the plan .* tensor .* in format safetensors"),
+    ],
+)
+def test_what_does_not_follow_from_an_edit_is_refused(
+    change: dict[str, Any], message: str, gguf: tuple[Checkpoint, Plan]
+) -> None:
+    checkpoint, plan = gguf
+    name = plan.of("safetensors")[0].name
+    with pytest.raises(PlanError, match=message) as caught:
+        check_plan(edited(plan, name, **change), PlanSources(checkpoint))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_edited_keep_list_is_checked(gguf: tuple[Checkpoint, Plan]) -> None:
     checkpoint, plan = gguf
-    fewer = {layer: kept[1:] for layer, kept in plan.keep.items()}
-    with pytest.raises(PlanError, match=r"gives tensor .* expected"):
-        check_plan(replace(plan, keep=fewer), Sources(checkpoint))
     first = min(plan.keep)
     for kept, message in (
         ((0, 1, 2), "keeps 3 experts"),
@@ -140,18 +187,46 @@ def test_an_edited_keep_list_is_checked(gguf: tuple[Checkpoint, Plan]) -> None:
         ((0, 1, 2, 99), "keeps expert 99"),
     ):
         with pytest.raises(PlanError, match=message):
-            check_plan(replace(plan, keep={**plan.keep, first: kept}), Sources(checkpoint))
-    # As many others are as good: the plan's numbers follow from how many stay.
-    others = {
-        layer: tuple(sorted(set(range(EXPERTS)) - {*kept})) for layer, kept in plan.keep.items()
-    }
-    check_plan(replace(plan, keep=others), Sources(checkpoint))
+            check_plan(replace(plan, keep={**plan.keep, first: kept}), PlanSources(checkpoint))
+    others = tuple(sorted(set(range(EXPERTS)) - {*plan.keep[first]}))
+    checked = check_plan(replace(plan, keep={**plan.keep, first: others}), PlanSources(checkpoint))
+    assert edits_of(checked.plan).sentences() == [f"experts kept in layer {first}"]
+    assert checked.plan.tensors == plan.tensors
+
+
+def test_fewer_experts_in_every_layer_are_planned_again(
+    gguf: tuple[Checkpoint, Plan], tmp_path: Path
+) -> None:
+    checkpoint, plan = gguf
+    fewer = {layer: kept[1:] for layer, kept in plan.keep.items()}
+    checked = check_plan(from_json(to_json(replace(plan, keep=fewer))), PlanSources(checkpoint))
+    right = make_plan(checkpoint, Choice(fewer, {}, ()), ["safetensors", find_recipe("Q8_0")])
+    assert checked.plan.of("safetensors") == right.of("safetensors")
+    assert checked.plan.files["safetensors"] == right.files["safetensors"]
+    assert checked.plan.experts == right.experts
+    write_output(checked, tmp_path)
+    assert open_checkpoint(tmp_path).experts == right.experts
+
+
+@pytest.mark.parametrize("criterion", ["magic", 3, ["reap"]])
+def test_an_unknown_criterion_is_refused(criterion: object, gguf: tuple[Checkpoint, Plan]) -> None:
+    checkpoint, plan = gguf
+    edited = replace(plan, selection={**plan.selection, "criterion": criterion})
+    with pytest.raises(PlanError, match="unknown criterion"):
+        check_plan(edited, PlanSources(checkpoint))
+
+
+def test_another_criterion_is_an_edit(gguf: tuple[Checkpoint, Plan]) -> None:
+    checkpoint, plan = gguf
+    edited = replace(plan, selection={**plan.selection, "criterion": "frequency"})
+    checked = check_plan(edited, PlanSources(checkpoint))
+    assert edits_of(checked.plan).sentences() == ["how experts were selected"]
 
 
 def test_the_plan_of_another_checkpoint_is_refused(tiny: TINY) -> None:
     plan = planned(tiny("gemma4"), "safetensors")
     with pytest.raises(PlanError, match="plan again for this checkpoint"):
-        check_plan(plan, Sources(tiny("mixtral")))
+        check_plan(plan, PlanSources(tiny("mixtral")))
 
 
 def test_unknown_formats_are_refused(tiny: TINY) -> None:

@@ -13,7 +13,6 @@ from tiny_line import Line, Run
 
 import secateur
 from secateur import Formats, Pruning
-from secateur.api.measure import artefacts_of
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import FormatError
@@ -22,6 +21,7 @@ from secateur.formats.gguf.provenance import PLAN_SHA256
 from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.gguf.split import joined, part_name, parts, read_every_part
 from secateur.formats.gguf.writer import TensorChunk, write_gguf
+from secateur.outputs.registry import artefacts_of
 from secateur.serving.llama_server import llama_server
 
 

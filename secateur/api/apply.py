@@ -9,9 +9,11 @@ from types import MappingProxyType
 
 from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
 from secateur.errors import CheckpointError
-from secateur.outputs.apply import Sources, check_plan, output_key, refuse_shape, write_output
+from secateur.formats.imatrix.file import ImatrixFile
+from secateur.outputs.apply import CheckedPlan, check_plan, write_output
+from secateur.planning.checks import PlanSources, refuse_shape
 from secateur.planning.document import PATH, Plan, published, read_plan
-from secateur.planning.imatrix_policy import ImatrixFile
+from secateur.planning.edits import edits_of
 from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
 from secateur.statistics.coverage import coverage as coverage_of
 from secateur.statistics.statistics import Statistics
@@ -47,14 +49,15 @@ def apply(
     except CheckpointError as error:
         hint = "" if model is not None else " (a model that moved is named with model)"
         raise CheckpointError(f"{error}{hint}") from None
-    sources = Sources(checkpoint, load_statistics(statistics), load_imatrix(imatrix, checkpoint))
-    check_plan(decided, sources)
-    return write_plan(decided, sources, Path(out), workers=workers, progress=progress)
+    sources = PlanSources(
+        checkpoint, load_statistics(statistics), load_imatrix(imatrix, checkpoint)
+    )
+    checked = check_plan(decided, sources)
+    return write_plan(checked, Path(out), workers=workers, progress=progress)
 
 
 def write_plan(
-    plan: Plan,
-    sources: Sources,
+    checked: CheckedPlan,
     out: Path,
     *,
     copies: Mapping[str, Path] = MappingProxyType({}),
@@ -65,20 +68,14 @@ def write_plan(
 
     `copies` are files to copy into it: {name in the folder: path}. Raises as `apply` does.
     """
-    with complete_or_absent(out, output_key(plan, sources)) as folder:
+    with complete_or_absent(out, checked.key) as folder:
         if (folder / MANIFEST).exists():  # interrupted just before its last step
             return read_manifest(folder)
-        hashes = write_output(
-            plan,
-            sources,
-            folder,
-            workers=workers or cores(),
-            progress=progress,
-        )
+        hashes = write_output(checked, folder, workers=workers or cores(), progress=progress)
         for name, path in copies.items():
             with atomic_path(folder / name) as partial:
                 shutil.copyfile(path, partial)
-        return write_manifest(folder, manifest_facts(plan, sources.statistics), hashes)
+        return write_manifest(folder, manifest_facts(checked.plan, checked.statistics), hashes)
 
 
 def manifest_facts(plan: Plan, statistics: Statistics | None) -> dict[str, object]:
@@ -88,6 +85,7 @@ def manifest_facts(plan: Plan, statistics: Statistics | None) -> dict[str, objec
         "experts": plan.experts,
         "selection": dict(plan.selection),
         "plan_sha256": plan.sha256(),
+        "edited": edits_of(plan).sentences(),
         "edits": [],
     }
     if statistics is not None:

@@ -16,7 +16,6 @@ from secateur.api.answers import check_can_measure, get_answers, measure_folder
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
 from secateur.checkpoint.reader import Checkpoint
-from secateur.errors import OutputError
 from secateur.evaluation.compare import Comparison, compare_scores
 from secateur.evaluation.engine import engine_prompts, measure_engine
 from secateur.evaluation.intervals import FEWEST_ANSWERS
@@ -24,11 +23,9 @@ from secateur.evaluation.scores import Scores, score_once
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher, teacher_for
-from secateur.formats.gguf.naming import MMPROJ
-from secateur.formats.gguf.split import part_name
 from secateur.forward.weights import CheckpointWeights
-from secateur.outputs.gguf.weights import Artefact, open_artefact
-from secateur.planning import imatrix_policy as importance
+from secateur.outputs.base import Artefact
+from secateur.outputs.registry import artefacts_of, open_artefact
 from secateur.planning.document import Plan, read_plan
 from secateur.release.manifest import (
     MANIFEST,
@@ -40,9 +37,6 @@ from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report,
 from secateur.system.atomic import writing
 from secateur.system.progress import Progress, no_progress, within
 from secateur.system.resources import cores
-
-_NO_MODEL = (importance.FILE, MMPROJ)
-"""How the names of GGUF files begin that are not models."""
 
 
 def measure(
@@ -146,7 +140,7 @@ class _Run:
 
     def measure(self, artefact: Artefact, answers: AnswerSet, teacher: Teacher) -> ArtefactReport:
         measurements = summarise(self.score(artefact, answers, teacher), answers)
-        if self.request.engine and artefact.kind == "gguf":
+        if self.request.engine and artefact.runs_in_llama_cpp:
             measurements += measure_engine(
                 artefact.path,
                 artefact.source,
@@ -155,8 +149,7 @@ class _Run:
                 progress=within(artefact.path.name, self.progress),
             )
         nbytes = sum(file.stat().st_size for file in artefact.files)
-        name = "safetensors" if artefact.kind == "safetensors" else artefact.path.name
-        return ArtefactReport(name, nbytes, measurements)
+        return ArtefactReport(artefact.name, nbytes, measurements)
 
 
 def _start(
@@ -174,29 +167,6 @@ def _start(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return _Run(original, request, folder, workers or cores(), progress)
-
-
-def artefacts_of(out: Path) -> list[Path]:
-    """What can be measured in `out`: itself when it is a model, its GGUF files, its MLX models.
-
-    The first part of a split GGUF stands for all; a later one without it is named, to be refused.
-    Raises OutputError when there is nothing.
-    """
-    if out.suffix == ".gguf":
-        return [out]
-    found = [out] if any(out.glob("model*.safetensors")) else []
-    ggufs = {path.name for path in out.glob("*.gguf") if not path.name.startswith(_NO_MODEL)}
-    found += [out / name for name in sorted(ggufs) if not _is_behind(name, ggufs)]
-    found += sorted(path.parent for path in out.glob("mlx-*/config.json"))
-    if not found:
-        raise OutputError(f"{out} holds no checkpoint, GGUF or MLX model: nothing to measure")
-    return found
-
-
-def _is_behind(name: str, others: set[str]) -> bool:
-    """Whether it is a part of a split GGUF whose first part is there."""
-    part = part_name(name)
-    return part is not None and part.number > 1 and part._replace(number=1).file in others
 
 
 def _identify(artefact: Artefact) -> str:

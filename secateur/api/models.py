@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
-from secateur.planning.imatrix_policy import ImatrixFile, read_imatrix_file
+from secateur.formats.imatrix.file import ImatrixFile, read_imatrix_file
 from secateur.statistics import file as statistics_file
 from secateur.statistics.statistics import Statistics
 
@@ -49,4 +49,4 @@ def load_imatrix(given: ImatrixFile | File | None, checkpoint: Checkpoint) -> Im
     """An importance matrix for a model. Raises FormatError for one that is damaged."""
     if given is None or isinstance(given, ImatrixFile):
         return given
-    return read_imatrix_file(Path(given), checkpoint)
+    return read_imatrix_file(Path(given), checkpoint.experts)

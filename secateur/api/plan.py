@@ -28,10 +28,10 @@ from secateur.api.requests import (
     resolve_split,
 )
 from secateur.errors import RequestError
-from secateur.outputs.apply import check_statistics
-from secateur.outputs.build import make_plan
+from secateur.formats.imatrix.file import ImatrixFile
+from secateur.outputs.build import PlanInputs, make_plan
+from secateur.planning.checks import check_statistics
 from secateur.planning.document import PATH, Plan, to_json
-from secateur.planning.imatrix_policy import ImatrixFile
 from secateur.pruning.choose import choose
 from secateur.recipes.layer_importance import layer_importance
 from secateur.recipes.suites import find_recipes
@@ -76,12 +76,14 @@ def plan(
         checkpoint,
         choice,
         resolve_outputs(formats, checkpoint),
-        loaded,
-        imatrix=load_imatrix(imatrix, checkpoint),
-        unseen_experts=unseen_experts,
-        layer_importance=layer_importance(formats.layer_importance, loaded, checkpoint.layers),
-        split=resolve_split(formats),
-        assumptions=assumptions,
+        PlanInputs(
+            loaded,
+            load_imatrix(imatrix, checkpoint),
+            unseen_experts,
+            layer_importance(formats.layer_importance, loaded, checkpoint.layers),
+            resolve_split(formats),
+            assumptions,
+        ),
     )
     return replace(decided, model={**decided.model, PATH: checkpoint.source})
 

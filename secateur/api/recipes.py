@@ -14,6 +14,7 @@ from secateur.errors import PlanError
 from secateur.formats.ggml.tensor_type_file import read_tensor_types, tensor_types_text
 from secateur.outputs.gguf.layout import GgufBase, gguf_base, lint_context, typed_layout
 from secateur.outputs.gguf.tokenizer_keys import TokenizerKeys
+from secateur.outputs.registry import format_of, planned_format
 from secateur.planning.document import Plan, read_plan
 from secateur.recipes.export import asked_types
 from secateur.recipes.layer_importance import layer_importance
@@ -144,7 +145,7 @@ def export_plan(plan: Plan | File, form: str | None = None) -> TensorTypes:
     Raises PlanError when the plan has no such GGUF.
     """
     decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    ggufs = [name for name, facts in decided.recipes.items() if facts["to"] == "gguf"]
+    ggufs = [n for n in decided.recipes if planned_format(decided, n).llama_quantize]
     if form is None and len(ggufs) != 1:
         raise PlanError(
             f"the plan has {len(ggufs)} GGUF formats ({', '.join(ggufs) or 'none'}): "
@@ -187,5 +188,5 @@ def _refuse_padding(name: str, pad: bool) -> None:
 
 
 def _need_gguf(found: Recipe) -> None:
-    if found.to != "gguf":
+    if not format_of(found).llama_quantize:
         raise PlanError(f"recipe {found.name} makes {found.to}: llama-quantize has no part in it")

@@ -15,8 +15,10 @@ from typing import Literal
 from secateur.api.measuring import Measuring
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import RequestError
-from secateur.outputs.build import DEFAULT_ASSUMPTIONS, Output, PlanningAssumptions, is_gguf
+from secateur.outputs.base import DEFAULT_ASSUMPTIONS, Output, PlanningAssumptions
+from secateur.outputs.gguf.format import TOWER
 from secateur.outputs.gguf.mmproj import tower_recipe
+from secateur.outputs.registry import DEFAULT_TO, FORMATS, format_of
 from secateur.planning.unseen_experts import Policy
 from secateur.pruning.choose import Pruning
 from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES
@@ -48,8 +50,6 @@ OnNan = Literal["stop", "skip"]
 """What becomes of tokens that turn into NaN or infinity."""
 
 REROUTE_TOKENS = 16384
-
-FORMATS = ("safetensors", "gguf", "mlx", "mmproj")
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,11 @@ def resolve_outputs(formats: Formats, checkpoint: Checkpoint) -> tuple[Output, .
         raise RequestError(f"to is empty: expected some of {', '.join(FORMATS)}")
     if odd := [word for word in wanted if word not in FORMATS]:
         raise RequestError(f"to {odd[0]!r}: expected some of {', '.join(FORMATS)}")
-    tower = tower_recipe(
-        checkpoint, formats.mmproj, "mmproj" in wanted or any(map(is_gguf, recipes))
-    )
-    if tower:
-        made.add("mmproj")
+    for_llama = any(format_of(recipe).llama_quantize for recipe in recipes)
+    tower = tower_recipe(checkpoint, formats.mmproj, TOWER in wanted or for_llama)
+    made |= {recipe.to for recipe in tower}
     _check_formats(wanted, made)
-    first: tuple[Output, ...] = ("safetensors",) if not wanted or "safetensors" in wanted else ()
+    first = tuple(word for word in wanted or DEFAULT_TO if FORMATS[word].example is None)
     return (*first, *recipes, *tower)
 
 
@@ -199,7 +197,7 @@ def _resolve_recipes(formats: Formats) -> tuple[Recipe, ...]:
 
 def _pad(recipe: Recipe) -> Recipe:
     """A GGUF recipe with padding, under a name of its own: its files have other widths."""
-    if recipe.to != "gguf" or recipe.pad:
+    if not format_of(recipe).llama_quantize or recipe.pad:
         return recipe
     return replace(recipe, name=f"{recipe.name}-padded", pad=True)
 
@@ -208,12 +206,11 @@ def _check_formats(wanted: Sequence[str], made: set[str]) -> None:
     """Raises RequestError when `to` names other formats than the types make."""
     if not wanted:
         return
-    if lacking := sorted(set(wanted) - made - {"safetensors"}):
-        hint = {"gguf": "types Q4_K_M", "mlx": "types mlx-mixed-4-8", "mmproj": "mmproj F16"}
-        raise RequestError(
-            f"to {lacking[0]}: it needs a file type or recipe, as in {hint[lacking[0]]}"
-        )
-    if surplus := sorted(made - set(wanted) - {"mmproj"}):
+    by_recipe = {word for word in wanted if FORMATS[word].example is not None}
+    if lacking := sorted(by_recipe - made):
+        example = FORMATS[lacking[0]].example
+        raise RequestError(f"to {lacking[0]}: it needs a file type or recipe, as in {example}")
+    if surplus := sorted(name for name in made - by_recipe if not FORMATS[name].goes_along):
         raise RequestError(
             f"to {','.join(wanted)}: the types are for {surplus[0]}: add {surplus[0]}, or leave "
             "them out"

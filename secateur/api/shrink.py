@@ -25,18 +25,19 @@ from secateur.calibration.observers.registry import OBSERVERS
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import PlanError
-from secateur.outputs.apply import Sources
-from secateur.outputs.build import is_tower
-from secateur.outputs.gguf.mmproj import mmproj_layout
-from secateur.pruning.choose import check_request
+from secateur.outputs.apply import check_plan
+from secateur.outputs.build import make_plan
+from secateur.outputs.registry import format_of
+from secateur.planning.checks import PlanSources
+from secateur.pruning.choose import Choice, check_request
 from secateur.pruning.criteria.registry import find_criterion
-from secateur.recipes.recipe import Recipe
 from secateur.release.manifest import versions
 from secateur.release.report import Report
 from secateur.system.progress import Progress, no_progress
 from secateur.system.workdir import publish, work_folder
 
-STATISTICS = "statistics.safetensors"
+STATISTICS = "evidence/statistics.safetensors"
+"""In a folder of its own: some loaders take every *.safetensors next to config.json for weights."""
 
 
 def shrink(
@@ -72,12 +73,11 @@ def shrink(
             imatrix=imatrix,
             unseen_experts=request.unseen_experts,
         )
-        sources = Sources(checkpoint, statistics, imatrix)
+        checked = check_plan(decided, PlanSources(checkpoint, statistics, imatrix))
         made = work / f"output-{decided.sha256()[:16]}-{observed.stem[-16:]}"
         if not made.exists():
             write_plan(
-                decided,
-                sources,
+                checked,
                 made,
                 copies={STATISTICS: observed},
                 workers=workers,
@@ -94,9 +94,12 @@ def _refuse_early(checkpoint: Checkpoint, request: ShrinkRequest) -> None:
     outputs = resolve_outputs(request.formats, checkpoint)
     if not outputs:
         raise PlanError("there is nothing to write: name a format with --to, or types with --types")
+    everything = Choice(
+        dict.fromkeys(checkpoint.moe_layers, tuple(range(checkpoint.experts))), {}, ()
+    )
     for output in outputs:
-        if isinstance(output, Recipe) and is_tower(output):
-            mmproj_layout(checkpoint, checkpoint.experts, output)
+        if format_of(output).goes_along:
+            make_plan(checkpoint, everything, [output])
     check_can_measure(checkpoint, request.measuring)
 
 

@@ -38,9 +38,9 @@ def observer_names() -> Sequence[str]:
 
 def format_names() -> Sequence[str]:
     """All output formats."""
-    from secateur.api.requests import FORMATS
+    from secateur.outputs.registry import FORMATS
 
-    return FORMATS
+    return tuple(FORMATS)
 
 
 def gate_names() -> Sequence[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.formats.gguf.container import alignment_of, padded
-from secateur.outputs.build import DEFAULT_ASSUMPTIONS, PlanningAssumptions
+from secateur.outputs.base import DEFAULT_ASSUMPTIONS, PlanningAssumptions
 from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
 from secateur.planning.memory import ContextMemory, context_memory

@@ -9,16 +9,18 @@ single weight is read, and all that `apply` obeys. As JSON it is one object:
                   "fallback_from"?, "reason"?}, ...],
      "tensor_bytes": {format: n}, "file_bytes": {format: n}, "files": {format: {name: n}},
      "formats": {format: {"to", "recipe", "base", "sha256"}},
-     "memory": {"context", "kv_cache_bytes", ...},
+     "memory": {"context", "kv_cache_bytes", ..., "formats": [format, ...]},
+     "decided": {"selection", "keep": {layer: ...}, "types": {format: ...}},
      "outputs": {format: {"parameters", "bits_per_weight", "fallback_tensors", "fallback_share",
                           "needs_imatrix", "memory_bytes"}}}
 
 A format is `safetensors`, or what it is for and the name of its recipe, as in `gguf-Q4_K_M`,
 `gguf-apex-mini`, `mlx-mixed-4-8` or `mmproj-F16`, the GGUF of a vision tower (recipe.py);
-`formats` tells which recipe that was. A plan made from a config without a tokenizer knows every
+`formats` says which recipe that was. A plan made from a config without a tokenizer knows every
 tensor of a GGUF to the byte, but not the file: its size is null. `memory` is what llama.cpp needs
-beside the weights (memory.py); `outputs` follows from the rest, `fallback_share` being the share
-of parameters.
+besides the weights (memory.py); `outputs` follows from the rest, `fallback_share` being the share
+of parameters. `decided` are digests by which edits are found (edits.py): whoever edits a plan
+leaves them as they are, and need not correct the numbers that follow from the edit.
 """
 
 from __future__ import annotations
@@ -40,8 +42,6 @@ Action = Literal[
 """copy: the bytes as they are. select: only the kept experts' bytes. pad: zeros up to the planned
 shape. convert: numbers into the planned type. generate: made from the config (rotary factors)."""
 
-SAFETENSORS = "safetensors"
-
 IMATRIX = "imatrix"
 """In a plan's `selection`: the facts of the importance matrix it quantizes with, or None."""
 
@@ -50,6 +50,9 @@ IMATRIX_FROM = "imatrix_from"
 
 NEEDS_IMATRIX = "needs_imatrix"
 """In a plan's `formats`: whether llama.cpp refuses to make it without an importance matrix."""
+
+FORMATS_IN_MEMORY = "formats"
+"""In a plan's `memory`: the format ids that it is counted for."""
 
 PATH = "path"
 """In a plan's `model`: the folder as the user named it, so that `apply` finds it again."""
@@ -92,7 +95,8 @@ class Plan:
 
     `model` are the facts that recognise the checkpoint (Checkpoint.facts),
     `selection` says how `keep` came about, `files` gives the exact bytes of every weight file,
-    `recipes` the facts of every format's recipe (Recipe.facts; none for safetensors).
+    `recipes` the facts of every output's recipe (Recipe.facts; none where a format needs none),
+    `decided` digests of the decisions as they were made (edits.py).
     """
 
     model: Mapping[str, Any]
@@ -103,6 +107,7 @@ class Plan:
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     memory: Mapping[str, Any] = field(default_factory=dict)
+    decided: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -114,48 +119,48 @@ class Plan:
         """Experts per MoE layer of the output."""
         return len(next(iter(self.keep.values())))
 
-    def of(self, form: str) -> tuple[PlannedTensor, ...]:
+    def of(self, format_id: str) -> tuple[PlannedTensor, ...]:
         """The tensors of one format, in the order in which they are written."""
-        return tuple(tensor for tensor in self.tensors if tensor.format == form)
+        return tuple(tensor for tensor in self.tensors if tensor.format == format_id)
 
-    def tensor_bytes(self, form: str) -> int:
+    def tensor_bytes(self, format_id: str) -> int:
         """Bytes of all tensor data of a format, without headers and padding."""
-        return sum(tensor.bytes for tensor in self.of(form))
+        return sum(tensor.bytes for tensor in self.of(format_id))
 
-    def file_bytes(self, form: str) -> int | None:
+    def file_bytes(self, format_id: str) -> int | None:
         """Bytes of all weight files of a format; None when one's size is not known."""
-        sizes = [size for size in self.files[form].values() if size is not None]
-        return sum(sizes) if len(sizes) == len(self.files[form]) else None
+        sizes = [size for size in self.files[format_id].values() if size is not None]
+        return sum(sizes) if len(sizes) == len(self.files[format_id]) else None
 
-    def sizes(self, form: str) -> dict[str, int]:
+    def sizes(self, format_id: str) -> dict[str, int]:
         """{file: bytes} of a format that can be written. Raises PlanError when one is not known."""
-        sizes = {name: size for name, size in self.files[form].items() if size is not None}
-        if unknown := sorted(set(self.files[form]) - set(sizes)):
+        sizes = {name: size for name, size in self.files[format_id].items() if size is not None}
+        if unknown := sorted(set(self.files[format_id]) - set(sizes)):
             raise PlanError(
                 f"the plan does not know the size of {unknown[0]}: it was made from a config "
                 "without a tokenizer, plan again with the model"
             )
         return sizes
 
-    def output(self, form: str) -> OutputFacts:
+    def output(self, format_id: str) -> OutputFacts:
         """What a person wants to know of a format, from its tensors."""
-        tensors = self.of(form)
+        tensors = self.of(format_id)
         parameters = sum(math.prod(tensor.shape) for tensor in tensors) or 1  # an edited plan
         fallen = [tensor for tensor in tensors if tensor.fallback_from]
         return OutputFacts(
             parameters=parameters,
-            bits_per_weight=8 * self.tensor_bytes(form) / parameters,
+            bits_per_weight=8 * self.tensor_bytes(format_id) / parameters,
             fallback_tensors=len(fallen),
             fallback_share=sum(math.prod(t.shape) for t in fallen) / parameters,
-            needs_imatrix=self.recipes.get(form, {}).get(NEEDS_IMATRIX),
-            memory_bytes=self._memory(form),
+            needs_imatrix=self.recipes.get(format_id, {}).get(NEEDS_IMATRIX),
+            memory_bytes=self._memory(format_id),
         )
 
-    def _memory(self, form: str) -> int | None:
+    def _memory(self, format_id: str) -> int | None:
         """Weights, cache and logits of llama.cpp; None for what it does not load."""
-        if not self.memory or self.recipes.get(form, {}).get("to") != "gguf":
+        if format_id not in self.memory.get(FORMATS_IN_MEMORY, ()):
             return None
-        return self.tensor_bytes(form) + int(
+        return self.tensor_bytes(format_id) + int(
             self.memory["kv_cache_bytes"] + self.memory["logits_bytes"]
         )
 
@@ -177,9 +182,10 @@ def to_json(plan: Plan) -> str:
         "selection": dict(plan.selection),
         "notes": list(plan.notes),
         **_sums(plan),
-        "files": {form: dict(files) for form, files in plan.files.items()},
-        "formats": {form: dict(facts) for form, facts in plan.recipes.items()},
+        "files": {name: dict(files) for name, files in plan.files.items()},
+        "formats": {name: dict(facts) for name, facts in plan.recipes.items()},
         "memory": dict(plan.memory),
+        "decided": dict(plan.decided),
     }
     head = json.dumps(whole, indent=1, ensure_ascii=False)[:-2]
     keep = ",\n".join(
@@ -198,24 +204,18 @@ def from_json(text: str, where: object = "the plan") -> Plan:
             selection=dict(data["selection"]),
             keep={int(layer): tuple(map(int, kept)) for layer, kept in data["keep"].items()},
             tensors=tuple(_tensor(row) for row in data["tensors"]),
-            files={form: dict(files) for form, files in data["files"].items()},
-            recipes={form: dict(facts) for form, facts in data["formats"].items()},
+            files={name: dict(files) for name, files in data["files"].items()},
+            recipes={name: dict(facts) for name, facts in data["formats"].items()},
             notes=tuple(data.get("notes", ())),
             memory=dict(data.get("memory", {})),
+            decided={key: _decided(data["decided"], key) for key in ("selection", "keep", "types")},
         )
-        told = {key: data[key] for key in ("experts", "tensor_bytes", "file_bytes")}
-        sums = _sums(plan)
         plan.model["source"]
+        _sums(plan)
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise PlanError(
             f"{where} is no plan of secateur ({error!r}): make one with `secateur plan`"
         ) from None
-    for key, value in told.items():
-        if value != sums[key]:
-            raise PlanError(
-                f"{where} says {key} {_shown(value)}, but its rows make {_shown(sums[key])}: "
-                "correct it, or plan again"
-            )
     return plan
 
 
@@ -227,58 +227,19 @@ def read_plan(path: Path) -> Plan:
         raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
 
 
-def compare(planned: Plan, resolved: Plan) -> None:
-    """Check a plan against the one that its own decisions lead to; for hand-edited plans.
-
-    Raises PlanError for the first tensor or file that differs, with what it has to be.
-    """
-    if odd := sorted({tensor.format for tensor in planned.tensors} ^ set(planned.formats)):
-        raise PlanError(
-            f"the plan has tensors or files of format {odd[0]!r}, but not both: plan again"
-        )
-    for form in sorted({*planned.formats, *resolved.formats}):
-        if form not in resolved.files:
-            raise PlanError(f"the plan has files for the unknown format {form!r}: remove them")
-        mine = {tensor.name: tensor for tensor in planned.of(form)}
-        right = {tensor.name: tensor for tensor in resolved.of(form)}
-        if odd := sorted(set(mine) ^ set(right)):
-            what = "names" if odd[0] in mine else "lacks"
-            raise PlanError(
-                f"the plan {what} tensor {odd[0]!r} in format {form} against the checkpoint "
-                f"({len(odd)} such tensors): plan again"
-            )
-        for name, tensor in right.items():
-            _compare_tensor(mine[name], tensor)
-        if dict(planned.files.get(form, {})) != dict(resolved.files[form]):
-            raise PlanError(
-                f"the plan predicts files {dict(planned.files.get(form, {}))} for {form}, but its "
-                f"tensors make {dict(resolved.files[form])}: correct the numbers under 'files'"
-            )
-
-
-def _compare_tensor(mine: PlannedTensor, right: PlannedTensor) -> None:
-    for what in ("bytes", "shape", "sources", "action", "type"):
-        got, expected = getattr(mine, what), getattr(right, what)
-        if got != expected:
-            raise PlanError(
-                f"the plan gives tensor {mine.name!r} of {mine.format} the {what} "
-                f"{_shown(got)}, expected {_shown(expected)} for type {mine.type} and the experts "
-                "kept: correct it, or plan again"
-            )
-
-
 def _sums(plan: Plan) -> dict[str, Any]:
     """What a person wants to see first; it follows from the rest."""
     return {
         "experts": plan.experts,
-        "tensor_bytes": {form: plan.tensor_bytes(form) for form in plan.formats},
-        "file_bytes": {form: plan.file_bytes(form) for form in plan.formats},
-        "outputs": {form: asdict(plan.output(form)) for form in plan.formats},
+        "tensor_bytes": {name: plan.tensor_bytes(name) for name in plan.formats},
+        "file_bytes": {name: plan.file_bytes(name) for name in plan.formats},
+        "outputs": {name: asdict(plan.output(name)) for name in plan.formats},
     }
 
 
-def _shown(value: Any) -> str:
-    return json.dumps(value if not isinstance(value, tuple) else list(value))
+def _decided(data: Mapping[str, Any], key: str) -> Any:
+    """A digest, or {what: digest}."""
+    return str(data[key]) if key == "selection" else {w: str(d) for w, d in data[key].items()}
 
 
 def _row(tensor: PlannedTensor) -> dict[str, Any]:

@@ -7,11 +7,8 @@ GGUF tensor name. Which names a parameter has there is in the family's rows.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,7 @@ from secateur.errors import FormatError, PlanError
 from secateur.families.schema import Family
 from secateur.formats.gguf.tensors import GgufTensor
 from secateur.formats.imatrix.coverage import expert_tokens, imatrix_coverage
-from secateur.formats.imatrix.file import open_imatrix
+from secateur.formats.imatrix.file import ImatrixFile
 from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, quantize_metadata, select_experts
 from secateur.planning.unseen_experts import POLICIES, Expert, Policy, said, treated
 from secateur.pruning.selection import Keep
@@ -33,14 +30,6 @@ FILE = "imatrix.gguf"
 
 Facts = Mapping[str, str | int]
 """What a GGUF says of the matrix it was quantized with: llama.cpp's quantize.imatrix.* keys."""
-
-
-@dataclass(frozen=True)
-class ImatrixFile:
-    """A user's own matrix, of the unpruned model or of the pruned one; `sha256` of the file."""
-
-    imatrix: Imatrix
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -56,14 +45,6 @@ class Importance:
     origin: Mapping[str, Any]
     unseen: tuple[Expert, ...]
     notes: tuple[str, ...]
-
-
-def read_imatrix_file(path: Path, checkpoint: Checkpoint) -> ImatrixFile:
-    """Read a matrix, GGUF or .dat, for a checkpoint. Raises FormatError when it is neither."""
-    imatrix = open_imatrix(path, checkpoint.experts)
-    datasets = tuple(map(_without_folder, imatrix.datasets))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return ImatrixFile(replace(imatrix, datasets=datasets), digest)
 
 
 def importance_of(
@@ -160,9 +141,3 @@ def _sliced(imatrix: Imatrix, checkpoint: Checkpoint, keep: Keep) -> Imatrix:
 
 def _in_source(keep: Keep, experts: Sequence[Expert]) -> tuple[Expert, ...]:
     return tuple((layer, keep[layer][expert]) for layer, expert in experts if layer in keep)
-
-
-def _without_folder(dataset: str) -> str:
-    """A path on somebody's machine is nobody else's business: only its last part."""
-    absolute = re.match(r"(/|~|[A-Za-z]:[\\/]|\\\\)", dataset)
-    return re.split(r"[\\/]", dataset)[-1] if absolute else dataset

@@ -29,10 +29,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from secateur.errors import PlanError
 from secateur.formats.ggml.tensor_type_file import read_tensor_types
@@ -40,6 +40,10 @@ from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES, file_type
 from secateur.system.settings import Settings, read_yaml
 
 RECIPES = Path(__file__).parent / "data"
+
+BASES: dict[str, Callable[[str], str]] = {"gguf": file_type, "mlx": str}
+"""{what recipes can be for, the first by default: the function that reads their `base`}. A new
+format that takes recipes adds itself here."""
 
 _KEYS = (
     "name", "about", "to", "base", "embedding", "output", "imatrix", "pad", "tiers", "rules",
@@ -76,8 +80,8 @@ class Rule:
 class Recipe:
     """How the types of one output come about; see the module's docstring.
 
-    One `to` mmproj, a tower's GGUF (outputs/gguf/mmproj.py), has no rules: its
-    `base` is llama.cpp's type.
+    `to` is the name of an output format. A recipe for a tower's GGUF (outputs/gguf/mmproj.py) has
+    no rules: its `base` is llama.cpp's type.
 
     `patterns` are llama-quantize's own overrides (regular expression, type), tried after the
     rules: lower-cased, found anywhere in a name, the first match wins.
@@ -85,7 +89,7 @@ class Recipe:
 
     name: str
     base: str
-    to: Literal["gguf", "mlx", "mmproj"] = "gguf"
+    to: str = "gguf"
     about: str = ""
     embedding: str | None = None
     output: str | None = None
@@ -112,7 +116,7 @@ class Recipe:
         }
 
 
-def recipe_of_facts(form: str, facts: Mapping[str, Any]) -> Recipe:
+def recipe_of_facts(format_id: str, facts: Mapping[str, Any]) -> Recipe:
     """The recipe of a plan's format, without rules: the plan's tensors say their types.
 
     Raises PlanError when the facts do not describe the format.
@@ -122,9 +126,13 @@ def recipe_of_facts(form: str, facts: Mapping[str, Any]) -> Recipe:
             facts["recipe"], facts["base"], facts["to"], pad=bool(facts.get("pad", False))
         )
     except KeyError as error:
-        raise PlanError(f"the plan's format {form!r} does not say {error}: plan again") from None
-    if recipe.format != form or recipe.to not in ("gguf", "mlx", "mmproj"):
-        raise PlanError(f"the plan's format {form!r} is written as {recipe.format!r}: plan again")
+        raise PlanError(
+            f"the plan's format {format_id!r} does not say {error}: plan again"
+        ) from None
+    if recipe.format != format_id:
+        raise PlanError(
+            f"the plan's format {format_id!r} is written as {recipe.format!r}: plan again"
+        )
     return recipe
 
 
@@ -170,15 +178,15 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises PlanError naming the file and the rule that cannot be used."""
     where = str(path)
     given = Settings.of(read_yaml(path, PlanError), where, _KEYS, PlanError)
-    to = given.choice("to", ("gguf", "mlx"))
+    to = given.choice("to", tuple(BASES))
     base = given.text("base")
     if base is None:
         raise PlanError(f"{where}: base is missing: name the type of what no rule matches")
     tiers = given.pairs("tiers") or {}
     return Recipe(
         name=given.text("name") or path.stem,
-        base=file_type(base) if to == "gguf" else base,
-        to="gguf" if to == "gguf" else "mlx",
+        base=BASES[to](base),
+        to=to,
         about=given.text("about") or "",
         embedding=given.text("embedding"),
         output=given.text("output"),

@@ -6,6 +6,9 @@ lost of that.
 
 from __future__ import annotations
 
+import hashlib
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from secateur.errors import FormatError
@@ -15,6 +18,25 @@ from secateur.formats.imatrix.matrix import Imatrix, read_imatrix, write_imatrix
 
 DAT = ".dat"
 """The suffix by which a file to write is of the older form."""
+
+
+@dataclass(frozen=True)
+class ImatrixFile:
+    """A user's own matrix, of the unpruned model or of the pruned one; `sha256` of the file."""
+
+    imatrix: Imatrix
+    sha256: str
+
+
+def read_imatrix_file(path: Path, experts: int) -> ImatrixFile:
+    """Read a matrix, GGUF or .dat, of a model with so many experts, and hash its file.
+
+    Raises FormatError for a file of neither form.
+    """
+    imatrix = open_imatrix(path, experts)
+    datasets = tuple(map(_without_folder, imatrix.datasets))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ImatrixFile(replace(imatrix, datasets=datasets), digest)
 
 
 def open_imatrix(path: Path, experts: int | None = None) -> Imatrix:
@@ -40,3 +62,9 @@ def save_imatrix(path: Path, imatrix: Imatrix) -> int:
     if path.suffix == DAT:
         return write_dat(path, imatrix)
     return write_imatrix(path, in_tokens(imatrix))
+
+
+def _without_folder(dataset: str) -> str:
+    """A path on somebody's machine is nobody else's business: only its last part."""
+    absolute = re.match(r"(/|~|[A-Za-z]:[\\/]|\\\\)", dataset)
+    return re.split(r"[\\/]", dataset)[-1] if absolute else dataset

@@ -222,14 +222,14 @@ def typed_layout(
     )
 
 
-def plan_gguf(
-    checkpoint: Checkpoint, keep: Keep, form: GgufLayout, recipe: Recipe
-) -> tuple[tuple[PlannedTensor, ...], dict[str, int | None]]:
-    """(tensors, {file: bytes}) of a decided GGUF; None is a size that is not known."""
+def planned_tensors(
+    checkpoint: Checkpoint, keep: Keep, layout: GgufLayout, format_id: str
+) -> tuple[PlannedTensor, ...]:
+    """The plan's rows for the tensors of a layout, in the order of the file."""
     pruned = len(next(iter(keep.values()))) != checkpoint.experts
-    planned = [
+    return tuple(
         PlannedTensor(
-            format=recipe.format,
+            format=format_id,
             name=info.name,
             action=_action(checkpoint, tensor, pruned),
             sources=tensor.sources,
@@ -239,9 +239,8 @@ def plan_gguf(
             fallback_from=choice.fallback_from,
             reason=choice.reason + padding_reason(tensor),
         )
-        for tensor, choice, info in zip(form.tensors, form.choices, form.infos, strict=True)
-    ]
-    return tuple(planned), form.files
+        for tensor, choice, info in zip(layout.tensors, layout.choices, layout.infos, strict=True)
+    )
 
 
 def pruned_config(checkpoint: Checkpoint, kept: int) -> dict[str, Any]:

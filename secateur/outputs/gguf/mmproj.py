@@ -63,9 +63,9 @@ def has_tower(checkpoint: Checkpoint) -> bool:
     return tower is not None and bool(_shapes(checkpoint, tower))
 
 
-def left_out(checkpoint: Checkpoint, towers: bool) -> list[str]:
-    """A sentence for each part of the model that no GGUF will hold; `towers`: the tower has one."""
-    written = _roles(checkpoint.family.mmproj) if towers else frozenset()
+def parts_left_out(checkpoint: Checkpoint, with_tower: bool) -> list[str]:
+    """A sentence for each part of the model that no GGUF will hold; `with_tower`: one has that."""
+    written = _roles(checkpoint.family.mmproj) if with_tower else frozenset()
     parts = {place.role: place for place in checkpoint.matches.values() if place.row.carried}
     return [
         f"no GGUF of this plan holds the {role} tensors"

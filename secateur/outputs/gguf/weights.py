@@ -1,9 +1,8 @@
-"""Any artefact as a source of running weights, so that every format is measured in one way.
+"""A GGUF as a source of running weights, so that every format is measured in one way.
 
-A checkpoint folder is one already. A GGUF is decoded tensor by tensor, by ggml's own kernels,
-under the names of the running model: the family's `gguf` fields, read backwards. What a GGUF does
-not say (which modules, which layers are full) is in the config of the checkpoint it was made
-from; the expert count is the file's own.
+It is decoded tensor by tensor, by ggml's own kernels, under the names of the running model: the
+family's `gguf` fields, read backwards. What a GGUF does not say (which modules, which layers are
+full) is in the config of the checkpoint it was made from; the expert count is the file's own.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +20,9 @@ from torch import Tensor
 
 from secateur.checkpoint.config_edit import with_experts
 from secateur.checkpoint.expected_tensors import Facts
-from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.tensors import NamedTensor
-from secateur.errors import FamilyError, FormatError, InputError
+from secateur.errors import FamilyError, FormatError
 from secateur.families.schema import Family, TensorRow
 from secateur.formats.ggml.codec import decode
 from secateur.formats.gguf.container import Scalar
@@ -35,20 +33,7 @@ from secateur.formats.gguf.row_order import RowView
 from secateur.formats.gguf.rules import gguf_rules
 from secateur.formats.gguf.split import joined, read_every_part
 from secateur.formats.gguf.tensors import gguf_tensors, row_view
-from secateur.forward.weights import CheckpointWeights, WeightSource, as_torch
-from secateur.outputs.mlx.weights import MlxWeights, is_mlx
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """Something that can be measured. `files` hold its tensors, `identity` is a sha256 that tells
-    it from others."""
-
-    path: Path
-    kind: str
-    source: WeightSource
-    identity: str
-    files: tuple[Path, ...]
+from secateur.forward.weights import as_torch
 
 
 class _Part(NamedTuple):
@@ -60,43 +45,16 @@ class _Part(NamedTuple):
     view: RowView
 
 
-def open_artefact(path: Path, original: Checkpoint, *, workers: int = 1) -> Artefact:
-    """A model folder, mlx-lm's too, or a GGUF file, ready to be measured. Reads headers only.
+def open_weights(
+    path: Path, original: Checkpoint, workers: int
+) -> tuple[GgufWeights, str, tuple[Path, ...]]:
+    """(weights, identity, files) of a GGUF; a split one is named by its first part.
 
-    A split GGUF is named by its first part. `original`: the checkpoint whose config describes a
-    GGUF; `workers` decode its tensors.
-    Raises CheckpointError or FormatError when the artefact is damaged, InputError when it is
-    neither, or is not made from a model like the original.
+    `original` is the checkpoint whose config describes it. Raises FormatError.
     """
-    if path.is_dir() and is_mlx(path):
-        model = MlxWeights(path)
-        _check_family(path, model.family, original)
-        return Artefact(path, "mlx", model, model.identity(), _shards_of(path))
-    if path.is_dir():
-        checkpoint = open_checkpoint(path)
-        _check_family(path, checkpoint.family, original)
-        source, identity = CheckpointWeights(checkpoint), checkpoint.identity()
-        return Artefact(path, "safetensors", source, identity, _shards_of(path))
-    if path.suffix == ".gguf":
-        parts = read_every_part(path)
-        weights = GgufWeights(joined(parts), original.family, original.config, workers)
-        files = tuple(part.path for part in parts)
-        return Artefact(path, "gguf", weights, gguf_identity(parts), files)
-    raise InputError(
-        f"{path} is neither a model folder nor a .gguf file: give what apply has written"
-    )
-
-
-def _shards_of(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(folder.glob("model*.safetensors")))
-
-
-def _check_family(path: Path, family: Family, original: Checkpoint) -> None:
-    if family.name != original.family.name:
-        raise InputError(
-            f"{path} is a {family.title} model and {original.path} a "
-            f"{original.family.title}: give the original that it was made from"
-        )
+    parts = read_every_part(path)
+    weights = GgufWeights(joined(parts), original.family, original.config, workers)
+    return weights, gguf_identity(parts), tuple(part.path for part in parts)
 
 
 class GgufWeights:

@@ -3,12 +3,11 @@
 The files of one pruned model differ in types only: every block of rows is read and widened to
 float32 once, encoded for each file, and appended to each. A thread takes a block from reading to
 encoding while it is in the processor's cache; blocks are handed on in order, so that the bytes do
-not depend on the number of threads.
+not depend on the number of workers.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from numpy.typing import NDArray
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import NumericError
 from secateur.formats.ggml.codec import encode
-from secateur.formats.ggml.engine import engine_version
 from secateur.formats.gguf.container import TensorInfo
 from secateur.formats.gguf.writer import GgufWriter, TensorChunk
 from secateur.formats.imatrix.matrix import Imatrix
 from secateur.outputs.blocks import Block, Shards, blocks_of, in_order
 from secateur.outputs.gguf.layout import GgufLayout
+from secateur.outputs.identity import content_key
 from secateur.pruning.expert_slices import select_experts
 from secateur.pruning.selection import Keep
 from secateur.system.progress import Counter, Progress, no_progress
@@ -133,12 +132,3 @@ def _encoded(
 
 def _shapes(form: GgufLayout) -> tuple[tuple[int, ...], ...]:
     return tuple(info.shape for info in form.infos)
-
-
-def content_key(checkpoint: Checkpoint, imatrix: Imatrix | None) -> str:
-    """Hash of what decides a tensor's bytes, beside what the file's header says."""
-    digest = hashlib.sha256(f"{engine_version()} {checkpoint.identity()}".encode())
-    for name, entry in sorted({} if imatrix is None else imatrix.entries.items()):
-        digest.update(f" {name}".encode())
-        digest.update(entry.in_sum2.tobytes() + entry.counts.tobytes())
-    return digest.hexdigest()

@@ -106,14 +106,14 @@ def mlx_layout(
     )
 
 
-def plan_mlx(
-    checkpoint: Checkpoint, keep: Keep, form: MlxLayout, recipe: Recipe
-) -> tuple[tuple[PlannedTensor, ...], dict[str, int]]:
-    """(tensors, {file: bytes}) of a decided MLX model."""
+def planned_tensors(
+    checkpoint: Checkpoint, keep: Keep, layout: MlxLayout, format_id: str
+) -> tuple[PlannedTensor, ...]:
+    """The plan's rows for the tensors of a layout, in the order of writing."""
     pruned = len(next(iter(keep.values()))) != checkpoint.experts
-    planned = [
+    return tuple(
         PlannedTensor(
-            format=recipe.format,
+            format=format_id,
             name=tensor.name,
             action=_action(checkpoint, tensor, pruned),
             sources=tensor.sources,
@@ -122,9 +122,8 @@ def plan_mlx(
             bytes=tensor.nbytes,
             reason=tensor.reason,
         )
-        for tensor in form.tensors
-    ]
-    return tuple(planned), form.files
+        for tensor in layout.tensors
+    )
 
 
 def _target(checkpoint: Checkpoint, tensor: MlxTensor) -> Target:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.checkpoint.headers import TensorSpec, framework_of
+from secateur.checkpoint.headers import TensorSpec
 from secateur.checkpoint.identity import weights_identity
 from secateur.checkpoint.reader import read_config, read_specs, read_tensor
 from secateur.errors import FormatError
@@ -20,17 +20,6 @@ from secateur.formats.mlx.rules import mlx_names
 from secateur.forward.weights import as_torch
 
 _SETTINGS = ("quantization", "quantization_config")
-
-
-def is_mlx(folder: Path) -> bool:
-    """Whether a model folder is mlx-lm's: its config or its shards say so.
-
-    Raises CheckpointError for a folder without a config, or shards that are damaged.
-    """
-    if _SETTINGS[0] in read_config(folder):
-        return True
-    specs = read_specs(folder)
-    return bool(specs) and framework_of(next(iter(specs.values())).path) == "mlx"
 
 
 class MlxWeights:

@@ -1,7 +1,7 @@
 """Writing a planned MLX model straight from the shards, into a folder of its own.
 
 Every block of rows is read, widened and quantized by one thread while it is in the processor's
-cache, and handed on in order, so that the bytes do not depend on the number of threads. Of a
+cache, and handed on in order, so that the bytes do not depend on the number of workers. Of a
 quantized matrix the codes are written as they come, scales and biases wait until they are through.
 """
 

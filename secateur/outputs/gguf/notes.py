@@ -1,0 +1,74 @@
+"""What a plan notes of a GGUF: fallbacks, the importance matrix it needs, padding, the tokenizer.
+
+`require_importance` refuses what llama-quantize would refuse after hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secateur.errors import PlanError
+from secateur.outputs.gguf.layout import GgufLayout
+from secateur.outputs.gguf.tokenizer_keys import TokenizerKeys
+from secateur.planning.document import PlannedTensor
+from secateur.planning.imatrix_policy import Importance, check_shapes
+from secateur.planning.unseen_experts import needy
+from secateur.recipes.recipe import Recipe
+
+
+def tokenizer_notes(tokenizer: TokenizerKeys) -> list[str]:
+    """What files lack of the tokenizer; without any, their size is not known."""
+    if tokenizer.nbytes is not None:
+        return [*tokenizer.notes]
+    return [
+        "there is no tokenizer next to the config: bytes of tensors are exact, the size of GGUF "
+        "files is not known (name a folder with tokenizer.json, or a GGUF, with --tokenizer)"
+    ]
+
+
+def importance_notes(
+    recipe: Recipe, layout: GgufLayout, importance: Importance | None, shape_only: bool
+) -> list[str]:
+    """What the types of a GGUF need of the importance matrix.
+
+    Raises PlanError where they need one and there is none, or it lacks their tensors.
+    """
+    format_id = recipe.format
+    needing = [choice.name for choice in layout.choices if choice.needs_importance]
+    if importance is None:
+        if not recipe.imatrix and not needing:
+            return []
+        if shape_only:
+            return [
+                f"{format_id}: needs an importance matrix, and is planned as with one; the keys "
+                "that name the matrix (under 1 kB) are not in its size"
+            ]
+        subject = (
+            f"{len(needing)} tensors (first: {needing[0]}) need" if needing else "the recipe needs"
+        )
+        raise PlanError(
+            f"{format_id}: {subject} an importance matrix: calibrate and name the statistics with "
+            "--stats, or name a matrix with --imatrix"
+        )
+    check_shapes(importance, layout.tensors)
+    entries = importance.imatrix.entries
+    if lacking := [name for name in needing if name not in entries]:
+        raise PlanError(
+            f"{format_id}: the importance matrix has no entry for {len(lacking)} tensors that need "
+            f"one (first: {lacking[0]}): record it again, or choose a larger type"
+        )
+    return needy(format_id, layout.choices, importance.unseen, importance.origin["unseen_experts"])
+
+
+def fallback_notes(format_id: str, planned: Sequence[PlannedTensor]) -> list[str]:
+    """Fallbacks as one sentence; none without any."""
+    fallen = [tensor for tensor in planned if tensor.fallback_from]
+    if not fallen:
+        return []
+    types = sorted({f"{t.fallback_from} to {t.type}" for t in fallen})
+    total = sum(tensor.bytes for tensor in planned)
+    share = sum(tensor.bytes for tensor in fallen) / total
+    return [
+        f"{format_id}: {len(fallen)} of {len(planned)} tensors ({share:.0%} of the bytes) have "
+        f"rows that the type's blocks do not divide, and fall back ({', '.join(types)})"
+    ]

@@ -1,0 +1,104 @@
+"""A folder for mlx-lm as an output format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from secateur.checkpoint.headers import framework_of
+from secateur.checkpoint.hub import CONFIG
+from secateur.checkpoint.reader import Checkpoint, read_config, read_specs
+from secateur.outputs.base import Artefact, Decision, DecisionContext, OutputFormat, WriteJob
+from secateur.outputs.mlx.layout import MlxLayout, mlx_layout, planned_tensors
+from secateur.outputs.model_folder import check_family, weight_files
+from secateur.planning.document import Plan
+from secateur.pruning.selection import Keep
+from secateur.recipes.recipe import Recipe, recipe_of_facts
+
+
+class MlxFormat(OutputFormat[MlxLayout]):
+    """Each model in a folder of its own in the output, with its config and tokenizer."""
+
+    name = "mlx"
+    example = "types mlx-mixed-4-8"
+
+    def decide(
+        self, context: DecisionContext, recipes: Sequence[Recipe | None]
+    ) -> Sequence[Decision[MlxLayout]]:
+        found = []
+        for recipe in recipes:
+            assert recipe is not None  # an MLX output is made by a recipe
+            layout = mlx_layout(
+                context.checkpoint,
+                context.keep,
+                recipe,
+                layer_importance=context.layer_importance,
+            )
+            note = f"{recipe.format}: {layout.bits_per_weight:.3f} bits per weight as mlx-lm counts"
+            decision = _decision(context.checkpoint, context.keep, layout, recipe.format)
+            found.append(replace(decision, facts=recipe.facts(), notes=(note,)))
+        return found
+
+    def resolve(self, plan: Plan, format_id: str, checkpoint: Checkpoint) -> Decision[MlxLayout]:
+        facts = plan.recipes[format_id]
+        chosen = {tensor.name: tensor.type for tensor in plan.of(format_id)}
+        recipe = recipe_of_facts(format_id, facts)
+        layout = mlx_layout(checkpoint, plan.keep, recipe, chosen=chosen)
+        return replace(_decision(checkpoint, plan.keep, layout, format_id), facts=facts)
+
+    def reusable(self, files: Mapping[str, int], folder: Path) -> frozenset[Path]:
+        """Whole shards; the small files are written again."""
+        return frozenset(
+            folder / name
+            for name, nbytes in files.items()
+            if name.endswith(".safetensors")
+            and (folder / name).is_file()
+            and (folder / name).stat().st_size == nbytes
+        )
+
+    def write(self, decisions: Sequence[Decision[Any]], job: WriteJob) -> dict[str, str]:
+        from secateur.outputs.mlx.write import write_mlx
+
+        hashes: dict[str, str] = {}
+        for decision in decisions:
+            hashes |= write_mlx(
+                decision.layout,
+                job.checkpoint,
+                job.keep,
+                job.folder,
+                workers=job.workers,
+                progress=job.progress,
+            )
+        return hashes
+
+    def artefacts(self, folder: Path) -> list[Path]:
+        return sorted(path.parent for path in folder.glob(f"{self.name}-*/{CONFIG}"))
+
+    def recognises(self, path: Path) -> bool:
+        """A model folder that its config or its shards say is mlx-lm's.
+
+        Raises CheckpointError for a folder without a config, or shards that are damaged.
+        """
+        if not path.is_dir():
+            return False
+        if "quantization" in read_config(path):
+            return True
+        specs = read_specs(path)
+        return bool(specs) and framework_of(next(iter(specs.values())).path) == "mlx"
+
+    def open(self, path: Path, original: Checkpoint, *, workers: int = 1) -> Artefact:
+        from secateur.outputs.mlx.weights import MlxWeights
+
+        model = MlxWeights(path)
+        check_family(path, model.family, original)
+        return Artefact(path, path.name, model, model.identity(), weight_files(path))
+
+
+def _decision(
+    checkpoint: Checkpoint, keep: Keep, layout: MlxLayout, format_id: str
+) -> Decision[MlxLayout]:
+    tensors = planned_tensors(checkpoint, keep, layout, format_id)
+    files: Mapping[str, int | None] = dict(layout.files)
+    return Decision(format_id, layout, tensors, files)

@@ -1,0 +1,164 @@
+"""What a person changed in a plan, and the numbers that follow from it.
+
+A plan remembers a digest of each of its decisions as they were made (`decided`): how experts were
+selected, which are kept in each layer, the types of each output. Where a decision differs from its
+digest, it was edited by hand, and the manifest and the report say so. Numbers that follow from
+decisions (bytes, files) are computed again; everything else has to fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from secateur.errors import PlanError
+from secateur.planning.document import IMATRIX, IMATRIX_FROM, Plan, PlannedTensor
+from secateur.planning.imatrix_policy import Importance
+
+STATISTICS = "statistics_sha256"
+"""In a plan's `selection`: the hash of the statistics that it was made with."""
+
+_CHOSEN_OF_IMATRIX = ("from", "sha256", "unseen_experts")
+"""What is decided of an importance matrix; the rest follows from it and the experts kept."""
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What was edited: the selection, the experts kept in `layers`, the types of `formats`."""
+
+    selection: bool
+    layers: tuple[int, ...]
+    formats: tuple[str, ...]
+
+    def sentences(self) -> list[str]:
+        """For people; empty where nothing was edited."""
+        found = ["how experts were selected"] if self.selection else []
+        if self.layers:
+            noun = "layer" if len(self.layers) == 1 else "layers"
+            found.append(f"experts kept in {noun} {', '.join(map(str, self.layers))}")
+        return found + [f"types of {format_id}" for format_id in self.formats]
+
+
+def decided_now(plan: Plan) -> dict[str, Any]:
+    """Digests of a plan's decisions: {"selection": ..., "keep": {layer: ...}, "types": {...}}."""
+    selection = {k: v for k, v in plan.selection.items() if k not in (IMATRIX, IMATRIX_FROM)}
+    origin = plan.selection.get(IMATRIX_FROM) or {}
+    selection[IMATRIX_FROM] = {key: origin.get(key) for key in _CHOSEN_OF_IMATRIX}
+    return {
+        "selection": _digest(selection),
+        "keep": {str(layer): _digest(kept) for layer, kept in sorted(plan.keep.items())},
+        "types": {
+            format_id: _digest({tensor.name: tensor.type for tensor in plan.of(format_id)})
+            for format_id in plan.formats
+        },
+    }
+
+
+def edits_of(plan: Plan) -> Edits:
+    """What was edited in a plan since it was made."""
+    then, now = plan.decided, decided_now(plan)
+    kept, types = then.get("keep", {}), then.get("types", {})
+    return Edits(
+        selection=then.get("selection") != now["selection"],
+        layers=tuple(int(layer) for layer, made in now["keep"].items() if kept.get(layer) != made),
+        formats=tuple(name for name, made in now["types"].items() if types.get(name) != made),
+    )
+
+
+def settle_importance(plan: Plan, importance: Importance | None) -> Plan:
+    """The plan with what its importance matrix is now, where the experts kept were edited.
+
+    Raises PlanError where it differs, and they were not.
+    """
+    if importance is None:
+        return plan
+    planned = {**(plan.selection.get(IMATRIX) or {}), **(plan.selection.get(IMATRIX_FROM) or {})}
+    found = {**importance.facts, **importance.origin}
+    if planned == found:
+        return plan
+    if not edits_of(plan).layers:
+        key = min(key for key in {*planned, *found} if planned.get(key) != found.get(key))
+        raise PlanError(
+            f"the plan says of its importance matrix {key} {_json(planned.get(key))}, but it has "
+            f"{_json(found.get(key))}: name what the plan was made with, or plan again"
+        )
+    selection = {**plan.selection, IMATRIX: importance.facts, IMATRIX_FROM: importance.origin}
+    note = "computed again after an edit: the experts without importance data"
+    return replace(plan, selection=selection, notes=_with(plan.notes, note))
+
+
+def settle(
+    plan: Plan,
+    tensors: Mapping[str, Sequence[PlannedTensor]],
+    files: Mapping[str, Mapping[str, int | None]],
+) -> Plan:
+    """The plan with the numbers that its decisions lead to, and a note where they were others.
+
+    `tensors` and `files` are {format id: what its decisions lead to}. Raises PlanError where the
+    plan differs in more than numbers.
+    """
+    if odd := sorted({tensor.format for tensor in plan.tensors} ^ set(plan.formats)):
+        raise PlanError(
+            f"the plan has tensors or files of format {odd[0]!r}, but not both: plan again"
+        )
+    kept_edited = bool(edits_of(plan).layers)
+    changed: list[str] = []
+    for format_id in plan.formats:
+        mine = {tensor.name: tensor for tensor in plan.of(format_id)}
+        right = {tensor.name: tensor for tensor in tensors[format_id]}
+        if not kept_edited:
+            _refuse_other_names(format_id, mine, right)
+        for name in mine.keys() & right.keys():
+            _refuse_other_choices(mine[name], right[name], kept_edited)
+        odd = [n for n in right if n not in mine or mine[n].bytes != right[n].bytes]
+        if odd:
+            changed.append(f"bytes of {len(odd)} tensors of {format_id} (first: {odd[0]})")
+        if dict(plan.files[format_id]) != dict(files[format_id]):
+            changed.append(f"files of {format_id}")
+    settled = replace(
+        plan,
+        tensors=tuple(tensor for format_id in plan.formats for tensor in tensors[format_id]),
+        files={format_id: dict(files[format_id]) for format_id in plan.formats},
+    )
+    if not changed:
+        return settled
+    note = f"computed again after an edit: {'; '.join(changed)}"
+    return replace(settled, notes=_with(plan.notes, note))
+
+
+def _refuse_other_names(
+    format_id: str, mine: Mapping[str, PlannedTensor], right: Mapping[str, PlannedTensor]
+) -> None:
+    if odd := sorted(set(mine) ^ set(right)):
+        what = "names" if odd[0] in mine else "lacks"
+        raise PlanError(
+            f"the plan {what} tensor {odd[0]!r} in format {format_id} against the checkpoint "
+            f"({len(odd)} such tensors): plan again"
+        )
+
+
+def _refuse_other_choices(mine: PlannedTensor, right: PlannedTensor, kept_edited: bool) -> None:
+    follows = () if kept_edited else ("shape", "sources", "action")
+    for what in (*follows, "type"):
+        got, expected = getattr(mine, what), getattr(right, what)
+        if got != expected:
+            raise PlanError(
+                f"the plan gives tensor {mine.name!r} of {mine.format} the {what} "
+                f"{_json(got)}, expected {_json(expected)}: correct it, or plan again"
+            )
+
+
+def _with(notes: tuple[str, ...], note: str) -> tuple[str, ...]:
+    return notes if note in notes else (*notes, note)
+
+
+def _digest(value: object) -> str:
+    """The first 16 digits of a sha256: against accidents of editing, not against forgery."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value)
