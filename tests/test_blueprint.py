@@ -27,7 +27,6 @@ from secateur import (
     save_plan,
     shrink,
 )
-from secateur.checkpoint import hub
 from secateur.checkpoint.expected_tensors import expected_tensors, running_rows
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, FamilyError, PlanError
@@ -285,26 +284,6 @@ def drop_map(folder: Path) -> Path:
     layers = {str(layer): {"drop": [0, 2, 4, 6]} for layer in range(3)}
     (folder / "drop.json").write_text(json.dumps({"layers": layers}))
     return folder / "drop.json"
-
-
-def test_of_a_hub_id_only_small_files_are_fetched(
-    config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    asked: list[dict[str, Any]] = []
-
-    def snapshot(name: str, **words: Any) -> str:
-        asked.append(words)
-        if words.get("local_files_only"):
-            raise LocalEntryNotFoundError("nothing is cached")
-        return str(config.parent)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    found = open_shape("owner/name")
-    assert (found.name, found.revision, found.shape_only) == ("owner/name", "a-model", True)
-    assert asked[-1]["ignore_patterns"] == ["*.safetensors", hub.INDEX]
 
 
 @pytest.mark.parametrize(

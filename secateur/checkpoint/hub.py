@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from glob import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from secateur.checkpoint.companion_files import PATTERNS
 from secateur.checkpoint.links import is_there
 from secateur.errors import CheckpointError
 
@@ -17,7 +21,11 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 """The files of a checkpoint that say what it is, and where its tensors are."""
 
-_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
+_SMALL = (CONFIG, INDEX, *PATTERNS, "README.md")
+"""What is fetched of a repository before its weights. The `*` of these patterns crosses folders:
+hence _OTHERS."""
+_OTHERS = ("original/*", "onnx/*", "gguf/*")
+"""Other forms of the same model that publishers put into its repository."""
 
 
 def gemmule_folder() -> Path:
@@ -31,11 +39,9 @@ def has_shards(folder: Path) -> bool:
         return True
     if not is_there(folder / INDEX):
         return any(folder.glob("model-*-of-*.safetensors"))
-    try:
-        shards = set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return True  # a damaged index: opening the checkpoint says what is wrong with it
-    return any(is_there(folder / str(shard)) for shard in shards)
+    shards = _named_in_index(folder)
+    # A damaged index: opening the checkpoint says what is wrong with it.
+    return not shards or any(is_there(folder / shard) for shard in shards)
 
 
 def resolve(
@@ -44,9 +50,10 @@ def resolve(
     """(folder, revision) of a local folder or a hub id.
 
     A hub id (`owner/name`) is fetched with huggingface_hub into its own cache, which honours
-    HF_HUB_OFFLINE; the revision returned is the commit that was fetched. Without `weights` the
-    shards are not fetched, but used when the cache has them. Raises CheckpointError when it is
-    neither a folder nor a repository that can be had.
+    HF_HUB_OFFLINE; the revision returned is the commit that was fetched. First come the small
+    files, then the shards that the index names, and nothing else. Without `weights` no shards are
+    fetched, but used when the cache has them. Raises CheckpointError when it is neither a folder
+    nor a repository that can be had.
     """
     path = Path(source)
     if path.is_dir():
@@ -54,34 +61,101 @@ def resolve(
     text = str(source)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise CheckpointError(
-            f"{text} is no folder, no hub id (owner/name) and not {GEMMULE!r}: check the path"
+            f"{text} does not exist, and is no hub id (owner/name) and not {GEMMULE!r}: check the "
+            "path"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
         if not weights and (cached := _cached(text, revision)):
             return cached, cached.name
-        left_out = [] if weights else ["*.safetensors", INDEX]
-        folder = Path(
-            snapshot_download(
-                text, revision=revision, allow_patterns=list(_FILES), ignore_patterns=left_out
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"cannot get {text!r} from the hub: {reason}") from None
+        folder = _download(text, revision, _SMALL)
+        if weights:
+            shards = _shards_to_fetch(folder, text)
+            # Commits never change, so this asks for the very files that the index is about.
+            folder = _download(text, folder.name, [escape(shard) for shard in shards])
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever the hub's client and its libraries raise
+        raise _unreachable(text, error) from None
     # The cache keeps every snapshot under its commit hash.
     return folder, folder.name
 
 
+def _download(source: str, revision: str | None, patterns: Sequence[str], **options: Any) -> Path:
+    """The folder of the snapshot that has the files of these patterns."""
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(
+        source,
+        revision=revision,
+        allow_patterns=list(patterns),
+        ignore_patterns=list(_OTHERS),
+        **options,
+    )
+    return Path(folder)
+
+
 def _cached(source: str, revision: str | None) -> Path | None:
     """The snapshot of a hub id in the cache, if its weights are there."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+        folder = _download(source, revision, _SMALL, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
     return folder if has_shards(folder) else None
+
+
+def _shards_to_fetch(folder: Path, source: str) -> Sequence[str]:
+    """The names of a repository's files of weights, of which `folder` has the small files."""
+    if not is_there(folder / INDEX):
+        return [SINGLE]
+    shards = _named_in_index(folder)
+    if SINGLE not in shards and _is_on_the_hub(source, folder.name, SINGLE):
+        raise CheckpointError(
+            f"{source} has two sets of weights, {SINGLE} and the {len(shards)} shards of {INDEX}, "
+            "and readers disagree which one counts: download the one that is meant into a folder"
+        )
+    return sorted(shards)
+
+
+def _named_in_index(folder: Path) -> set[str]:
+    """The shards that an index names; none where it is damaged, which is said when it is opened."""
+    try:
+        named = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()
+        return {str(shard) for shard in named}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _is_on_the_hub(source: str, revision: str, name: str) -> bool:
+    """Whether a repository has a file; False where the hub cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().file_exists(source, name, revision=revision)
+    except Exception:  # whatever the hub's client and its libraries raise
+        return False
+
+
+def _unreachable(source: str, error: Exception) -> CheckpointError:
+    """The error for a repository that could not be had: why, and what to do."""
+    from huggingface_hub import errors
+
+    instead = "or name a local folder"
+    if isinstance(error, errors.HFValidationError):
+        reason = "is no hub id: owner/name of letters, digits, '-', '_' and '.' was expected"
+    elif isinstance(error, errors.GatedRepoError):
+        reason = "is gated: accept its terms on its page and log in (hf auth login)"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        reason = f"has no such revision on the hub: check --revision, {instead}"
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        reason = f"is not on the hub, or private: check the name, log in (hf auth login), {instead}"
+    elif isinstance(error, errors.LocalEntryNotFoundError | ConnectionError):
+        reason = (
+            "is not in the hub's cache as a whole, and the hub cannot be reached: connect (without "
+            f"HF_HUB_OFFLINE), {instead}"
+        )
+    else:
+        cause = getattr(error, "strerror", None) or type(error).__name__
+        reason = f"cannot be had from the hub ({cause}): try again, {instead}"
+    return CheckpointError(f"{source} {reason}")
