@@ -79,7 +79,7 @@ def test_a_type_that_needs_importance_says_so(name):
 
 
 def test_the_list_of_types_that_need_importance_is_the_engines():
-    library = ggml_engine.engine()
+    library = ggml_engine.load_engine()
     needs = {n for n in ENCODABLE if library.ggml_quantize_requires_imatrix(TYPES[n].id)}
     assert needs == NEEDS_IMPORTANCE
 
@@ -129,7 +129,7 @@ def test_every_encodable_type_is_in_the_golden_file():
 
 def test_the_engine_names_its_version_when_results_differ(monkeypatch):
     monkeypatch.setattr(ggml_engine, "_EXACT_SHA256", "0" * 64)
-    library = ctypes.CDLL(str(ggml_engine._library_file()))
+    library = ctypes.CDLL(str(ggml_engine._find_library()))
     ggml_engine._declare(library)
     with pytest.raises(EngineError, match=rf"{ggml_engine.PACKAGE} \d"):
         ggml_engine._check_results(library, ggml_engine.engine_version())
@@ -141,7 +141,7 @@ def test_the_engine_names_its_version_when_a_type_differs(monkeypatch):
         ggml_engine, "TYPES", {**odd, "Q8_0": type(TYPES["Q8_0"])("Q8_0", 8, 32, 35)}
     )
     with pytest.raises(EngineError, match="install another version"):
-        ggml_engine.engine.__wrapped__()
+        ggml_engine.load_engine.__wrapped__()
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
@@ -149,4 +149,4 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     with pytest.raises(EngineError, match="pip install no_such_package"):
         ggml_engine.engine_version()
     with pytest.raises(EngineError, match="no extension module"):
-        ggml_engine._library_file()
+        ggml_engine._find_library()

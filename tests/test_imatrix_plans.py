@@ -18,7 +18,7 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.tensors import to_float32
 from secateur.errors import FormatError, PlanError
 from secateur.formats.ggml.codec import encode
-from secateur.formats.ggml.engine import engine
+from secateur.formats.ggml.engine import load_engine
 from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.imatrix.file import open_imatrix, save_imatrix
 from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, select_experts, write_imatrix
@@ -268,7 +268,7 @@ def test_llama_cpps_own_reader_opens_our_file(made: Made, checkpoint: Checkpoint
     class Parameters(ctypes.Structure):
         _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
 
-    library = engine()
+    library = load_engine()
     library.gguf_init_from_file.restype = ctypes.c_void_p
     library.gguf_init_from_file.argtypes = [ctypes.c_char_p, Parameters]
     for name in ("gguf_get_n_tensors", "gguf_find_tensor", "gguf_find_key", "gguf_get_val_u32"):

@@ -1,10 +1,10 @@
-"""Encoders of the types whose scales ggml searches for: the same bytes, several times as fast.
+"""SIMD encoders of the types whose scales ggml searches for: ggml's bytes, several times as fast.
 
 Each takes rows float32 [R, C] and the importance of the columns [C] or None, and returns uint8
-[R, bytes of a row]. They work in three steps: the blocks' own scales (formats.lanes), the scales
+[R, bytes of a row]. They work in three steps: the blocks' own scales (search_kernels), the scales
 of the superblock of 256 and their codes, the codes of the numbers. Layouts: ggml-common.h of
 llama.cpp 0c1e57098. Where sums overflow float32 (weights beyond 1e8) the scales are not finite
-here, and the rows are refused (formats.ggml); ggml writes something.
+here, and the rows are refused (codec.encode); ggml itself writes something.
 
 N blocks, S superblocks.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.formats.ggml.scale_kernels import fit_positive, sum_squares
 from secateur.formats.ggml.search_kernels import (
     AFFINE,
     IMPORTANCE,
@@ -32,12 +33,10 @@ from secateur.formats.ggml.search_kernels import (
     Floats,
     Search,
     Trials,
-    affine_codes,
-    nonlinear_codes,
-    positive,
+    encode_affine,
+    encode_nonlinear,
+    encode_symmetric,
     search_blocks,
-    sums_of_squares,
-    symmetric_codes,
 )
 
 Encoder = Callable[[Floats, Floats | None], Codes]
@@ -48,7 +47,7 @@ SUPER = 256
 _NONE = np.empty(0, F)
 
 
-def _searched(
+def _search(
     rows: Floats,
     search: Search,
     importance: Floats | None,
@@ -61,16 +60,16 @@ def _searched(
     squares = _NONE
     if search.weighing == IMPORTANCE_AND_SIZE:
         # As ggml rounds: the factor is a power of two, so it may come last.
-        squares = sums_of_squares(x, span) / F(span) * F(factor)
+        squares = sum_squares(x, span) / F(span) * F(factor)
     return search_blocks(x, search, _NONE if importance is None else importance, squares)
 
 
-def _nearest(values: Floats) -> NDArray[np.int32]:
-    """formats.lanes.nearest of every value."""
+def _round_to_int(values: Floats) -> NDArray[np.int32]:
+    """search_kernels.round_to_int of every value."""
     return ((values + F(12582912.0)).view(np.int32) & 0x7FFFFF) - 0x400000
 
 
-def _times(scales: NDArray[np.float16], codes: NDArray[np.integer[Any]]) -> Floats:
+def _scale_blocks(scales: NDArray[np.float16], codes: NDArray[np.integer[Any]]) -> Floats:
     """float32 [S * n]: the blocks' scales, of superblocks' scales [S] and codes [S, n].
 
     Not a number where a scale is beyond float16: such blocks are refused afterwards.
@@ -79,79 +78,81 @@ def _times(scales: NDArray[np.float16], codes: NDArray[np.integer[Any]]) -> Floa
         return (scales.astype(F)[:, None] * codes.astype(F)).reshape(-1)
 
 
-def _half(values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
+def _round_to_half(values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         return values.astype(np.float16)
 
 
-def _bytes(values: NDArray[np.generic]) -> Codes:
+def _view_bytes(values: NDArray[np.generic]) -> Codes:
     """uint8 [S, ...]: the bytes of one number a superblock."""
     return values.view(np.uint8).reshape(len(values), -1)
 
 
-def _joined(rows: Floats, *parts: NDArray[np.integer[Any]]) -> Codes:
+def _join(rows: Floats, *parts: NDArray[np.integer[Any]]) -> Codes:
     return np.concatenate(parts, axis=1).reshape(len(rows), -1)
 
 
-def _shared_scales(values: Floats, most: int) -> tuple[NDArray[np.float16], Codes]:
+def _share_scales(values: Floats, most: int) -> tuple[NDArray[np.float16], Codes]:
     """(float16 [S], codes uint8 [S, n]) of scales [S, n] without an importance: by the largest."""
     largest = values.max(1)
     largest = np.where(largest > 0, largest, F(0))
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         factor = np.where(largest > 0, F(most) / largest, F(0))
-        codes = _nearest(factor[:, None] * values).astype(np.uint8)
-    return _half(largest / F(most)), codes
+        codes = _round_to_int(factor[:, None] * values).astype(np.uint8)
+    return _round_to_half(largest / F(most)), codes
 
 
-def _weighed_scales(values: Floats, sums: Floats, most: int) -> tuple[NDArray[np.float16], Codes]:
+def _fit_scales(values: Floats, sums: Floats, most: int) -> tuple[NDArray[np.float16], Codes]:
     """The same with an importance: by least squares, weighed by the blocks' sums."""
     codes, scales = np.empty(values.shape, np.uint8), np.empty(len(values), F)
-    positive(values, sums, F(most), codes, scales)
-    return _half(scales), codes
+    fit_positive(values, sums, F(most), codes, scales)
+    return _round_to_half(scales), codes
 
 
-def _two_scales(
+def _split_scales(
     rows: Floats, found: Floats, importance: Floats | None, most: int
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], Codes, Codes]:
     """d and m of the superblocks, and the blocks' codes for them."""
     scales, mins, sums = (found[row].reshape(rows.size // SUPER, -1) for row in (0, 1, 4))
     if importance is None:
-        d, scale_codes = _shared_scales(scales, most)
-        m, min_codes = _shared_scales(mins, most)
+        d, scale_codes = _share_scales(scales, most)
+        m, min_codes = _share_scales(mins, most)
     else:
-        d, scale_codes = _weighed_scales(scales, sums, most)
-        m, min_codes = _weighed_scales(mins, sums, most)
+        d, scale_codes = _fit_scales(scales, sums, most)
+        m, min_codes = _fit_scales(mins, sums, most)
     return d, m, scale_codes, min_codes
 
 
-def _two_bits(codes: NDArray[np.integer[Any]]) -> Codes:
+def _pack_two_bits(codes: NDArray[np.integer[Any]]) -> Codes:
     """uint8 [S, 64] of codes [S, 256] below 4."""
     four = codes.reshape(len(codes), 2, 4, 32)
     packed = four[:, :, 0] | four[:, :, 1] << 2 | four[:, :, 2] << 4 | four[:, :, 3] << 6
     return np.asarray(packed.reshape(len(codes), 64))
 
 
-def _q2_k(rows: Floats, importance: Floats | None) -> Codes:
+def _encode_q2_k(rows: Floats, importance: Floats | None) -> Codes:
     if importance is None:
         search = Search(16, AFFINE, F(3), SIZE, Trials(F(-0.5), F(0.1), 15), absolute=True)
     else:
         search = Search(16, AFFINE, F(3), IMPORTANCE_AND_SIZE)
-    found = _searched(rows, search, importance)
-    d, m, scales, mins = _two_scales(rows, found, importance, 15)
+    found = _search(rows, search, importance)
+    d, m, scales, mins = _split_scales(rows, found, importance, 15)
     both = scales | mins << 4
-    real_d, real_m = _times(d, both & 15), _times(m, both >> 4)
-    codes = affine_codes(rows.reshape(-1), F(3), real_d, real_m, found)
-    return _joined(rows, both, _two_bits(codes.reshape(-1, SUPER)), _bytes(d), _bytes(m))
+    real_d, real_m = _scale_blocks(d, both & 15), _scale_blocks(m, both >> 4)
+    codes = encode_affine(rows.reshape(-1), F(3), real_d, real_m, found)
+    return _join(
+        rows, both, _pack_two_bits(codes.reshape(-1, SUPER)), _view_bytes(d), _view_bytes(m)
+    )
 
 
-def _q4_or_q5_k(rows: Floats, importance: Floats | None, most: int) -> Codes:
+def _encode_q4_or_q5_k(rows: Floats, importance: Floats | None, most: int) -> Codes:
     if importance is None:
         trials = Trials(F(-1), F(0.1), 20) if most == 15 else Trials(F(-0.5), F(0.1), 15)
         search = Search(32, AFFINE, F(most), NEAR_ZERO_LESS, trials)
     else:
         search = Search(32, AFFINE, F(most), IMPORTANCE_AND_SIZE)
-    found = _searched(rows, search, importance, factor=2.0)
-    d, m, scales, mins = _two_scales(rows, found, importance, 63)
+    found = _search(rows, search, importance, factor=2.0)
+    d, m, scales, mins = _split_scales(rows, found, importance, 63)
     scales, mins = np.minimum(scales, 63), np.minimum(mins, 63)
     packed = np.concatenate(
         [
@@ -161,117 +162,117 @@ def _q4_or_q5_k(rows: Floats, importance: Floats | None, most: int) -> Codes:
         ],
         axis=1,
     )
-    real_d, real_m = _times(d, scales), _times(m, mins)
-    codes = affine_codes(rows.reshape(-1), F(most), real_d, real_m, found).reshape(-1, 4, 2, 32)
+    real_d, real_m = _scale_blocks(d, scales), _scale_blocks(m, mins)
+    codes = encode_affine(rows.reshape(-1), F(most), real_d, real_m, found).reshape(-1, 4, 2, 32)
     low = (codes[:, :, 0] & 15 | codes[:, :, 1] << 4).reshape(-1, 128)
     if most == 15:
-        return _joined(rows, _bytes(d), _bytes(m), packed, low)
+        return _join(rows, _view_bytes(d), _view_bytes(m), packed, low)
     eighths = codes.reshape(-1, 8, 32) >> 4
     high = np.bitwise_or.reduce(eighths << np.arange(8, dtype=np.uint8)[:, None], axis=1)
-    return _joined(rows, _bytes(d), _bytes(m), packed, high, low)
+    return _join(rows, _view_bytes(d), _view_bytes(m), packed, high, low)
 
 
-def _q3_k(rows: Floats, importance: Floats | None) -> Codes:
+def _encode_q3_k(rows: Floats, importance: Floats | None) -> Codes:
     search = Search(16, SYMMETRIC, F(4), IMPORTANCE_AND_SIZE)
-    found = _searched(rows, search, importance, factor=2.0)
+    found = _search(rows, search, importance, factor=2.0)
     scales, sums = found[0].reshape(-1, 16), found[4].reshape(-1)
-    shared = _searched(scales, Search(16, SYMMETRIC, F(32), IMPORTANCE), sums)
-    codes6 = symmetric_codes(scales.reshape(-1), F(32), np.zeros(len(scales), F), shared)
+    shared = _search(scales, Search(16, SYMMETRIC, F(32), IMPORTANCE), sums)
+    codes6 = encode_symmetric(scales.reshape(-1), F(32), np.zeros(len(scales), F), shared)
     codes6 = codes6.reshape(-1, 16)
     packed = np.concatenate(
         [codes6[:, :8] & 15 | codes6[:, 8:] << 4, np.zeros((len(codes6), 4), np.uint8)], axis=1
     )
     for quarter in range(4):
         packed[:, 8:] |= codes6[:, 4 * quarter : 4 * quarter + 4] >> 4 << 2 * quarter
-    d = _half(shared[0])
-    real_d = _times(d, codes6.astype(np.int32) - 32)
-    codes = symmetric_codes(rows.reshape(-1), F(4), real_d, found)
+    d = _round_to_half(shared[0])
+    real_d = _scale_blocks(d, codes6.astype(np.int32) - 32)
+    codes = encode_symmetric(rows.reshape(-1), F(4), real_d, found)
     codes = codes.reshape(-1, SUPER)
     eighths = (codes > 3).astype(np.uint8).reshape(-1, 8, 32)
     high = np.bitwise_or.reduce(eighths << np.arange(8, dtype=np.uint8)[:, None], axis=1)
-    return _joined(rows, high, _two_bits(codes & 3), packed, _bytes(d))
+    return _join(rows, high, _pack_two_bits(codes & 3), packed, _view_bytes(d))
 
 
-def _q6_k(rows: Floats, importance: Floats | None) -> Codes:
+def _encode_q6_k(rows: Floats, importance: Floats | None) -> Codes:
     weighing = SQUARE if importance is None else IMPORTANCE
-    found = _searched(rows, Search(16, SYMMETRIC, F(32), weighing), importance)
+    found = _search(rows, Search(16, SYMMETRIC, F(32), weighing), importance)
     scales = found[0].reshape(-1, 16)
     largest = np.take_along_axis(scales, np.abs(scales).argmax(1)[:, None], 1)[:, 0]
     empty = np.abs(largest) < F(1e-15)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         factor = F(-128) / largest
-        d = _half(np.where(empty, F(0), F(1) / factor))
+        d = _round_to_half(np.where(empty, F(0), F(1) / factor))
         factor = np.where(empty, F(0), factor)
-        eight = np.minimum(127, _nearest(factor[:, None] * scales)).astype(np.int8)
-    codes = symmetric_codes(rows.reshape(-1), F(32), _times(d, eight), found)
+        eight = np.minimum(127, _round_to_int(factor[:, None] * scales)).astype(np.int8)
+    codes = encode_symmetric(rows.reshape(-1), F(32), _scale_blocks(d, eight), found)
     codes = codes.reshape(-1, SUPER)
     codes[empty] = 0
     four = codes.reshape(-1, 2, 4, 32)
     low = (four[:, :, :2] & 15 | four[:, :, 2:] << 4).reshape(-1, 128)
-    return _joined(rows, low, _two_bits(codes >> 4), eight.view(np.uint8), _bytes(d))
+    return _join(rows, low, _pack_two_bits(codes >> 4), eight.view(np.uint8), _view_bytes(d))
 
 
-def _legacy(rows: Floats, importance: Floats | None, bits: int, offset: bool) -> Codes:
+def _encode_legacy(rows: Floats, importance: Floats | None, bits: int, offset: bool) -> Codes:
     """Q4_0, Q5_0 (symmetric) and Q4_1, Q5_1 (with an offset), with an importance."""
     span = rows.shape[1]
     kind, most = (AFFINE, 2**bits - 1) if offset else (SYMMETRIC, 2 ** (bits - 1))
     search = Search(32, kind, F(most), IMPORTANCE_AND_SIZE)
-    found = _searched(rows, search, importance, span=span)
+    found = _search(rows, search, importance, span=span)
     none = np.zeros(rows.size // 32, F)
     if offset:
-        codes = affine_codes(rows.reshape(-1), F(most), none, none, found)
-        heads = [_bytes(_half(found[0])), _bytes(_half(-found[1]))]
+        codes = encode_affine(rows.reshape(-1), F(most), none, none, found)
+        heads = [_view_bytes(_round_to_half(found[0])), _view_bytes(_round_to_half(-found[1]))]
     else:
-        codes = symmetric_codes(rows.reshape(-1), F(most), none, found)
-        heads = [_bytes(_half(found[0]))]
+        codes = encode_symmetric(rows.reshape(-1), F(most), none, found)
+        heads = [_view_bytes(_round_to_half(found[0]))]
     codes = codes.reshape(-1, 32)
     if bits == 5:
         heads.append(np.packbits(codes >> 4, axis=1, bitorder="little"))
-    return _joined(rows, *heads, codes[:, :16] & 15 | codes[:, 16:] << 4)
+    return _join(rows, *heads, codes[:, :16] & 15 | codes[:, 16:] << 4)
 
 
-def _iq4(rows: Floats, importance: Floats | None, size: int) -> Codes:
+def _encode_iq4(rows: Floats, importance: Floats | None, size: int) -> Codes:
     """IQ4_NL (size 32) and IQ4_XS (size 256, whose blocks share a scale)."""
     weighing = SQUARE if importance is None else IMPORTANCE_AND_SIZE
     search = Search(32, NONLINEAR, F(0), weighing)
-    found = _searched(rows, search, importance, span=size, factor=2.0)
+    found = _search(rows, search, importance, span=size, factor=2.0)
     scales = found[0].reshape(-1, size // 32)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         if size == 32:
-            heads = [_bytes(_half(scales[:, 0]))]
+            heads = [_view_bytes(_round_to_half(scales[:, 0]))]
             real = scales
         else:
             place = np.abs(scales).argmax(1)[:, None]
             d = -np.take_along_axis(scales, place, 1) / F(32)
             factor = np.where(d != 0, F(1) / d, F(0))
-            six = np.clip(_nearest(factor * scales), -32, 31)
+            six = np.clip(_round_to_int(factor * scales), -32, 31)
             real = d * six.astype(F)
             six += 32
             low = (six[:, ::2] & 15 | six[:, 1::2] % 16 << 4).astype(np.uint8)
             high = np.bitwise_or.reduce(six >> 4 << 2 * np.arange(8), axis=1).astype("<u2")
-            heads = [_bytes(_half(d[:, 0])), _bytes(high), low]
+            heads = [_view_bytes(_round_to_half(d[:, 0])), _view_bytes(high), low]
         inverse = np.where(real != 0, F(1) / real, F(0)).reshape(-1)
-    codes = nonlinear_codes(rows.reshape(-1), inverse).reshape(-1, 2, 16)
+    codes = encode_nonlinear(rows.reshape(-1), inverse).reshape(-1, 2, 16)
     packed = (codes[:, 0] | codes[:, 1] << 4).reshape(len(heads[0]), -1)
-    return _joined(rows, *heads, packed)
+    return _join(rows, *heads, packed)
 
 
 ENCODERS: Mapping[str, Encoder] = {
-    "Q2_K": _q2_k,
-    "Q4_K": partial(_q4_or_q5_k, most=15),
-    "Q5_K": partial(_q4_or_q5_k, most=31),
-    "Q6_K": _q6_k,
-    "IQ4_NL": partial(_iq4, size=32),
-    "IQ4_XS": partial(_iq4, size=SUPER),
+    "Q2_K": _encode_q2_k,
+    "Q4_K": partial(_encode_q4_or_q5_k, most=15),
+    "Q5_K": partial(_encode_q4_or_q5_k, most=31),
+    "Q6_K": _encode_q6_k,
+    "IQ4_NL": partial(_encode_iq4, size=32),
+    "IQ4_XS": partial(_encode_iq4, size=SUPER),
 }
 """By type, with an importance or without."""
 
 WEIGHED_ENCODERS: Mapping[str, Encoder] = {
     **ENCODERS,
-    "Q3_K": _q3_k,
-    "Q4_0": partial(_legacy, bits=4, offset=False),
-    "Q4_1": partial(_legacy, bits=4, offset=True),
-    "Q5_0": partial(_legacy, bits=5, offset=False),
-    "Q5_1": partial(_legacy, bits=5, offset=True),
+    "Q3_K": _encode_q3_k,
+    "Q4_0": partial(_encode_legacy, bits=4, offset=False),
+    "Q4_1": partial(_encode_legacy, bits=4, offset=True),
+    "Q5_0": partial(_encode_legacy, bits=5, offset=False),
+    "Q5_1": partial(_encode_legacy, bits=5, offset=True),
 }
 """By type, with an importance."""

@@ -1,9 +1,8 @@
-"""Numbers to ggml blocks and back: ggml's bytes, by our lanes or by ggml's own kernels.
+"""Numbers to ggml blocks and back: ggml's bytes, by our SIMD kernels or by ggml's own.
 
-Types whose scales are searched for are encoded side by side (formats.lane_encoders), the others
-by the prebuilt xllamacpp wheel through ctypes. Both release the GIL, so rows are split over
-threads.
-Rows are encoded independently of each other, hence the bytes do not depend on the split.
+Types whose scales are searched for are encoded by SIMD kernels (block_encoders), the others by the
+prebuilt xllamacpp wheel through ctypes. Both release the GIL, so rows are split over threads. Rows
+are encoded independently of each other, hence the bytes do not depend on the split.
 F32, F16 and BF16 need no kernel: they are rounded in numpy, as llama.cpp rounds.
 """
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from secateur.checkpoint.nonfinite import first_forbidden
 from secateur.errors import FormatError, NumericError
 from secateur.formats.ggml.block_encoders import ENCODERS, WEIGHED_ENCODERS
-from secateur.formats.ggml.engine import engine
+from secateur.formats.ggml.engine import load_engine
 from secateur.formats.ggml.types import INTERNAL_TYPES, TYPES, GgmlType, bytes_of, ggml_type
 
 FLOATS = frozenset({"F32", "F16", "BF16"})
@@ -50,46 +49,46 @@ def encode(
     Raises FormatError if C does not divide into blocks or the type needs an importance,
     NumericError if an element is not finite, or is not after rounding.
     """
-    kind = _encodable(type_name)
+    kind = _find_encodable(type_name)
     if rows.ndim != 2 or rows.dtype != np.float32 or not rows.flags.c_contiguous:
         raise ValueError(f"expected float32 [R, C] in C order, got {rows.dtype} {rows.shape}")
     row_bytes = bytes_of(kind.name, rows.shape[1:])
     out = np.empty((len(rows), row_bytes), dtype=np.uint8)
-    weights = _checked_importance(importance, rows.shape[1], kind)
+    weights = _check_importance(importance, rows.shape[1], kind)
 
     def round_rows(first: int, last: int) -> None:
         _require_finite(rows[first:last], kind.name)
-        out[first:last] = _ROUND[kind.name](rows[first:last]).view(np.uint8)
+        out[first:last] = _ROUNDERS[kind.name](rows[first:last]).view(np.uint8)
 
     if kind.name in FLOATS:
-        _in_threads(round_rows, len(rows), rows.shape[1], workers)
+        _run_in_threads(round_rows, len(rows), rows.shape[1], workers)
         return out
-    library = engine()
+    library = load_engine()
     library.ggml_quantize_init(kind.id)
-    side_by_side = (ENCODERS if weights is None else WEIGHED_ENCODERS).get(kind.name)
+    encoder = (ENCODERS if weights is None else WEIGHED_ENCODERS).get(kind.name)
 
     def encode_rows(first: int, last: int) -> None:
         _require_finite(rows[first:last], kind.name)
         part = out[first:last]
-        if side_by_side is not None:
-            part[:] = side_by_side(rows[first:last], weights)
+        if encoder is not None:
+            part[:] = encoder(rows[first:last], weights)
         else:
-            by_ggml(rows[first:last], kind, weights, part)
+            encode_by_ggml(rows[first:last], kind, weights, part)
         if not library.ggml_validate_row_data(kind.id, part.ctypes.data, part.nbytes):
             raise NumericError(f"encoding to {kind.name} made scales that are not finite")
 
-    _in_threads(encode_rows, len(rows), rows.shape[1], workers)
+    _run_in_threads(encode_rows, len(rows), rows.shape[1], workers)
     return out
 
 
-def by_ggml(
+def encode_by_ggml(
     rows: NDArray[np.float32],
     kind: GgmlType,
     importance: NDArray[np.float32] | None,
     out: NDArray[np.uint8],
 ) -> None:
     """Encode finite rows [R, C] into `out` with ggml's own kernel, once it is initialised."""
-    engine().ggml_quantize_chunk(
+    load_engine().ggml_quantize_chunk(
         kind.id,
         rows.ctypes.data,
         out.ctypes.data,
@@ -107,7 +106,7 @@ def decode(
 
     Raises FormatError if the number of bytes is not what type and shape need.
     """
-    kind = _encodable(type_name)
+    kind = _find_encodable(type_name)
     flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
     expected = bytes_of(kind.name, shape)
     if flat.nbytes != expected:
@@ -121,7 +120,7 @@ def decode(
     if kind.name == "BF16":
         bits = flat.view(np.uint16).astype(np.uint32) << np.uint32(16)
         return bits.view(np.float32).reshape(shape)
-    to_float = engine().ggml_get_type_traits(kind.id).contents.to_float
+    to_float = load_engine().ggml_get_type_traits(kind.id).contents.to_float
     out = np.empty(math.prod(shape), dtype=np.float32)
 
     def run(first: int, last: int) -> None:
@@ -129,18 +128,18 @@ def decode(
         target = out[first * kind.block : last * kind.block]
         to_float(source.ctypes.data, target.ctypes.data, target.size)
 
-    _in_threads(run, out.size // kind.block, kind.block, workers)
+    _run_in_threads(run, out.size // kind.block, kind.block, workers)
     return out.reshape(shape)
 
 
-def _encodable(type_name: str) -> GgmlType:
+def _find_encodable(type_name: str) -> GgmlType:
     kind = ggml_type(type_name)
     if kind.name not in ENCODABLE:
         raise FormatError(f"weights are not stored as {kind.name}, use one of {list(ENCODABLE)}")
     return kind
 
 
-def _checked_importance(
+def _check_importance(
     importance: NDArray[np.float32] | None, columns: int, kind: GgmlType
 ) -> NDArray[np.float32] | None:
     if importance is None:
@@ -165,11 +164,11 @@ def _require_finite(values: NDArray[np.float32], what: str) -> None:
         raise NumericError(f"{what}: an element is NaN or infinite")
 
 
-def _to_f32(rows: NDArray[np.float32]) -> NDArray[np.generic]:
+def _round_to_f32(rows: NDArray[np.float32]) -> NDArray[np.generic]:
     return rows
 
 
-def _to_f16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
+def _round_to_f16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
     """Nearest, ties to even; a number beyond the largest is an error."""
     with np.errstate(over="ignore"):
         half = rows.astype(np.float16)
@@ -178,7 +177,7 @@ def _to_f16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
     return half
 
 
-def _to_bf16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
+def _round_to_bf16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
     """Nearest, ties to even; a number that rounds to infinity is an error."""
     bits = rows.view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
@@ -188,10 +187,10 @@ def _to_bf16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
     return rounded
 
 
-_ROUND = {"F32": _to_f32, "F16": _to_f16, "BF16": _to_bf16}
+_ROUNDERS = {"F32": _round_to_f32, "F16": _round_to_f16, "BF16": _round_to_bf16}
 
 
-def _in_threads(run: Callable[[int, int], None], count: int, each: int, workers: int) -> None:
+def _run_in_threads(run: Callable[[int, int], None], count: int, each: int, workers: int) -> None:
     """Call run(first, last) over [0, count), items of `each` elements, in `workers` threads.
 
     A call gets few enough items for temporary arrays to stay in a processor's cache.

@@ -51,7 +51,7 @@ def engine_version() -> str:
 
 
 @cache
-def engine() -> ctypes.CDLL:
+def load_engine() -> ctypes.CDLL:
     """The opened library, its functions typed and its results checked once per process.
 
     Raises EngineError naming the wheel's version if the library is missing, lacks a function,
@@ -59,7 +59,7 @@ def engine() -> ctypes.CDLL:
     """
     version = engine_version()
     try:
-        library = ctypes.CDLL(str(_library_file()))
+        library = ctypes.CDLL(str(_find_library()))
         _declare(library)
     except (OSError, AttributeError) as error:
         raise EngineError(f"{version} does not offer ggml's functions: {error}") from error
@@ -75,7 +75,7 @@ def engine() -> ctypes.CDLL:
     return library
 
 
-def _library_file() -> Path:
+def _find_library() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     for folder in folders:
@@ -118,14 +118,14 @@ def _check_results(library: ctypes.CDLL, version: str) -> None:
     pattern[::32] = -4.0
     digest = hashlib.sha256()
     for name in _EXACT_TYPES:
-        digest.update(_encoded(library, pattern, TYPES[name]).tobytes())
+        digest.update(_encode(library, pattern, TYPES[name]).tobytes())
     if digest.hexdigest() != _EXACT_SHA256:
         raise EngineError(
             f"{version} encodes {', '.join(_EXACT_TYPES)} to unexpected bytes "
             f"({digest.hexdigest()[:12]}): install another version of {PACKAGE}"
         )
     for name, limit in _SEARCHED_ERRORS.items():
-        data = _encoded(library, pattern, TYPES[name])
+        data = _encode(library, pattern, TYPES[name])
         back = np.empty_like(pattern)
         traits = library.ggml_get_type_traits(TYPES[name].id).contents
         traits.to_float(data.ctypes.data, back.ctypes.data, back.size)
@@ -137,7 +137,7 @@ def _check_results(library: ctypes.CDLL, version: str) -> None:
             )
 
 
-def _encoded(library: ctypes.CDLL, row: NDArray[np.float32], kind: GgmlType) -> NDArray[np.uint8]:
+def _encode(library: ctypes.CDLL, row: NDArray[np.float32], kind: GgmlType) -> NDArray[np.uint8]:
     out = np.empty(row.size // kind.block * kind.nbytes, dtype=np.uint8)
     library.ggml_quantize_chunk(kind.id, row.ctypes.data, out.ctypes.data, 0, 1, row.size, None)
     return out

@@ -2,35 +2,32 @@
 
 ggml tries some twenty scales for every block of 16 or 32 numbers, one block after the other. A
 block's sums have an order that cannot change without changing bits; but blocks do not depend on
-each other, so here LANES of them go side by side through the same steps, in the processor's
-vector units. All arithmetic is float32 without contraction, in ggml's order (ggml-quants.c of
-llama.cpp 0c1e57098: make_qkx2_quants, make_qkx3_quants, make_qx_quants, make_qp_quants,
-quantize_row_iq4_nl_impl). numba compiles these functions at first use and keeps the result, which
-it makes anew when this file changes: so all of them are here.
+each other, so here VECTOR blocks take the same steps at once, in the processor's SIMD units. All
+arithmetic is float32 without contraction, in ggml's order (ggml-quants.c of llama.cpp 0c1e57098:
+make_qkx2_quants, make_qkx3_quants, make_qx_quants, quantize_row_iq4_nl_impl). numba compiles these
+functions at first use and keeps the result, which it makes anew when this file changes, but not
+when another does: so all that call each other are here.
 
-Shapes: N blocks of n numbers. Inside a search x and w are float32 [n, LANES], a block a column.
+Shapes: N blocks of n numbers. Inside a search x and w are float32 [n, VECTOR], a block a column.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from secateur.system.jit import compiled, inlined
 
-LANES = 64
-"""Blocks side by side: sums of four vectors of 16, enough to hide the latency of an addition."""
+VECTOR = 64
+"""Blocks searched at once: four SIMD registers of 16, enough to hide the latency of an addition."""
 
 F = np.float32
 I = np.int32  # noqa: E741
 
-_TINIEST = F(1e-15)
-"""Largest magnitude of a block that counts as zero (GROUP_MAX_EPS)."""
+SMALLEST_BLOCK = F(1e-15)
+"""A block whose largest magnitude is below counts as zero (GROUP_MAX_EPS)."""
 
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], F)
 """The numbers that IQ4's codes stand for."""
@@ -69,34 +66,22 @@ class Search(NamedTuple):
     absolute: bool = False
 
 
-def _bits_of(context: Any, value: Any) -> Any:
-    """The bits of a float32, as int32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
-_bits: Any = intrinsic(_bits_of)
-
-
 @inlined
-def nearest(value: np.float32) -> np.int32:
+def round_to_int(value: np.float32) -> np.int32:
     """The nearest integer, ties to even, by ggml's trick: other bits beyond 2**22 as well."""
-    return I(_bits(value + F(12582912.0)) & I(0x7FFFFF)) - I(0x400000)
+    return I(np.float32(value + F(12582912.0)).view(np.int32) & I(0x7FFFFF)) - I(0x400000)
 
 
 @inlined
-def clipped(value: np.float32, least: np.int32, most: np.int32) -> np.int32:
+def clip_code(value: np.float32, least: np.int32, most: np.int32) -> np.int32:
     """The nearest integer from `least` to `most`."""
-    found = nearest(value)
+    found = round_to_int(value)
     found = most if found > most else found
     return least if found < least else found
 
 
 @inlined
-def code_near(wanted: np.float32) -> np.int32:
+def nearest_code(wanted: np.float32) -> np.int32:
     """The number of the nearest of VALUES; of two at the same distance the higher."""
     code = I(0)
     for j in range(15):
@@ -105,8 +90,8 @@ def code_near(wanted: np.float32) -> np.int32:
 
 
 @inlined
-def _value_near(wanted: np.float32) -> np.float32:
-    """VALUES[code_near(wanted)], without looking it up."""
+def _nearest_value(wanted: np.float32) -> np.float32:
+    """VALUES[nearest_code(wanted)], without looking it up."""
     value: np.float32 = VALUES[0]
     for j in range(15):
         value = value if wanted - VALUES[j] < VALUES[j + 1] - wanted else VALUES[j + 1]
@@ -114,7 +99,7 @@ def _value_near(wanted: np.float32) -> np.float32:
 
 
 @compiled
-def _affine(  # noqa: PLR0912 - a kernel has its loops
+def _search_affine(  # noqa: PLR0912 - a kernel has its loops
     x: Floats,
     w: Floats,
     most: np.float32,
@@ -124,25 +109,25 @@ def _affine(  # noqa: PLR0912 - a kernel has its loops
 ) -> None:
     """Scale d and offset m of x ~ d * code - m, codes 0 to `most`, by least weighted squares.
 
-    `absolute` weighs absolute errors in place of squares. `found` [4, LANES] takes d, m, and the
-    factor and the lower end by which the best codes are: clipped(factor * (x - lower), 0, most).
+    `absolute` weighs absolute errors in place of squares. `found` [4, VECTOR] takes d, m, and the
+    factor and the lower end by which the best codes are: clip_code(factor * (x - lower), 0, most).
     """
     n = x.shape[0]
     top = I(most)
     zero = F(0)
     low, high, weight, first = x[0].copy(), x[0].copy(), w[0].copy(), w[0] * x[0]
-    factor, error, now = np.empty(LANES, F), np.zeros(LANES, F), np.empty(LANES, F)
-    l1, l2, lx = np.empty(LANES, F), np.empty(LANES, F), np.empty(LANES, F)
-    scale, shift, divisor = np.empty(LANES, F), np.empty(LANES, F), np.empty(LANES, F)
-    codes = np.empty((n, LANES), F)
+    factor, error, now = np.empty(VECTOR, F), np.zeros(VECTOR, F), np.empty(VECTOR, F)
+    l1, l2, lx = np.empty(VECTOR, F), np.empty(VECTOR, F), np.empty(VECTOR, F)
+    scale, shift, divisor = np.empty(VECTOR, F), np.empty(VECTOR, F), np.empty(VECTOR, F)
+    codes = np.empty((n, VECTOR), F)
     for i in range(1, n):
-        for k in range(LANES):
+        for k in range(VECTOR):
             v = x[i, k]
             low[k] = v if v < low[k] else low[k]
             high[k] = v if v > high[k] else high[k]
             weight[k] += w[i, k]
             first[k] += w[i, k] * v
-    for k in range(LANES):
+    for k in range(VECTOR):
         low[k] = zero if low[k] > zero else low[k]
         factor[k] = most / (high[k] - low[k])
         found[0, k] = F(1) / factor[k]
@@ -150,41 +135,41 @@ def _affine(  # noqa: PLR0912 - a kernel has its loops
         found[2, k] = factor[k]
         found[3, k] = low[k]
     for i in range(n):
-        for k in range(LANES):
-            code = F(clipped(factor[k] * (x[i, k] - low[k]), I(0), top))
+        for k in range(VECTOR):
+            code = F(clip_code(factor[k] * (x[i, k] - low[k]), I(0), top))
             off = found[0, k] * code + low[k] - x[i, k]
             error[k] += w[i, k] * (abs(off) if absolute else off * off)
     for step in range(trials.last + 1):
         wanted = trials.first + trials.step * F(step) + most
-        for k in range(LANES):
+        for k in range(VECTOR):
             factor[k] = wanted / (high[k] - found[1, k])
             l1[k] = l2[k] = lx[k] = now[k] = zero
         for i in range(n):
-            for k in range(LANES):
-                code = F(clipped(factor[k] * (x[i, k] - found[1, k]), I(0), top))
+            for k in range(VECTOR):
+                code = F(clip_code(factor[k] * (x[i, k] - found[1, k]), I(0), top))
                 codes[i, k] = code
                 weighted = w[i, k] * code
                 l1[k] += weighted
                 l2[k] += weighted * code
                 lx[k] += weighted * x[i, k]
-        for k in range(LANES):
+        for k in range(VECTOR):
             divisor[k] = weight[k] * l2[k] - l1[k] * l1[k]
             free = (l2[k] * first[k] - l1[k] * lx[k]) / divisor[k]
             scale[k] = (weight[k] * lx[k] - first[k] * l1[k]) / divisor[k]
             scale[k] = lx[k] / l2[k] if free > zero else scale[k]
             shift[k] = zero if free > zero else free
         for i in range(n):
-            for k in range(LANES):
+            for k in range(VECTOR):
                 off = scale[k] * codes[i, k] + shift[k] - x[i, k]
                 now[k] += w[i, k] * (abs(off) if absolute else off * off)
-        for k in range(LANES):
+        for k in range(VECTOR):
             better = (divisor[k] > zero) & (now[k] < error[k])
             error[k] = now[k] if better else error[k]
             found[0, k] = scale[k] if better else found[0, k]
             found[2, k] = factor[k] if better else found[2, k]
             found[3, k] = found[1, k] if better else found[3, k]
             found[1, k] = shift[k] if better else found[1, k]
-    for k in range(LANES):
+    for k in range(VECTOR):
         flat = high[k] <= low[k]
         found[0, k] = zero if flat else found[0, k]
         found[1, k] = -(low[k] if flat else found[1, k])
@@ -192,11 +177,11 @@ def _affine(  # noqa: PLR0912 - a kernel has its loops
 
 
 @compiled
-def _peaks(x: Floats) -> tuple[Floats, Floats]:
+def _find_peaks(x: Floats) -> tuple[Floats, Floats]:
     """The largest magnitude of every block, and the number that has it (the first such)."""
-    size, peak = np.zeros(LANES, F), np.zeros(LANES, F)
+    size, peak = np.zeros(VECTOR, F), np.zeros(VECTOR, F)
     for i in range(x.shape[0]):
-        for k in range(LANES):
+        for k in range(VECTOR):
             larger = abs(x[i, k]) > size[k]
             peak[k] = x[i, k] if larger else peak[k]
             size[k] = abs(x[i, k]) if larger else size[k]
@@ -204,32 +189,32 @@ def _peaks(x: Floats) -> tuple[Floats, Floats]:
 
 
 @compiled
-def _symmetric(x: Floats, w: Floats, half: np.float32, found: Floats) -> None:
+def _search_symmetric(x: Floats, w: Floats, half: np.float32, found: Floats) -> None:
     """Scale d of x ~ d * (code - half), codes 0 to 2 * half - 1, by least weighted squares.
 
-    `found` [2, LANES] takes d and the factor by which the best codes are: clipped(factor * x,
+    `found` [2, VECTOR] takes d and the factor by which the best codes are: clip_code(factor * x,
     -half, half - 1) + half; a factor of 0 marks a block of zeros, whose codes are 0.
     """
     n = x.shape[0]
     least, most = I(-half), I(half) - I(1)
     zero = F(0)
-    size, peak = _peaks(x)
-    factor, best = np.empty(LANES, F), np.empty(LANES, F)
-    lx, l2 = np.empty(LANES, F), np.empty(LANES, F)
+    size, peak = _find_peaks(x)
+    factor, best = np.empty(VECTOR, F), np.empty(VECTOR, F)
+    lx, l2 = np.empty(VECTOR, F), np.empty(VECTOR, F)
     # ggml's first trial is the plain scale; the others change it by -0.9 to 0.9.
     for trial in range(-10, 10):
         if trial == 0:
             continue
         wanted = -half if trial == -10 else -(half + F(0.1) * F(trial))
-        for k in range(LANES):
+        for k in range(VECTOR):
             factor[k] = wanted / peak[k]
             lx[k] = l2[k] = zero
         for i in range(n):
-            for k in range(LANES):
-                code = F(clipped(factor[k] * x[i, k], least, most))
+            for k in range(VECTOR):
+                code = F(clip_code(factor[k] * x[i, k], least, most))
                 lx[k] += w[i, k] * x[i, k] * code
                 l2[k] += w[i, k] * code * code
-        for k in range(LANES):
+        for k in range(VECTOR):
             scale = lx[k] / l2[k]
             if trial == -10:
                 scale = scale if l2[k] != zero else zero
@@ -239,32 +224,32 @@ def _symmetric(x: Floats, w: Floats, half: np.float32, found: Floats) -> None:
             found[0, k] = scale if better else found[0, k]
             found[1, k] = factor[k] if better else found[1, k]
             best[k] = scale * lx[k] if better else best[k]
-    for k in range(LANES):
-        found[0, k] = zero if size[k] < _TINIEST else found[0, k]
-        found[1, k] = zero if size[k] < _TINIEST else found[1, k]
+    for k in range(VECTOR):
+        found[0, k] = zero if size[k] < SMALLEST_BLOCK else found[0, k]
+        found[1, k] = zero if size[k] < SMALLEST_BLOCK else found[1, k]
 
 
 @compiled
-def _nonlinear(x: Floats, w: Floats, found: Floats) -> None:
-    """Scale d of x ~ d * VALUES[code] by least weighted squares; `found` [LANES] takes d."""
+def _search_nonlinear(x: Floats, w: Floats, found: Floats) -> None:
+    """Scale d of x ~ d * VALUES[code] by least weighted squares; `found` [VECTOR] takes d."""
     n = x.shape[0]
     zero = F(0)
-    size, peak = _peaks(x)
-    factor, best = np.empty(LANES, F), np.empty(LANES, F)
-    qx, q2 = np.empty(LANES, F), np.empty(LANES, F)
+    size, peak = _find_peaks(x)
+    factor, best = np.empty(VECTOR, F), np.empty(VECTOR, F)
+    qx, q2 = np.empty(VECTOR, F), np.empty(VECTOR, F)
     for trial in range(-8, 8):
-        for k in range(LANES):
+        for k in range(VECTOR):
             if trial == -8:
                 factor[k] = F(1) / (-peak[k] / VALUES[0])
             else:
                 factor[k] = (F(trial) + VALUES[0]) / peak[k]
             qx[k] = q2[k] = zero
         for i in range(n):
-            for k in range(LANES):
-                value = _value_near(factor[k] * x[i, k])
+            for k in range(VECTOR):
+                value = _nearest_value(factor[k] * x[i, k])
                 qx[k] += w[i, k] * value * x[i, k]
                 q2[k] += w[i, k] * value * value
-        for k in range(LANES):
+        for k in range(VECTOR):
             scale = qx[k] / q2[k]
             if trial == -8:
                 scale = scale if q2[k] > zero else zero
@@ -273,82 +258,8 @@ def _nonlinear(x: Floats, w: Floats, found: Floats) -> None:
                 better = (q2[k] > zero) & (qx[k] * qx[k] > best[k] * q2[k])
             found[k] = scale if better else found[k]
             best[k] = scale * qx[k] if better else best[k]
-    for k in range(LANES):
-        found[k] = zero if size[k] < _TINIEST else found[k]
-
-
-@compiled
-def positive(  # noqa: PLR0912 - a kernel has its loops
-    x: Floats, w: Floats, most: np.float32, codes: Codes, scales: Floats
-) -> None:
-    """Scales d of x ~ d * code for the rows of x and w [S, n], none negative; codes [S, n].
-
-    One row after the other: too short, and too full of branches, to be worth lanes.
-    """
-    top = I(most)
-    zero = F(0)
-    for s in range(x.shape[0]):
-        high = zero
-        for i in range(x.shape[1]):
-            high = x[s, i] if x[s, i] > high else high
-        if high < _TINIEST:
-            codes[s] = 0
-            scales[s] = zero
-            continue
-        factor = most / high
-        plain = F(1) / factor
-        best = zero
-        for i in range(x.shape[1]):
-            off = x[s, i] - plain * F(np.uint8(nearest(factor * x[s, i])))
-            best += w[s, i] * off * off
-        for step in range(-4, 5):
-            if step == 0:
-                continue
-            other = (F(0.1) * F(step) + most) / high
-            scale = F(1) / other
-            now = zero
-            for i in range(x.shape[1]):
-                off = x[s, i] - scale * F(min(top, nearest(other * x[s, i])))
-                now += w[s, i] * off * off
-            if now < best:
-                best, factor = now, other
-        lx = l2 = zero
-        for i in range(x.shape[1]):
-            code = min(top, nearest(factor * x[s, i]))
-            codes[s, i] = code
-            lx += w[s, i] * x[s, i] * F(code)
-            l2 += w[s, i] * F(code) * F(code)
-        for _ in range(5):
-            changed = False
-            for i in range(x.shape[1]):
-                old = F(codes[s, i])
-                less_x = lx - w[s, i] * x[s, i] * old
-                less_2 = l2 - w[s, i] * old * old
-                if less_x > zero and less_2 > zero:
-                    code = min(top, nearest(x[s, i] * less_2 / less_x))
-                    if code != I(codes[s, i]):
-                        less_x += w[s, i] * x[s, i] * F(code)
-                        less_2 += w[s, i] * F(code) * F(code)
-                        if less_x * less_x * l2 > lx * lx * less_2:
-                            codes[s, i] = code
-                            lx, l2, changed = less_x, less_2, True
-            if not changed:
-                break
-        scales[s] = lx / l2 if l2 > zero else zero
-
-
-@compiled
-def sums_of_squares(x: Floats, span: int) -> Floats:
-    """float32 [len(x) / span]: sums of squares over the span, added in order."""
-    count = x.size // span
-    found = np.zeros(count, F)
-    side = 8
-    for first in range(0, count, side):
-        last = min(first + side, count)
-        for e in range(span):
-            for s in range(first, last):
-                found[s] += x[s * span + e] * x[s * span + e]
-    return found
+    for k in range(VECTOR):
+        found[k] = zero if size[k] < SMALLEST_BLOCK else found[k]
 
 
 @compiled
@@ -380,7 +291,7 @@ def _weigh(
 
 @compiled
 def search_blocks(x: Floats, search: Search, importance: Floats, squares: Floats) -> Floats:
-    """float32 [5, N]: what formats.lanes finds for the blocks (4 rows), and their weights' sums.
+    """float32 [5, N]: what the search finds for the blocks (4 rows), and their weights' sums.
 
     `squares` belong to as many neighbours of x each; `importance` begins again at its end.
     """
@@ -388,67 +299,67 @@ def search_blocks(x: Floats, search: Search, importance: Floats, squares: Floats
     columns = importance.size if importance.size else n
     count = x.size // n
     found = np.zeros((5, count), F)
-    beside, weights = np.zeros((n, LANES), F), np.ones((n, LANES), F)
-    some, w = np.zeros((4, LANES), F), np.empty(n, F)
-    for first in range(0, count, LANES):
-        lanes = min(LANES, count - first)
-        for k in range(lanes):
+    vectors, weights = np.zeros((n, VECTOR), F), np.ones((n, VECTOR), F)
+    result, w = np.zeros((4, VECTOR), F), np.empty(n, F)
+    for first in range(0, count, VECTOR):
+        blocks = min(VECTOR, count - first)
+        for k in range(blocks):
             start = (first + k) * n
             block = x[start : start + n]
             square = squares[start * squares.size // x.size] if squares.size else F(0)
             _weigh(block, search.weighing, importance, start % columns, square, w)
             total = F(0)
             for i in range(n):
-                beside[i, k] = block[i]
+                vectors[i, k] = block[i]
                 weights[i, k] = w[i]
                 total += w[i]
             found[4, first + k] = total
         if search.kind == AFFINE:
-            _affine(beside, weights, search.most, search.trials, search.absolute, some)
+            _search_affine(vectors, weights, search.most, search.trials, search.absolute, result)
         elif search.kind == SYMMETRIC:
-            _symmetric(beside, weights, search.most, some)
+            _search_symmetric(vectors, weights, search.most, result)
         else:
-            _nonlinear(beside, weights, some[0])
-        found[:4, first : first + lanes] = some[:, :lanes]
+            _search_nonlinear(vectors, weights, result[0])
+        found[:4, first : first + blocks] = result[:, :blocks]
     return found
 
 
 @compiled
-def affine_codes(x: Floats, most: np.float32, d: Floats, m: Floats, found: Floats) -> Codes:
+def encode_affine(x: Floats, most: np.float32, d: Floats, m: Floats, found: Floats) -> Codes:
     """uint8 [len(x)]: nearest codes for x ~ d * code - m; the search's own where d is 0."""
     n = x.size // d.size
     codes = np.empty(x.size, np.uint8)
     for g in range(d.size):
         if d[g] == F(0):
             for i in range(g * n, g * n + n):
-                codes[i] = clipped(found[2, g] * (x[i] - found[3, g]), I(0), I(most))
+                codes[i] = clip_code(found[2, g] * (x[i] - found[3, g]), I(0), I(most))
         else:
             for i in range(g * n, g * n + n):
-                codes[i] = clipped((x[i] + m[g]) / d[g], I(0), I(most))
+                codes[i] = clip_code((x[i] + m[g]) / d[g], I(0), I(most))
     return codes
 
 
 @compiled
-def symmetric_codes(x: Floats, half: np.float32, d: Floats, found: Floats) -> Codes:
+def encode_symmetric(x: Floats, half: np.float32, d: Floats, found: Floats) -> Codes:
     """uint8 [len(x)]: nearest codes for x ~ d * (code - half); the search's own where d is 0."""
     n = x.size // d.size
     codes = np.zeros(x.size, np.uint8)
     for g in range(d.size):
         if d[g] != F(0):
             for i in range(g * n, g * n + n):
-                codes[i] = clipped(x[i] / d[g], I(-half), I(half) - I(1)) + I(half)
+                codes[i] = clip_code(x[i] / d[g], I(-half), I(half) - I(1)) + I(half)
         elif found[1, g] != F(0):
             for i in range(g * n, g * n + n):
-                codes[i] = clipped(found[1, g] * x[i], I(-half), I(half) - I(1)) + I(half)
+                codes[i] = clip_code(found[1, g] * x[i], I(-half), I(half) - I(1)) + I(half)
     return codes
 
 
 @compiled
-def nonlinear_codes(x: Floats, inverse: Floats) -> Codes:
+def encode_nonlinear(x: Floats, inverse: Floats) -> Codes:
     """uint8 [len(x)]: codes of the values nearest to inverse * x."""
     n = x.size // inverse.size
     codes = np.empty(x.size, np.uint8)
     for g in range(inverse.size):
         for i in range(g * n, g * n + n):
-            codes[i] = code_near(inverse[g] * x[i])
+            codes[i] = nearest_code(inverse[g] * x[i])
     return codes

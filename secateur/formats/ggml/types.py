@@ -2,7 +2,7 @@
 
 A ggml type stores a row as blocks of `block` elements in `nbytes` bytes each, so a row is
 storable only if `block` divides it. The numbers are llama.cpp's (`enum ggml_type` and the
-`block_*` structs of ggml-common.h); `formats/ggml.py` compares them with the engine's at load.
+`block_*` structs of ggml-common.h); `engine.py` compares them with the library's when it is loaded.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ def bytes_of(type_name: str, shape: Sequence[int], tensor: str = "") -> int:
         raise FormatError(
             f"tensor {tensor or '?'} of shape {list(shape)}: rows of {row} elements do not divide "
             f"into {kind.name} blocks of {kind.block}: choose a type with a block that divides "
-            f"{row} ({_fitting(row)})"
+            f"{row} ({_list_fitting(row)})"
         )
     return math.prod(shape) // kind.block * kind.nbytes
 
 
-def _fitting(row: int) -> str:
+def _list_fitting(row: int) -> str:
     return ", ".join(kind.name for kind in _ROWS if kind.quantized and row % kind.block == 0) or (
         "F16, BF16 or F32"
     )

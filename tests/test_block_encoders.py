@@ -6,17 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.formats.ggml.block_encoders import ENCODERS, WEIGHED_ENCODERS
-from secateur.formats.ggml.codec import by_ggml
-from secateur.formats.ggml.engine import engine
+from secateur.formats.ggml.codec import encode_by_ggml
+from secateur.formats.ggml.engine import load_engine
 from secateur.formats.ggml.types import bytes_of, ggml_type
 
 CASES = [(name, False) for name in ENCODERS] + [(name, True) for name in WEIGHED_ENCODERS]
 
 
 def ggml(name: str, rows: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
-    engine().ggml_quantize_init(ggml_type(name).id)
+    load_engine().ggml_quantize_init(ggml_type(name).id)
     out = np.empty((len(rows), bytes_of(name, rows.shape[1:])), np.uint8)
-    by_ggml(rows, ggml_type(name), importance, out)
+    encode_by_ggml(rows, ggml_type(name), importance, out)
     return out
 
 
@@ -27,7 +27,9 @@ def ours(name: str, rows: np.ndarray, importance: np.ndarray | None) -> np.ndarr
 
 def valid(name: str, data: np.ndarray) -> bool:
     """Whether all scales are finite."""
-    return bool(engine().ggml_validate_row_data(ggml_type(name).id, data.ctypes.data, data.nbytes))
+    return bool(
+        load_engine().ggml_validate_row_data(ggml_type(name).id, data.ctypes.data, data.nbytes)
+    )
 
 
 def strange(chance: np.random.Generator, columns: int) -> np.ndarray:
@@ -71,7 +73,7 @@ def test_the_same_bytes_as_ggmls(name: str, weighed: bool) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("columns", [256, 768])
-def test_blocks_need_not_fill_the_lanes(rows: int, columns: int) -> None:
+def test_blocks_need_not_fill_a_vector(rows: int, columns: int) -> None:
     chance = np.random.default_rng(rows * columns)
     numbers = chance.standard_normal((rows, columns)).astype(np.float32)
     importance = chance.random(columns, dtype=np.float32)
@@ -109,7 +111,7 @@ def test_the_same_bytes_for_any_numbers(
     rows = (rows * 10.0**exponent).astype(np.float32)
     importance = chance.random(512, dtype=np.float32) ** 3 if weighed else None
     got, expected = ours(name, rows, importance), ggml(name, rows, importance)
-    # Where a scale is beyond float16 both are refused, whatever else they hold (ggml.encode).
+    # Where a scale is beyond float16 both are refused, whatever else they hold (codec.encode).
     assert valid(name, got) == valid(name, expected)
     if valid(name, expected):
         np.testing.assert_array_equal(got, expected)
