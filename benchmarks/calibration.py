@@ -36,7 +36,7 @@ import transformers
 from secateur.calibration.layer_pass import REROUTE_TOKENS, calibrate
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
-from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
+from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
 from secateur.forward.batches import MicroBatch, batch_documents, make_micro_batches
 from secateur.system.allocator import LARGE_BLOCK, return_large_blocks
 
@@ -91,7 +91,7 @@ def wide(folder: Path, tokens: int, row: int = 512) -> tuple[Checkpoint, Corpus]
         for number in range(tokens // row)
     ]
     samples = [Sample("random", "random", f"{n:064d}", row) for n in range(len(rows))]
-    return open_checkpoint(folder), corpus_of(rows, samples, {"mix": "random"})
+    return open_checkpoint(folder), make_corpus(rows, samples, {"mix": "random"})
 
 
 def parameters_of_an_expert(model: Any) -> int:

@@ -35,7 +35,7 @@ from secateur.calibration.removal_search import cost
 from secateur.calibration.routing import routing_of
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
-from secateur.corpus.rows import Corpus, corpus_of
+from secateur.corpus.rows import Corpus, make_corpus
 from secateur.evaluation.intervals import bootstrap
 from secateur.forward.batches import (
     MAX_MICRO_BATCH_TOKENS,
@@ -139,7 +139,7 @@ def part(corpus: Corpus, wanted: Callable[[str, int], bool]) -> Corpus:
         if wanted(row.category, seen.get(row.category, 0)):
             rows.append(row)
             seen[row.category] = seen.get(row.category, 0) + len(row.input_ids)
-    return corpus_of(rows, corpus.samples, corpus.description)
+    return make_corpus(rows, corpus.samples, corpus.description)
 
 
 def held_out(model: Masked, corpus: Corpus) -> HeldOut:

@@ -20,7 +20,7 @@ from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_rows
-from secateur.corpus.rows import Corpus, Row, Sample, corpus_of
+from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
 from secateur.errors import CorpusError, NumericError
 from secateur.forward import batches, weights
 from secateur.pruning.criteria.base import Settings, score
@@ -74,7 +74,7 @@ def corpus(documents: Sequence[tuple[str, str, int]] = DOCUMENTS, seed: int = 3)
         )
         for sha, category in keys
     ]
-    return corpus_of(rows, samples, {"mix": "test"})
+    return make_corpus(rows, samples, {"mix": "test"})
 
 
 def documents_of(rows: Corpus) -> list[Document]:
@@ -324,7 +324,7 @@ def parts_of(whole: Corpus, cuts: Sequence[int]) -> list[Corpus]:
         rows = whole.rows[start:end]
         used = sorted({sample for row in rows for sample in row.samples})
         moved = [row._replace(samples=tuple(map(used.index, row.samples))) for row in rows]
-        parts.append(corpus_of(moved, [whole.samples[s] for s in used], {"mix": "part"}))
+        parts.append(make_corpus(moved, [whole.samples[s] for s in used], {"mix": "part"}))
     return parts
 
 
@@ -477,7 +477,7 @@ def test_experts_read_one_by_one_change_nothing(
 
 def test_an_empty_corpus_is_refused(tiny: TINY) -> None:
     with pytest.raises(CorpusError, match="no usable rows"):
-        calibrate(tiny("gemma4"), corpus_of([], [], {}))
+        calibrate(tiny("gemma4"), make_corpus([], [], {}))
 
 
 def test_progress_counts_every_layer(tiny: TINY) -> None:

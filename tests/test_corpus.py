@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny_tokenizer import save_tokenizer
 
-from secateur.corpus.load import Corpus, check_mix, load_corpus, load_tokenizer, mix_names
+from secateur.corpus.load import Corpus, check_mix, list_mixes, load_corpus, load_tokenizer
 from secateur.corpus.mix import MIXES, read_mix
 from secateur.errors import CorpusError
 
@@ -265,8 +265,8 @@ def test_a_file_that_is_called_like_an_evaluation_set_gives_a_warning(tmp_path, 
 
 
 def test_the_mixes_that_come_with_secateur():
-    assert mix_names() == ("card-000", "card-001", "card-002", "gemmule")
-    mixes = {name: read_mix(name) for name in mix_names()}
+    assert list_mixes() == ("card-000", "card-001", "card-002", "gemmule")
+    mixes = {name: read_mix(name) for name in list_mixes()}
     assert [source.tokens for source in mixes["card-000"].sources] == [14580, 12150, 12150, 9720]
     (gpqa,) = mixes["card-001"].sources
     assert (gpqa.samples, mixes["card-001"].sequence_length) == (196, 4096)
@@ -278,9 +278,9 @@ def test_the_mixes_that_come_with_secateur():
 
 
 def test_card_002_reads_sets_that_models_are_scored_on():
-    from secateur.corpus.evaluation_sets import evaluation_set
+    from secateur.corpus.evaluation_sets import find_evaluation_set
 
-    known = {source.hub: evaluation_set(source) for source in read_mix("card-002").sources}
+    known = {source.hub: find_evaluation_set(source) for source in read_mix("card-002").sources}
     assert known["HuggingFaceH4/MATH-500"] == "MATH-500"
     assert known["evalplus/humanevalplus"] == "HumanEval+"
     assert known["openai/gsm8k"] == "GSM8K"

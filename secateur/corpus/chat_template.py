@@ -23,7 +23,7 @@ Messages = Sequence[Mapping[str, Any]]
 _PROBE = {"secateurkey": "secateurvalue"}
 
 
-def chat_text(
+def render_chat(
     tokenizer: PreTrainedTokenizerBase,
     messages: Messages,
     tools: Messages,
@@ -73,7 +73,7 @@ def loses_tool_calls(
     if not names:
         return False
     try:
-        text = chat_text(tokenizer, renamed, tools, arguments, "tool calls")
+        text = render_chat(tokenizer, renamed, tools, arguments, "tool calls")
     except CorpusError:
         return False  # it looks at the names, so it does not pass over the calls
     return any(name not in text for name in names)
@@ -118,5 +118,5 @@ def _wants_text(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
 def _renders(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> bool:
     try:
         return str(_PROBE) not in _render(tokenizer, messages, [], {})
-    except Exception:  # see chat_text
+    except Exception:  # see render_chat
         return False

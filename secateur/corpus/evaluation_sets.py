@@ -20,14 +20,14 @@ class EvaluationSet(NamedTuple):
     names: tuple[str, ...]
 
 
-def evaluation_set(source: Source) -> str | None:
+def find_evaluation_set(source: Source) -> str | None:
     """The name of the evaluation set that a source reads, if it is a known one.
 
     A hub data set is known by its id, a local one by its file or folder name, whatever the
     split: also the training part of a set teaches its form.
     """
     plain = re.sub(r"[^a-z0-9]", "", source.location.lower().rsplit("/", 1)[-1])
-    for known in _known():
+    for known in _read_sets():
         if source.hub is not None and source.hub.lower() in known.hub:
             return known.name
         if source.path is not None and any(name in plain for name in known.names):
@@ -36,7 +36,7 @@ def evaluation_set(source: Source) -> str | None:
 
 
 @cache
-def _known() -> tuple[EvaluationSet, ...]:
+def _read_sets() -> tuple[EvaluationSet, ...]:
     content = (Path(__file__).parent / "evaluation_sets.yaml").read_text(encoding="utf-8")
     return tuple(
         EvaluationSet(

@@ -1,4 +1,4 @@
-"""A record of any data set to one document: messages or plain text, told by a field mapping.
+"""A record of any data set to one document: messages or plain text, as a field mapping says.
 
 A mapping has one of three forms.
 
@@ -26,7 +26,7 @@ from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from secateur.corpus.json_lines import Record
-from secateur.corpus.tools import messages_of, tool_calls_of, tools_of
+from secateur.corpus.tools import parse_messages, parse_tool_calls, parse_tools
 from secateur.errors import CorpusError
 
 FIELDS: Mapping[str, str] = {"messages": "messages", "tools": "tools", "text": "text"}
@@ -55,7 +55,7 @@ class Fields:
         for member in fields(self):
             value = getattr(self, member.name)
             if value is not None:
-                names |= _names(value) if member.name in _TURNS else {value}
+                names |= _find_names(value) if member.name in _TURNS else {value}
         return tuple(sorted(names))
 
 
@@ -72,14 +72,18 @@ class Content(NamedTuple):
     thoughts: Mapping[int, str]
 
 
-def fields_of(given: Mapping[Any, Any], where: str) -> Fields:
+def parse_fields(given: Mapping[Any, Any], where: str) -> Fields:
     """Check a mapping. Raises CorpusError when a key is unknown, missing or does not fit."""
     known = [member.name for member in fields(Fields)]
     for key, value in given.items():
         if key not in known:
-            raise CorpusError(f"{where}: fields: unknown key {key!r}; known: {', '.join(known)}")
+            raise CorpusError(
+                f"{where}: fields: unknown key {key!r:.60}; known: {', '.join(known)}"
+            )
         if not isinstance(value, str) or not value:
-            raise CorpusError(f"{where}: fields: {key} is {value!r}, expected the name of a field")
+            raise CorpusError(
+                f"{where}: fields: {key} is {value!r:.60}, expected the name of a field"
+            )
     mapping = Fields(**given)
     turns = [name for name in (*_TURNS, "tool_calls") if name in given]
     whole = [name for name in ("messages", "text") if name in given]
@@ -95,7 +99,7 @@ def fields_of(given: Mapping[Any, Any], where: str) -> Fields:
         raise CorpusError(f"{where}: fields: `tools` goes with messages, not with text alone")
     for name in _TURNS:
         try:
-            _names(given.get(name, ""))
+            _find_names(given.get(name, ""))
         except TemplateError as error:
             raise CorpusError(f"{where}: fields: {name}: not a template: {error}") from error
     return mapping
@@ -108,9 +112,9 @@ def read_content(
 
     Raises CorpusError when a field is missing or holds something else.
     """
-    tools = tools_of(record.get(mapping.tools) if mapping.tools else None, where)
+    tools = parse_tools(record.get(mapping.tools) if mapping.tools else None, where)
     if mapping.user is not None:
-        return _conversation(record, mapping, tools, where)
+        return _read_turns(record, mapping, tools, where)
     whole = [name for name in (mapping.messages, mapping.text) if name is not None]
     present = [name for name in whole if record.get(name) is not None]
     if len(present) != 1:
@@ -121,10 +125,10 @@ def read_content(
         if not isinstance(value, str):
             raise CorpusError(f"{where}: {mapping.text} is a {type(value).__name__}, expected text")
         return Content(value, (), (), {})
-    return _without_tags(Content(None, messages_of(value, where), tools, {}), tags, where)
+    return _separate_thoughts(Content(None, parse_messages(value, where), tools, {}), tags, where)
 
 
-def content_sha256(content: Content, where: str) -> str:
+def hash_content(content: Content, where: str) -> str:
     """SHA-256 of the canonical JSON of a document as it was read."""
     parts: dict[str, Any] = {"text": content.text}
     if content.text is None:
@@ -140,25 +144,27 @@ def content_sha256(content: Content, where: str) -> str:
         raise CorpusError(f"{where}: not expressible as JSON: {error}") from error
 
 
-def _conversation(
+def _read_turns(
     record: Record, mapping: Fields, tools: Sequence[Mapping[str, Any]], where: str
 ) -> Content:
     messages: list[dict[str, Any]] = []
     if mapping.system is not None:
-        messages.append({"role": "system", "content": _turn(record, mapping.system, where)})
+        messages.append({"role": "system", "content": _fill_turn(record, mapping.system, where)})
     assert mapping.user is not None  # the caller's case
-    messages.append({"role": "user", "content": _turn(record, mapping.user, where)})
-    answer = "" if mapping.assistant is None else _turn(record, mapping.assistant, where)
+    messages.append({"role": "user", "content": _fill_turn(record, mapping.user, where)})
+    answer = "" if mapping.assistant is None else _fill_turn(record, mapping.assistant, where)
     messages.append({"role": "assistant", "content": answer})
     if mapping.tool_calls is not None:
-        messages[-1]["tool_calls"] = tool_calls_of(_field(record, mapping.tool_calls, where), where)
+        messages[-1]["tool_calls"] = parse_tool_calls(
+            _get_field(record, mapping.tool_calls, where), where
+        )
     thoughts = {}
     if mapping.thought is not None:
-        thoughts = {len(messages) - 1: _turn(record, mapping.thought, where).strip()}
+        thoughts = {len(messages) - 1: _fill_turn(record, mapping.thought, where).strip()}
     return Content(None, messages, tools, thoughts)
 
 
-def _without_tags(content: Content, tags: tuple[str, str] | None, where: str) -> Content:
+def _separate_thoughts(content: Content, tags: tuple[str, str] | None, where: str) -> Content:
     """Move the thought that stands between `tags` at the start of an answer to `thoughts`."""
     if tags is None:
         return content
@@ -181,21 +187,21 @@ def _without_tags(content: Content, tags: tuple[str, str] | None, where: str) ->
     return content._replace(messages=messages, thoughts=thoughts)
 
 
-def _turn(record: Record, turn: str, where: str) -> str:
+def _fill_turn(record: Record, turn: str, where: str) -> str:
     if not _is_template(turn):
-        value = _field(record, turn, where)
+        value = _get_field(record, turn, where)
         if not isinstance(value, str):
             raise CorpusError(f"{where}: {turn} is a {type(value).__name__}, expected text")
         return value
     try:
-        return _compiled(turn).render(record)
+        return _compile(turn).render(record)
     except TemplateError as error:
         raise CorpusError(f"{where}: the template {turn!r:.60}: {error}") from error
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise CorpusError(f"{where}: the template {turn!r:.60} failed: {error}") from error
 
 
-def _field(record: Record, name: str, where: str) -> object:
+def _get_field(record: Record, name: str, where: str) -> object:
     value = record.get(name)
     if value is None:
         raise CorpusError(f"{where}: no field {name!r}, only {', '.join(record) or 'nothing'}")
@@ -207,11 +213,11 @@ def _is_template(turn: str) -> bool:
 
 
 @cache
-def _compiled(turn: str) -> Template:
+def _compile(turn: str) -> Template:
     return _JINJA.from_string(turn)
 
 
-def _names(turn: str) -> set[str]:
+def _find_names(turn: str) -> set[str]:
     if not _is_template(turn):
         return {turn}
     return set(meta.find_undeclared_variables(_JINJA.parse(turn)))

@@ -52,7 +52,7 @@ def load_data_set(source: Source) -> DataSet:
             revision=source.revision,
         )
     except Exception as error:  # whatever its readers of archives and tables raise
-        message = f"source {source.name!r}: cannot load {source.location}: {_first_line(error)}"
+        message = f"source {source.name!r}: cannot load {source.location}: {_shorten(error)}"
         if isinstance(error, ConnectionError):
             raise EngineError(f"{message}; connect, or put the data set in the cache") from error
         raise CorpusError(message) from error
@@ -66,13 +66,18 @@ def load_data_set(source: Source) -> DataSet:
     if source.path is not None:
         return DataSet(
             data.select_columns(wanted),
-            {"path": source.location, "sha256": _folder_sha256(source.path), **origin},
+            {"path": source.location, "sha256": _hash_folder(source.path), **origin},
         )
     files = [str(entry["filename"]) for entry in data.cache_files]
     revision = source.revision
     return DataSet(
         data.select_columns(wanted),
-        {"hub": source.hub, "revision": _commit(files) or revision, "asked": revision, **origin},
+        {
+            "hub": source.hub,
+            "revision": _find_commit(files) or revision,
+            "asked": revision,
+            **origin,
+        },
     )
 
 
@@ -81,19 +86,19 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
-def _commit(cache_files: Sequence[str]) -> str | None:
+def _find_commit(cache_files: Sequence[str]) -> str | None:
     """datasets caches what it built from the hub in a folder named after the commit."""
     folders = {Path(name).parent.name for name in cache_files}
     found = sorted(folder for folder in folders if _COMMIT.fullmatch(folder))
     return found[0] if len(found) == 1 else None
 
 
-def _first_line(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text[:300] or type(error).__name__
 
 
-def _folder_sha256(folder: Path) -> str:
+def _hash_folder(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")

@@ -31,7 +31,7 @@ def read_json_lines(path: Path) -> JsonLines:
     lines: list[int] = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            records.append(_object(line, f"{path}:{number}"))
+            records.append(_parse_object(line, f"{path}:{number}"))
             lines.append(number)
     return JsonLines(tuple(records), tuple(lines), hashlib.sha256(content).hexdigest())
 
@@ -44,7 +44,7 @@ def read_bytes(path: Path) -> bytes:
         raise CorpusError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _object(line: bytes, where: str) -> Record:
+def _parse_object(line: bytes, where: str) -> Record:
     try:
         value = json.loads(line.decode(), parse_constant=_refuse)
     except UnicodeDecodeError as error:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from secateur.corpus.evaluation_sets import evaluation_set
+from secateur.corpus.evaluation_sets import find_evaluation_set
 from secateur.corpus.hub_data import NEEDS_DATASETS
-from secateur.corpus.mix import Mix, mix_names, read_mix
+from secateur.corpus.mix import Mix, list_mixes, read_mix
 from secateur.corpus.packing import Document, pack
 from secateur.corpus.row_file import load_rows
-from secateur.corpus.rows import PADDING, Corpus, Row, Sample, corpus_of
-from secateur.corpus.sampling import Chosen, Sampling, take
-from secateur.corpus.thoughts import thought_format, unknown_markers
-from secateur.corpus.tokenizer import load_tokenizer, tokenizer_sha256
+from secateur.corpus.rows import PADDING, Corpus, Row, Sample, make_corpus
+from secateur.corpus.sampling import Chosen, Sampling, take_documents
+from secateur.corpus.thoughts import find_thought_format, find_unknown_markers
+from secateur.corpus.tokenizer import hash_tokenizer, load_tokenizer
 from secateur.errors import CorpusError
 from secateur.system.progress import Progress, no_progress
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PADDING", "Corpus", "Row", "Sample", "check_mix", "load_corpus", "load_rows",
-    "load_tokenizer", "mix_names",
+    "load_tokenizer", "list_mixes",
 ]  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def load_corpus(
     vocab_size: int | None = None,
     progress: Progress = no_progress,
 ) -> Corpus:
-    """Build the rows of a mix, named by path (.yaml, .jsonl, .txt) or by name (`mix_names()`).
+    """Build the rows of a mix, named by path (.yaml, .jsonl, .txt) or by name (`list_mixes()`).
 
     `seed` and `sequence_length` (tokens) take the place of the mix's own. `vocab_size`: of the
     model, to refuse token ids that it does not have.
@@ -67,7 +67,7 @@ def load_corpus(
     largest local file, parsed.
     """
     plan = _override(read_mix(mix), seed, sequence_length)
-    thought, warnings = _find_thought_format(plan, tokenizer)
+    thought, warnings = _choose_thought_format(plan, tokenizer)
     sampling = Sampling(
         tokenizer, plan.seed, plan.sequence_length, plan.overlong, thought, vocab_size, progress
     )
@@ -75,12 +75,12 @@ def load_corpus(
     origins = []
     seen: set[str] = set()
     for index, source in enumerate(plan.sources):
-        if (known := evaluation_set(source)) is not None:
+        if (known := find_evaluation_set(source)) is not None:
             warnings.append(
                 f"source {source.name!r} reads {known}, a set that models are scored on; scores "
                 "on it will flatter a model that was calibrated with this corpus"
             )
-        taken = take(source, index, sampling, seen)
+        taken = take_documents(source, index, sampling, seen)
         chosen += taken.chosen
         origins.append(taken.origin)
         warnings += taken.warnings
@@ -98,11 +98,11 @@ def load_corpus(
         "overlong": plan.overlong,
         "packed": plan.pack,
         "thought": thought,
-        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "tokenizer_sha256": hash_tokenizer(tokenizer),
         "sources": origins,
         "warnings": warnings,
     }
-    return corpus_of(
+    return make_corpus(
         pack(documents, plan.sequence_length, together=plan.pack),
         (entry.sample for entry in chosen),
         description,
@@ -121,14 +121,14 @@ def _override(mix: Mix, seed: int | None, sequence_length: int | None) -> Mix:
     )
 
 
-def _find_thought_format(
+def _choose_thought_format(
     mix: Mix, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[str | None, list[str]]:
     """The format of the mix's thoughts, if it has any, and warnings about it."""
     if not any(source.fields.thought or source.thought_tags for source in mix.sources):
         return None, []
-    form = thought_format(tokenizer, mix.thought)
-    unknown = [] if form is None else unknown_markers(form, tokenizer)
+    form = find_thought_format(tokenizer, mix.thought)
+    unknown = [] if form is None else find_unknown_markers(form, tokenizer)
     return form, [
         f"the mix writes thoughts with {marker}, which is no token of this tokenizer; its "
         "`thought` may be the format of another model"

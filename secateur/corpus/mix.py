@@ -30,7 +30,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from secateur.corpus.fields import FIELDS, Fields, fields_of
+from secateur.corpus.fields import FIELDS, Fields, parse_fields
 from secateur.errors import CorpusError
 from secateur.system.settings import Settings, read_yaml
 
@@ -91,7 +91,7 @@ class Mix:
     sources: tuple[Source, ...]
 
 
-def mix_names() -> tuple[str, ...]:
+def list_mixes() -> tuple[str, ...]:
     """The names of the mixes that come with secateur."""
     return tuple(sorted(path.stem for path in MIXES.glob("*.yaml")))
 
@@ -103,15 +103,15 @@ def read_mix(name: str | Path) -> Mix:
     """
     path = Path(name)
     if path.suffix in (".jsonl", ".txt"):
-        return _mix({"sources": [{"name": path.stem, "path": path.name}]}, path)
+        return _parse_mix({"sources": [{"name": path.stem, "path": path.name}]}, path)
     if path.suffix not in (".yaml", ".yml"):
-        if str(name) not in mix_names():
+        if str(name) not in list_mixes():
             raise CorpusError(
                 f"no mix is called {str(name)!r}; give a .yaml, .jsonl or .txt file, or one of "
-                f"{', '.join(mix_names())}"
+                f"{', '.join(list_mixes())}"
             )
         path = MIXES / f"{name}.yaml"
-    return _mix(read_yaml(path, CorpusError), path)
+    return _parse_mix(read_yaml(path, CorpusError), path)
 
 
 class _Share(NamedTuple):
@@ -119,7 +119,7 @@ class _Share(NamedTuple):
     weight: Fraction
 
 
-def _mix(content: object, path: Path) -> Mix:
+def _parse_mix(content: object, path: Path) -> Mix:
     where = str(path)
     for key in content if isinstance(content, dict) else ():
         if key in _SOURCE_KEYS and key not in _MIX_KEYS:
@@ -129,14 +129,14 @@ def _mix(content: object, path: Path) -> Mix:
     if not entries:
         raise CorpusError(f"{where}: no sources; list at least one under `sources`")
     total = given.whole("tokens", 1)
-    shares = [_share(entry, index, path, total) for index, entry in enumerate(entries)]
+    shares = [_parse_source(entry, index, path, total) for index, entry in enumerate(entries)]
     names = [share.source.name for share in shares]
     for name in names:
         if names.count(name) > 1:
             raise CorpusError(f"{where}: two sources are called {name!r}; names must differ")
     thought = given.text("thought")
     if thought is not None and thought.count("{thought}") != 1:
-        raise CorpusError(f"{where}: thought is {thought!r}, expected {{thought}} once in it")
+        raise CorpusError(f"{where}: thought is {thought!r:.60}, expected {{thought}} once in it")
     given.text("description")
     return Mix(
         name=given.text("name") or path.stem,
@@ -145,11 +145,11 @@ def _mix(content: object, path: Path) -> Mix:
         overlong=cast(Overlong, given.choice("overlong", ("split", "truncate", "drop"))),
         pack=given.flag("pack", True),
         thought=thought,
-        sources=_divided(total, shares, where),
+        sources=_share_out(total, shares, where),
     )
 
 
-def _divided(total: int | None, shares: list[_Share], where: str) -> tuple[Source, ...]:
+def _share_out(total: int | None, shares: list[_Share], where: str) -> tuple[Source, ...]:
     """The sources, with `total` tokens divided by weight; the parts add up to it exactly."""
     if total is None:
         return tuple(share.source for share in shares)
@@ -168,7 +168,7 @@ def _divided(total: int | None, shares: list[_Share], where: str) -> tuple[Sourc
     return tuple(sources)
 
 
-def _share(entry: object, index: int, mix: Path, total: int | None) -> _Share:
+def _parse_source(entry: object, index: int, mix: Path, total: int | None) -> _Share:
     for key in entry if isinstance(entry, dict) else ():
         if key in _MIX_KEYS and key not in _SOURCE_KEYS:
             raise CorpusError(
@@ -199,18 +199,18 @@ def _share(entry: object, index: int, mix: Path, total: int | None) -> _Share:
         revision=given.text("revision"),
         category=name if category is None and category_field is None else category,
         category_field=category_field,
-        fields=fields_of(given.pairs("fields") or FIELDS, where),
+        fields=parse_fields(given.pairs("fields") or FIELDS, where),
         samples=given.whole("samples", 1),
         tokens=given.whole("tokens", 1),
         allow_short=given.flag("allow_short", False),
         separator=given.text("separator"),
-        thought_tags=_tags(given),
+        thought_tags=_parse_tags(given),
         template=given.pairs("template") or {},
     )
-    return _Share(source, _weight(given, total))
+    return _Share(source, _parse_weight(given, total))
 
 
-def _weight(given: Settings, total: int | None) -> Fraction:
+def _parse_weight(given: Settings, total: int | None) -> Fraction:
     amounts = [key for key in ("samples", "tokens", "weight") if key in given.values]
     if len(amounts) > 1:
         raise CorpusError(f"{given.where}: give {amounts[0]} or {amounts[1]}, not both")
@@ -224,10 +224,12 @@ def _weight(given: Settings, total: int | None) -> Fraction:
     return Fraction(str(weight))
 
 
-def _tags(given: Settings) -> tuple[str, str] | None:
+def _parse_tags(given: Settings) -> tuple[str, str] | None:
     tags = given.listing("thought_tags")
     if tags is None:
         return None
     if len(tags) != 2 or not all(isinstance(tag, str) and tag for tag in tags):
-        raise CorpusError(f"{given.where}: thought_tags is {tags!r}, expected [opening, closing]")
+        raise CorpusError(
+            f"{given.where}: thought_tags is {tags!r:.60}, expected [opening, closing]"
+        )
     return (tags[0], tags[1])

@@ -35,23 +35,23 @@ def pack(
     """
     waiting: dict[str, list[Document]] = {}
     for document in documents:
-        for piece in _pieces(document, sequence_length):
+        for piece in _split(document, sequence_length):
             row = waiting.setdefault(piece.category, [])
             held = sum(len(member.input_ids) for member in row)
             if row and (not together or held + len(piece.input_ids) > sequence_length):
-                yield _row(row)
+                yield _join(row)
                 row.clear()
             row.append(piece)
     for category in sorted(waiting):
-        yield _row(waiting[category])
+        yield _join(waiting[category])
 
 
-def _pieces(document: Document, length: int) -> Iterator[Document]:
+def _split(document: Document, length: int) -> Iterator[Document]:
     for start in range(0, len(document.input_ids), length):
         yield document._replace(input_ids=document.input_ids[start : start + length])
 
 
-def _row(members: list[Document]) -> Row:
+def _join(members: list[Document]) -> Row:
     lengths = [len(member.input_ids) for member in members]
     return Row(
         input_ids=np.concatenate([member.input_ids for member in members]),

@@ -32,7 +32,7 @@ def open_records(source: Source) -> Records:
     cannot be reached.
     """
     if source.path is None or source.path.is_dir():
-        found = _data_set(source)
+        found = _open_data_set(source)
     elif source.path.suffix == ".jsonl":
         lines = read_json_lines(source.path)
         found = Records(
@@ -41,18 +41,18 @@ def open_records(source: Source) -> Records:
             {"path": source.location, "sha256": lines.sha256},
         )
     else:
-        found = _text(source, source.path)
+        found = _open_text(source, source.path)
     if not len(found.records):
         raise CorpusError(f"source {source.name!r}: {source.location} holds no records")
     return found._replace(origin={**found.origin, "records": len(found.records)})
 
 
-def _data_set(source: Source) -> Records:
+def _open_data_set(source: Source) -> Records:
     data = load_data_set(source)
     return Records(data.records, lambda index: f"{source.location}[{index}]", data.origin)
 
 
-def _text(source: Source, path: Path) -> Records:
+def _open_text(source: Source, path: Path) -> Records:
     content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")

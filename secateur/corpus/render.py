@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.corpus.chat_template import chat_text
+from secateur.corpus.chat_template import render_chat
 from secateur.corpus.fields import Content
 from secateur.corpus.thoughts import THOUGHT_KEYS
 from secateur.errors import CorpusError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def token_ids(
+def tokenize(
     content: Content,
     tokenizer: PreTrainedTokenizerBase,
     template: Mapping[str, Any],
@@ -28,18 +28,18 @@ def token_ids(
 
     Text gets those that the tokenizer adds; messages get what the chat template writes, and no
     prompt for a further answer. `template`: further arguments of the chat template. `thought`:
-    the format of `content.thoughts` (see `thought_format`).
+    the format of `content.thoughts` (see `find_thought_format`).
     Raises CorpusError when the template refuses the messages.
     """
     if content.text is not None:
         ids = tokenizer(content.text, verbose=False)["input_ids"]
     else:
-        text = _conversation(content, tokenizer, template, thought, where)
+        text = _render_conversation(content, tokenizer, template, thought, where)
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return np.array(ids, np.int64)
 
 
-def _conversation(
+def _render_conversation(
     content: Content,
     tokenizer: PreTrainedTokenizerBase,
     template: Mapping[str, Any],
@@ -57,7 +57,7 @@ def _conversation(
             standin = f"SECATEURTURN{index}END"
             turns[standin] = thought.replace("{thought}", words) + message["content"].strip()
             message["content"] = standin
-    text = chat_text(tokenizer, messages, content.tools, template, where)
+    text = render_chat(tokenizer, messages, content.tools, template, where)
     for standin, turn in turns.items():
         if text.count(standin) != 1:
             raise CorpusError(

@@ -1,4 +1,4 @@
-"""`--rows FILE.jsonl`: rows that somebody else made, used exactly as given."""
+"""`--rows FILE.jsonl`: rows of tokens made elsewhere, used exactly as given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.corpus.json_lines import read_json_lines
-from secateur.corpus.rows import PADDING, Corpus, Row, Sample, corpus_of
+from secateur.corpus.rows import PADDING, Corpus, Row, Sample, make_corpus
 from secateur.errors import CorpusError
 
 _KEYS = ("input_ids", "attention_mask", "category")
@@ -30,7 +30,7 @@ def load_rows(path: Path | str, vocab_size: int) -> Corpus:
     rows: list[Row] = []
     samples: list[Sample] = []
     for number, record in zip(lines.lines, lines.records, strict=True):
-        row = _row(record, len(samples), vocab_size, f"{path}:{number}")
+        row = _parse_row(record, len(samples), vocab_size, f"{path}:{number}")
         content = json.dumps(row.input_ids.tolist(), separators=(",", ":"))
         sha256 = hashlib.sha256(content.encode()).hexdigest()
         tokens = int(np.count_nonzero(row.documents != PADDING))
@@ -45,26 +45,26 @@ def load_rows(path: Path | str, vocab_size: int) -> Corpus:
         "packed": False,
         "warnings": [],
     }
-    return corpus_of(rows, samples, description)
+    return make_corpus(rows, samples, description)
 
 
-def _row(record: Mapping[str, Any], sample: int, vocab_size: int, where: str) -> Row:
+def _parse_row(record: Mapping[str, Any], sample: int, vocab_size: int, where: str) -> Row:
     unknown = sorted(set(record) - set(_KEYS))
     if unknown:
-        raise CorpusError(f"{where}: unknown key {unknown[0]!r}; a row has {', '.join(_KEYS)}")
+        raise CorpusError(f"{where}: unknown key {unknown[0]!r:.40}; a row has {', '.join(_KEYS)}")
     if "input_ids" not in record:
         raise CorpusError(f"{where}: no input_ids; a row is a list of token ids under that key")
     category = record.get("category", _CATEGORY)
     if not isinstance(category, str) or not category:
-        raise CorpusError(f"{where}: category is {category!r}, expected a name")
-    ids = _integers(record["input_ids"], "input_ids", where)
+        raise CorpusError(f"{where}: category is {category!r:.40}, expected a name")
+    ids = _parse_integers(record["input_ids"], "input_ids", where)
     for index, token in enumerate(ids):
         if not 0 <= token < vocab_size:
             raise CorpusError(
                 f"{where}: input_ids[{index}] is {token}, but the model's vocabulary is "
                 f"0 to {vocab_size - 1}; the rows were made with another tokenizer"
             )
-    mask = _mask(record.get("attention_mask"), len(ids), where)
+    mask = _parse_mask(record.get("attention_mask"), len(ids), where)
     real = np.flatnonzero(mask)
     positions = np.arange(len(ids), dtype=np.int32) - np.int32(real[0])
     # Padding at the ends stands at position 0, which makes each of its tokens a sequence of its
@@ -80,10 +80,10 @@ def _row(record: Mapping[str, Any], sample: int, vocab_size: int, where: str) ->
     )
 
 
-def _mask(value: object, length: int, where: str) -> NDArray[np.bool_]:
+def _parse_mask(value: object, length: int, where: str) -> NDArray[np.bool_]:
     if value is None:
         return np.ones(length, np.bool_)
-    mask = _integers(value, "attention_mask", where)
+    mask = _parse_integers(value, "attention_mask", where)
     if len(mask) != length:
         raise CorpusError(
             f"{where}: attention_mask has {len(mask)} entries, but input_ids has {length}"
@@ -96,7 +96,7 @@ def _mask(value: object, length: int, where: str) -> NDArray[np.bool_]:
     return np.array(mask, np.bool_)
 
 
-def _integers(value: object, key: str, where: str) -> list[int]:
+def _parse_integers(value: object, key: str, where: str) -> list[int]:
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else type(value).__name__
         raise CorpusError(f"{where}: {key} is {found}, expected a list of integers")

@@ -2,7 +2,7 @@
 
 A row is one sequence. Several documents may lie in it one after the other, and none may see
 another. What keeps them apart in every family, with every attention implementation, is to run
-each document as a line of its own, filled up on the right, with neither a mask nor a cache
+each document as a line of its own, padded on the right, with neither a mask nor a cache
 (`forward.batches` does that); padding inside a document (`--rows` only) needs a mask.
 
 To run a row whole, with `model(input_ids=..., position_ids=row.positions, attention_mask=None,
@@ -73,7 +73,7 @@ class Corpus:
         return sum(int(np.count_nonzero(row.documents != PADDING)) for row in self.rows)
 
 
-def corpus_of(
+def make_corpus(
     rows: Iterable[Row], samples: Iterable[Sample], description: Mapping[str, Any]
 ) -> Corpus:
     """A corpus with its hash, its sorted categories and the token counts in its description."""
@@ -89,10 +89,10 @@ def corpus_of(
         "tokens": sum(counts.values()),
         "tokens_by_category": {category: counts[category] for category in categories},
     }
-    return Corpus(all_rows, tuple(samples), categories, counted, _sha256(all_rows))
+    return Corpus(all_rows, tuple(samples), categories, counted, _hash_rows(all_rows))
 
 
-def _sha256(rows: tuple[Row, ...]) -> str:
+def _hash_rows(rows: tuple[Row, ...]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         category = row.category.encode()

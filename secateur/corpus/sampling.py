@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.corpus.chat_template import loses_tool_calls
-from secateur.corpus.fields import Content, content_sha256, read_content
+from secateur.corpus.fields import Content, hash_content, read_content
 from secateur.corpus.hub_data import is_commit
 from secateur.corpus.json_lines import Record
 from secateur.corpus.mix import Overlong, Source
 from secateur.corpus.records import open_records
-from secateur.corpus.render import token_ids
+from secateur.corpus.render import tokenize
 from secateur.corpus.rows import Sample
 from secateur.errors import CorpusError
 from secateur.system.progress import Progress
@@ -59,7 +59,7 @@ class Taken(NamedTuple):
     warnings: list[str]
 
 
-def take(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Taken:
+def take_documents(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Taken:
     """Choose the documents of source number `index`; their hashes are added to `seen`.
 
     Raises CorpusError for a record that cannot be used, a token id beyond the vocabulary, and a
@@ -77,12 +77,12 @@ def take(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Take
             break
         record, where = found.records[int(position)], found.place(int(position))
         content = read_content(record, source.fields, source.thought_tags, where)
-        sha256 = content_sha256(content, where)
+        sha256 = hash_content(content, where)
         if sha256 in seen:
             counts["duplicates"] += 1
             continue
         seen.add(sha256)
-        ids = _tokens(content, source, sampling, where)
+        ids = _tokenize(content, source, sampling, where)
         if len(ids) and loses_tool_calls(
             sampling.tokenizer, content.messages, content.tools, source.template
         ):
@@ -100,7 +100,7 @@ def take(source: Source, index: int, sampling: Sampling, seen: set[str]) -> Take
         if source.tokens is not None:
             ids = ids[: source.tokens - tokens]
         tokens += len(ids)
-        sample = Sample(source.name, _category(record, source, where), sha256, len(ids))
+        sample = Sample(source.name, _read_category(record, source, where), sha256, len(ids))
         chosen.append(Chosen(sample, ids))
         if source.tokens is not None:
             sampling.progress(stage, tokens, source.tokens, "tokens")
@@ -133,7 +133,9 @@ def _warn_of_source(source: Source, origin: Mapping[str, Any], lost: Sequence[st
     return warnings
 
 
-def _tokens(content: Content, source: Source, sampling: Sampling, where: str) -> NDArray[np.int64]:
+def _tokenize(
+    content: Content, source: Source, sampling: Sampling, where: str
+) -> NDArray[np.int64]:
     """The tokens [token] of a document; none if there is not a word in it."""
     if content.text is not None and not content.text.strip():
         return np.empty(0, np.int64)
@@ -141,7 +143,7 @@ def _tokens(content: Content, source: Source, sampling: Sampling, where: str) ->
         message.get("content") or message.get("tool_calls") for message in content.messages
     ):
         return np.empty(0, np.int64)
-    ids = token_ids(content, sampling.tokenizer, source.template, sampling.thought, where)
+    ids = tokenize(content, sampling.tokenizer, source.template, sampling.thought, where)
     if sampling.vocab_size is not None and len(ids) and ids.max() >= sampling.vocab_size:
         raise CorpusError(
             f"{where}: the tokenizer gives token {ids.max()}, but the model's vocabulary is 0 to "
@@ -150,14 +152,14 @@ def _tokens(content: Content, source: Source, sampling: Sampling, where: str) ->
     return ids
 
 
-def _category(record: Record, source: Source, where: str) -> str:
+def _read_category(record: Record, source: Source, where: str) -> str:
     if source.category_field is None:
         assert source.category is not None  # a Source has one of the two
         return source.category
     category = record.get(source.category_field)
     if not isinstance(category, str) or not category:
         raise CorpusError(
-            f"{where}: {source.category_field} is {category!r}, expected the name of a category"
+            f"{where}: {source.category_field} is {category!r:.60}, expected the name of a category"
         )
     return category
 

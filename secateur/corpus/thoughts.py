@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from secateur.corpus.chat_template import chat_text
+from secateur.corpus.chat_template import render_chat
 from secateur.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _FORMATS = Path(__file__).parent / "thought_formats.yaml"
 _MARKER = re.compile(r"<[^<>\s]+>")
 
 
-def thought_format(tokenizer: PreTrainedTokenizerBase, explicit: str | None) -> str | None:
+def find_thought_format(tokenizer: PreTrainedTokenizerBase, explicit: str | None) -> str | None:
     """The format, with one `{thought}` in it; None when the chat template writes thoughts.
 
     Raises CorpusError when the tokenizer has not the markers of any known format.
@@ -49,7 +49,7 @@ def thought_format(tokenizer: PreTrainedTokenizerBase, explicit: str | None) -> 
     )
 
 
-def unknown_markers(form: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def find_unknown_markers(form: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What looks like a special token in a format but is none of this tokenizer's."""
     vocabulary = tokenizer.get_vocab()
     return [marker for marker in _MARKER.findall(form) if marker not in vocabulary]
@@ -60,4 +60,4 @@ def _template_writes_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
     answer: dict[str, Any] = {"role": "assistant", "content": "answer"}
     answer |= dict.fromkeys(THOUGHT_KEYS, thought)
     messages = [{"role": "user", "content": "question"}, answer]
-    return thought in chat_text(tokenizer, messages, (), {}, "thoughts of the mix")
+    return thought in render_chat(tokenizer, messages, (), {}, "thoughts of the mix")

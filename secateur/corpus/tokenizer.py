@@ -45,7 +45,7 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 over the vocabulary and the chat template, which decide how text becomes rows."""
     content = {"vocabulary": tokenizer.get_vocab(), "template": tokenizer.chat_template}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,7 @@ _JSON_TYPES = {
     "set": "array",
     "dict": "object",
 }
-"""Python's type names, which flat tool lists use, in JSON schema's words."""
+"""Python's type names, which flat tool lists use, in the words of JSON schema."""
 
 
 class ParsedArguments(dict[str, Any]):
@@ -31,18 +31,18 @@ class ParsedArguments(dict[str, Any]):
     text: str
 
 
-def messages_of(value: object, where: str) -> list[dict[str, Any]]:
+def parse_messages(value: object, where: str) -> list[dict[str, Any]]:
     """A conversation; keys without a value are left out, content excepted.
 
     Content is text, or a list of `{"type": "text", "text": ...}`. Raises CorpusError when the
     conversation is empty or a message has no role or other content.
     """
     messages: list[dict[str, Any]] = []
-    for index, message in enumerate(_objects(value, "messages", where)):
+    for index, message in enumerate(_parse_objects(value, "messages", where)):
         place = f"{where}: messages[{index}]"
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not role:
-            raise CorpusError(f"{place} has role {role!r}, expected user, assistant, ...")
+            raise CorpusError(f"{place} has role {role!r:.40}, expected user, assistant, ...")
         if content is not None and not isinstance(content, str | list):
             raise CorpusError(f"{place} has a {type(content).__name__} as content, expected text")
         for part in content if isinstance(content, list) else ():
@@ -50,48 +50,48 @@ def messages_of(value: object, where: str) -> list[dict[str, Any]]:
                 raise CorpusError(f"{place} has a part that is not text; only text can be used")
         kept = {key: item for key, item in message.items() if item is not None or key == "content"}
         if "tool_calls" in kept:
-            kept["tool_calls"] = tool_calls_of(kept["tool_calls"], place)
+            kept["tool_calls"] = parse_tool_calls(kept["tool_calls"], place)
         messages.append(kept)
     if not messages:
         raise CorpusError(f"{where}: messages is empty")
     return messages
 
 
-def tools_of(value: object, where: str) -> list[dict[str, Any]]:
+def parse_tools(value: object, where: str) -> list[dict[str, Any]]:
     """Tool declarations, each `{"type": "function", "function": {...}}`; none is fine."""
     if value is None or value == "":
         return []
     tools: list[dict[str, Any]] = []
-    for index, tool in enumerate(_objects(value, "tools", where)):
+    for index, tool in enumerate(_parse_objects(value, "tools", where)):
         function = tool.get("function", tool)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise CorpusError(f"{where}: tools[{index}] has no function with a name")
         if "function" in tool:
             tools.append(dict(tool))
         else:
-            schema = _schema(tool.get("parameters") or {}, f"{where}: tools[{index}]")
+            schema = _make_schema(tool.get("parameters") or {}, f"{where}: tools[{index}]")
             tools.append({"type": "function", "function": {**tool, "parameters": schema}})
     return tools
 
 
-def tool_calls_of(value: object, where: str) -> list[dict[str, Any]]:
+def parse_tool_calls(value: object, where: str) -> list[dict[str, Any]]:
     """Tool calls, each `{"type": "function", "function": {"name", "arguments"}}`.
 
     Arguments that are a string of a JSON object become that object (ParsedArguments); any other
-    string is what the model wrote and stays.
+    string is what the model wrote, and is kept.
     """
     calls: list[dict[str, Any]] = []
-    for index, call in enumerate(_objects(value, "tool_calls", where)):
+    for index, call in enumerate(_parse_objects(value, "tool_calls", where)):
         function = call.get("function", call)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise CorpusError(f"{where}: tool_calls[{index}] has no function with a name")
         around = call if "function" in call else {"type": "function"}
-        arguments = _arguments(function.get("arguments"))
+        arguments = _parse_arguments(function.get("arguments"))
         calls.append({**around, "function": {**function, "arguments": arguments}})
     return calls
 
 
-def _objects(value: object, key: str, where: str) -> list[Mapping[str, Any]]:
+def _parse_objects(value: object, key: str, where: str) -> list[Mapping[str, Any]]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -102,7 +102,7 @@ def _objects(value: object, key: str, where: str) -> list[Mapping[str, Any]]:
     return value
 
 
-def _arguments(value: object) -> object:
+def _parse_arguments(value: object) -> object:
     if not isinstance(value, str):
         return {} if value is None else value
     try:
@@ -141,7 +141,7 @@ def write_arguments(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     ]
 
 
-def _schema(parameters: object, where: str) -> Mapping[str, Any]:
+def _make_schema(parameters: object, where: str) -> Mapping[str, Any]:
     """A tool's parameters as a JSON schema.
 
     They are one already, or `{name: {"type": "List[int], optional", "description", ...}}`.

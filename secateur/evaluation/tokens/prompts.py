@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from secateur.corpus.chat_template import chat_text
+from secateur.corpus.chat_template import render_chat
 from secateur.corpus.json_lines import JsonLines, read_json_lines
-from secateur.corpus.tokenizer import tokenizer_sha256
-from secateur.corpus.tools import messages_of, tools_of
+from secateur.corpus.tokenizer import hash_tokenizer
+from secateur.corpus.tools import parse_messages, parse_tools
 from secateur.errors import CorpusError
 from secateur.evaluation.tokens.answers import Answer, AnswerSet, Kind, answer_set, load_answers
 
@@ -151,7 +151,7 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """
     marker = "SECATEURANSWER"
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": marker}]
-    text = chat_text(tokenizer, messages, [], {}, "a test conversation")
+    text = render_chat(tokenizer, messages, [], {}, "a test conversation")
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     following = _ids(text.rpartition(marker)[2], tokenizer)
     return frozenset([token for token in following if token in special][:1])
@@ -185,7 +185,7 @@ def _record(data: Mapping[str, Any], line: int, where: str) -> _Record:
         if not isinstance(data["text"], str) or not data["text"].strip():
             raise CorpusError(f"{where}: text is empty or no text")
         return _Record(id, domain, where, data["text"], [], [])
-    messages, tools = messages_of(data["messages"], where), tools_of(data.get("tools"), where)
+    messages, tools = parse_messages(data["messages"], where), parse_tools(data.get("tools"), where)
     return _Record(id, domain, where, None, messages, tools)
 
 
@@ -206,7 +206,7 @@ def _prompt_text(
     if not messages:
         raise CorpusError(f"{record.where}: nothing is left to answer without the last message")
     options = {**options, "add_generation_prompt": True}
-    return chat_text(tokenizer, messages, record.tools, options, record.where)
+    return render_chat(tokenizer, messages, record.tools, options, record.where)
 
 
 def _answer_text(
@@ -216,8 +216,8 @@ def _answer_text(
     options: Mapping[str, Any],
 ) -> str:
     """What the template writes for the last message, without the header of its turn."""
-    before = chat_text(tokenizer, record.messages[:-1], record.tools, options, record.where)
-    whole = chat_text(tokenizer, record.messages, record.tools, options, record.where)
+    before = render_chat(tokenizer, record.messages[:-1], record.tools, options, record.where)
+    whole = render_chat(tokenizer, record.messages, record.tools, options, record.where)
     if not whole.startswith(before) or not prompt.startswith(before):
         raise CorpusError(
             f"{record.where}: the chat template rewrites earlier turns when an answer follows, so "
@@ -242,6 +242,6 @@ def _provenance(
 ) -> dict[str, Any]:
     return {
         "prompts": {"file": path.name, "sha256": lines.sha256, "per_domain": per_domain},
-        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "tokenizer_sha256": hash_tokenizer(tokenizer),
         "enable_thinking": enable_thinking,
     }
