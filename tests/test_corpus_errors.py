@@ -26,7 +26,7 @@ def refusal(mix: Path, tokenizer, **options) -> str:
 
 
 MIXES = {
-    "not YAML": ("sources: [", "mix.yaml: not usable YAML: while parsing"),
+    "not YAML": ("sources: [", "mix.yaml is not usable YAML (line 1, column 11: "),
     "a tab": ("sources:\n\t- a", "line 2"),
     "empty": ("", "mix.yaml: found nothing, expected `key: value` lines"),
     "a list": ("- a", "found a list"),

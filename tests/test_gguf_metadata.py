@@ -255,10 +255,10 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="expected an object"):
         tokens_of(tmp_path / "model")
     (tmp_path / "model/tokenizer.json").write_text("{")
-    with pytest.raises(CheckpointError, match="is not JSON"):
+    with pytest.raises(CheckpointError, match="is not usable JSON"):
         tokens_of(tmp_path / "model")
     (tmp_path / "model/tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot read"):
         tokens_of(tmp_path / "model")
 
 
@@ -301,5 +301,5 @@ def test_no_gguf_is_planned_of_such_a_family(name, tiny, run):
 def test_a_folder_without_generation_config_has_no_sampling(tmp_path):
     assert sampling_metadata(tmp_path) == {}
     (tmp_path / "generation_config.json").write_text("nonsense")
-    with pytest.raises(CheckpointError, match="is not JSON"):
+    with pytest.raises(CheckpointError, match="is not usable JSON"):
         sampling_metadata(tmp_path)

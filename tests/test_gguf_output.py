@@ -15,7 +15,6 @@ from secateur.formats.gguf.container import Value
 from secateur.formats.gguf.naming import file_name, label_of, without_part
 from secateur.formats.gguf.provenance import PLAN_SHA256, origin_metadata
 from secateur.formats.gguf.reader import read_gguf
-from secateur.formats.gguf.split import size_of
 from secateur.formats.gguf.writer import GgufWriter, TensorChunk
 from secateur.outputs import blocks
 from secateur.outputs.file_notes import file_notes
@@ -128,13 +127,6 @@ def test_parts_hold_the_whole_and_say_so(gemmule: Checkpoint, alone: Path, tmp_p
     assert parts[1].value(PLAN_SHA256) == parts[0].value(PLAN_SHA256)
     with pytest.raises(FormatError, match="allow larger files"):
         _ = form_of(gemmule, "Q8_0", split=1000).parts
-
-
-def test_sizes_are_counted_in_thousands() -> None:
-    assert (size_of("5G"), size_of("500m")) == (5_000_000_000, 500_000_000)
-    for text in ("5", "G", "1.5G", "0M", "-1G", ""):
-        with pytest.raises(FormatError, match="expected a number with M or G"):
-            size_of(text)
 
 
 @pytest.mark.parametrize(

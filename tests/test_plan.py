@@ -102,10 +102,10 @@ def test_a_plan_reads_back(gguf: tuple[Checkpoint, Plan], tmp_path: Path) -> Non
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 1}', "null"])
 def test_what_is_no_plan_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(PlanError, match=r"plan\.json is no plan") as caught:
+    with pytest.raises(PlanError, match=r"plan\.json is (no plan|empty)") as caught:
         read_plan(tmp_path / "plan.json")
     assert "\n" not in str(caught.value)
-    with pytest.raises(PlanError, match="cannot read plan"):
+    with pytest.raises(PlanError, match=r"cannot read .*none\.json: No such file"):
         read_plan(tmp_path / "none.json")
 
 

@@ -126,7 +126,7 @@ def test_tensor_type_files_are_read_as_llama_quantize_does(
         (b"a=nonsense", "known are: .*Q4_K"),
         (b"a=q8_k", "'q8_k' is no ggml type for weights"),
         (b"\xef\xbb\xbfa=q8_0", "byte order mark"),
-        (b"\xff\xfe", "is not text"),
+        (b"\xff\xfe", "is text in UTF-16, expected NAME=TYPE words"),
     ],
 )
 def test_what_is_wrong_in_a_tensor_type_file_is_said(

@@ -14,6 +14,7 @@ from secateur.audit.gguf.shape import Shape, shape_of_file, shape_of_model
 from secateur.audit.gguf.source import Header, is_file_source, read_parts
 from secateur.checkpoint.reader import open_shape
 from secateur.errors import FormatError
+from secateur.system.text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def audit_model(
     a card; `config` is the model's, where the file's own header is not to be taken for it. Raises
     FormatError, CheckpointError or EngineError for what cannot be read.
     """
-    text = _text(Path(claims)) if claims is not None else None
+    text = read_text(Path(claims), "a model card", FormatError) if claims is not None else None
     headers: tuple[Header, ...] = ()
     identity = None
     if is_file_source(str(source)):
@@ -107,12 +108,3 @@ def _with_file(stated: Shape, own: Shape) -> Shape:
     if stated.architecture != own.architecture:
         return own
     return replace(stated, tensors=stated.with_experts(own.experts), experts=own.experts)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise FormatError(f"cannot read the card {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise FormatError(f"cannot read the card {path}: not UTF-8 text: {error}") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import CheckpointError
-from secateur.system import strict_json
+from secateur.system.text_files import read_json, read_text
 
 DEFAULT = "default"
 """The name of the template that is used where none is asked for."""
@@ -34,7 +34,10 @@ def chat_templates(folder: Path) -> dict[str, str]:
     if (folder / _FILE).is_file():
         named[DEFAULT] = folder / _FILE
     if named:
-        return {name: _text(path) for name, path in named.items()}
+        return {
+            name: read_text(path, "a chat template", CheckpointError)
+            for name, path in named.items()
+        }
     for file in (folder / "tokenizer_config.json", folder / "chat_template.json"):
         found = _of_json(file) if file.is_file() else None
         if found is not None:
@@ -44,10 +47,7 @@ def chat_templates(folder: Path) -> dict[str, str]:
 
 def _of_json(file: Path) -> dict[str, str] | None:
     """The templates of a JSON file; None when it has no such key."""
-    try:
-        content = strict_json.loads(_text(file))
-    except ValueError:
-        raise CheckpointError(f"{file}: is not JSON: download it again") from None
+    content = read_json(file, "a part of a tokenizer", CheckpointError)
     value = content.get(_KEY) if isinstance(content, dict) else None
     if value is None:
         return None
@@ -68,12 +68,3 @@ def _named(file: Path, value: Any) -> Mapping[str, str]:
             "the model's publisher"
         )
     return value
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise CheckpointError(f"{file}: is not UTF-8: download it again") from None

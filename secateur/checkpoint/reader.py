@@ -27,8 +27,8 @@ from secateur.checkpoint.tensors import STORAGE, NamedTensor
 from secateur.errors import CheckpointError
 from secateur.families.registry import family_of
 from secateur.families.schema import Family, TensorMatch
-from secateur.system import strict_json
 from secateur.system.progress import Progress, no_progress
+from secateur.system.text_files import read_json
 
 INDEX, SINGLE = hub.INDEX, hub.SINGLE
 
@@ -234,10 +234,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(
             f"{file} does not exist: name a model folder of Hugging Face's layout"
         )
-    try:
-        config = strict_json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from None
+    config = read_json(file, "the config of a model", CheckpointError)
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds {type(config).__name__}, expected a JSON object")
     return config
@@ -307,10 +304,10 @@ def read_specs(path: Path) -> dict[str, TensorSpec]:
 
 def _read_index(index: Path) -> dict[str, str]:
     """{tensor: the name of its shard} of an index. Raises CheckpointError when it is none."""
+    content = read_json(index, "the index of a model's shards", CheckpointError)
     try:
-        weight_map = strict_json.loads(index.read_text("utf-8"))["weight_map"]
-        return {name: str(shard) for name, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {name: str(shard) for name, shard in content["weight_map"].items()}
+    except (KeyError, TypeError, AttributeError):
         raise CheckpointError(
             f"{index} has no weight_map from tensors to shards: download it again"
         ) from None

@@ -18,6 +18,7 @@ from secateur.families.loading import FamilySource, load_family
 from secateur.families.schema import Family
 from secateur.families.toml_tables import TomlFile
 from secateur.system.resources import config_folder
+from secateur.system.text_files import LARGEST_SETTINGS, read_text
 
 _NAME = re.compile(r"[\w-]+")
 _COUNT_OF_EXPERTS = re.compile(r"experts?($|_)")
@@ -118,12 +119,7 @@ def _load_user(path: Path) -> Family:
 
 
 def _read_user(path: Path) -> FamilySource:
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise FamilyError(f"{path}: is not UTF-8, expected a family as TOML") from None
-    except OSError as error:
-        raise FamilyError(f"{path}: cannot be read: {error.strerror}") from None
+    text = read_text(path, "a family as TOML", FamilyError, LARGEST_SETTINGS)
     return FamilySource(path.stem, TomlFile(str(path), text), shipped=False)
 
 

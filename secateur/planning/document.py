@@ -35,6 +35,7 @@ from typing import Any, Literal
 
 from secateur import __version__
 from secateur.errors import PlanError
+from secateur.system.text_files import explain, parse_json, read_text
 
 Action = Literal[
     "copy", "select", "convert", "select+convert", "pad+convert", "select+pad+convert", "generate"
@@ -195,10 +196,13 @@ def to_json(plan: Plan) -> str:
     return f'{head},\n "keep": {{\n{keep}\n }},\n "tensors": [\n{rows}\n ]\n}}\n'
 
 
+_EXPECTED = "a plan, made by `secateur plan`"
+
+
 def from_json(text: str, where: object = "the plan") -> Plan:
     """Read a plan, hand-edited or not. Raises PlanError when it is not one."""
     try:
-        data = json.loads(text)
+        data = parse_json(text, str(where), _EXPECTED, PlanError)
         plan = Plan(
             model=dict(data["model"]),
             selection=dict(data["selection"]),
@@ -214,17 +218,14 @@ def from_json(text: str, where: object = "the plan") -> Plan:
         _sums(plan)
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise PlanError(
-            f"{where} is no plan of secateur ({error!r}): make one with `secateur plan`"
+            f"{where} is no plan of secateur ({explain(error)}): make one with `secateur plan`"
         ) from None
     return plan
 
 
 def read_plan(path: Path) -> Plan:
     """Read a plan file. Raises PlanError when it is missing or no plan."""
-    try:
-        return from_json(path.read_text("utf-8"), path)
-    except OSError as error:
-        raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
+    return from_json(read_text(path, _EXPECTED, PlanError), path)
 
 
 def _sums(plan: Plan) -> dict[str, Any]:

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import PlanError
 from secateur.pruning.selection import Keep
+from secateur.system.text_files import explain, read_json
 
 
 def drop_map(keep: Keep, experts: int) -> dict[str, Any]:
@@ -34,14 +34,12 @@ def read_drop_map(path: Path, experts: int, layers: Sequence[int]) -> dict[int, 
     Raises PlanError for a file that is no such JSON, names unknown layers or experts, leaves a
     layer out, or contradicts itself.
     """
+    data = read_json(path, "a drop map", PlanError)
     try:
-        data = json.loads(path.read_text("utf-8"))
         entries = {int(layer): entry for layer, entry in data["layers"].items()}
-    except OSError as error:
-        raise PlanError(f"cannot read drop map {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(
-            f"{path} is no drop map ({_reason(error)}): expected "
+            f"{path} is no drop map ({explain(error)}): expected "
             '{"layers": {"0": {"drop": [numbers]}, ...}}'
         ) from None
     if set(entries) != set(layers):
@@ -71,14 +69,3 @@ def _resolve_layer(path: Path, layer: int, entry: Any, experts: int) -> tuple[in
     if "drop" in named and keep != every - named["drop"]:
         raise PlanError(f"{path}, layer {layer}: 'keep' and 'drop' contradict each other")
     return tuple(sorted(keep))
-
-
-def _reason(error: Exception) -> str:
-    """Why a file is no drop map, without its content."""
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8 text"
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} in line {error.lineno}"
-    if isinstance(error, KeyError):
-        return f"{error.args[0]} is missing"
-    return "its layers are not as they should be"

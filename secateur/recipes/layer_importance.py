@@ -29,7 +29,7 @@ from pathlib import Path
 
 from secateur.errors import PlanError
 from secateur.statistics.statistics import Statistics
-from secateur.system import strict_json
+from secateur.system.text_files import read_json
 
 
 def layer_importance(
@@ -103,15 +103,8 @@ def _by_layer(
 
 def read_layer_importance(path: Path, layers: int) -> tuple[float, ...]:
     """[layers]: the numbers of a file. Raises PlanError naming what is wrong in it."""
-    try:
-        given = strict_json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise PlanError(
-            f"cannot read the layer importance {path}: {error.strerror}; it is a JSON file, or one "
-            f"of {', '.join(MEASURES)}"
-        ) from None
-    except ValueError as error:
-        raise PlanError(f"{path} is not usable JSON: {error}") from None
+    expected = f"the importance of layers as JSON, or one of {', '.join(MEASURES)}"
+    given = read_json(path, expected, PlanError)
     if isinstance(given, dict):
         if sorted(given) != sorted(map(str, range(layers))):
             raise PlanError(

@@ -18,6 +18,7 @@ from secateur import __version__
 from secateur.errors import OutputError
 from secateur.system.atomic import is_partial, write_text
 from secateur.system.progress import Counter, Progress, no_progress
+from secateur.system.text_files import read_json
 
 MANIFEST = "manifest.json"
 _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "xllamacpp")
@@ -71,18 +72,16 @@ def amend_manifest(folder: Path, names: Collection[str]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an output. Raises OutputError when there is none, or it is damaged."""
     path = folder / MANIFEST
+    if not path.exists():
+        raise OutputError(
+            f"{folder} has no {MANIFEST}: it is not an output of secateur, or an unfinished one"
+        )
+    manifest = read_json(path, "the list of files and hashes of an output", OutputError)
     try:
-        manifest = json.loads(path.read_text("utf-8"))
         for entry in manifest["files"].values():
             _ = int(entry["bytes"]), str(entry["sha256"])
         return dict(manifest)
-    except FileNotFoundError:
-        raise OutputError(
-            f"{folder} has no {MANIFEST}: it is not an output of secateur, or an unfinished one"
-        ) from None
-    except OSError as error:
-        raise OutputError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise OutputError(
             f"{path} is damaged: it is not the list of files and hashes that secateur writes, so "
             "nothing can be compared with it; make the output again"

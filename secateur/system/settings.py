@@ -10,20 +10,24 @@ from typing import Any, TypeVar
 import yaml
 
 from secateur.errors import InputError
+from secateur.system.text_files import LARGEST_SETTINGS, explain, read_text
 
 _T = TypeVar("_T")
 
 
 def read_yaml(path: Path, error: type[InputError]) -> object:
     """The content of a YAML file. Raises `error` naming the file, and the line if it can."""
+    text = read_text(path, "settings in YAML", error, LARGEST_SETTINGS)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as found:
-        raise error(f"cannot read {path}: {found.strerror}") from found
-    except UnicodeDecodeError as found:
-        raise error(f"cannot read {path}: not UTF-8") from found
-    except (yaml.YAMLError, ValueError, RecursionError) as found:
-        raise error(f"{path}: not usable YAML: {' '.join(str(found).split())}") from found
+        return yaml.load(text, _UniqueKeys)
+    except yaml.MarkedYAMLError as found:
+        mark = found.problem_mark or found.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise error(f"{path} is not usable YAML ({place}{found.problem:.80})") from None
+    except RecursionError:
+        raise error(f"{path} is not usable YAML (it is nested too deeply)") from None
+    except (yaml.YAMLError, ValueError) as found:
+        raise error(f"{path} is not usable YAML ({explain(found)})") from None
 
 
 class _UniqueKeys(yaml.SafeLoader):

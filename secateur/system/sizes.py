@@ -6,10 +6,18 @@ import re
 
 from secateur.errors import InputError
 
-_UNITS = {"": 1, "B": 1} | {
-    f"{letter}{form}": base ** (power + 1)
-    for form, base in (("", 1000), ("B", 1000), ("IB", 1024))
-    for power, letter in enumerate("KMGT")
+DECIMAL: dict[str, int] = {
+    f"{letter}B": 1000**power for power, letter in enumerate("KMGT", start=1)
+}
+BINARY: dict[str, int] = {
+    f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)
+}
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **DECIMAL,
+    **{unit[0]: nbytes for unit, nbytes in DECIMAL.items()},
+    **{unit.upper(): nbytes for unit, nbytes in BINARY.items()},
 }
 
 

@@ -21,6 +21,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"the key {key!r} occurs twice")
+                raise ValueError(f"the key {key!r:.60} occurs twice")
             seen.add(key)
     return result

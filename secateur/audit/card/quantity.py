@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from secateur.system.sizes import BINARY, DECIMAL
+
 _UNITS = "TiB|GiB|MiB|KiB|TB|GB|MB|KB|bpw|pp|pts|B|M|K|%"
 _NUMBER = re.compile(
     r"(?<![\w.,/#:-])(?P<about>[~≈]\s?)?(?P<sign>[-+])?(?P<digits>\d{1,3}(?:,\d{3})+|\d+)"
     r"(?P<part>\.\d+)?(?:\s?(?P<unit>" + _UNITS + r")(?![\w])|(?=[\s|,;:)(*/x±]|\.\s|\.?$|-bit))",
 )
 
-DECIMAL = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _COUNTS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 ABOUT = 0.02

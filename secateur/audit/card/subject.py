@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from secateur.audit.card.card import Card, Row
-from secateur.audit.card.quantity import BINARY, Quantity, quantities
+from secateur.audit.card.quantity import Quantity, quantities
 from secateur.audit.gguf.making import Made
 from secateur.audit.gguf.shape import Shape
 from secateur.formats.gguf.naming import label_of
+from secateur.system.sizes import BINARY
 
 _ROUTED = re.compile(
     r"^\W*(?:remaining |original |routed )?experts?\s?(?:per|/)\s?(?:moe )?layer", re.IGNORECASE

@@ -20,14 +20,13 @@ from pathlib import Path
 from secateur.errors import FormatError
 from secateur.formats.ggml.types import INTERNAL_TYPES, TYPES
 from secateur.formats.gguf.tensors import file_order
+from secateur.system.text_files import LARGEST_SETTINGS, decode, read_bytes
 
 _SPACE = " \t\n\v\f\r"
 """What separates words for C++ streams."""
 
 _UNSTORABLE = INTERNAL_TYPES | {"I8", "I16", "I32", "I64", "F64"}
 """Types that llama-quantize can name, and then fails to make."""
-
-_MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,9 @@ def read_tensor_types(path: Path) -> tuple[TypeRule, ...]:
 
     Raises FormatError, naming the line, for what llama-quantize rejects.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise FormatError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: no file of types")
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise FormatError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise FormatError(f"{path} is not text: expected NAME=TYPE words") from None
+    expected = "NAME=TYPE words"
+    content = read_bytes(path, expected, FormatError, LARGEST_SETTINGS)
+    text = decode(content, path, expected, FormatError)
     if text.startswith("\ufeff"):
         raise FormatError(
             f"{path} begins with a byte order mark, which llama-quantize takes for a part of the "

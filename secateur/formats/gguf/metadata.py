@@ -8,7 +8,6 @@ nothing to a text generator.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from secateur.families.rope import check_rope
 from secateur.families.schema import Family
 from secateur.formats.gguf.container import STRING, Scalar, TensorInfo, Value
 from secateur.formats.gguf.rules import find, gguf_rules, require
+from secateur.system.text_files import read_json
 
 QUANTIZATION_VERSION = 2
 """ggml's GGML_QNT_VERSION, that of every block layout in `types.py`."""
@@ -91,10 +91,9 @@ def sampling_metadata(folder: Path) -> dict[str, Value]:
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
-    try:
-        settings = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON: {error}") from error
+    settings = read_json(path, "settings of generation", CheckpointError)
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path}: holds a {type(settings).__name__}, expected an object")
     return {
         f"general.sampling.{key}": Value(kind, settings[name])
         for name, key, kind in _SAMPLING

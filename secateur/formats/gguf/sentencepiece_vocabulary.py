@@ -9,13 +9,13 @@ llama.cpp splits text in another way than the tokenizer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from secateur.errors import CheckpointError
 from secateur.formats.gguf.sentencepiece import read_pieces
+from secateur.system.text_files import explain, read_json
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """llama.cpp's kinds of tokens (`enum llama_token_type`), those that are given here."""
@@ -86,7 +86,7 @@ def _added(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[int, str
     beside = folder / "added_tokens.json"
     try:
         if beside.is_file():
-            for text, number in json.loads(beside.read_text("utf-8")).items():
+            for text, number in read_json(beside, "tokens", CheckpointError).items():
                 yield int(number), text, USER_DEFINED
         for number, token in settings.get("added_tokens_decoder", {}).items():
             text = token["content"]
@@ -97,5 +97,5 @@ def _added(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[int, str
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{folder}: added_tokens.json or tokenizer_config.json has no readable added tokens "
-            f"({error!r}): download it again"
+            f"({explain(error)}): download it again"
         ) from None

@@ -18,7 +18,6 @@ from secateur.formats.gguf.container import Metadata, TensorInfo, Value, alignme
 from secateur.formats.gguf.provenance import PLAN_SHA256
 from secateur.formats.gguf.reader import GgufFile, read_gguf
 
-_UNITS = {"M": 10**6, "G": 10**9}
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -168,14 +167,3 @@ def _check_part(part: GgufFile, number: int, first: GgufFile) -> None:
 def _number(file: GgufFile, key: str) -> int:
     held = file.metadata.get(key)
     return held.value if held is not None and isinstance(held.value, int) else 0
-
-
-def size_of(text: str) -> int:
-    """Bytes of a size such as 500M or 5G, counted in thousands as llama-gguf-split does.
-
-    Raises FormatError for anything else.
-    """
-    number, unit = text[:-1], text[-1:].upper()
-    if unit not in _UNITS or not number.isdecimal() or not int(number):
-        raise FormatError(f"size {text!r}: expected a number with M or G, such as 5G")
-    return int(number) * _UNITS[unit]

@@ -7,7 +7,6 @@ what is peculiar to tokenizers with scores in `sentencepiece_vocabulary.py`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from secateur.formats.gguf.sentencepiece_vocabulary import (
     pieces_vocabulary,
     ranked_scores,
 )
+from secateur.system.text_files import read_json
 
 BYTE = 6
 """llama.cpp's kind of a token that is a byte."""
@@ -140,12 +140,7 @@ def _flags_of_files(
 def _json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     if optional and not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON: {error}") from error
+    content = read_json(path, "a part of a tokenizer", CheckpointError)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected an object")
     return content

@@ -23,12 +23,15 @@ from numpy.typing import NDArray
 from secateur.errors import FormatError
 from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, check_sums, layer_of
 from secateur.system.atomic import write_bytes
+from secateur.system.text_files import read_bytes
 
 CHUNK_SIZE = 512
 """Tokens that a chunk is taken for where a file does not say: llama-imatrix's own default."""
 
 _STACK = re.compile(r"_exps\.")
 _MAX_NAME = 1 << 10
+_LARGEST = 8 << 30
+"""Bytes at most; that of a model of 600 billion parameters has 1 GiB."""
 
 
 def read_dat(path: Path) -> Imatrix:
@@ -37,10 +40,7 @@ def read_dat(path: Path) -> Imatrix:
     Stacks of experts are flat, one matrix of all their inputs: see `stacked`. Raises FormatError
     for a file that is cut short, goes on after its end, or holds numbers that are no sums.
     """
-    try:
-        cursor = _Cursor(path, path.read_bytes())
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
+    cursor = _Cursor(path, read_bytes(path, "an importance matrix", FormatError, _LARGEST))
     number = cursor.integer("the number of entries")
     if number < 1:
         raise FormatError(f"{path}: says it has {number} entries: it is no importance matrix")

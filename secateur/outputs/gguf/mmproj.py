@@ -24,7 +24,7 @@ from secateur.outputs.gguf.layout import GgufLayout, edited, model_name
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.llama_types import TypeChoice
 from secateur.recipes.recipe import Recipe
-from secateur.system import strict_json
+from secateur.system.text_files import read_json
 
 TYPES_OF_TOWERS = ("F16", "BF16", "F32", "Q8_0")
 """What the converter makes of a tower; the first is the default."""
@@ -152,10 +152,7 @@ def _processor(folder: Path) -> dict[str, Any]:
     for path in (folder / name for name in _PROCESSORS):
         if not path.is_file():
             continue
-        try:
-            found = strict_json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+        found = read_json(path, "the settings of a processor", CheckpointError)
         if not isinstance(found, dict):
             raise CheckpointError(f"{path} holds {type(found).__name__}, expected a JSON object")
         nested = found.get("image_processor")
