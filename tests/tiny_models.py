@@ -166,6 +166,19 @@ def _deepseek_v3() -> transformers.PreTrainedModel:
     )
 
 
+def olmoe() -> transformers.PreTrainedModel:
+    """A model of a family that does not ship with secateur."""
+    return transformers.OlmoeForCausalLM(
+        transformers.OlmoeConfig(
+            **{**_DECODER, "num_hidden_layers": 2},
+            intermediate_size=24,
+            num_experts=EXPERTS,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    )
+
+
 MODELS = {
     "gemma4": _gemma4,
     "gemma4_wrapper": gemma4_wrapper,

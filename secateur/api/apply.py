@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
-from secateur.errors import CheckpointError
+from secateur.checkpoint.reader import FAMILY_FILE
+from secateur.errors import CheckpointError, FamilyError, PlanError
 from secateur.formats.imatrix.file import ImatrixFile
 from secateur.outputs.apply import CheckedPlan, check_plan, write_output
 from secateur.planning.checks import PlanSources, refuse_shape
@@ -30,22 +31,31 @@ def apply(
     model: Model | None = None,
     statistics: Statistics | File | None = None,
     imatrix: ImatrixFile | File | None = None,
+    family: File | None = None,
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> Mapping[str, object]:
     """Write all that a plan says into the new folder `out`; returns its manifest.
 
-    `model` is where the checkpoint lies now (default: where the plan found it); `statistics` or
-    `imatrix` are what the plan was made with. The folder is complete or absent; after an
-    interruption the same call resumes. Raises PlanError for a plan that does not fit,
-    OutputError when `out` exists or another output is being made there, WriteError when the disk
-    fails.
+    `model` is where the checkpoint is now (default: where the plan found it), `family` the user's
+    file of its family; `statistics` or `imatrix` are what the plan was made with. The folder is
+    complete or absent; after an interruption the same call resumes. Raises PlanError for a plan
+    that does not fit, OutputError when `out` exists or another output is being made there,
+    WriteError when the disk fails.
     """
     decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     refuse_shape(decided.model)
     origin = model if model is not None else decided.model.get(PATH, decided.model["source"])
     try:
-        checkpoint = open_weights(origin, decided.model.get("revision"), "applying a plan")
+        checkpoint = open_weights(origin, decided.model.get("revision"), "applying a plan", family)
+    except FamilyError as error:
+        needed = decided.model.get(FAMILY_FILE)
+        if needed is None:
+            raise
+        raise PlanError(
+            f"{error}; the plan was made with the family file {needed.get('name')} (sha256 "
+            f"{needed.get('sha256')}): give it with family (--family)"
+        ) from None
     except CheckpointError as error:
         hint = "" if model is not None else " (a model that moved is named with model)"
         raise CheckpointError(f"{error}{hint}") from None

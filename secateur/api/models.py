@@ -18,12 +18,16 @@ Model = Checkpoint | str | Path
 """An opened checkpoint, a folder, a hub id, or `gemmule`."""
 
 
-def open_weights(model: Model, revision: str | None, purpose: str) -> Checkpoint:
-    """A checkpoint with its weights. `purpose` names what needs them, for the error message.
+def open_weights(
+    model: Model, revision: str | None, purpose: str, family: File | None = None
+) -> Checkpoint:
+    """A checkpoint with its weights. `purpose` names what needs them, for the error message;
+    `family` is the user's file of the model's family.
 
     Raises CheckpointError for a model without weights.
     """
-    opened = model if isinstance(model, Checkpoint) else open_checkpoint(model, revision)
+    own = None if family is None else Path(family)
+    opened = model if isinstance(model, Checkpoint) else open_checkpoint(model, revision, own)
     opened.need_weights(purpose)
     return opened
 
@@ -31,6 +35,15 @@ def open_weights(model: Model, revision: str | None, purpose: str) -> Checkpoint
 def open_headers(model: Model, revision: str | None) -> Checkpoint:
     """A checkpoint whose weights may be missing: a config is enough."""
     return model if isinstance(model, Checkpoint) else open_shape(model, revision)
+
+
+def with_family(
+    model: str, revision: str | None, family: Path | None, *, weights: bool = False
+) -> Model:
+    """The model, opened with the user's file of its family where there is one to open it with."""
+    if family is None:
+        return model
+    return (open_checkpoint if weights else open_shape)(model, revision, family)
 
 
 def is_local(model: Model) -> bool:

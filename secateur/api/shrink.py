@@ -18,12 +18,12 @@ from secateur.api.answers import check_can_measure
 from secateur.api.apply import write_plan
 from secateur.api.calibrate import calibrate
 from secateur.api.measure import measure
-from secateur.api.models import File, load_imatrix, load_statistics
+from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
 from secateur.api.plan import plan
 from secateur.api.requests import Calibration, ShrinkRequest, resolve_outputs
 from secateur.calibration.observers.registry import OBSERVERS
 from secateur.checkpoint.hub import GEMMULE
-from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
 from secateur.errors import PlanError
 from secateur.outputs.apply import check_plan
 from secateur.outputs.build import make_plan
@@ -41,7 +41,7 @@ STATISTICS = "evidence/statistics.safetensors"
 
 
 def shrink(
-    model: str | Path,
+    model: Model,
     out: File,
     request: ShrinkRequest,
     *,
@@ -55,7 +55,7 @@ def shrink(
     leaves `out` absent and the work folder next to it; the next call resumes from there.
     """
     out = Path(out)
-    checkpoint = open_checkpoint(model, revision)
+    checkpoint = open_weights(model, revision, "shrinking")
     request = replace(request, calibration=_with_corpus(request.calibration, model))
     request = replace(request, calibration=_with_observers(request))
     imatrix = load_imatrix(request.imatrix, checkpoint)
@@ -103,7 +103,7 @@ def _refuse_early(checkpoint: Checkpoint, request: ShrinkRequest) -> None:
     check_can_measure(checkpoint, request.measuring)
 
 
-def _with_corpus(calibration: Calibration, model: str | Path) -> Calibration:
+def _with_corpus(calibration: Calibration, model: Model) -> Calibration:
     """gemmule brings its own calibration set; other models need one to be named."""
     if calibration.corpus is None and calibration.rows is None and str(model) == GEMMULE:
         return replace(calibration, corpus=GEMMULE)
@@ -124,6 +124,7 @@ def _statistics_path(checkpoint: Checkpoint, request: ShrinkRequest, work: Path)
         "secateur": __version__,
         "versions": versions(),
         "model": checkpoint.identity(),
+        "family": checkpoint.facts().get(FAMILY_FILE),
         "calibration": {k: str(v) for k, v in asdict(calibration).items()},
         "files": [
             hashlib.sha256(Path(name).read_bytes()).hexdigest()

@@ -32,6 +32,8 @@ from secateur.system.text_files import read_json
 
 INDEX, SINGLE = hub.INDEX, hub.SINGLE
 
+FAMILY_FILE = "family_file"
+"""Among a checkpoint's facts: the user's file of its family, {"name", "sha256"}."""
 SHAPE_ONLY = "shape_only"
 """Among a checkpoint's facts: only its config was there."""
 
@@ -133,6 +135,7 @@ class Checkpoint:
             "revision": self.revision,
             "identity": self.identity(),
             "family": self.family.name,
+            **({FAMILY_FILE: self.family.user_file()} if self.family.sha256 else {}),
             "layers": self.layers,
             "experts": self.experts,
             "top_k": self.top_k,
@@ -154,9 +157,12 @@ class Checkpoint:
         return self._computed["identity"]
 
 
-def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    source: str | Path, revision: str | None = None, family: Family | Path | None = None
+) -> Checkpoint:
     """Open a local folder, a hub id, or `gemmule`, the small model that ships with secateur.
 
+    `family` is a family, or the user's file of one, for a model that no known family describes.
     Reads config.json and the shard headers only. Raises CheckpointError (FamilyError for a
     model no family describes) with the file, what was found, and what to do.
     """
@@ -169,10 +175,12 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
         path, revision = gemmule_folder(), None
     else:
         path, revision = resolve(source, revision)
-    return _open_folder(source, path, revision)
+    return _open_folder(source, path, revision, family)
 
 
-def open_shape(source: str | Path, revision: str | None = None) -> Checkpoint:
+def open_shape(
+    source: str | Path, revision: str | None = None, family: Family | Path | None = None
+) -> Checkpoint:
     """As `open_checkpoint`, but a config is enough: names and shapes then follow from it.
 
     `source` may also be a config file, or a folder without shards; of a hub id that is not in
@@ -181,7 +189,7 @@ def open_shape(source: str | Path, revision: str | None = None) -> Checkpoint:
     if Path(source).is_file():
         path, file = Path(source).parent, Path(source)
     elif str(source) == GEMMULE:
-        return open_checkpoint(source)
+        return open_checkpoint(source, None, family)
     else:
         path, revision = resolve(source, revision, weights=False)
         file = path / CONFIG
@@ -189,9 +197,9 @@ def open_shape(source: str | Path, revision: str | None = None) -> Checkpoint:
         # Pickled weights are there, and cannot be read: that is no model without weights.
         pickled = any(entry.suffix in _PICKLED for entry in path.iterdir())
         if has_shards(path) or pickled:
-            return _open_folder(source, path, revision)
+            return _open_folder(source, path, revision, family)
     config = read_config(file)
-    family = family_of(config)
+    family = family_of(config, family, file)
     check_config(config, family, file)
     expected = expected_tensors(family, config, file)
     notes = (f"there are no weights: names and shapes are those that {file} describes",)
@@ -203,10 +211,12 @@ def open_shape(source: str | Path, revision: str | None = None) -> Checkpoint:
     return checkpoint
 
 
-def _open_folder(source: str | Path, path: Path, revision: str | None) -> Checkpoint:
+def _open_folder(
+    source: str | Path, path: Path, revision: str | None, own: Family | Path | None
+) -> Checkpoint:
     file = path / CONFIG
     read = read_config(path)
-    family = family_of(read)
+    family = family_of(read, own, file)
     check_config(read, family, file)
     companion_files(path)  # raises for a link to nothing
     config, notes = without_leftovers(read, family)

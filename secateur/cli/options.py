@@ -34,6 +34,15 @@ Revision = Annotated[
         metavar="REVISION", help="Commit, branch or tag of a hub id.", rich_help_panel=RUNNING
     ),
 ]
+FamilyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--family",
+        metavar="FILE",
+        help="Your own TOML of the model's family (`secateur family draft`).",
+        rich_help_panel=RUNNING,
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

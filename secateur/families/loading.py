@@ -12,6 +12,7 @@ of [[tensor]] or [[gguf.key]] that shall not stand at the end says `after = "NAM
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -176,9 +177,10 @@ def _check_rows(
     """What one row says of another, or of the axes, holds."""
     for row, place in zip(read.rows, places, strict=True):
         if row.into is not None and row.into not in names:
-            hint = nearest(row.into, tuple(names)) if names else ""
+            near = difflib.get_close_matches(row.into, names, n=1, cutoff=0.0)
             raise FamilyError(
-                f"{place}: {row.name} goes into {row.into!r}, and no row is that{hint}"
+                f"{place}: {row.name} is a part of {row.into!r}, and no row has that name "
+                f"(nearest: {', '.join(near)})"
             )
         for axis in row.axes:
             if axis not in read.shape.axes:

@@ -39,30 +39,37 @@ def families(own: Path | None = None) -> tuple[Family, ...]:
     return tuple(found)
 
 
-def family_of(config: Mapping[str, Any], own: Path | None = None) -> Family:
+def family_of(
+    config: Mapping[str, Any], own: Family | Path | None = None, where: str | Path = "config.json"
+) -> Family:
     """The family that a model's config belongs to, by its `model_type`.
 
-    `own` is a family file of the user's. Raises FamilyError when no family describes it: the
-    config is none of a model, or of a dense one, or a family is missing.
+    `own` is a family, or the user's file of one, that comes first; `where` names the config in
+    errors. Raises FamilyError when no family describes it: the config is none of a model, or of a
+    dense one, or a family is missing.
     """
-    known = {kind: family for family in families(own) for kind in family.model_types}
     kind = config.get("model_type")
+    if isinstance(own, Family):
+        if kind in own.model_types:
+            return own
+        own = None
+    known = {kind: family for family in families(own) for kind in family.model_types}
     if isinstance(kind, str) and kind in known:
         return known[kind]
     if not isinstance(kind, str):
         raise FamilyError(
-            "the config has no model_type, so it is not the config.json of a transformers model: "
+            f"{where} has no model_type, so it is not the config.json of a transformers model: "
             "name a model folder, its config.json or a hub id"
         )
     if not names_experts(config):
         raise FamilyError(
-            f"the model (model_type {kind!r}) is not a Mixture-of-Experts model: its config.json "
-            "names no number of experts, and secateur works on their experts"
+            f"{where} (model_type {kind!r}) is not the config of a Mixture-of-Experts model: it "
+            "names no number of experts, and secateur prunes experts"
         )
     raise FamilyError(
-        f"no family describes the model_type {kind!r} (known: {', '.join(sorted(known))}): "
-        "`secateur family draft MODEL` writes a draft of one; put the file into "
-        f"{user_folder()}, or give it with --family FILE"
+        f"{where}: no family describes the model_type {kind!r} (known: "
+        f"{', '.join(sorted(known))}): `secateur family draft MODEL` writes a draft of one; put "
+        f"the file into {user_folder()}, or give it with --family FILE"
     )
 
 

@@ -220,6 +220,10 @@ class Family:
                 )
         return None
 
+    def user_file(self) -> dict[str, str]:
+        """What plans and statistics remember of the user's file: {"name", "sha256"}."""
+        return {"name": f"{self.name}.toml", "sha256": self.sha256 or ""}
+
     def classify(self, name: str) -> TensorMatch:
         """The place of the tensor called `name`.
 

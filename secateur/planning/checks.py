@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.checkpoint.reader import SHAPE_ONLY, Checkpoint
+from secateur.checkpoint.reader import FAMILY_FILE, SHAPE_ONLY, Checkpoint
 from secateur.errors import PlanError, StatisticsError
 from secateur.formats.imatrix.file import ImatrixFile
 from secateur.planning.document import IMATRIX, IMATRIX_FROM, Plan
@@ -82,6 +82,19 @@ def check_model(model: Mapping[str, Any], checkpoint: Checkpoint) -> None:
                 f"the plan is for {model.get('source')} ({what} {model.get(what)!r}), but "
                 f"{checkpoint.source} has {what} {facts[what]!r}: plan again for this checkpoint"
             )
+    if model.get(FAMILY_FILE) != facts.get(FAMILY_FILE):
+        raise PlanError(
+            f"the plan was made with {_describe(model.get(FAMILY_FILE))}, but the model was opened "
+            f"with {_describe(facts.get(FAMILY_FILE))}: give the plan's with --family, or plan "
+            "again"
+        )
+
+
+def _describe(file: Any) -> str:
+    """The user's family file among a checkpoint's facts, for people."""
+    if not isinstance(file, dict):
+        return "a family that ships with secateur"
+    return f"the family file {file.get('name')} (sha256 {file.get('sha256')})"
 
 
 def check_statistics(statistics: Statistics, checkpoint: Checkpoint) -> None:

@@ -7,6 +7,7 @@ import typer
 from secateur.cli.help import Command
 from secateur.cli.options import (
     Corpus,
+    FamilyFile,
     Json,
     MixSeed,
     Model,
@@ -45,6 +46,7 @@ def calibrate(
     on_nan: OnNan = "stop",
     observe: Observe = None,
     revision: Revision = None,
+    family: FamilyFile = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -56,9 +58,10 @@ def calibrate(
     )
     with show_progress() as progress:
         from secateur.api.calibrate import calibrate as run
+        from secateur.api.models import with_family
 
         found = run(
-            model,
+            with_family(model, revision, family, weights=True),
             out,
             request,
             revision=revision,

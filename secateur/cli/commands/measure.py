@@ -12,6 +12,7 @@ from secateur.cli.options import (
     Answers,
     AnswerTokens,
     Engine,
+    FamilyFile,
     Json,
     MaxKl,
     MinTop1,
@@ -69,6 +70,7 @@ def measure(
     min_top1: MinTop1 = None,
     work: Work = None,
     revision: Revision = None,
+    family: FamilyFile = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -81,9 +83,16 @@ def measure(
     )  # fmt: skip
     with show_progress() as progress:
         from secateur.api.measure import measure as run
+        from secateur.api.models import with_family
 
         found = run(
-            out, against, request, work=work, revision=revision, workers=workers, progress=progress
+            out,
+            with_family(against, revision, family, weights=True),
+            request,
+            work=work,
+            revision=revision,
+            workers=workers,
+            progress=progress,
         )
     from secateur.cli.render.measurement import measurement_lines
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.options import Imatrix, Json, Out, Stats, Workers
+from secateur.cli.options import FamilyFile, Imatrix, Json, Out, Stats, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.terminal import show
 
@@ -31,6 +31,7 @@ def apply(
     ] = None,
     stats: Stats = None,
     imatrix: Imatrix = None,
+    family: FamilyFile = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -45,6 +46,7 @@ def apply(
             model=model,
             statistics=stats,
             imatrix=imatrix,
+            family=family,
             workers=workers,
             progress=progress,
         )

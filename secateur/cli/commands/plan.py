@@ -17,6 +17,7 @@ from secateur.cli.options import (
     Drop,
     DropMap,
     Experts,
+    FamilyFile,
     Gate,
     Imatrix,
     Json,
@@ -86,20 +87,23 @@ def plan(
         Path | None, typer.Option("--out", "-o", metavar="PATH", help="Write the plan here.")
     ] = None,
     revision: Revision = None,
+    family: FamilyFile = None,
     as_json: Json = False,
 ) -> None:
     """Decide every output tensor, its type and exact bytes. Writes nothing but the plan.
 
     A config.json is enough to know all sizes; which experts are kept is then not decided.
     """
+    from secateur.api.models import with_family
     from secateur.api.plan import plan as run
     from secateur.api.plan import save_plan
     from secateur.api.requests import Formats, PlanningAssumptions, Pruning, read_protected
     from secateur.cli.render.plan import plan_lines
     from secateur.planning.document import to_json
 
+    weights = stats is not None or (out is not None and not Path(model).exists())
     decided = run(
-        model,
+        with_family(model, revision, family, weights=weights),
         Pruning(
             experts, drop, criterion or Pruning.criterion, aggregation, gate, protect_per_sample,
             random_seed, read_protected(protect or ()), protect_super_experts, drop_map,
@@ -136,15 +140,17 @@ def fit(
     tokenizer: Tokenizer = None,
     context: Context = None,
     revision: Revision = None,
+    family: FamilyFile = None,
     as_json: Json = False,
 ) -> None:
     """What fits in a given memory: experts kept and file types, the largest first."""
+    from secateur.api.models import with_family
     from secateur.api.plan import fit as run
     from secateur.api.requests import read_counts
     from secateur.cli.render.plan import fit_lines
 
     found = run(
-        model,
+        with_family(model, revision, family),
         memory,
         experts=read_counts(experts or ""),
         types=types or (),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import CONTEXT, Command, Group
-from secateur.cli.options import Json, LayerImportance, Model, Revision, Stats
+from secateur.cli.options import FamilyFile, Json, LayerImportance, Model, Revision, Stats
 from secateur.cli.terminal import show
 from secateur.errors import GateError
 
@@ -69,14 +69,16 @@ def lint(
     layer_importance: LayerImportance = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 on problems.")] = False,
     revision: Revision = None,
+    family: FamilyFile = None,
     as_json: Json = False,
 ) -> None:
     """What is odd about a recipe for a model, to the byte. A config is enough."""
     from secateur.api import recipes as recipe_verbs
+    from secateur.api.models import with_family
     from secateur.cli.render.recipes import lint_lines
 
     found = recipe_verbs.lint_recipe(
-        recipe, model, base=base, experts=experts, imatrix=imatrix,
+        recipe, with_family(model, revision, family), base=base, experts=experts, imatrix=imatrix,
         layers=recipe_verbs.Layers(layer_importance, stats), revision=revision,
     )  # fmt: skip
     show(found.to_json(), lint_lines(found), as_json)
@@ -105,10 +107,12 @@ def export(
     stats: Stats = None,
     layer_importance: LayerImportance = None,
     revision: Revision = None,
+    family: FamilyFile = None,
     as_json: Json = False,
 ) -> None:
     """Types as llama-quantize's --tensor-type-file: every tensor by its whole name."""
     from secateur.api import recipes as recipe_verbs
+    from secateur.api.models import with_family
     from secateur.cli.render.recipes import export_lines
 
     if Path(what).suffix == ".json":
@@ -119,7 +123,7 @@ def export(
         raise typer.BadParameter(f"which model shall {what!r} be applied to?", param_hint="MODEL")
     else:
         types = recipe_verbs.export_recipe(
-            what, model, base=base, imatrix=imatrix,
+            what, with_family(model, revision, family), base=base, imatrix=imatrix,
             layers=recipe_verbs.Layers(layer_importance, stats), revision=revision,
         )  # fmt: skip
     if out is not None:

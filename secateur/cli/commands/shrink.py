@@ -15,6 +15,7 @@ from secateur.cli.options import (
     DropMap,
     Engine,
     Experts,
+    FamilyFile,
     Gate,
     Imatrix,
     Json,
@@ -98,6 +99,7 @@ def shrink(
     max_kl: MaxKl = None,
     min_top1: MinTop1 = None,
     revision: Revision = None,
+    family: FamilyFile = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -129,9 +131,11 @@ def shrink(
         unseen_experts,
     )  # fmt: skip
     with show_progress() as progress:
+        from secateur.api.models import with_family
         from secateur.api.shrink import shrink as run
 
-        result = run(model, out, request, revision=revision, workers=workers, progress=progress)
+        opened = with_family(model, revision, family, weights=True)
+        result = run(opened, out, request, revision=revision, workers=workers, progress=progress)
     from secateur.cli.render.measurement import shrink_lines
 
     show(result.to_json(), shrink_lines(result, out), as_json)

@@ -91,7 +91,7 @@ class MlxFormat(OutputFormat[MlxLayout]):
     def open(self, path: Path, original: Checkpoint, *, workers: int = 1) -> Artefact:
         from secateur.outputs.mlx.weights import MlxWeights
 
-        model = MlxWeights(path)
+        model = MlxWeights(path, original.family)
         check_family(path, model.family, original)
         return Artefact(path, path.name, model, model.identity(), weight_files(path))
 

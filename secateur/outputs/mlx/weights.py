@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.checkpoint.headers import TensorSpec
+from secateur.checkpoint.hub import CONFIG
 from secateur.checkpoint.identity import weights_identity
 from secateur.checkpoint.reader import read_config, read_specs, read_tensor
 from secateur.errors import FormatError
@@ -29,15 +30,18 @@ class MlxWeights:
     joined. The largest of a model are one layer's stacked experts.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Reads config and headers. Raises FormatError for tensors that no row describes, and
-        types that mlx-lm has and we have not."""
+    def __init__(self, folder: Path, family: Family | None = None) -> None:
+        """Reads config and headers; `family` comes before the known ones.
+
+        Raises FormatError for tensors that no row describes, and types that mlx-lm has and we
+        have not.
+        """
         config = dict(read_config(folder))
         self.folder = folder
         self._quantization: Mapping[str, Any] = config.get(_SETTINGS[0]) or {}
         # transformers would take it for a quantization of its own.
         self._config = {key: value for key, value in config.items() if key not in _SETTINGS}
-        self._family = family_of(config)
+        self._family = family_of(config, family, folder / CONFIG)
         self._specs = read_specs(folder)
         self._parts = self._found()
 

@@ -42,7 +42,7 @@ class SafetensorsFormat(OutputFormat[Layout]):
     def open(self, path: Path, original: Checkpoint, *, workers: int = 1) -> Artefact:
         from secateur.outputs.safetensors.weights import open_weights
 
-        source, identity = open_weights(path)
+        source, identity = open_weights(path, original.family)
         check_family(path, source.family, original)
         return Artefact(path, self.name, source, identity, weight_files(path))
 
