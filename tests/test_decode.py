@@ -243,7 +243,7 @@ def test_experts_of_separate_projections_are_joined(tmp_path: Path) -> None:
 def test_a_checkpoint_folder_is_an_artefact(tiny: Tiny, tmp_path: Path) -> None:
     checkpoint = tiny("gemma4")
     found = open_artefact(checkpoint.path, checkpoint)
-    assert (found.kind, found.identity) == ("safetensors", checkpoint.identity())
+    assert (found.name, found.identity) == ("safetensors", checkpoint.identity())
     with pytest.raises(InputError, match="give the original that it was made from"):
         open_artefact(tiny("mixtral").path, checkpoint)
     with pytest.raises(InputError, match="neither a model folder nor a .gguf file"):

@@ -111,7 +111,7 @@ def test_a_plan_counts_it(tiny: TINY) -> None:
         "gemmule", Pruning(drop=0.0), request, assumptions=PlanningAssumptions(context=1000)
     )
     memory = context_memory(open_shape("gemmule"), 1000)
-    assert decided.memory == memory.to_json()
+    assert decided.memory == {**memory.to_json(), "formats": ["gguf-Q8_0"]}
     output = decided.output("gguf-Q8_0")
     assert output.memory_bytes == decided.tensor_bytes("gguf-Q8_0") + memory.bytes
     assert decided.output("safetensors").memory_bytes is None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from concurrent.futures import (
 )
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -28,6 +28,7 @@ from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
 from secateur.checkpoint.headers import header_bytes
 from secateur.checkpoint.nonfinite import refuse_forbidden
 from secateur.checkpoint.reader import INDEX, SINGLE
+from secateur.checkpoint.rows import RowEdit, RowSource
 from secateur.checkpoint.tensors import STORAGE
 from secateur.errors import CheckpointError, WriteError
 from secateur.system.atomic import atomic_path, write_bytes
@@ -47,9 +48,8 @@ _BUFFERS = 4
 _AT_ONCE = 2
 """Shards written at a time: one core's sha256 is slower than a good disk."""
 
-_AHEAD = 64 << 20
-"""Bytes that the disk is asked for before they are read: between kept experts lie gaps, at each
-of which the system's own reading ahead would start anew."""
+_PART = 1 << 24
+"""Bytes that the disk is asked for at a time."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,16 @@ def lay_out(tensors: Iterable[SlicedTensor], shard_limit: int = SHARD_LIMIT) -> 
     return Layout(shards, _index(shards) if len(shards) > 1 else None)
 
 
-def write_shards(folder: Path, layout: Layout, progress: Progress = no_progress) -> dict[str, str]:
+def write_shards(
+    folder: Path,
+    layout: Layout,
+    progress: Progress = no_progress,
+    edits: Sequence[RowEdit] = (),
+) -> dict[str, str]:
     """Write the files of `layout` into `folder`; returns name -> sha256 (hex) of each.
 
-    Memory: eight buffers of 512 KiB. `progress` counts the bytes of tensors.
+    Memory: eight buffers of 512 KiB. `progress` counts the bytes of tensors. Tensors that none of
+    the `edits` touches are copied as they are.
     Refuses NaN and infinity where a tensor does not allow them (CheckpointError, as for a
     source that cannot be read); raises WriteError, before starting, when the disk has not
     enough room, and later when a write fails.
@@ -125,14 +131,16 @@ def write_shards(folder: Path, layout: Layout, progress: Progress = no_progress)
         )
     total = sum(tensor.nbytes for shard in layout.shards for tensor in shard.tensors)
     count = Counter(progress, "write safetensors", total, "bytes")
-    hashes = _write_all(folder, layout.shards, count)
+    hashes = _write_all(folder, layout.shards, edits, count)
     if layout.index is not None:
         write_bytes(folder / INDEX, layout.index)
         hashes[INDEX] = hashlib.sha256(layout.index).hexdigest()
     return hashes
 
 
-def _write_all(folder: Path, shards: tuple[Shard, ...], count: Counter) -> dict[str, str]:
+def _write_all(
+    folder: Path, shards: tuple[Shard, ...], edits: Sequence[RowEdit], count: Counter
+) -> dict[str, str]:
     """Shards side by side. When one fails, or the user interrupts, the others stop as well."""
     stop = Event()
 
@@ -142,7 +150,7 @@ def _write_all(folder: Path, shards: tuple[Shard, ...], count: Counter) -> dict[
         count(nbytes)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="shard") as pool:
-        futures = [pool.submit(_write_shard, folder, shard, advance) for shard in shards]
+        futures = [pool.submit(_write_shard, folder, shard, edits, advance) for shard in shards]
         try:
             done = wait(futures, return_when=FIRST_EXCEPTION).done
             for future in done:
@@ -154,7 +162,9 @@ def _write_all(folder: Path, shards: tuple[Shard, ...], count: Counter) -> dict[
         return {s.name: future.result() for s, future in zip(shards, futures, strict=True)}
 
 
-def _write_shard(folder: Path, shard: Shard, advance: Callable[[int], None]) -> str:
+def _write_shard(
+    folder: Path, shard: Shard, edits: Sequence[RowEdit], advance: Callable[[int], None]
+) -> str:
     """One shard; a second thread hashes and a third flushes what is written so far.
 
     A buffer taken from `free` goes back once it is hashed; it is written by then, because only
@@ -171,91 +181,74 @@ def _write_shard(folder: Path, shard: Shard, advance: Callable[[int], None]) -> 
         free.put(buffer)
 
     with ExitStack() as stack:
-        sources = _Sources(stack, [piece for tensor in shard.tensors for piece in tensor.pieces])
+        source = stack.enter_context(RowSource(shard.tensors, edits))
         partial = stack.enter_context(atomic_path(path))
         out = stack.enter_context(OutputFile(partial))
         out.write(memoryview(shard.header))
         # Leaving the stack waits for the threads first, then closes the files.
         hasher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sha256"))
-        for tensor in shard.tensors:
-            element = 0
-            for buffer, used in _filled(tensor, free, sources):
-                block = buffer[:used]
-                refuse_forbidden(tensor.name, tensor.dtype, block, tensor.allowed, element)
-                element += used // STORAGE[tensor.dtype].itemsize
-                hasher.submit(take_in, buffer, used)
-                out.write(block)
-                advance(used)
+        last, element = None, 0
+        for tensor, buffer, used in _fill_buffers(shard.tensors, free, source):
+            element = 0 if tensor is not last else element
+            last, block = tensor, buffer[:used]
+            refuse_forbidden(tensor.name, tensor.dtype, block, tensor.allowed, element)
+            element += used // STORAGE[tensor.dtype].itemsize
+            hasher.submit(take_in, buffer, used)
+            out.write(block)
+            advance(used)
         out.sync()
     return digest.hexdigest()
 
 
-def _filled(
-    tensor: SlicedTensor, free: SimpleQueue[memoryview], sources: _Sources
+def _fill_buffers(
+    tensors: Iterable[SlicedTensor], free: SimpleQueue[memoryview], source: RowSource
+) -> Iterator[tuple[SlicedTensor, memoryview, int]]:
+    """All bytes of the tensors as (tensor, buffer, bytes used), in buffers taken from `free`.
+
+    A buffer holds whole elements of one tensor.
+    """
+    copied = ((t, part) for t in tensors if not source.edits_of(t) for part in _parts(t))
+    parts = groupby(source.ahead(copied, lambda item: [item[1]]), key=lambda item: item[0])
+    for tensor in tensors:
+        if source.edits_of(tensor):
+            for data in source.edited_bytes(tensor, _BUFFER):
+                for start in range(0, len(data), _BUFFER):
+                    buffer, part = free.get(), data[start : start + _BUFFER]
+                    buffer[: len(part)] = part
+                    yield tensor, buffer, len(part)
+        elif tensor.nbytes:
+            _, mine = next(parts)
+            for buffer, used in _copy(tensor, (part for _, part in mine), free, source):
+                yield tensor, buffer, used
+
+
+def _copy(
+    tensor: SlicedTensor,
+    parts: Iterable[Piece],
+    free: SimpleQueue[memoryview],
+    source: RowSource,
 ) -> Iterator[tuple[memoryview, int]]:
-    """The tensor's bytes as (buffer, bytes used), in buffers taken from `free`."""
+    """The bytes of a tensor's parts, as they are stored."""
     buffer, used = free.get(), 0
-    for piece in tensor.pieces:
-        position, end = piece.offset, piece.offset + piece.nbytes
-        while position < end:
+    for part in parts:
+        done = 0
+        while done < part.nbytes:
             if used == len(buffer):
                 yield buffer, used
                 buffer, used = free.get(), 0
-            stop = min(len(buffer), used + end - position)
-            got = sources.read(piece, position, buffer[used:stop], tensor.name)
-            position += got
-            used += got
+            size = min(len(buffer) - used, part.nbytes - done)
+            piece = Piece(part.path, part.offset + done, size)
+            source.read(piece, buffer[used : used + size], tensor.name)
+            done, used = done + size, used + size
     yield buffer, used
 
 
-def _parts(piece: Piece, limit: int) -> Iterator[Piece]:
-    for start in range(0, piece.nbytes, limit):
-        yield Piece(piece.path, piece.offset + start, min(limit, piece.nbytes - start))
-
-
-class _Sources:
-    """The shards being read, each opened once and closed with the stack.
-
-    `pieces` are read in this order, so the disk can be asked for the next ones early.
-    """
-
-    def __init__(self, stack: ExitStack, pieces: Sequence[Piece]) -> None:
-        self._stack = stack
-        self._descriptors: dict[Path, int] = {}
-        self._coming = (part for piece in pieces for part in _parts(piece, _AHEAD // 4))
-        self._asked = 0
-        """Bytes asked for and not yet read."""
-
-    def read(self, piece: Piece, position: int, into: memoryview, name: str) -> int:
-        """Read bytes at `position` of the piece's file; at least one, at most what fits."""
-        try:
-            self._ask_ahead()
-            got = os.preadv(self._opened(piece.path), [into], position)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot read tensor {name!r} from {piece.path}: {error.strerror}"
-            ) from None
-        if not got:
-            raise CheckpointError(
-                f"{piece.path} ends at byte {position}, inside tensor {name!r}: "
-                "it was changed or truncated after it was opened"
-            )
-        self._asked -= got
-        return got
-
-    def _ask_ahead(self) -> None:
-        while self._asked < _AHEAD and (piece := next(self._coming, None)) is not None:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(
-                    self._opened(piece.path), piece.offset, piece.nbytes, os.POSIX_FADV_WILLNEED
-                )
-            self._asked += piece.nbytes
-
-    def _opened(self, path: Path) -> int:
-        if path not in self._descriptors:
-            file = self._stack.enter_context(path.open("rb", buffering=0))
-            self._descriptors[path] = file.fileno()
-        return self._descriptors[path]
+def _parts(tensor: SlicedTensor) -> Iterator[Piece]:
+    """The tensor's pieces, cut so that the disk is asked for a few MiB at a time."""
+    for piece in tensor.pieces:
+        for start in range(0, piece.nbytes, _PART):
+            nbytes = min(_PART, piece.nbytes - start)
+            yield Piece(piece.path, piece.offset + start, nbytes)
 
 
 def _shard(name: str, tensors: list[SlicedTensor]) -> Shard:

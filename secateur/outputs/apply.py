@@ -89,8 +89,8 @@ def write_output(
         folder,
         plan.sha256(),
         checked.importance.imatrix if checked.importance else None,
-        workers,
-        progress,
+        workers=workers,
+        progress=progress,
     )
     for writer, decisions in _by_writer(checked).items():
         hashes |= FORMATS[writer].write(decisions, job)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.rows import RowEdit
 from secateur.errors import InputError
 from secateur.formats.imatrix.matrix import Imatrix
 from secateur.planning.document import Plan, PlannedTensor
@@ -100,13 +101,17 @@ class Decision(Generic[L]):
 
 @dataclass(frozen=True)
 class WriteJob:
-    """What is written, where to, and how. `imatrix` holds the experts kept, in order."""
+    """What is written, where to, and how.
+
+    `imatrix` holds the experts kept, in order; `edits` change the weights that are read.
+    """
 
     checkpoint: Checkpoint
     keep: Keep
     folder: Path
     plan_sha256: str
     imatrix: Imatrix | None = None
+    edits: tuple[RowEdit, ...] = ()
     workers: int = 1
     progress: Progress = no_progress
 

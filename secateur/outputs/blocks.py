@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
-from secateur.checkpoint.nonfinite import refuse_forbidden
-from secateur.checkpoint.tensors import STORAGE, NamedTensor, to_float32
-from secateur.errors import CheckpointError
+from secateur.checkpoint.rows import RowSource, pieces_between
+from secateur.checkpoint.tensors import STORAGE
 from secateur.formats.gguf.container import TensorInfo
 from secateur.formats.gguf.padding import padded_entry, padded_rows
 from secateur.formats.gguf.tensors import GgufTensor
@@ -31,9 +26,6 @@ cache holds it from reading to encoding."""
 
 IN_FLIGHT = 4
 """Blocks for every thread that are being encoded or wait for their turn to be written."""
-
-_AHEAD = 64
-"""Blocks that the disk is asked for before they are read."""
 
 Made = TypeVar("Made")
 
@@ -68,7 +60,7 @@ class Block:
         ends = np.flatnonzero(np.diff(rows) != 1) + 1
         return [(int(run[0]), int(run[-1]) + 1) for run in np.split(rows, ends)]
 
-    def arranged(self, rows: NDArray[np.generic]) -> NDArray[np.generic]:
+    def arranged(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """The rows of its runs, one after the other, in the order asked for."""
         return rows if self.order is None else rows[np.argsort(np.argsort(self.order))]
 
@@ -117,96 +109,31 @@ def _importance(imatrix: Imatrix | None, name: str, right: int) -> NDArray[np.fl
     return None if entry is None else padded_entry(entry, right).means()
 
 
-class Shards:
-    """The shards that tensors lie in, opened once, read by any thread."""
+def block_rows(source: RowSource, block: Block) -> NDArray[np.float32]:
+    """The block's numbers and zeros, float32 [stop - start + below, width + right].
 
-    def __init__(self, tensors: Iterable[SlicedTensor]) -> None:
-        paths = {piece.path for tensor in tensors for piece in tensor.pieces}
-        self._descriptors: dict[Path, int] = {}
-        with ExitStack() as stack:
-            for path in sorted(paths):
-                try:
-                    file = stack.enter_context(path.open("rb", buffering=0))
-                except OSError as error:
-                    raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-                self._descriptors[path] = file.fileno()
-            self._stack = stack.pop_all()
+    Raises as `RowSource.rows` does.
+    """
+    if not isinstance(block.source, SlicedTensor):
+        values = block.source.reshape(-1, block.width)[block.start : block.stop]
+        return np.ascontiguousarray(values)
+    numbers = block.arranged(source.rows(block.source, block.width, block.runs()))
+    if block.colours > 1:
+        numbers = numbers.reshape(len(numbers), -1, block.colours).swapaxes(1, 2)
+    values = np.ascontiguousarray(numbers).reshape(-1, block.width)
+    return padded_rows(values, block.below, block.right)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def ahead(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """The same blocks, the disk asked for each before it is needed."""
-        coming: deque[Block] = deque()
-        for block in blocks:
-            self._ask_for(block)
-            coming.append(block)
-            if len(coming) > _AHEAD:
-                yield coming.popleft()
-        yield from coming
-
-    def rows(self, block: Block) -> NDArray[np.float32]:
-        """The block's numbers and zeros, float32 [stop - start + below, width + right].
-
-        Raises CheckpointError for a shard that cannot be read or was cut, and for NaN or infinity
-        (which clipping bounds may be).
-        """
-        if not isinstance(block.source, SlicedTensor):
-            values = block.source.reshape(-1, block.width)[block.start : block.stop]
-            return np.ascontiguousarray(values)
-        name, dtype = block.source.name, block.source.dtype
-        raw = memoryview(bytearray((block.stop - block.start) * _row_bytes(block)))
-        filled = 0
-        for start, stop in block.runs():
-            begin = filled
-            for piece in _pieces(block, start, stop):
-                filled += self._read(piece, raw[filled : filled + piece.nbytes], name)
-            refuse_forbidden(
-                name, dtype, raw[begin:filled], block.source.allowed, start * block.width
-            )
-        array = block.arranged(np.frombuffer(raw, STORAGE[dtype]).reshape(-1, block.width))
-        numbers = to_float32(NamedTensor(name, dtype, array))
-        if block.colours > 1:
-            numbers = numbers.reshape(len(numbers), -1, block.colours).swapaxes(1, 2)
-        values = np.ascontiguousarray(numbers).reshape(-1, block.width)
-        return padded_rows(values, block.below, block.right)
-
-    def _ask_for(self, block: Block) -> None:
-        if hasattr(os, "posix_fadvise") and isinstance(block.source, SlicedTensor):
-            for start, stop in block.runs():
-                for piece in _pieces(block, start, stop):
-                    os.posix_fadvise(
-                        self._descriptors[piece.path],
-                        piece.offset,
-                        piece.nbytes,
-                        os.POSIX_FADV_WILLNEED,
-                    )
-
-    def _read(self, piece: Piece, into: memoryview, name: str) -> int:
-        """Fill `into` from the piece's file."""
-        done = 0
-        while done < piece.nbytes:
-            try:
-                got = os.preadv(self._descriptors[piece.path], [into[done:]], piece.offset + done)
-            except OSError as error:
-                raise CheckpointError(
-                    f"cannot read tensor {name!r} from {piece.path}: {error.strerror}"
-                ) from None
-            if not got:
-                raise CheckpointError(
-                    f"{piece.path} ends inside tensor {name!r}: it was changed or truncated "
-                    "after it was opened"
-                )
-            done += got
-        return done
+def block_pieces(block: Block) -> list[Piece]:
+    """Where the bytes of the block lie; nowhere for numbers made from the config."""
+    if not isinstance(block.source, SlicedTensor):
+        return []
+    row_bytes = STORAGE[block.source.dtype].itemsize * block.width
+    return [
+        piece
+        for first, end in block.runs()
+        for piece in pieces_between(block.source, first * row_bytes, end * row_bytes)
+    ]
 
 
 def in_order(
@@ -230,20 +157,3 @@ def in_order(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _row_bytes(block: Block) -> int:
-    assert isinstance(block.source, SlicedTensor)
-    return STORAGE[block.source.dtype].itemsize * block.width
-
-
-def _pieces(block: Block, first: int, end: int) -> Iterator[Piece]:
-    """Where the bytes of the rows `first:end` of the block's source lie, in order."""
-    assert isinstance(block.source, SlicedTensor)
-    start, stop = (row * _row_bytes(block) for row in (first, end))
-    position = 0
-    for piece in block.source.pieces:
-        begin, end = max(start, position), min(stop, position + piece.nbytes)
-        if begin < end:
-            yield Piece(piece.path, piece.offset + begin - position, end - begin)
-        position += piece.nbytes

@@ -133,7 +133,7 @@ def test_a_disk_that_fails_in_the_middle(
             raise OSError(number, os.strerror(number))
         return real(descriptor, data)
 
-    monkeypatch.setattr(writer.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     message = fails(tmp_path, layout, WriteError)
     assert os.strerror(number) in message
     assert "model-0000" in message

@@ -94,6 +94,7 @@ class GgufFormat(OutputFormat[GgufLayout]):
             job.keep,
             job.folder,
             imatrix=job.imatrix,
+            edits=job.edits,
             workers=job.workers,
             progress=job.progress,
         )

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.rows import RowEdit, RowSource
 from secateur.errors import NumericError
 from secateur.formats.ggml.codec import encode
 from secateur.formats.gguf.container import TensorInfo
 from secateur.formats.gguf.writer import GgufWriter, TensorChunk
 from secateur.formats.imatrix.matrix import Imatrix
-from secateur.outputs.blocks import Block, Shards, blocks_of, in_order
+from secateur.outputs.blocks import Block, block_pieces, block_rows, blocks_of, in_order
 from secateur.outputs.gguf.layout import GgufLayout
 from secateur.outputs.identity import content_key
 from secateur.pruning.expert_slices import select_experts
@@ -58,6 +59,7 @@ def write_ggufs(
     folder: Path,
     *,
     imatrix: Imatrix | None,
+    edits: Sequence[RowEdit] = (),
     workers: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, str]:
@@ -81,19 +83,19 @@ def write_ggufs(
             count(sum(form.nbytes for form in group) - sum(target.missing for target in targets))
             for target in targets:
                 _finish_if_whole(target, hashes)
-            shards = stack.enter_context(Shards(sliced.values()))
+            source = stack.enter_context(RowSource(sliced.values(), edits))
             form = group[0]
             needed = {n for n in range(len(form.infos)) for t in targets if t.info(n) is not None}
 
             def encoded(
-                block: Block, targets: Sequence[_Target] = targets, shards: Shards = shards
+                block: Block, targets: Sequence[_Target] = targets, source: RowSource = source
             ) -> list[NDArray[np.uint8] | None]:
-                rows = shards.rows(block)
+                rows = block_rows(source, block)
                 infos = [target.info(block.tensor) for target in targets]
                 return [_encoded(rows, info, block.weights) for info in infos]
 
             blocks = blocks_of(form.tensors, form.infos, sliced, sorted(needed), imatrix)
-            for block, made in in_order(encoded, shards.ahead(blocks), workers):
+            for block, made in in_order(encoded, source.ahead(blocks, block_pieces), workers):
                 for target, data in zip(targets, made, strict=True):
                     if data is not None:
                         target.writer.write(TensorChunk(block.name, data.reshape(-1)))

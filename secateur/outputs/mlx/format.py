@@ -68,6 +68,7 @@ class MlxFormat(OutputFormat[MlxLayout]):
                 job.checkpoint,
                 job.keep,
                 job.folder,
+                edits=job.edits,
                 workers=job.workers,
                 progress=job.progress,
             )

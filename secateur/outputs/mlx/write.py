@@ -8,7 +8,7 @@ quantized matrix the codes are written as they come, scales and biases wait unti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from secateur.checkpoint.byte_ranges import SlicedTensor
 from secateur.checkpoint.companion_files import copy_companion_files
 from secateur.checkpoint.reader import INDEX, Checkpoint
+from secateur.checkpoint.rows import RowEdit, RowSource
 from secateur.checkpoint.tensors import NamedTensor, from_float32, to_float32
 from secateur.errors import FormatError, NumericError
 from secateur.formats.mlx.codec import quantize
 from secateur.formats.mlx.rules import mlx_config
 from secateur.formats.mlx.tensors import MlxTensor
-from secateur.outputs.blocks import ELEMENTS, Block, Shards, in_order
+from secateur.outputs.blocks import ELEMENTS, Block, block_pieces, block_rows, in_order
 from secateur.outputs.mlx.layout import MlxLayout, MlxShard
 from secateur.pruning.expert_slices import select_experts
 from secateur.pruning.selection import Keep
@@ -44,6 +45,7 @@ def write_mlx(
     keep: Keep,
     folder: Path,
     *,
+    edits: Sequence[RowEdit] = (),
     workers: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, str]:
@@ -60,13 +62,13 @@ def write_mlx(
     count = Counter(progress, f"write {form.folder}", sum(form.files.values()), "bytes")
     count(len(form.index))
     sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
-    with Shards(sliced.values()) as sources:
+    with RowSource(sliced.values(), edits) as source:
         for shard in form.shards:
             if (home / shard.name).exists():
                 count(shard.nbytes)
                 continue
             hashes[shard.name] = _write_shard(
-                shard, home / shard.name, sliced, sources, workers, count
+                shard, home / shard.name, sliced, source, workers, count
             )
     return {f"{form.folder}/{name}": digest for name, digest in hashes.items()}
 
@@ -88,7 +90,7 @@ def _write_shard(
     shard: MlxShard,
     path: Path,
     sliced: Mapping[str, SlicedTensor],
-    sources: Shards,
+    source: RowSource,
     workers: int,
     count: Counter,
 ) -> str:
@@ -96,13 +98,13 @@ def _write_shard(
     digest = hashlib.sha256(shard.header)
 
     def encoded(block: Block) -> list[Part]:
-        return _encoded(shard.tensors[block.tensor], sources.rows(block), block)
+        return _encoded(shard.tensors[block.tensor], block_rows(source, block), block)
 
     with atomic_path(path) as partial:
         with OutputFile(partial) as file:
             file.write(shard.header)
             count(len(shard.header))
-            blocks = sources.ahead(_blocks(shard.tensors, sliced))
+            blocks = source.ahead(_blocks(shard.tensors, sliced), block_pieces)
             made = in_order(encoded, blocks, workers)
             for data in _in_file_order(made):
                 file.write(data)

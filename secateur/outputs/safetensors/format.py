@@ -31,7 +31,7 @@ class SafetensorsFormat(OutputFormat[Layout]):
 
     def write(self, decisions: Sequence[Decision[Any]], job: WriteJob) -> dict[str, str]:
         (decision,) = decisions
-        return write_shards(job.folder, decision.layout, job.progress)
+        return write_shards(job.folder, decision.layout, job.progress, job.edits)
 
     def artefacts(self, folder: Path) -> list[Path]:
         return [folder] if weight_files(folder) else []
