@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +14,9 @@ import torch
 from test_calibrate import corpus, documents_of
 from tiny_models import FORMS, difference, load
 
-from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.rows import Corpus
+from secateur.errors import FamilyError
 from secateur.forward import layer_calls
 from secateur.forward.batches import batch_documents, make_micro_batches
 from secateur.forward.layer_calls import LayerCalls
@@ -104,3 +108,18 @@ def test_a_forward_pass_changes_no_setting_of_the_process(
     threads = torch.get_num_threads()
     streamed(tiny("mixtral"), corpus())
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("router_aux_loss_coef", 0), ("hidden_act", "no_such"), ("rms_norm_eps", "small")],
+)
+def test_a_config_that_transformers_refuses_is_one_sentence(
+    key: str, value: object, tiny: TINY, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny("qwen3_moe").path, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(FamilyError, match=r"config\.json is refused by transformers \d") as caught:
+        streamed(open_checkpoint(folder), corpus())
+    assert "\n" not in str(caught.value)

@@ -22,21 +22,33 @@ def build_skeleton(source: WeightSource) -> Any:
     """The text model of a source as a transformers causal LM with all parameters on meta.
 
     Experts run through secateur's function, attention through what transformers prefers for the
-    family (SDPA where it can), everything in float32.
+    family (SDPA where it can), everything in float32. Raises FamilyError for a config that
+    transformers refuses.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    import transformers
 
     register()
-    kind = source.config["model_type"]
-    config = CONFIG_MAPPING[kind].from_dict(dict(source.config)).get_text_config()
-    config.dtype = torch.float32
-    with torch.device("meta"):
-        model = cast(Any, AutoModelForCausalLM).from_config(config)
+    try:
+        model = _make_model(dict(source.config))
+    except Exception as error:  # a config can break transformers' code in any way
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise FamilyError(
+            f"config.json is refused by transformers {transformers.__version__}: {reason}"
+        ) from error
     model.set_experts_implementation(IMPLEMENTATION)
     for module in model.modules():
         _make_buffers_real(model, module)
     return model.eval()
+
+
+def _make_model(content: dict[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[content["model_type"]].from_dict(content).get_text_config()
+    config.dtype = torch.float32
+    with torch.device("meta"):
+        return cast(Any, AutoModelForCausalLM).from_config(config)
 
 
 def _make_buffers_real(model: Any, module: nn.Module) -> None:
