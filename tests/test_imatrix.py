@@ -11,14 +11,14 @@ import pytest
 from secateur.errors import FormatError
 from secateur.formats.gguf.container import TensorInfo, Value
 from secateur.formats.gguf.writer import TensorChunk, write_gguf
-from secateur.formats.imatrix.coverage import imatrix_coverage
-from secateur.formats.imatrix.dat_file import in_tokens, read_dat, stacked, write_dat
+from secateur.formats.imatrix.coverage import measure_coverage
+from secateur.formats.imatrix.dat_file import count_in_tokens, read_dat, split_stacks, write_dat
 from secateur.formats.imatrix.file import open_imatrix, save_imatrix
 from secateur.formats.imatrix.matrix import (
     Imatrix,
     ImatrixEntry,
+    make_quantize_metadata,
     merge,
-    quantize_metadata,
     read_imatrix,
     select_experts,
     write_imatrix,
@@ -95,14 +95,14 @@ def test_importance_is_the_mean_and_flat_for_an_unseen_expert():
 
 
 def test_a_quantized_model_names_its_imatrix():
-    metadata = quantize_metadata(recording(), "é" * 100)
+    metadata = make_quantize_metadata(recording(), "é" * 100)
     assert metadata == {
         "quantize.imatrix.file": Value("string", "é" * 63),
         "quantize.imatrix.dataset": Value("string", "a.txt"),
         "quantize.imatrix.entries_count": Value("u32", 2),
         "quantize.imatrix.chunks_count": Value("u32", 3),
     }
-    assert list(quantize_metadata(Imatrix((), 0, 1, {}), "x")) == [
+    assert list(make_quantize_metadata(Imatrix((), 0, 1, {}), "x")) == [
         "quantize.imatrix.file",
         "quantize.imatrix.entries_count",
     ]
@@ -174,7 +174,7 @@ def test_a_dat_as_gguf_says_512_tokens_a_chunk_and_means_the_same(tmp_path):
         np.testing.assert_array_equal(back.importance(name), dat.importance(name))
     # Merged, each file counts as its chunks, whatever they were called.
     np.testing.assert_array_equal(
-        merge(back, in_tokens(dat)).importance(DENSE.replace("0", "1")),
+        merge(back, count_in_tokens(dat)).importance(DENSE.replace("0", "1")),
         dat.importance(DENSE.replace("0", "1")),
     )
 
@@ -183,13 +183,13 @@ def test_a_flat_stack_is_split_by_its_router_or_by_number():
     flat = read_dat(GOLDEN / "llama_imatrix.dat")
     stack = "blk.0.ffn_down_exps.weight"
     assert flat.entries[stack].in_sum2.shape == (1, 128)
-    assert stacked(flat).entries[stack].in_sum2.shape == (4, 32)
+    assert split_stacks(flat).entries[stack].in_sum2.shape == (4, 32)
     alone = replace(flat, entries={stack: flat.entries[stack]})
     with pytest.raises(FormatError, match="--experts"):
-        stacked(alone)
-    assert stacked(alone, 8).entries[stack].in_sum2.shape == (8, 16)
+        split_stacks(alone)
+    assert split_stacks(alone, 8).entries[stack].in_sum2.shape == (8, 16)
     with pytest.raises(FormatError, match="128 values, which 5 experts do not divide"):
-        stacked(alone, 5)
+        split_stacks(alone, 5)
 
 
 def dat_bytes(entries=1, name=b"x", chunks=1, values=(1.0,), tail=b""):
@@ -238,18 +238,18 @@ def test_nothing_is_no_dat(tmp_path):
 
 
 def test_coverage_names_experts_without_data_and_with_little():
-    found = imatrix_coverage(recording(), 2)
+    found = measure_coverage(recording(), 2)
     assert (found.tokens, found.counted, found.entries) == (3 * 512, True, 2)
     (layer,) = found.layers
     assert (layer.layer, layer.experts, layer.least, layer.median) == (1, 4, 0, 1)
     assert (found.unseen, found.few) == (((1, 1),), ((1, 3),))
     assert "1 of 4 experts have no data: 1:1" in found.sentences()
     assert "1 of 4 experts have fewer than 2 tokens: 1:3" in found.sentences()
-    dat = imatrix_coverage(open_imatrix(GOLDEN / "llama_imatrix_unseen.dat"), 1000)
+    dat = measure_coverage(open_imatrix(GOLDEN / "llama_imatrix_unseen.dat"), 1000)
     assert (dat.unseen, dat.few, dat.counted) == (((1, 2),), (), False)
     assert (
         "all 8 experts have at least 400 tokens"
-        in imatrix_coverage(read_imatrix(GOLDEN / "llama_imatrix.gguf"), 400).sentences()
+        in measure_coverage(read_imatrix(GOLDEN / "llama_imatrix.gguf"), 400).sentences()
     )
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from secateur.api.models import File
 from secateur.errors import FormatError, PlanError
 from secateur.formats.imatrix import matrix as sums
-from secateur.formats.imatrix.coverage import ImatrixCoverage, expert_tokens, imatrix_coverage
-from secateur.formats.imatrix.dat_file import in_tokens
+from secateur.formats.imatrix.coverage import ImatrixCoverage, count_expert_tokens, measure_coverage
+from secateur.formats.imatrix.dat_file import count_in_tokens
 from secateur.formats.imatrix.file import open_imatrix, save_imatrix
 from secateur.formats.imatrix.matrix import Imatrix
 from secateur.planning.document import read_plan
@@ -27,7 +27,7 @@ def coverage_of_imatrix(
     path: File, least: int = LEAST, experts: int | None = None
 ) -> ImatrixCoverage:
     """What a matrix knows, per layer; experts without data, and with fewer than `least` tokens."""
-    return imatrix_coverage(open_imatrix(Path(path), experts), least)
+    return measure_coverage(open_imatrix(Path(path), experts), least)
 
 
 def merge_imatrices(paths: Sequence[File], out: File, experts: int | None = None) -> Imatrix:
@@ -43,7 +43,7 @@ def merge_imatrices(paths: Sequence[File], out: File, experts: int | None = None
     found = [open_imatrix(Path(path), experts) for path in paths]
     size = next((imatrix.chunk_size for imatrix in found if imatrix.chunk_size), 0)
     if size:
-        found = [in_tokens(imatrix, size) for imatrix in found]
+        found = [count_in_tokens(imatrix, size) for imatrix in found]
     merged = found[0]
     for imatrix in found[1:]:
         merged = sums.merge(merged, imatrix)
@@ -81,7 +81,7 @@ def convert_imatrix(path: File, out: File, experts: int | None = None) -> Imatri
 
 
 def _keep(path: File, whole: Imatrix, plan: File | None, drop_map: File | None) -> Keep:
-    counts = {layer: tokens.size for layer, tokens in expert_tokens(whole).items()}
+    counts = {layer: tokens.size for layer, tokens in count_expert_tokens(whole).items()}
     if not counts:
         raise FormatError(f"{path} holds no stack of experts: there is nothing to slice")
     experts = max(counts.values())

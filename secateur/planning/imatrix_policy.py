@@ -17,9 +17,14 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FormatError, PlanError
 from secateur.families.schema import Family
 from secateur.formats.gguf.tensors import GgufTensor
-from secateur.formats.imatrix.coverage import expert_tokens, imatrix_coverage
+from secateur.formats.imatrix.coverage import count_expert_tokens, measure_coverage
 from secateur.formats.imatrix.file import ImatrixFile
-from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, quantize_metadata, select_experts
+from secateur.formats.imatrix.matrix import (
+    Imatrix,
+    ImatrixEntry,
+    make_quantize_metadata,
+    select_experts,
+)
 from secateur.planning.unseen_experts import POLICIES, Expert, Policy, said, treated
 from secateur.pruning.selection import Keep
 from secateur.statistics.coverage import LEAST
@@ -69,7 +74,7 @@ def importance_of(
         origin = {"from": "statistics"}
     else:
         return None
-    found = imatrix_coverage(sliced, LEAST)
+    found = measure_coverage(sliced, LEAST)
     unseen, few = (_in_source(keep, experts) for experts in (found.unseen, found.few))
     total = sum(row.experts for row in found.layers)
     notes = list(said(unseen, few, total, policy))
@@ -82,7 +87,7 @@ def importance_of(
     }
     facts = {
         key: value.value
-        for key, value in quantize_metadata(sliced, FILE).items()
+        for key, value in make_quantize_metadata(sliced, FILE).items()
         if isinstance(value.value, str | int)
     }
     return Importance(treated(sliced, policy), facts, origin, unseen, tuple(notes))
@@ -126,7 +131,7 @@ def check_shapes(importance: Importance, tensors: Sequence[GgufTensor]) -> None:
 
 def _sliced(imatrix: Imatrix, checkpoint: Checkpoint, keep: Keep) -> Imatrix:
     """Of the unpruned model: sliced; already of the pruned one: as it is."""
-    counts = {tokens.size for tokens in expert_tokens(imatrix).values()}
+    counts = {tokens.size for tokens in count_expert_tokens(imatrix).values()}
     kept = len(next(iter(keep.values())))
     if counts == {checkpoint.experts}:
         return select_experts(imatrix, keep)

@@ -19,8 +19,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from secateur.errors import PlanError
-from secateur.formats.imatrix.coverage import named
-from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, layer_of
+from secateur.formats.imatrix.coverage import list_experts
+from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, find_layer
 from secateur.recipes.llama_types import TypeChoice
 from secateur.statistics.coverage import LEAST
 
@@ -45,7 +45,7 @@ def said(
     Raises PlanError where the policy is to stop.
     """
     if unseen:
-        what = f"{len(unseen)} of {total} experts kept have no data ({named(unseen)})"
+        what = f"{len(unseen)} of {total} experts kept have no data ({list_experts(unseen)})"
         if policy == "stop":
             raise PlanError(
                 f"the importance matrix is incomplete: {what}: calibrate on more text of their "
@@ -55,7 +55,7 @@ def said(
     if few:
         yield (
             f"imatrix: {len(few)} of {total} experts kept saw fewer than {LEAST} tokens "
-            f"({named(few)})"
+            f"({list_experts(few)})"
         )
 
 
@@ -67,18 +67,20 @@ def needy(
     found = [
         choice
         for choice in choices
-        if choice.needs_importance and "_exps." in choice.name and layer_of(choice.name) in lacking
+        if choice.needs_importance
+        and "_exps." in choice.name
+        and find_layer(choice.name) in lacking
     ]
     if not found:
         return []
-    layers = {layer_of(choice.name) for choice in found}
+    layers = {find_layer(choice.name) for choice in found}
     experts = [expert for expert in unseen if expert[0] in layers]
     kinds = ", ".join(sorted({choice.type for choice in found}))
     cure = "" if policy == "mean" else ", --unseen-experts mean"
     return [
-        f"{form}: WARNING: {len(experts)} experts without data ({named(experts)}) are written as "
-        f"{kinds}, which needs an importance matrix: expect them to be ruined (more text of "
-        f"their kind{cure} or a larger type mends it)"
+        f"{form}: WARNING: {len(experts)} experts without data ({list_experts(experts)}) are "
+        f"written as {kinds}, which needs an importance matrix: expect them to be ruined (more "
+        f"text of their kind{cure} or a larger type mends it)"
     ]
 
 

@@ -1,7 +1,7 @@
 """How well an importance matrix covers the experts: which had no data, and which had little.
 
 llama-quantize says nothing of an expert without data and weighs all its columns the same, which
-ruins the smallest types; so whoever uses a matrix should look first.
+ruins the smallest types; so look before using a matrix.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.formats.imatrix.matrix import Imatrix, layer_of
+from secateur.formats.imatrix.matrix import Imatrix, find_layer
 
 _SHOWN = 8
 """Experts that a sentence names before it says '...'."""
@@ -59,35 +59,37 @@ class ImatrixCoverage:
     def sentences(self) -> list[str]:
         """The report for a person."""
         unit = "tokens" if self.counted else "chunks"
-        told = [f"{self.entries} entries of {self.tokens:,} {unit} ({', '.join(self.datasets)})"]
+        lines = [f"{self.entries} entries of {self.tokens:,} {unit} ({', '.join(self.datasets)})"]
         for row in self.layers:
             counts = f", tokens: least {row.least}, median {row.median}" if self.counted else ""
-            told.append(
+            lines.append(
                 f"layer {row.layer}: {row.experts} experts{counts}"
-                + (f", without data: {numbers(row.unseen)}" if row.unseen else "")
-                + (f", below {self.wanted}: {numbers(row.few)}" if row.few else "")
+                + (f", without data: {list_numbers(row.unseen)}" if row.unseen else "")
+                + (f", below {self.wanted}: {list_numbers(row.few)}" if row.few else "")
             )
         total = sum(row.experts for row in self.layers)
         if self.unseen:
-            told.append(f"{len(self.unseen)} of {total} experts have no data: {named(self.unseen)}")
+            lines.append(
+                f"{len(self.unseen)} of {total} experts have no data: {list_experts(self.unseen)}"
+            )
         if self.few:
-            told.append(
+            lines.append(
                 f"{len(self.few)} of {total} experts have fewer than {self.wanted} tokens: "
-                f"{named(self.few)}"
+                f"{list_experts(self.few)}"
             )
         if not (self.unseen or self.few) and self.layers:
             what = f"at least {self.wanted} tokens" if self.counted else "some data"
-            told.append(f"all {total} experts have {what}")
+            lines.append(f"all {total} experts have {what}")
         if not self.counted:
-            told.append("the .dat form has lost the tokens of single experts")
-        return told
+            lines.append("the .dat form has lost the tokens of single experts")
+        return lines
 
 
-def imatrix_coverage(imatrix: Imatrix, wanted: int) -> ImatrixCoverage:
+def measure_coverage(imatrix: Imatrix, wanted: int) -> ImatrixCoverage:
     """Judge a matrix whose stacks are split into experts (`imatrix_file.open_imatrix`)."""
     counted = imatrix.chunk_size > 0
     layers = []
-    for layer, counts in expert_tokens(imatrix).items():
+    for layer, counts in count_expert_tokens(imatrix).items():
         few = (counts < wanted) & (counts > 0) if counted else np.zeros(counts.shape, np.bool_)
         layers.append(
             LayerCoverage(
@@ -109,11 +111,11 @@ def imatrix_coverage(imatrix: Imatrix, wanted: int) -> ImatrixCoverage:
     )
 
 
-def expert_tokens(imatrix: Imatrix) -> dict[int, NDArray[np.int64]]:
+def count_expert_tokens(imatrix: Imatrix) -> dict[int, NDArray[np.int64]]:
     """{MoE layer: int64 [E]}: tokens of each expert, in the stack of the layer that has least."""
     tokens: dict[int, NDArray[np.int64]] = {}
     for name, entry in sorted(imatrix.entries.items()):
-        layer = layer_of(name)
+        layer = find_layer(name)
         if layer is None or entry.counts.size == 1:
             continue
         counts = np.rint(entry.counts).astype(np.int64)
@@ -125,13 +127,13 @@ def expert_tokens(imatrix: Imatrix) -> dict[int, NDArray[np.int64]]:
     return dict(sorted(tokens.items()))
 
 
-def named(experts: Sequence[tuple[int, int]], shown: int = _SHOWN) -> str:
+def list_experts(experts: Sequence[tuple[int, int]], shown: int = _SHOWN) -> str:
     """LAYER:EXPERT of the first few, as other options write them."""
     first = ", ".join(f"{layer}:{expert}" for layer, expert in experts[:shown])
     return f"{first}, ..." if len(experts) > shown else first
 
 
-def numbers(experts: Sequence[int]) -> str:
+def list_numbers(experts: Sequence[int]) -> str:
     """The first few numbers of a list."""
     first = ", ".join(map(str, experts[:_SHOWN]))
     return f"{first}, ..." if len(experts) > _SHOWN else first

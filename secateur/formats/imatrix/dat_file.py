@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import FormatError
-from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, check_sums, layer_of
+from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, check_sums, find_layer
 from secateur.system.atomic import write_bytes
 from secateur.system.text_files import read_bytes
 
 CHUNK_SIZE = 512
-"""Tokens that a chunk is taken for where a file does not say: llama-imatrix's own default."""
+"""Tokens of a chunk where a file does not say: llama-imatrix's own default."""
 
 _STACK = re.compile(r"_exps\.")
 _MAX_NAME = 1 << 10
@@ -75,14 +75,14 @@ def write_dat(path: Path, imatrix: Imatrix) -> int:
     for name, entry in kept.items():
         chunks = -(-int(np.rint(entry.counts.max())) // max(imatrix.chunk_size, 1))
         values = (entry.means() * np.float32(chunks)).astype("<f4")
-        parts += [_text(name), struct.pack("<ii", chunks, values.size), values.tobytes()]
-    parts += [struct.pack("<i", imatrix.chunk_count), _text((imatrix.datasets or ("",))[-1])]
+        parts += [_pack_text(name), struct.pack("<ii", chunks, values.size), values.tobytes()]
+    parts += [struct.pack("<i", imatrix.chunk_count), _pack_text((imatrix.datasets or ("",))[-1])]
     data = b"".join(parts)
     write_bytes(path, data)
     return len(data)
 
 
-def in_tokens(imatrix: Imatrix, chunk_size: int = CHUNK_SIZE) -> Imatrix:
+def count_in_tokens(imatrix: Imatrix, chunk_size: int = CHUNK_SIZE) -> Imatrix:
     """Sums and counts of a .dat as if every chunk had been `chunk_size` tokens.
 
     What the GGUF form says; llama-imatrix multiplies likewise. The means stay what they were.
@@ -98,7 +98,7 @@ def in_tokens(imatrix: Imatrix, chunk_size: int = CHUNK_SIZE) -> Imatrix:
     return replace(imatrix, chunk_size=chunk_size, entries=entries)
 
 
-def stacked(imatrix: Imatrix, experts: int | None = None) -> Imatrix:
+def split_stacks(imatrix: Imatrix, experts: int | None = None) -> Imatrix:
     """Flat stacks of experts as one matrix per expert.
 
     A GGUF that llama-imatrix made from a .dat has flat stacks too. Their number of experts
@@ -115,7 +115,7 @@ def stacked(imatrix: Imatrix, experts: int | None = None) -> Imatrix:
         return imatrix
     entries = dict(imatrix.entries)
     for name in flat:
-        number = _experts(imatrix.entries, name) or experts
+        number = _count_experts(imatrix.entries, name) or experts
         if not number:
             raise FormatError(
                 f"{name} is a stack of experts, of which the .dat form has lost the number: "
@@ -125,9 +125,9 @@ def stacked(imatrix: Imatrix, experts: int | None = None) -> Imatrix:
     return replace(imatrix, entries=entries)
 
 
-def _experts(entries: Mapping[str, ImatrixEntry], stack: str) -> int | None:
+def _count_experts(entries: Mapping[str, ImatrixEntry], stack: str) -> int | None:
     """Experts of a flat stack, by the router of its layer; None without one."""
-    layer = layer_of(stack)
+    layer = find_layer(stack)
     router = entries.get(f"blk.{layer}.ffn_gate_inp.weight")
     for part in ("gate_up", "gate", "up"):
         first = entries.get(f"blk.{layer}.ffn_{part}_exps.weight")
@@ -150,7 +150,7 @@ def _split(name: str, entry: ImatrixEntry, experts: int) -> ImatrixEntry:
     return ImatrixEntry(np.where(seen[:, None], sums, np.float32(0)), counts)
 
 
-def _text(text: str) -> bytes:
+def _pack_text(text: str) -> bytes:
     raw = text.encode()
     return struct.pack("<i", len(raw)) + raw
 
@@ -165,7 +165,7 @@ class _Cursor:
         return len(self._data) - self._at
 
     def integer(self, what: str) -> int:
-        return int(struct.unpack("<i", self._raw(4, what))[0])
+        return int(struct.unpack("<i", self._take(4, what))[0])
 
     def text(self, what: str) -> str:
         length = self.integer(f"the length of {what}")
@@ -174,14 +174,14 @@ class _Cursor:
                 f"{self._path}: {what} would be {length} bytes long: this is no importance matrix"
             )
         try:
-            return self._raw(length, what).decode()
+            return self._take(length, what).decode()
         except UnicodeDecodeError as error:
             raise FormatError(f"{self._path}: {what} is not UTF-8 text: {error}") from error
 
     def floats(self, count: int, what: str) -> NDArray[np.float32]:
-        return np.frombuffer(self._raw(4 * count, what), "<f4").astype(np.float32)
+        return np.frombuffer(self._take(4 * count, what), "<f4").astype(np.float32)
 
-    def _raw(self, size: int, what: str) -> bytes:
+    def _take(self, size: int, what: str) -> bytes:
         if size > self.left():
             raise FormatError(
                 f"{self._path}: {what} at byte {self._at} needs {size} bytes, {self.left()} are "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from secateur.errors import FormatError
 from secateur.formats.gguf.container import MAGIC
-from secateur.formats.imatrix.dat_file import in_tokens, read_dat, stacked, write_dat
+from secateur.formats.imatrix.dat_file import count_in_tokens, read_dat, split_stacks, write_dat
 from secateur.formats.imatrix.matrix import Imatrix, read_imatrix, write_imatrix
 
 DAT = ".dat"
@@ -42,7 +42,7 @@ def read_imatrix_file(path: Path, experts: int) -> ImatrixFile:
 def open_imatrix(path: Path, experts: int | None = None) -> Imatrix:
     """Read a GGUF or .dat importance matrix, stacks split into their experts.
 
-    The form is told by the first bytes. `experts` of the model are needed for a .dat without the
+    The first bytes say which form it is. `experts` of the model are needed for a .dat without the
     router's entries. Raises FormatError for a file of neither form.
     """
     try:
@@ -51,7 +51,7 @@ def open_imatrix(path: Path, experts: int | None = None) -> Imatrix:
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
     imatrix = read_imatrix(path) if magic == MAGIC else read_dat(path)
-    return stacked(imatrix, experts)
+    return split_stacks(imatrix, experts)
 
 
 def save_imatrix(path: Path, imatrix: Imatrix) -> int:
@@ -61,10 +61,10 @@ def save_imatrix(path: Path, imatrix: Imatrix) -> int:
     """
     if path.suffix == DAT:
         return write_dat(path, imatrix)
-    return write_imatrix(path, in_tokens(imatrix))
+    return write_imatrix(path, count_in_tokens(imatrix))
 
 
 def _without_folder(dataset: str) -> str:
-    """A path on somebody's machine is nobody else's business: only its last part."""
+    """Only the last part of a path: the folders of the machine that recorded it stay private."""
     absolute = re.match(r"(/|~|[A-Za-z]:[\\/]|\\\\)", dataset)
     return re.split(r"[\\/]", dataset)[-1] if absolute else dataset

@@ -45,7 +45,7 @@ class ImatrixEntry:
 class Imatrix:
     """An importance matrix. `entries` are by GGUF tensor name ("blk.0.attn_q.weight").
 
-    `chunk_count` and `chunk_size` (tokens) tell how much text `datasets` gave. A chunk size of 0
+    `chunk_count` and `chunk_size` (tokens) say how much of `datasets` was read. A chunk size of 0
     is that of the older .dat form, whose counts are chunks instead of tokens.
     """
 
@@ -73,7 +73,7 @@ def read_imatrix(path: Path) -> Imatrix:
     kind = file.metadata.get("general.type")
     if kind is None or kind.value != "imatrix":
         raise FormatError(f"{path}: general.type is {kind and kind.value!r}, expected 'imatrix'")
-    names = dict.fromkeys(_weight(path, name) for name in file.tensors)
+    names = dict.fromkeys(_strip_suffix(path, name) for name in file.tensors)
     if not names:
         raise FormatError(f"{path}: holds no entries: record it again")
     datasets = file.value("imatrix.datasets")
@@ -104,30 +104,30 @@ def write_imatrix(path: Path, imatrix: Imatrix) -> int:
         stack = (matrices,) if matrices > 1 else ()
         infos.append(TensorInfo(name + _SUMS, "F32", (*stack, inputs)))
         infos.append(TensorInfo(name + _COUNTS, "F32", (*stack, 1)))
-    return write_gguf(path, metadata, infos, _chunks(imatrix))
+    return write_gguf(path, metadata, infos, _make_chunks(imatrix))
 
 
-def layer_of(name: str) -> int | None:
+def find_layer(name: str) -> int | None:
     """The layer in a GGUF tensor's name; None for a tensor outside the layers."""
     found = re.match(r"blk\.(\d+)\.", name)
     return int(found[1]) if found else None
 
 
-def quantize_metadata(imatrix: Imatrix, file: str) -> dict[str, Value]:
+def make_quantize_metadata(imatrix: Imatrix, file: str) -> dict[str, Value]:
     """The keys by which llama-quantize says, in the model's file, what it weighed errors with.
 
     `file` is the importance matrix's name; llama.cpp keeps 127 bytes of a text here.
     """
-    metadata = {"quantize.imatrix.file": Value(STRING, _short(file))}
+    metadata = {"quantize.imatrix.file": Value(STRING, _shorten(file))}
     if imatrix.datasets:
-        metadata["quantize.imatrix.dataset"] = Value(STRING, _short(imatrix.datasets[0]))
+        metadata["quantize.imatrix.dataset"] = Value(STRING, _shorten(imatrix.datasets[0]))
     metadata["quantize.imatrix.entries_count"] = Value("u32", len(imatrix.entries))
     if imatrix.chunk_count:
         metadata["quantize.imatrix.chunks_count"] = Value("u32", imatrix.chunk_count)
     return metadata
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text.encode()[:127].decode(errors="ignore")
 
 
@@ -169,12 +169,16 @@ def select_experts(imatrix: Imatrix, keep: Mapping[int, Sequence[int]]) -> Imatr
     """
     return replace(
         imatrix,
-        entries={name: _select(name, entry, keep) for name, entry in imatrix.entries.items()},
+        entries={
+            name: _select_matrices(name, entry, keep) for name, entry in imatrix.entries.items()
+        },
     )
 
 
-def _select(name: str, entry: ImatrixEntry, keep: Mapping[int, Sequence[int]]) -> ImatrixEntry:
-    layer = layer_of(name)
+def _select_matrices(
+    name: str, entry: ImatrixEntry, keep: Mapping[int, Sequence[int]]
+) -> ImatrixEntry:
+    layer = find_layer(name)
     kept = None if layer is None else keep.get(layer)
     if kept is None or entry.counts.size == 1:
         return entry
@@ -187,7 +191,7 @@ def _select(name: str, entry: ImatrixEntry, keep: Mapping[int, Sequence[int]]) -
     return ImatrixEntry(entry.in_sum2[rows], entry.counts[rows])
 
 
-def _weight(path: Path, tensor: str) -> str:
+def _strip_suffix(path: Path, tensor: str) -> str:
     for suffix in (_SUMS, _COUNTS):
         if tensor.endswith(suffix):
             return tensor.removesuffix(suffix)
@@ -218,7 +222,7 @@ def check_sums(path: Path, name: str, entry: ImatrixEntry) -> None:
             raise FormatError(f"{path}: {name} holds numbers that are negative or not finite")
 
 
-def _chunks(imatrix: Imatrix) -> Iterator[TensorChunk]:
+def _make_chunks(imatrix: Imatrix) -> Iterator[TensorChunk]:
     for name, entry in sorted(imatrix.entries.items()):
         for suffix, values in ((_SUMS, entry.in_sum2), (_COUNTS, entry.counts)):
             flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
