@@ -1,0 +1,241 @@
+"""Measuring as a user does it: what is kept, what is refused at once, comparing, llama.cpp."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_line import Line, Run
+
+from secateur import Measuring, Report, measure
+from secateur.api import answers as original_answers
+from secateur.api.answers import check_can_answer, check_can_measure, get_answers
+from secateur.api.measure import compare
+from secateur.checkpoint.reader import open_checkpoint
+from secateur.errors import CorpusError, EngineError, InputError
+from secateur.evaluation import scores
+from secateur.evaluation.scores import load_scores
+
+
+@pytest.fixture
+def gguf(made: Path, tmp_path: Path) -> Path:
+    """A GGUF file of its own, which may be changed."""
+    return Path(shutil.copy(made / "tiny-moe-6e-Q8_0.gguf", tmp_path))
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(original_answers, "free_memory", lambda: 1000)
+
+
+def test_scores_are_kept_and_those_of_a_changed_file_are_new(
+    gguf: Path, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, work = Measuring(answers=line.answers), tmp_path / "work"
+    first = measure(gguf, line.model, request, work=work)
+    with monkeypatch.context() as context:
+        context.setattr(scores, "score", None)
+        assert measure(gguf, line.model, request, work=work).to_json() == first.to_json()
+    data = bytearray(gguf.read_bytes())
+    data[-200] ^= 16  # inside the last tensor, far behind its first bytes
+    gguf.write_bytes(data)
+    assert measure(gguf, line.model, request, work=work).artefacts != first.artefacts
+
+
+def test_damaged_scores_are_refused(gguf: Path, line: Line, tmp_path: Path) -> None:
+    request, work = Measuring(answers=line.answers), tmp_path / "work"
+    measure(gguf, line.model, request, work=work)
+    (kept,) = work.glob("scores-*")
+    kept.write_bytes(kept.read_bytes()[:-5])
+    with pytest.raises(InputError, match=r"cannot read .*scores-.*make it again"):
+        measure(gguf, line.model, request, work=work)
+
+
+def test_two_artefacts_are_compared_on_the_scores_of_measuring(
+    made: Path, line: Line, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, request = tmp_path / "work", Measuring(answers=line.answers)
+    files = [made / f"tiny-moe-6e-{name}.gguf" for name in ("Q4_K_M", "Q8_0")]
+    means = []
+    for file in files:
+        (artefact,) = measure(file, line.model, request, work=work).artefacts
+        means.append(artefact.value("kl_mean"))
+    monkeypatch.setattr(scores, "score", None)
+    found = compare(*files, line.model, request, work=work)
+    pooled = next(entry for entry in found if entry.metric == "kl_mean")
+    assert pooled.difference.value == pytest.approx(means[0].value - means[1].value, rel=1e-9)
+    assert pooled.difference.low <= pooled.difference.value <= pooled.difference.high
+    assert pooled.verdict in ("better", "worse", "not distinguishable")
+    # Two answers of a domain say nothing about how sure a difference is.
+    few = next(entry for entry in found if entry.difference.domain == "sums")
+    assert (few.difference.low, few.verdict) == (None, "not distinguishable")
+
+    options = {"against": line.model, "answers": line.answers, "work": work}
+    ran = run("compare", *files, json=True, **options)
+    assert ran.code == 0
+    assert ran.json["comparisons"] == [entry.to_json() for entry in found]
+    text = run("compare", *files, **options).out
+    assert "tiny-moe-6e-Q4_K_M.gguf against tiny-moe-6e-Q8_0.gguf" in text
+    assert f"kl_mean_difference (pooled): {pooled.difference.value:.4g} nats" in text
+    assert "perplexity_original" not in text
+
+
+def test_length_and_temperature_of_answers_are_options(line: Line, tmp_path: Path) -> None:
+    original = open_checkpoint(line.model)
+    requests = [
+        Measuring(prompts=line.prompts, answer_tokens=3, temperature=0.0),
+        Measuring(prompts=line.prompts, answer_tokens=5, temperature=0.0),
+        Measuring(prompts=line.prompts, answer_tokens=5, temperature=1.0),
+    ]
+    found = [get_answers(original, request, tmp_path) for request in requests]
+    assert [max(answer.scored for answer in answers.answers) for answers in found] == [3, 5, 5]
+    assert found[1].sha256 != found[2].sha256
+    assert len(list(tmp_path.glob("answers-*.jsonl"))) == 3
+    generation = found[2].provenance["generation"]
+    assert (generation["max_new_tokens"], generation["temperature"]) == (5, 1.0)
+    again = get_answers(original, requests[0], tmp_path)
+    assert again.sha256 == found[0].sha256
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"answer_tokens": 0}, "answer_tokens is 0, expected at least 1"),
+        ({"temperature": -1.0}, "temperature is -1.0, expected"),
+        ({"temperature": float("nan")}, "temperature is nan, expected"),
+        ({"prompts": Path("a"), "answers": Path("b")}, "either prompts or answers"),
+        ({"gates": ("kl<=1",)}, "there is no metric 'kl'"),
+        ({"max_kl": float("nan")}, "the limit of kl_mean is not a number"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused_as_it_is_made(wrong: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Measuring(**wrong)
+
+
+def test_the_memory_to_answer_is_checked_before_all_else(
+    line: Line, tmp_path: Path, small_memory: None
+) -> None:
+    """The output does not even exist, and nothing was made."""
+    request = Measuring(prompts=line.prompts, answer_tokens=4)
+    with pytest.raises(EngineError, match=r"whole model in memory: .*1\.00 kB are free"):
+        measure(tmp_path / "nothing", line.model, request, work=tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+    check_can_answer(open_checkpoint(line.model), Measuring(answers=line.answers))
+
+
+def test_answers_that_are_kept_need_no_memory(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, request = open_checkpoint(line.model), Measuring(prompts=line.prompts, per_domain=1)
+    get_answers(original, request, tmp_path)
+    monkeypatch.setattr(original_answers, "free_memory", lambda: 1000)
+    check_can_answer(original, request, tmp_path)
+    with pytest.raises(EngineError):
+        check_can_answer(original, request, tmp_path / "empty")
+
+
+def test_shrink_refuses_at_once_what_cannot_answer(
+    line: Line, run: Run, tmp_path: Path, small_memory: None
+) -> None:
+    ran = run(
+        "shrink", line.model, experts=6, types="Q8_0", corpus=line.corpus, prompts=line.prompts,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert ran.code == 1
+    assert "whole model in memory" in ran.said[-1]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}\n", r"1: expected either messages or text, got an empty object"),
+        ('{"text": "a"}\n{"messages": 3}\n', r"2: "),
+        ("", "holds no prompts"),
+        ("GGUF\n", r"1: not JSON"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_refused_at_once(
+    text: str, message: str, line: Line, tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(text)
+    with pytest.raises(CorpusError, match=message):
+        check_can_measure(open_checkpoint(line.model), Measuring(prompts=path))
+
+
+def test_a_model_without_a_test_set_is_told_what_is_missing(line: Line) -> None:
+    with pytest.raises(CorpusError, match=r"brings no test set .*--prompts \(JSON lines of"):
+        check_can_measure(open_checkpoint(line.model), Measuring())
+    with pytest.raises(CorpusError, match="nowhere does not exist: name a JSONL file"):
+        check_can_measure(open_checkpoint(line.model), Measuring(prompts=Path("nowhere")))
+
+
+def test_what_is_checked_at_once_loads_no_torch(line: Line) -> None:
+    code = (
+        "import sys\n"
+        "from secateur import Measuring\n"
+        "from secateur.api.answers import check_can_measure\n"
+        "from secateur.checkpoint.reader import open_checkpoint\n"
+        "from pathlib import Path\n"
+        "request = Measuring(prompts=Path(sys.argv[2]), gates=('kl_mean<=1',))\n"
+        "check_can_measure(open_checkpoint(sys.argv[1]), request)\n"
+        "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, line.model, line.prompts], check=True)
+
+
+def test_gates_are_set_by_any_metric_and_exit_with_3(
+    gguf: Path, line: Line, run: Run, tmp_path: Path
+) -> None:
+    options = {"against": line.model, "answers": line.answers, "work": tmp_path / "work"}
+    assert run("measure", gguf, "--gate", "kl_p99<=99", "--gate", "kl_max<=99", **options).code == 0
+    ran = run("measure", gguf, "--gate", "perplexity_ratio<=0.5", **options)
+    assert ran.code == 3
+    assert "perplexity_ratio (pooled): " in ran.said[-1]
+    assert "but the limit is perplexity_ratio<=0.5" in ran.said[-1]
+    ran = run("measure", gguf, max_kl=1e-9, **options)
+    assert ran.code == 3
+    assert "but the limit is kl_mean<=1e-09" in ran.said[-1]
+    ran = run("measure", gguf, "--gate", "perplexity_ratio>=0.5", **options)
+    assert ran.code == 2
+
+
+def test_llama_cpp_is_shown_in_the_report(made: Path, line: Line, run: Run, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    ran = run(
+        "measure", out, engine=True, answers=line.answers, against=line.model, json=True,
+        work=tmp_path / "work",
+    )  # fmt: skip
+    assert ran.code == 0
+    for artefact in ran.json["artefacts"]:
+        found = [entry for entry in artefact["measurements"] if entry["kind"] == "engine"]
+        if artefact["name"] == "safetensors":
+            assert found == []
+            continue
+        names = {entry["name"] for entry in found}
+        assert names == {"engine_top1_agreement", "engine_log_prob_difference"}
+        agreement = next(entry for entry in found if entry["domain"] == "pooled")
+        # Of 384 tokens; random weights tie often, and llama.cpp rounds activations to 8 bits.
+        assert agreement["value"] > 0.2
+        assert agreement["n"]["answers"] == 6
+    text = (out / "report.md").read_text()
+    assert "## In llama.cpp" in text
+    assert "| engine |" not in text
+
+
+def test_kept_scores_hold_the_arrays_of_all_metrics(
+    gguf: Path, line: Line, tmp_path: Path, shrunk: Report
+) -> None:
+    report = measure(gguf, line.model, Measuring(answers=line.answers), work=tmp_path / "work")
+    (path,) = (tmp_path / "work").glob("scores-*")
+    kept = load_scores(path)
+    assert set(kept.arrays) == {"kl", "agrees", "log_prob", "log_prob_original"}
+    mean = report.artefacts[0].value("kl_mean")
+    assert mean.value == pytest.approx(float(np.mean(kept.arrays["kl"])))
+    assert report.artefacts[0].measurements == shrunk.artefacts[-1].measurements
