@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -239,3 +240,19 @@ def test_kept_scores_hold_the_arrays_of_all_metrics(
     mean = report.artefacts[0].value("kl_mean")
     assert mean.value == pytest.approx(float(np.mean(kept.arrays["kl"])))
     assert report.artefacts[0].measurements == shrunk.artefacts[-1].measurements
+
+
+def test_an_edited_plan_is_called_edited_in_the_report(
+    line: Line, stats: Path, run: Run, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "plan.json", tmp_path / "out"
+    assert run("plan", line.model, experts=6, stats=stats, out=path, to="safetensors").code == 0
+    plan = json.loads(path.read_text())
+    kept = plan["keep"]["1"]
+    plan["keep"]["1"] = sorted([*kept[1:], *set(range(8)) - set(kept)][:6])
+    path.write_text(json.dumps(plan))
+    assert run("apply", path, stats=stats, out=out).code == 0
+    assert run("measure", out, against=line.model, answers=line.answers).code == 0
+    text = (out / "report.md").read_text()
+    assert "Edited by hand: experts kept in layer 1." in text
+    assert json.loads((out / "report.json").read_text())["made"]["edited"]

@@ -6,19 +6,23 @@ the next artefact of the same original, or the next try, finds it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from secateur.api.answers import check_can_measure, get_answers, measure_folder
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
+from secateur.api.report import (
+    additional_notes,
+    describe_answers,
+    interval_notes,
+    publish_report,
+)
+from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
 from secateur.evaluation.compare import Comparison, compare_scores
 from secateur.evaluation.engine import engine_prompts, measure_engine
-from secateur.evaluation.intervals import FEWEST_ANSWERS
 from secateur.evaluation.scores import Scores, score_once
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import AnswerSet
@@ -26,14 +30,8 @@ from secateur.evaluation.tokens.teacher import Teacher, teacher_for
 from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.base import Artefact
 from secateur.outputs.registry import artefacts_of, open_artefact
-from secateur.planning.document import Plan, read_plan
-from secateur.release.manifest import (
-    MANIFEST,
-    amend_manifest,
-    check_undamaged,
-    read_manifest,
-)
-from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report, write_report
+from secateur.release.manifest import MANIFEST, check_undamaged
+from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report
 from secateur.system.atomic import writing
 from secateur.system.progress import Progress, no_progress, within
 from secateur.system.resources import cores
@@ -68,12 +66,12 @@ def measure(
     report = Report(
         original=run.original.name,
         original_bytes=sum(path.stat().st_size for path in run.original.shards),
-        answers=_describe(answers, teacher),
+        answers=describe_answers(answers, teacher),
         artefacts=tuple(run.measure(artefact, answers, teacher) for artefact in opened),
-        notes=(*_interval_notes(answers), *_additional_notes(additional)),
+        notes=(*interval_notes(answers), *additional_notes(additional)),
         gates=request.limits,
     )
-    return _publish(report, out) if is_ours else report
+    return publish_report(report, out) if is_ours else report
 
 
 def compare(
@@ -131,12 +129,18 @@ class _Run:
         return score_once(
             teacher,
             artefact.source,
-            _identify(artefact),
+            self.identify(artefact),
             answers,
             self.folder,
             workers=self.workers,
             progress=within(artefact.path.name, self.progress),
         )
+
+    def identify(self, artefact: Artefact) -> str:
+        """A hash that sees every byte of the artefact's files (and its config)."""
+        hashes = file_hashes(artefact.files, within(artefact.name, self.progress), self.workers)
+        content = [artefact.identity, *(hashes[file] for file in artefact.files)]
+        return sha256(" ".join(content).encode()).hexdigest()
 
     def measure(self, artefact: Artefact, answers: AnswerSet, teacher: Teacher) -> ArtefactReport:
         measurements = summarise(self.score(artefact, answers, teacher), answers)
@@ -167,86 +171,3 @@ def _start(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return _Run(original, request, folder, workers or cores(), progress)
-
-
-def _identify(artefact: Artefact) -> str:
-    """What tells an artefact from others on this machine: what it is, and its files as they are.
-
-    A file that is written anew has another inode or time, however alike the content is.
-    """
-    stats = [file.stat() for file in artefact.files]
-    files = [f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for stat in stats]
-    return " ".join([artefact.identity, *files])
-
-
-def _describe(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
-    """What was measured on, for the report."""
-    kinds = [answer.kind for answer in answers.answers]
-    return {
-        "answers": kinds.count("answers"),
-        "raw": kinds.count("raw"),
-        "tokens": sum(answer.scored for answer in answers.answers if answer.kind == "answers"),
-        "finishes": answers.finishes,
-        "sha256": answers.sha256,
-        "top_k": int(teacher.top_ids.shape[1]),
-        "provenance": dict(answers.provenance),
-    }
-
-
-def _interval_notes(answers: AnswerSet) -> list[str]:
-    """The domains that have too few answers for an interval."""
-    counts = Counter((answer.kind, answer.domain) for answer in answers.answers)
-    few = [
-        f"{domain} ({count} {'documents' if kind == 'raw' else 'answers'})"
-        for (kind, domain), count in counts.items()
-        if count < FEWEST_ANSWERS
-    ]
-    if not few:
-        return []
-    return [
-        f"no intervals for {', '.join(few)}: fewer than {FEWEST_ANSWERS} say too little about "
-        "how sure a number is"
-    ]
-
-
-def _additional_notes(names: tuple[str, ...]) -> list[str]:
-    if not names:
-        return []
-    return [f"not in the manifest, and not added to it: {', '.join(names)}"]
-
-
-def _publish(report: Report, out: Path) -> Report:
-    """The report with the facts of the output it belongs to, written into it."""
-    made = read_manifest(out)
-    facts = {key: made[key] for key in made if key not in ("secateur", "versions", "files")}
-    decided = read_plan(out / "plan.json")
-    whole = replace(
-        report,
-        made=facts,
-        sizes=_sizes(decided, out),
-        pruned=_pruned(decided),
-        notes=(*decided.notes, *report.notes),
-    )
-    write_report(whole, out)
-    amend_manifest(out, (REPORT, REPORT_TEXT))
-    return whole
-
-
-def _sizes(plan: Plan, out: Path) -> dict[str, dict[str, int]]:
-    return {
-        form: {
-            "predicted": sum(plan.sizes(form).values()),
-            "written": sum((out / name).stat().st_size for name in plan.files[form]),
-        }
-        for form in plan.formats
-    }
-
-
-def _pruned(plan: Plan) -> Mapping[int, tuple[int, ...]]:
-    """{layer: its experts that were pruned}; empty where none was."""
-    everything = range(plan.model["experts"])
-    return {
-        layer: tuple(expert for expert in everything if expert not in set(kept))
-        for layer, kept in plan.keep.items()
-        if len(kept) < len(everything)
-    }

@@ -25,7 +25,7 @@ _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "xl
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Difference:
     """One way in which an output differs from its manifest.
 
     A file that is missing or changed is damage; an additional one (README.md, .gitattributes, a
@@ -88,7 +88,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def verify(folder: Path, progress: Progress = no_progress) -> tuple[Problem, ...]:
+def verify(folder: Path, progress: Progress = no_progress) -> tuple[Difference, ...]:
     """Compare an output with its manifest: missing and changed files, then additional ones.
 
     Reads every listed file once. Raises OutputError when there is no manifest or it is damaged.
@@ -102,7 +102,7 @@ def verify(folder: Path, progress: Progress = no_progress) -> tuple[Problem, ...
             found.append(difference)
         count(int(entry["bytes"]))
     found += [
-        Problem(name, "additional", "is not in the manifest")
+        Difference(name, "additional", "is not in the manifest")
         for name in _files_of(folder)
         if name not in listed
     ]
@@ -124,7 +124,7 @@ def check_undamaged(
     return tuple(entry.file for entry in found)
 
 
-def describe_damage(damage: Sequence[Problem]) -> str:
+def describe_damage(damage: Sequence[Difference]) -> str:
     """`is not what its manifest says: ...`, with what to do; of at least one difference."""
     more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
     return (
@@ -133,16 +133,16 @@ def describe_damage(damage: Sequence[Problem]) -> str:
     )
 
 
-def _compare(path: Path, name: str, entry: Mapping[str, Any]) -> Problem | None:
+def _compare(path: Path, name: str, entry: Mapping[str, Any]) -> Difference | None:
     if not path.is_file():
-        return Problem(name, "missing", "is missing")
+        return Difference(name, "missing", "is missing")
     size, digest = path.stat().st_size, str(entry["sha256"])
     if size != entry["bytes"]:
-        return Problem(name, "changed", f"has {size} bytes, the manifest says {entry['bytes']}")
+        return Difference(name, "changed", f"has {size} bytes, the manifest says {entry['bytes']}")
     actual = sha256_of(path)
     if actual != digest:
         what = f"has sha256 {actual[:12]}..., the manifest says {digest[:12]}..."
-        return Problem(name, "changed", what)
+        return Difference(name, "changed", what)
     return None
 
 

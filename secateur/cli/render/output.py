@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import OutputError
-from secateur.release.manifest import Problem, describe_damage
+from secateur.release.manifest import Difference, describe_damage
 from secateur.system.sizes import show_bytes
 
 
@@ -21,7 +21,7 @@ def output_lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def verification_lines(out: Path, problems: Sequence[Problem]) -> list[str]:
+def verification_lines(out: Path, problems: Sequence[Difference]) -> list[str]:
     """What there is to say of an output without damage, and of its additional files."""
     additional = [problem.file for problem in problems if not problem.is_damage]
     is_damaged = len(additional) < len(problems)
@@ -29,7 +29,7 @@ def verification_lines(out: Path, problems: Sequence[Problem]) -> list[str]:
     return whole + [f"note: {name} is not in the manifest" for name in additional]
 
 
-def refuse_problems(out: Path, problems: Sequence[Problem], *, strict: bool) -> None:
+def refuse_problems(out: Path, problems: Sequence[Difference], *, strict: bool) -> None:
     """Raise OutputError for a missing or changed file, naming the first; when `strict`, also for
     files that are not in the manifest."""
     damage = [problem for problem in problems if problem.is_damage]

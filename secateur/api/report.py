@@ -1,0 +1,93 @@
+"""The parts of a measured output's report that are not measurements: notes, facts, sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from secateur.evaluation.intervals import FEWEST_ANSWERS
+from secateur.evaluation.tokens.answers import AnswerSet
+from secateur.evaluation.tokens.teacher import Teacher
+from secateur.planning.document import Plan, read_plan
+from secateur.release.manifest import amend_manifest, read_manifest
+from secateur.release.report import REPORT, REPORT_TEXT, Report, write_report
+
+
+def describe_answers(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
+    """What was measured on, for the report."""
+    kinds = [answer.kind for answer in answers.answers]
+    return {
+        "answers": kinds.count("answers"),
+        "raw": kinds.count("raw"),
+        "tokens": sum(answer.scored for answer in answers.answers if answer.kind == "answers"),
+        "finishes": answers.finishes,
+        "sha256": answers.sha256,
+        "top_k": int(teacher.top_ids.shape[1]),
+        "provenance": dict(answers.provenance),
+    }
+
+
+def interval_notes(answers: AnswerSet) -> list[str]:
+    """The domains that have too few answers for an interval."""
+    counts = Counter((answer.kind, answer.domain) for answer in answers.answers)
+    few = [
+        f"{domain} ({count} {'documents' if kind == 'raw' else 'answers'})"
+        for (kind, domain), count in counts.items()
+        if count < FEWEST_ANSWERS
+    ]
+    if not few:
+        return []
+    return [
+        f"no intervals for {', '.join(few)}: fewer than {FEWEST_ANSWERS} say too little about "
+        "how sure a number is"
+    ]
+
+
+def additional_notes(names: tuple[str, ...]) -> list[str]:
+    """The files of an output that its manifest does not list."""
+    if not names:
+        return []
+    return [f"not in the manifest, and not added to it: {', '.join(names)}"]
+
+
+def publish_report(report: Report, out: Path) -> Report:
+    """The report with the facts of the output it belongs to, written into it.
+
+    Exactly the report's files are brought up to date in the manifest. Raises WriteError.
+    """
+    made = read_manifest(out)
+    facts = {key: made[key] for key in made if key not in ("secateur", "versions", "files")}
+    decided = read_plan(out / "plan.json")
+    whole = replace(
+        report,
+        made=facts,
+        sizes=_sizes(decided, out),
+        pruned=_pruned(decided),
+        notes=(*decided.notes, *report.notes),
+    )
+    write_report(whole, out)
+    amend_manifest(out, (REPORT, REPORT_TEXT))
+    return whole
+
+
+def _sizes(plan: Plan, out: Path) -> dict[str, dict[str, int]]:
+    return {
+        form: {
+            "predicted": sum(plan.sizes(form).values()),
+            "written": sum((out / name).stat().st_size for name in plan.files[form]),
+        }
+        for form in plan.formats
+    }
+
+
+def _pruned(plan: Plan) -> Mapping[int, tuple[int, ...]]:
+    """{layer: its experts that were pruned}; empty where none was."""
+    everything = range(plan.model["experts"])
+    return {
+        layer: tuple(expert for expert in everything if expert not in set(kept))
+        for layer, kept in plan.keep.items()
+        if len(kept) < len(everything)
+    }
