@@ -34,7 +34,8 @@ from secateur.formats.gguf.rules import gguf_rules
 from secateur.formats.gguf.tensors import gguf_tensors
 from secateur.formats.gguf.tokenizer import tokenizer_metadata
 from secateur.formats.gguf.writer import TensorChunk, write_gguf
-from secateur.forward.weights import CheckpointWeights
+from secateur.forward import weights
+from secateur.forward.weights import CheckpointWeights, StackOnDisk
 from secateur.outputs.gguf.weights import GgufWeights
 from secateur.outputs.registry import open_artefact
 from secateur.serving.llama_server import llama_server
@@ -123,6 +124,27 @@ def test_16_bit_tensors_stay_16_bits(
     assert torch.equal(
         value, CheckpointWeights(checkpoint).tensor("model.layers.1.experts.down_proj").to(dtype)
     )
+
+
+@pytest.mark.parametrize("form", ["gemma4", "mixtral"])
+@pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
+def test_experts_decoded_one_by_one_are_those_of_the_stack(
+    form: str, kind: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer's stacks take gigabytes; so does joining their halves."""
+    checkpoint = tiny(form)
+    path = write(checkpoint, tmp_path / "a.gguf", kind)
+    source = GgufWeights(read_gguf(path), checkpoint.family, checkpoint.config)
+    once = divergence(checkpoint, path)
+    monkeypatch.setattr(weights, "EAGER_STACK_BYTES", 0)
+    names = [name for name in source.names() if ".experts." in name]
+    assert len(names) == 2 * len(checkpoint.moe_layers)
+    for name in names:
+        stack, whole = source.experts(name), source.tensor(name)
+        assert isinstance(stack, StackOnDisk)
+        assert tuple(stack.shape) == tuple(whole.shape)
+        assert all(torch.equal(stack[expert], whole[expert]) for expert in range(len(whole)))
+    assert np.array_equal(divergence(checkpoint, path), once)
 
 
 def test_names_are_those_of_the_checkpoint(tiny: Tiny, tmp_path: Path) -> None:

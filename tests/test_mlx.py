@@ -24,7 +24,8 @@ from secateur import Formats, Measuring, Pruning, apply, measure, plan, save_pla
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.checkpoint.writer import write_shards
 from secateur.errors import CheckpointError, FamilyError, FormatError, PlanError
-from secateur.forward.weights import CheckpointWeights
+from secateur.forward import weights
+from secateur.forward.weights import CheckpointWeights, StackOnDisk
 from secateur.outputs.apply import check_plan, write_output
 from secateur.outputs.build import make_plan
 from secateur.outputs.companions import write_companions
@@ -255,7 +256,7 @@ def test_card_004_s_embedding_is_not_left_alone(real: Path) -> None:
 
 @pytest.mark.parametrize("form", ["gemma4_wrapper", "mixtral"])
 def test_an_mlx_model_decodes_to_the_model_it_was_made_of(
-    form: str, wide: Callable[[str], Path], tmp_path: Path
+    form: str, wide: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 8 bits in groups of 32 the numbers are close, and what stays is exact."""
     recipe = Recipe("near", "affine-8-32", "mlx", rules=(Rule("none", ("router",)),))
@@ -271,6 +272,12 @@ def test_an_mlx_model_decodes_to_the_model_it_was_made_of(
             assert torch.equal(got.float(), expected), name
         else:
             assert (got - expected).abs().max() < 0.02 * expected.abs().max(), name
+    monkeypatch.setattr(weights, "EAGER_STACK_BYTES", 0)
+    for name in (name for name in original.names() if ".experts." in name):
+        stack, whole = artefact.source.experts(name), artefact.source.tensor(name)
+        assert isinstance(stack, StackOnDisk)
+        assert tuple(stack.shape) == tuple(whole.shape)
+        assert all(torch.equal(stack[expert], whole[expert]) for expert in range(len(whole)))
 
 
 def test_an_interruption_leaves_no_shard(wide: Callable[[str], Path], tmp_path: Path) -> None:

@@ -72,6 +72,16 @@ class StackOnDisk:
         return self.read(expert)
 
 
+def open_stack(
+    shape: tuple[int, ...],
+    nbytes: int,
+    whole: Callable[[], Tensor],
+    read: Callable[[int], Tensor],
+) -> Stack:
+    """A stack of `nbytes` as it is held: whole up to EAGER_STACK_BYTES, else read by the matrix."""
+    return whole() if nbytes <= EAGER_STACK_BYTES else StackOnDisk(shape, read)
+
+
 class CheckpointWeights:
     """A checkpoint as a source of running weights. Peak memory of `tensor`: that tensor twice; of
     a stack of experts: EAGER_STACK_BYTES, or one matrix twice."""
@@ -103,16 +113,24 @@ class CheckpointWeights:
 
     def experts(self, name: str) -> Stack:
         parts = self._parts_of(name)
-        if sum(self._checkpoint.specs[source].nbytes for _, source in parts) <= EAGER_STACK_BYTES:
-            return self.tensor(name)
+        self._checkpoint.need_weights(f"reading tensor {name!r}")
+        nbytes = sum(self._checkpoint.specs[source].nbytes for _, source in parts)
         place, source = parts[0]
         if place.expert is not None:
-            first = self._matrix(parts, 0)
-            shape = (len(_number_experts(parts)), *first.shape)
-            return StackOnDisk(shape, lambda expert: self._matrix(parts, expert))
-        self._checkpoint.need_weights(f"reading tensor {name!r}")
+            shape = (len(_number_experts(parts)), *self._matrix(parts, 0).shape)
+            return open_stack(
+                shape,
+                nbytes,
+                lambda: self.tensor(name),
+                lambda expert: self._matrix(parts, expert),
+            )
         spec = self._checkpoint.specs[source]
-        return StackOnDisk(spec.shape, lambda expert: as_torch(read_tensor(spec[expert])))
+        return open_stack(
+            spec.shape,
+            nbytes,
+            lambda: self.tensor(name),
+            lambda expert: as_torch(read_tensor(spec[expert])),
+        )
 
     def _parts_of(self, name: str) -> Sequence[tuple[TensorMatch, str]]:
         parts = self._parts.get(name)

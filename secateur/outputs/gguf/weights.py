@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from secateur.formats.gguf.row_order import RowView
 from secateur.formats.gguf.rules import gguf_rules
 from secateur.formats.gguf.split import joined, read_every_part
 from secateur.formats.gguf.tensors import gguf_tensors, row_view
-from secateur.forward.weights import as_torch
+from secateur.forward.weights import Stack, as_torch, open_stack
 
 
 class _Part(NamedTuple):
@@ -61,7 +62,7 @@ class GgufWeights:
     """A GGUF file as a source of running weights.
 
     Peak memory of `tensor`: the tensor in float32 (F16 and BF16 stay as they are), and once more
-    while halves are joined. The largest of a model are one layer's stacked experts.
+    while halves are joined; of a stack of experts: EAGER_STACK_BYTES, or one matrix twice.
     """
 
     def __init__(
@@ -86,10 +87,27 @@ class GgufWeights:
     def names(self) -> Sequence[str]:
         return tuple(self._parts)
 
-    def experts(self, name: str) -> Tensor:
-        return self.tensor(name)
+    def experts(self, name: str) -> Stack:
+        parts, axis = self._find_parts(name)
+        shapes = [self.file.tensor(part.name).shape for part in parts]
+        shape = list(shapes[0])
+        shape[axis] = sum(one[axis] for one in shapes) if len(parts) > 1 else shape[axis]
+
+        def read(expert: int) -> Tensor:
+            # Inside one expert the experts' axis is gone, so the halves' axis is one lower.
+            return _concatenate([self._decode(part, expert) for part in parts], axis - 1)
+
+        return open_stack(tuple(shape), 4 * math.prod(shape), lambda: self.tensor(name), read)
 
     def tensor(self, name: str) -> Tensor:
+        parts, axis = self._find_parts(name)
+        return _concatenate([self._decode(part) for part in parts], axis)
+
+    def _find_parts(self, name: str) -> tuple[list[_Part], int]:
+        """The parts of a running tensor in order, and the axis along which they lie.
+
+        Raises FormatError when one is missing.
+        """
         parts = self._parts.get(name)
         if parts is None:
             raise FormatError(
@@ -97,7 +115,7 @@ class GgufWeights:
                 "this model, or was made by a tool that lays it out differently"
             )
         if len(parts) == 1 and not parts[0].half:
-            return self._decoded(parts[0])
+            return parts, 0
         row = next(row for row in self._family.rows if self._is_row_of(row, name))
         axis, halves = _halves(row)
         by_half = {part.half: part for part in parts}
@@ -106,22 +124,30 @@ class GgufWeights:
                 f"{self.file.path}: {name!r} is made of {', '.join(halves)}, but the file has "
                 f"only {', '.join(sorted(by_half))}"
             )
-        return torch.cat([self._decoded(by_half[half]) for half in halves], dim=axis)
+        return [by_half[half] for half in halves], axis
 
     def _is_row_of(self, row: TensorRow, name: str) -> bool:
         return row.into is None and not row.per_expert and bool(row.pattern.fullmatch(name))
 
-    def _decoded(self, part: _Part) -> Tensor:
-        """The part, its rows in the order of the running model."""
+    def _decode(self, part: _Part, expert: int | None = None) -> Tensor:
+        """The part, or one expert of it, its rows in the order of the running model."""
         name = part.name
         info = self.file.tensor(name)
-        data = self.file.data(name)
+        data, shape, workers = self.file.data(name), info.shape, self._workers
+        if expert is not None:
+            size = data.size // shape[0]
+            # In one thread: those of the forward pass decode an expert each.
+            data, shape, workers = data[expert * size : (expert + 1) * size], shape[1:], 1
         if info.type in ("F16", "BF16"):
             storage = np.dtype(np.float16 if info.type == "F16" else np.uint16)
-            array = part.view.undone(np.array(data).view(storage).reshape(info.shape))
+            array = part.view.undone(np.array(data).view(storage).reshape(shape))
             return as_torch(NamedTensor(name, info.type, array))
-        numbers = decode(data, info.type, info.shape, self._workers)
+        numbers = decode(data, info.type, shape, workers)
         return torch.from_numpy(part.view.undone(numbers))
+
+
+def _concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=axis)
 
 
 def gguf_identity(parts: Sequence[GgufFile]) -> str:

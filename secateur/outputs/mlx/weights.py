@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from secateur.checkpoint.headers import TensorSpec
 from secateur.checkpoint.hub import CONFIG
 from secateur.checkpoint.identity import weights_identity
 from secateur.checkpoint.reader import read_config, read_specs, read_tensor
+from secateur.checkpoint.tensors import NamedTensor
 from secateur.errors import FormatError
 from secateur.families.registry import family_of
 from secateur.families.schema import Family, TensorRow
 from secateur.formats.mlx.codec import TYPES, MlxType, dequantize
 from secateur.formats.mlx.rules import mlx_names
-from secateur.forward.weights import as_torch
+from secateur.forward.weights import Stack, as_torch, open_stack
 
 _SETTINGS = ("quantization", "quantization_config")
 
@@ -27,7 +29,7 @@ class MlxWeights:
     """A folder of mlx-lm as a source of running weights.
 
     Peak memory of `tensor`: the tensor in float32 and its codes, and once more while halves are
-    joined. The largest of a model are one layer's stacked experts.
+    joined; of a stack of experts: EAGER_STACK_BYTES, or one matrix twice.
     """
 
     def __init__(self, folder: Path, family: Family | None = None) -> None:
@@ -56,18 +58,26 @@ class MlxWeights:
     def names(self) -> Sequence[str]:
         return tuple(self._parts)
 
-    def experts(self, name: str) -> Tensor:
-        return self.tensor(name)
+    def experts(self, name: str) -> Stack:
+        parts = self._find_parts(name)
+        shapes = [self._find_shape(part) for part in parts]
+        shape = (*shapes[0][:-2], sum(one[-2] for one in shapes), shapes[0][-1])
+
+        def read(expert: int) -> Tensor:
+            return _concatenate([self._decode(part, expert) for part in parts])
+
+        return open_stack(shape, 4 * math.prod(shape), lambda: self.tensor(name), read)
 
     def tensor(self, name: str) -> Tensor:
+        return _concatenate([self._decode(part) for part in self._find_parts(name)])
+
+    def _find_parts(self, name: str) -> list[str]:
         parts = self._parts.get(name)
         if parts is None:
             raise FormatError(
                 f"{self.folder} has no tensor for the parameter {name!r}: the model is incomplete"
             )
-        decoded = [self._decoded(part) for part in parts]
-        # Halves lie along the rows of a matrix, whatever stands before.
-        return decoded[0] if len(decoded) == 1 else torch.cat(decoded, dim=-2)
+        return parts
 
     def identity(self) -> str:
         """What tells this model from others, as that of a checkpoint (`checkpoint.identity`)."""
@@ -106,23 +116,35 @@ class MlxWeights:
                 f"{', '.join(names)}, but {lacking} is missing: the model is incomplete"
             )
 
-    def _decoded(self, name: str) -> Tensor:
+    def _find_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor's numbers."""
+        codes = self._specs[name]
+        scales = self._specs.get(name.removesuffix("weight") + "scales")
+        if scales is None:
+            return codes.shape
+        return (*scales.shape[:-1], scales.shape[-1] * self._type_of(name, codes, scales).group)
+
+    def _decode(self, name: str, expert: int | None = None) -> Tensor:
+        """A tensor, or one expert of it."""
+
+        def read(spec: TensorSpec) -> NamedTensor:
+            return read_tensor(spec if expert is None else spec[expert])
+
         stem = name.removesuffix("weight")
         codes, scales = self._specs[name], self._specs.get(f"{stem}scales")
         if scales is None:
-            return as_torch(read_tensor(codes))
+            return as_torch(read(codes))
         biases = self._specs.get(f"{stem}biases")
         kind = self._type_of(name, codes, scales)
         if (biases is None) != (kind.mode == "mxfp4"):
             raise FormatError(f"{self.folder}: {name!r} of {kind.name} lacks or has biases")
-        return torch.from_numpy(
-            dequantize(
-                read_tensor(codes).array.view("<u4"),
-                read_tensor(scales),
-                None if biases is None else read_tensor(biases),
-                kind,
-            )
+        values = dequantize(
+            read(codes).array.view("<u4"),
+            read(scales),
+            None if biases is None else read(biases),
+            kind,
         )
+        return torch.from_numpy(values)
 
     def _type_of(self, name: str, codes: TensorSpec, scales: TensorSpec) -> MlxType:
         """The type that the config gives a module, checked against its shapes."""
@@ -141,6 +163,11 @@ class MlxWeights:
                 f"{list(scales.shape)}, which {kind.name} of config.json does not make"
             )
         return kind
+
+
+def _concatenate(parts: Sequence[Tensor]) -> Tensor:
+    """Halves, which lie along the rows of a matrix, whatever stands before."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-2)
 
 
 def _owner(name: str) -> str:
