@@ -123,3 +123,19 @@ def test_a_config_that_transformers_refuses_is_one_sentence(
     with pytest.raises(FamilyError, match=r"config\.json is refused by transformers \d") as caught:
         streamed(open_checkpoint(folder), corpus())
     assert "\n" not in str(caught.value)
+
+
+def test_a_pass_that_cannot_begin_leaves_nothing_behind(tiny: TINY) -> None:
+    class Broken(CheckpointWeights):
+        def tensor(self, name: str) -> torch.Tensor:
+            raise FamilyError(f"{name} cannot be read")
+
+    checkpoint, batches = tiny("mixtral"), make_micro_batches(corpus().rows, 32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(FamilyError), ForwardPass(Broken(checkpoint), batches, workers=2):
+            pass
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)

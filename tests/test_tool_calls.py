@@ -59,3 +59,4 @@ def test_tool_calls_that_the_template_does_not_write_give_a_warning(tmp_path):
     mix = write_mix(tmp_path, {"a": [asked, call("{}", content=None), {"text": "no call"}]})
     (warning,) = load_corpus(mix, tokenizer).description["warnings"]
     assert "'a': the chat template writes nothing of some tool calls in 2 of" in warning
+    assert "(the first is a.jsonl:" in warning

@@ -86,7 +86,8 @@ def take_documents(source: Source, index: int, sampling: Sampling, seen: set[str
         if len(ids) and loses_tool_calls(
             sampling.tokenizer, content.messages, content.tools, source.template
         ):
-            lost.append(where)
+            # Without the folders of this machine: warnings are part of the corpus' description.
+            lost.append(where.rsplit("/", 1)[-1])
         too_long = len(ids) > sampling.sequence_length
         if not len(ids):
             counts["empty"] += 1

@@ -96,15 +96,15 @@ class ForwardPass:
         # In this thread too: a team of torch threads would spin on cores that the workers need.
         torch.set_num_threads(1)
 
-        def pool(threads: int) -> ThreadPoolExecutor:
+        def start_pool(threads: int) -> ThreadPoolExecutor:
             return self._stack.enter_context(
                 ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
             )
 
         try:
-            self._pool = pool(self.workers)
+            self._pool = start_pool(self.workers)
             # A thread for every micro-batch that may wait for others; slots limit who computes.
-            self._members = pool(GROUPS_IN_FLIGHT * max(map(len, self.groups), default=1))
+            self._members = start_pool(GROUPS_IN_FLIGHT * max(map(len, self.groups), default=1))
             self._slots = ComputeSlots(self.workers + self.workers // 2)
             self._stack.enter_context(
                 fill_parameters(self.model, self._name_outside_layers(), self._source)
