@@ -14,7 +14,12 @@ from tiny_line import Line, Run
 
 from secateur import Measuring, Report, measure
 from secateur.api import answers as original_answers
-from secateur.api.answers import check_can_answer, check_can_measure, get_answers
+from secateur.api.answers import (
+    check_can_answer,
+    check_can_measure,
+    check_can_tokenize,
+    get_answers,
+)
 from secateur.api.measure import compare
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.errors import CorpusError, EngineError, InputError
@@ -170,7 +175,19 @@ def test_a_line_that_cannot_be_used_is_refused_at_once(
         check_can_measure(open_checkpoint(line.model), Measuring(prompts=path))
 
 
-def test_a_model_without_a_test_set_is_told_what_is_missing(line: Line) -> None:
+def test_a_prompt_that_leaves_no_room_to_answer_is_refused_before_the_model_is_read(
+    line: Line,
+) -> None:
+    original = open_checkpoint(line.model)
+    check_can_tokenize(original, Measuring(prompts=line.prompts))
+    check_can_tokenize(original, Measuring(answers=line.answers))
+    with pytest.raises(
+        InputError, match=r"its answer may have 500, but the model's context is 512"
+    ):
+        check_can_tokenize(original, Measuring(prompts=line.prompts, answer_tokens=500))
+
+
+def test_a_model_without_a_test_set_is_refused_with_what_is_missing(line: Line) -> None:
     with pytest.raises(CorpusError, match=r"brings no test set .*--prompts \(JSON lines of"):
         check_can_measure(open_checkpoint(line.model), Measuring())
     with pytest.raises(CorpusError, match="nowhere does not exist: name a JSONL file"):

@@ -17,7 +17,13 @@ from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import CorpusError
 from secateur.evaluation.memory import check_memory, weight_bytes
 from secateur.evaluation.tokens.answers import AnswerSet, load_answers
-from secateur.evaluation.tokens.prompts import PromptSet, check_lines, read_answers, read_prompts
+from secateur.evaluation.tokens.prompts import (
+    PromptSet,
+    check_lengths,
+    check_lines,
+    read_answers,
+    read_prompts,
+)
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cache_folder, free_memory
 
@@ -63,6 +69,17 @@ def check_can_answer(original: Checkpoint, request: Measuring, folder: Path | No
         check_memory(original, memory)
 
 
+def check_can_tokenize(original: Checkpoint, request: Measuring) -> None:
+    """Raise InputError for a conversation that the chat template refuses, or that is too long.
+
+    Loads the tokenizer, which takes seconds: made before anything that takes longer.
+    """
+    if request.answers is not None:
+        _read_answers(original, request)
+    else:
+        check_lengths(original, _read_prompts(original, request), request.answer_tokens)
+
+
 def get_answers(
     original: Checkpoint,
     request: Measuring,
@@ -76,15 +93,12 @@ def get_answers(
     Raises CorpusError for a file that cannot be used, EngineError when the model does not fit in
     memory.
     """
-    vocabulary = original.family.number(original.config, "vocab")
     if request.answers is not None:
-        tokenizer = load_tokenizer(original.path)
-        path = find_questions(original, request)
-        return read_answers(path, tokenizer, vocabulary, per_domain=request.per_domain)
+        return _read_answers(original, request)
     asked = _read_prompts(original, request)
     path = _answers_path(original, request, asked, folder)
     if path.exists():
-        return load_answers(path, vocabulary)
+        return load_answers(path, original.family.number(original.config, "vocab"))
     from secateur.evaluation.tokens.generate import Generation, generate_answers, stop_tokens
 
     return generate_answers(
@@ -96,6 +110,12 @@ def get_answers(
         workers=workers,
         progress=progress,
     )
+
+
+def _read_answers(original: Checkpoint, request: Measuring) -> AnswerSet:
+    vocabulary = original.family.number(original.config, "vocab")
+    path, tokenizer = find_questions(original, request), load_tokenizer(original.path)
+    return read_answers(path, tokenizer, vocabulary, per_domain=request.per_domain)
 
 
 def _read_prompts(original: Checkpoint, request: Measuring) -> PromptSet:

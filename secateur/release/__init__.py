@@ -1,1 +1,1 @@
-"""The manifest and the report beside the files."""
+"""What goes with the files: manifest and report."""

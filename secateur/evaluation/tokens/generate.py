@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from secateur.checkpoint.reader import Checkpoint, read_config
-from secateur.errors import CheckpointError, InputError
+from secateur.errors import CheckpointError
 from secateur.evaluation.memory import check_memory
 from secateur.evaluation.tokens.answers import (
     Answer,
@@ -33,7 +33,7 @@ from secateur.evaluation.tokens.answers import (
     answer_to_json,
     save_answers,
 )
-from secateur.evaluation.tokens.prompts import Prompt, PromptSet, turn_end_ids
+from secateur.evaluation.tokens.prompts import Prompt, PromptSet, check_lengths, turn_end_ids
 from secateur.evaluation.whole_model import whole_model
 from secateur.system.atomic import writing
 from secateur.system.progress import Progress, no_progress
@@ -97,8 +97,8 @@ def generate_answers(
     """
     from transformers import GenerationConfig
 
+    check_lengths(checkpoint, prompts, settings.max_new_tokens)
     asked = [prompt for prompt in prompts.prompts if prompt.kind == "answers"]
-    _check_lengths(checkpoint, asked, settings)
     provenance = _provenance(checkpoint, prompts, stop_ids, settings)
     key = hashlib.sha256(
         json.dumps([provenance, [list(prompt) for prompt in asked]], sort_keys=True).encode()
@@ -145,19 +145,6 @@ def _single_threaded_workers(workers: int) -> Iterator[ThreadPoolExecutor]:
                 raise
     finally:
         torch.set_num_threads(threads)
-
-
-def _check_lengths(checkpoint: Checkpoint, asked: Sequence[Prompt], settings: Generation) -> None:
-    section = checkpoint.family.section(checkpoint.config)[1]
-    limit = section.get("max_position_embeddings")
-    for prompt in asked:
-        total = len(prompt.input_ids) + settings.max_new_tokens
-        if isinstance(limit, int) and total > limit:
-            raise InputError(
-                f"prompt {prompt.id!r} has {len(prompt.input_ids)} tokens and its answer may have "
-                f"{settings.max_new_tokens}, but the model's context is {limit}: "
-                "shorten the prompt or allow fewer tokens"
-            )
 
 
 def _make_batches(asked: Sequence[Prompt], size: int) -> list[list[Prompt]]:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.chat_template import render_chat
 from secateur.corpus.json_lines import JsonLines, read_json_lines
 from secateur.corpus.tokenizer import hash_tokenizer
 from secateur.corpus.tools import parse_messages, parse_tools
-from secateur.errors import CorpusError
+from secateur.errors import CorpusError, InputError
 from secateur.evaluation.tokens.answers import Answer, AnswerSet, Kind, answer_set, load_answers
 
 if TYPE_CHECKING:
@@ -142,6 +143,19 @@ def check_lines(path: Path, *, need_answers: bool = False) -> None:
     for record in _records(path, lines, None):
         if need_answers:
             _check_answered(record)
+
+
+def check_lengths(checkpoint: Checkpoint, prompts: PromptSet, answer_tokens: int) -> None:
+    """Raise InputError for a prompt that leaves no room for an answer in the model's context."""
+    limit = checkpoint.family.section(checkpoint.config)[1].get("max_position_embeddings")
+    for prompt in prompts.prompts:
+        total = len(prompt.input_ids) + answer_tokens
+        if prompt.kind == "answers" and isinstance(limit, int) and total > limit:
+            raise InputError(
+                f"prompt {prompt.id!r} has {len(prompt.input_ids)} tokens and its answer may have "
+                f"{answer_tokens}, but the model's context is {limit}: "
+                "shorten the prompt or allow fewer tokens"
+            )
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
