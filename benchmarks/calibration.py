@@ -33,7 +33,8 @@ import numpy as np
 import torch
 import transformers
 
-from secateur.calibration.layer_pass import REROUTE_TOKENS, calibrate
+from secateur.calibration.layer_pass import calibrate
+from secateur.calibration.token_sample import REROUTE_TOKENS, Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
@@ -159,13 +160,13 @@ def serve_calibrate(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) ->
     """A process that calibrates when it is told to."""
     transformers.utils.logging.disable_progress_bar()
     return_large_blocks()  # as the command line does
-    calibrate(checkpoint, corpus, reroute_tokens=0, workers=THREADS)  # compiles, the first time
+    calibrate(checkpoint, corpus, sampling=Sampling(0), workers=THREADS)  # compiles, the first time
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
     filled = sum(batch.input_ids.numel() for batch in make_micro_batches(corpus.rows, hidden))
     pipe.send({"filled_tokens": filled})
     while (what := pipe.recv()) != "end":
         tokens = REROUTE_TOKENS if what == "rerouted" else 0
-        run = partial(calibrate, checkpoint, corpus, reroute_tokens=tokens, workers=THREADS)
+        run = partial(calibrate, checkpoint, corpus, sampling=Sampling(tokens), workers=THREADS)
         pipe.send(timed(run))
 
 

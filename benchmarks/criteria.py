@@ -30,9 +30,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from secateur.calibration.layer_pass import REROUTE_TOKENS, calibrate
+from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.removal_search import cost
 from secateur.calibration.routing import routing_of
+from secateur.calibration.token_sample import REROUTE_TOKENS, Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, make_corpus
@@ -254,7 +255,7 @@ def plain_forward(checkpoint: Checkpoint, corpus: Corpus, workers: int) -> None:
 def costs(checkpoint: Checkpoint, corpus: Corpus, workers: int) -> tuple[Statistics, Any]:
     """Statistics of all domains, and what `rerouted` added to the pass."""
     _, plain = timed(lambda: plain_forward(checkpoint, corpus, workers))
-    _, without = timed(lambda: calibrate(checkpoint, corpus, reroute_tokens=0, workers=workers))
+    _, without = timed(lambda: calibrate(checkpoint, corpus, sampling=Sampling(0), workers=workers))
     statistics, whole = timed(lambda: calibrate(checkpoint, corpus, workers=workers))
     hidden, width = (
         checkpoint.family.number(checkpoint.config, what) for what in ("hidden", "expert_width")

@@ -83,6 +83,7 @@ def random(shape: torch.Size, norm: bool) -> torch.Tensor:
 def child(folder: Path, rows: Path, reroute: int) -> None:
     """Calibrate, telling the layers done."""
     from secateur.calibration.layer_pass import calibrate
+    from secateur.calibration.token_sample import Sampling
     from secateur.checkpoint.reader import open_checkpoint
     from secateur.corpus.load import load_rows
     from secateur.system.allocator import return_large_blocks
@@ -95,7 +96,7 @@ def child(folder: Path, rows: Path, reroute: int) -> None:
         if done % corpus.tokens == 0:
             print(f"layer {done // corpus.tokens}", flush=True)
 
-    calibrate(checkpoint, corpus, reroute_tokens=reroute, workers=2, progress=tell)
+    calibrate(checkpoint, corpus, sampling=Sampling(reroute), workers=2, progress=tell)
 
 
 def status(pid: int) -> dict[str, int]:

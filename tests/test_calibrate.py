@@ -18,6 +18,7 @@ from torch import Tensor
 
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
+from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_rows
 from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
@@ -265,7 +266,7 @@ def as_bytes(statistics: Statistics, folder: Path) -> bytes:
 @pytest.mark.parametrize("form", FORMS)
 def test_sums_equal_brute_force_on_the_real_model(form: str, tiny: TINY, tmp_path: Path) -> None:
     checkpoint, rows = tiny(form), corpus()
-    found = calibrate(checkpoint, rows, reroute_tokens=0, workers=2, observers=[SAMPLE_NORMS])
+    found = calibrate(checkpoint, rows, sampling=Sampling(0), workers=2, observers=[SAMPLE_NORMS])
     assert found.tokens == {"code": 18, "prose": 28}
     assert found.skipped == 0
     assert [(s["category"], s["tokens"]) for s in found.samples] == [
@@ -295,7 +296,7 @@ def test_masked_tokens_and_padding_never_count(form: str, tiny: TINY, tmp_path: 
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     rows = load_rows(path, VOCAB)
-    found = calibrate(tiny(form), rows, reroute_tokens=0, workers=2, observers=[SAMPLE_NORMS])
+    found = calibrate(tiny(form), rows, sampling=Sampling(0), workers=2, observers=[SAMPLE_NORMS])
     assert sum(found.tokens.values()) == sum(sum(line["attention_mask"]) for line in lines)
     for layer in found.layers:
         assert found.count(layer).sum() == TOP_K * rows.tokens
@@ -306,7 +307,7 @@ def test_masked_tokens_and_padding_never_count(form: str, tiny: TINY, tmp_path: 
 def test_any_number_of_workers_gives_the_same_bytes(form: str, tiny: TINY, tmp_path: Path) -> None:
     rows = long_corpus()
     files = [
-        as_bytes(calibrate(tiny(form), rows, reroute_tokens=64, workers=workers), tmp_path)
+        as_bytes(calibrate(tiny(form), rows, sampling=Sampling(64), workers=workers), tmp_path)
         for workers in (1, 2, 3)
     ]
     assert files[0] == files[1] == files[2]
@@ -331,10 +332,10 @@ def parts_of(whole: Corpus, cuts: Sequence[int]) -> list[Corpus]:
 def test_parts_of_a_corpus_merge_to_the_whole(tiny: TINY) -> None:
     """Micro-batches of the parts differ from the whole's: sums differ by their rounding only."""
     whole_corpus = long_corpus()
-    whole = calibrate(tiny("gemma4"), whole_corpus, reroute_tokens=0, observers=[SAMPLE_NORMS])
+    whole = calibrate(tiny("gemma4"), whole_corpus, sampling=Sampling(0), observers=[SAMPLE_NORMS])
     merged: Statistics | None = None
     for part in parts_of(whole_corpus, [7, 23, 40]):
-        found = calibrate(tiny("gemma4"), part, reroute_tokens=0, observers=[SAMPLE_NORMS])
+        found = calibrate(tiny("gemma4"), part, sampling=Sampling(0), observers=[SAMPLE_NORMS])
         merged = found if merged is None else merge(merged, found)
     assert merged is not None
     assert merged.header() | {"corpora": []} == whole.header() | {"corpora": []}
@@ -362,9 +363,9 @@ def test_parts_that_are_whole_groups_merge_to_the_same_bytes(
     # Documents of 64 tokens, 4 to a micro-batch, 8 to a group, in the order of the rows.
     whole = corpus([("code", f"{n:02d}", 64) for n in range(32)])
     parts = parts_of(whole, [4, 12])  # two documents a row: 1, 2 and 1 groups
-    found = [calibrate(tiny("gemma4"), part, reroute_tokens=0) for part in parts]
+    found = [calibrate(tiny("gemma4"), part, sampling=Sampling(0)) for part in parts]
     merged = merge(merge(found[2], found[0]), found[1])
-    once = calibrate(tiny("gemma4"), whole, reroute_tokens=0)
+    once = calibrate(tiny("gemma4"), whole, sampling=Sampling(0))
     same = replace(merged, corpora=once.corpora)
     assert as_bytes(same, tmp_path) == as_bytes(once, tmp_path)
 
@@ -374,7 +375,7 @@ def test_reap_with_the_reference_gate_is_the_reference_formula(form: str, tiny: 
     """S_j = (1/n_j) sum g_tj |f_j(x_t)|, g the softmax over the chosen logits (reap.md, 2.3)."""
     rows = corpus()
     reference = Reference(tiny(form), rows)
-    found = calibrate(tiny(form), rows, reroute_tokens=0)
+    found = calibrate(tiny(form), rows, sampling=Sampling(0))
     scores = score(found, REAP, Settings(gate="reference"))
     for layer in found.layers:
         for expert in range(EXPERTS):
@@ -384,10 +385,10 @@ def test_reap_with_the_reference_gate_is_the_reference_formula(form: str, tiny: 
 
 
 def test_reference_and_true_gate_are_one_where_the_router_is_plain(tiny: TINY) -> None:
-    found = calibrate(tiny("qwen3_moe"), corpus(), reroute_tokens=0)
+    found = calibrate(tiny("qwen3_moe"), corpus(), sampling=Sampling(0))
     for layer in found.layers:
         assert found.array(layer, "reference_gate") == pytest.approx(found.array(layer, "gate"))
-    other = calibrate(tiny("gemma4"), corpus(), reroute_tokens=0)
+    other = calibrate(tiny("gemma4"), corpus(), sampling=Sampling(0))
     gates = other.array(0, "gate").sum(0)
     assert not np.allclose(other.array(0, "reference_gate").sum(0), gates, rtol=0.05)
 
@@ -407,14 +408,14 @@ def test_nan_stops_and_names_layer_expert_and_sample(broken: Checkpoint) -> None
     with pytest.raises(
         NumericError, match=r"layer 1, expert 3 gave NaN .* sample \w+ \(file\)"
     ) as e:
-        calibrate(broken, corpus(), reroute_tokens=0)
+        calibrate(broken, corpus(), sampling=Sampling(0))
     assert e.value.exit_code == 1
     assert "\n" not in str(e.value)
 
 
 def test_skipped_tokens_are_counted_and_leave_no_trace(broken: Checkpoint, tiny: TINY) -> None:
     rows = corpus()
-    found = calibrate(broken, rows, reroute_tokens=0, skip_bad=True, workers=2)
+    found = calibrate(broken, rows, sampling=Sampling(0), skip_bad=True, workers=2)
     sound = Reference(tiny("gemma4"), rows)
     # Layer 0 is as it was; in layer 1 the tokens of expert 3 are out, with all their experts.
     assert np.array_equal(found.count(0), sound.sums(0, lambda _: 1))
@@ -456,8 +457,8 @@ def test_nan_in_attention_is_refused_or_skipped(tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     checkpoint = open_checkpoint(folder)
     with pytest.raises(NumericError, match=r"layer 1"):
-        calibrate(checkpoint, corpus(), reroute_tokens=0)
-    found = calibrate(checkpoint, corpus(), reroute_tokens=0, skip_bad=True)
+        calibrate(checkpoint, corpus(), sampling=Sampling(0))
+    found = calibrate(checkpoint, corpus(), sampling=Sampling(0), skip_bad=True)
     assert found.skipped == corpus().tokens
     assert found.count(0).sum() == TOP_K * corpus().tokens
     assert found.count(1).sum() == found.count(2).sum() == 0
@@ -467,9 +468,9 @@ def test_nan_in_attention_is_refused_or_skipped(tmp_path: Path) -> None:
 def test_experts_read_one_by_one_change_nothing(
     form: str, tiny: TINY, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_once = calibrate(tiny(form), corpus(), reroute_tokens=64)
+    at_once = calibrate(tiny(form), corpus(), sampling=Sampling(64))
     monkeypatch.setattr(weights, "EAGER_STACK_BYTES", 0)
-    one_by_one = calibrate(tiny(form), corpus(), reroute_tokens=64)
+    one_by_one = calibrate(tiny(form), corpus(), sampling=Sampling(64))
     assert at_once.arrays.keys() == one_by_one.arrays.keys()
     for name, values in at_once.arrays.items():
         np.testing.assert_array_equal(values, one_by_one.arrays[name], err_msg=name)
@@ -482,5 +483,5 @@ def test_an_empty_corpus_is_refused(tiny: TINY) -> None:
 
 def test_progress_counts_every_layer(tiny: TINY) -> None:
     calls: list[tuple[str, int, int, str]] = []
-    calibrate(tiny("gemma4"), corpus(), reroute_tokens=0, progress=lambda *c: calls.append(c))
+    calibrate(tiny("gemma4"), corpus(), sampling=Sampling(0), progress=lambda *c: calls.append(c))
     assert calls == [("calibrate", done, 138, "tokens") for done in (46, 92, 138)]

@@ -11,9 +11,11 @@ from secateur.api.requests import Calibration
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import RequestError
 from secateur.statistics import file as statistics_file
+from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import check_writable
 from secateur.system.progress import Progress, no_progress
+from secateur.system.sizes import show_bytes
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
@@ -31,17 +33,24 @@ def calibrate(
 ) -> Statistics:
     """Observe a model on a corpus and write the statistics to `out`.
 
+    With `keep_sample`, or of a shard, the token sample is written next to it (sample_path).
     `on_message` is called with what the run will cost before it starts. Raises CorpusError,
     CheckpointError, NumericError (see calibration.calibrate).
     """
+    from secateur.calibration.cost import cost_of
     from secateur.calibration.layer_pass import calibrate as run
-    from secateur.calibration.layer_pass import cost_of
     from secateur.calibration.observers.registry import find_observers
+    from secateur.calibration.shards import WHOLE, read_shard
+    from secateur.calibration.token_sample import Sampling
 
     observers = find_observers(request.observe)
+    shard = read_shard(request.shard) if request.shard else WHOLE
     checkpoint = open_weights(model, revision, "calibrating")
     out = Path(out)
     check_writable(out)
+    # Without its sample a part could not be merged into what a pass over the whole corpus gives.
+    kept = request.reroute_tokens > 0 and (request.keep_sample or shard.parts > 1)
+    sample = sample_path(out) if kept else None
     corpus = corpus_for(checkpoint, request)
     on_message(
         f"calibrating on {corpus.tokens:,} tokens: "
@@ -50,14 +59,16 @@ def calibrate(
     found = run(
         checkpoint,
         corpus,
-        reroute_tokens=request.reroute_tokens,
-        seed=request.seed or 0,
+        sampling=Sampling(request.reroute_tokens, keep=sample),
+        shard=shard,
         workers=workers,
         skip_bad=request.on_nan == "skip",
         observers=observers,
         progress=progress,
     )
     statistics_file.save(found, out)
+    if sample is not None:
+        on_message(f"token sample: {sample}, {show_bytes(sample.stat().st_size)}")
     return found
 
 

@@ -58,7 +58,9 @@ class Calibration:
 
     `seed` and `sequence_length` take the place of the mix's own; `reroute_tokens` are sampled for
     the criterion `rerouted`. `observe` names sums to make in addition to the built-in ones
-    (calibration.observers.registry).
+    (calibration.observers.registry). `keep_sample` writes the token sample next to the statistics,
+    from which `rerouted` is solved again after a merge. `shard` is a part of the corpus, as in
+    "2/3": its sample is kept, and nothing is solved.
     """
 
     corpus: str | None = None
@@ -68,6 +70,8 @@ class Calibration:
     reroute_tokens: int = REROUTE_TOKENS
     on_nan: OnNan = "stop"
     observe: tuple[str, ...] = ()
+    keep_sample: bool = False
+    shard: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("seed", "sequence_length"):
@@ -76,6 +80,8 @@ class Calibration:
                     f"{name} is of a mix, and rows are used as given: leave {name} out, or name a "
                     "mix with corpus"
                 )
+        if self.keep_sample and not self.reroute_tokens:
+            raise RequestError("keep_sample: with reroute_tokens 0 there is no sample to keep")
 
 
 @dataclass(frozen=True)

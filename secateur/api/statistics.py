@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from secateur.api.models import File
+from secateur.api.models import File, Model, open_weights
 from secateur.api.requests import Pruning
 from secateur.errors import StatisticsError
 from secateur.pruning.choose import scores_of
 from secateur.statistics import file as statistics_file
 from secateur.statistics.coverage import LEAST, Coverage
 from secateur.statistics.coverage import coverage as coverage_of
-from secateur.statistics.merge import merge as merge_statistics
+from secateur.statistics.merge_files import merge_files, write_merged_sample
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import check_writable
+from secateur.system.progress import Progress, no_progress
 
 
-def merge(paths: Sequence[File], out: File) -> Statistics:
-    """Merge statistics files of one model into one; exact, whatever the order."""
-    if not paths:
-        raise StatisticsError("name at least one statistics file to merge")
-    check_writable(Path(out))
-    merged = statistics_file.load(Path(paths[0]))
-    for path in paths[1:]:
-        merged = merge_statistics(merged, statistics_file.load(Path(path)))
-    statistics_file.save(merged, Path(out))
-    return merged
+def merge(
+    paths: Sequence[File],
+    out: File,
+    *,
+    model: Model | None = None,
+    revision: str | None = None,
+    workers: int | None = None,
+    on_message: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = no_progress,
+) -> Statistics:
+    """Merge statistics files of one model into one; exact, whatever the order.
+
+    With `model` the criterion `rerouted` is solved again, from the token samples that lie next to
+    the files. Those are merged as well, where every file has one. `on_message` is called with what
+    the merged file lacks. Raises StatisticsError for files that cannot be merged, for the same
+    text twice, and when `model` is given but a file has no sample.
+    """
+    out = Path(out)
+    check_writable(out)
+    merged = merge_files([Path(path) for path in paths])
+    statistics = merged.statistics
+    checkpoint = None
+    if model is not None:
+        if merged.without_sample:
+            raise StatisticsError(
+                f"{merged.without_sample[0]} has no token sample next to it to solve 'rerouted' "
+                "from: calibrate again with --keep-sample, or merge without --model"
+            )
+        checkpoint = open_weights(model, revision, "solving 'rerouted'")
+        if checkpoint.identity() != statistics.model["identity"]:
+            raise StatisticsError(
+                f"the statistics were made on {statistics.model['source']}, not on "
+                f"{checkpoint.source}: name that model, or merge without --model"
+            )
+    sample = write_merged_sample(merged, out)
+    if checkpoint is not None and sample is not None:
+        from secateur.calibration.solve import solve_sample
+
+        statistics = solve_sample(
+            checkpoint, statistics, sample, workers=workers, progress=progress
+        )
+    statistics_file.save(statistics, out)
+    for note in merged.notes(statistics):
+        on_message(note)
+    return statistics
 
 
 def coverage(statistics: File, least: int = LEAST) -> Coverage:

@@ -1,93 +1,218 @@
-"""A stratified sample of tokens, chosen before the pass and collected layer by layer.
+"""The sample of tokens for `rerouted`: drawn before the pass, collected layer by layer.
 
-Every category gives the same number of tokens (all it has, when it has fewer), drawn without
-replacement by a seeded generator. The same tokens are used in every layer.
+Every category gives the same number of tokens (all it has, when it has fewer), those of the
+smallest hashes (statistics.token_sample). The same tokens are used in every layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.calibration.removal_search import LayerSample
 from secateur.corpus.rows import Corpus
 from secateur.forward.batches import Group, MicroBatch
+from secateur.statistics.sample_file import LayerTokens
+from secateur.statistics.token_sample import (
+    TokenKeys,
+    document_key,
+    hash_places,
+    join_keys,
+    no_keys,
+    share_of,
+    smallest,
+)
+
+REROUTE_TOKENS = 16384
+"""Tokens sampled per layer for the criterion `rerouted`, shared evenly by the categories."""
+
+_CANDIDATES = 1 << 20
+"""Candidates of a category that are held before all but the smallest are dropped."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many `tokens` are sampled (0: none), with what seed, and the file to keep them in."""
+
+    tokens: int = REROUTE_TOKENS
+    seed: int = 0
+    keep: Path | None = None
 
 
 class Drawn(NamedTuple):
-    """The sampled tokens of a micro-batch or group: flattened positions, categories; int64 [n]."""
+    """The sampled tokens of a micro-batch or group; int64 [n]: flattened positions, and places in
+    the sample."""
 
     positions: Tensor
-    categories: Tensor
+    rows: Tensor
 
 
 class Seen(NamedTuple):
-    """What the sampled tokens of one group brought to a layer; see LayerSample."""
+    """What the sampled tokens of one group brought to a layer; see LayerTokens."""
 
+    rows: Tensor
     inputs: Tensor
     scores: Tensor
     experts: Tensor
     gates: Tensor
-    categories: Tensor
 
 
-def draw(
-    batches: Sequence[MicroBatch], corpus: Corpus, tokens: int, seed: int
-) -> Mapping[int, Drawn]:
-    """{micro-batch: its sampled tokens}, `tokens` in all, shared evenly by the categories."""
+@dataclass(frozen=True)
+class TokenDraw:
+    """The sampled tokens of a corpus, or of some of its micro-batches; arrays [S]."""
+
+    keys: TokenKeys
+    batch: NDArray[np.int64]
+    position: NDArray[np.int64]
+    """in the flattened micro-batch"""
+
+    def renumber(self, numbers: Mapping[int, int]) -> TokenDraw:
+        """Those of the micro-batches that have a new number, under it."""
+        rows = np.flatnonzero(np.isin(self.batch, list(numbers)))
+        batch = np.array([numbers[old] for old in self.batch[rows].tolist()], np.int64)
+        return TokenDraw(self.keys.take(rows), batch, self.position[rows])
+
+    def by_batch(self) -> dict[int, Drawn]:
+        """{micro-batch: its sampled tokens}, in the order of their positions."""
+        order = np.lexsort((self.position, self.batch))
+        found = {}
+        for index in np.unique(self.batch).tolist():
+            rows = order[self.batch[order] == index]
+            positions = torch.from_numpy(self.position[rows])
+            found[index] = Drawn(positions, torch.from_numpy(rows))
+        return found
+
+
+def draw(batches: Sequence[MicroBatch], corpus: Corpus, tokens: int, seed: int) -> TokenDraw:
+    """The sample of a corpus, `tokens` in all, shared evenly by the categories.
+
+    Peak memory: some _CANDIDATES tokens per category.
+    """
+    share = share_of(tokens, len(corpus.categories))
+    held: dict[int, list[TokenDraw]] = {}
+    sizes: dict[int, int] = {}
+    for category, candidates in _hash_lines(batches, corpus, seed):
+        held.setdefault(category, []).append(candidates)
+        sizes[category] = sizes.get(category, 0) + len(candidates.batch)
+        if sizes[category] > max(_CANDIDATES, 4 * share):
+            held[category] = [_cut(held[category], share)]
+            sizes[category] = len(held[category][0].batch)
+    return _cut([part for parts in held.values() for part in parts], share)
+
+
+def _cut(parts: Sequence[TokenDraw], share: int) -> TokenDraw:
+    """The `share` smallest of every category."""
+    if not parts:
+        return TokenDraw(no_keys(), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    keys = join_keys([part.keys for part in parts])
+    chosen = smallest(keys, share)
+    batch, position = (
+        np.concatenate([getattr(part, name) for part in parts])[chosen]
+        for name in ("batch", "position")
+    )
+    return TokenDraw(keys.take(chosen), batch, position)
+
+
+def _hash_lines(
+    batches: Sequence[MicroBatch], corpus: Corpus, seed: int
+) -> Iterator[tuple[int, TokenDraw]]:
+    """(category, its unmasked tokens) of every line."""
+    copies = _count_copies(corpus)
     numbers = {name: number for number, name in enumerate(corpus.categories)}
-    where: list[list[tuple[int, int]]] = [[] for _ in corpus.categories]
     for batch in batches:
         length = batch.input_ids.shape[1]
-        for line, source in enumerate(batch.lines):
-            category = numbers[corpus.rows[source.row].category]
-            unmasked = batch.mask[line].nonzero().flatten().tolist()
-            where[category] += [(batch.index, line * length + place) for place in unmasked]
-    share = -(-tokens // len(where))
-    chosen: dict[int, list[tuple[int, int]]] = {}
-    for category, places in enumerate(where):
-        generator = np.random.Generator(np.random.PCG64([seed, category]))
-        for pick in generator.permutation(len(places))[:share]:
-            index, position = places[int(pick)]
-            chosen.setdefault(index, []).append((position, category))
-    drawn = {}
-    for index, entries in chosen.items():
-        pairs = torch.tensor(sorted(entries), dtype=torch.int64)
-        drawn[index] = Drawn(pairs[:, 0], pairs[:, 1])
-    return drawn
+        for number, line in enumerate(batch.lines):
+            row = corpus.rows[line.row]
+            category = numbers[row.category]
+            sample = corpus.samples[row.samples[line.document]]
+            document = document_key(sample.sha256, copies[line.row, line.document], seed)
+            places = batch.mask[number].nonzero()[:, 0].numpy()
+            count = len(places)
+            keys = TokenKeys(
+                np.full(count, category, np.int16),
+                hash_places(document, places),
+                np.full(count, document, np.uint64),
+                places.astype(np.int32),
+            )
+            whole = np.full(count, batch.index, np.int64)
+            yield category, TokenDraw(keys, whole, places + number * length)
+
+
+def _count_copies(corpus: Corpus) -> dict[tuple[int, int], int]:
+    """{(row, document in it): how many copies or pieces of the same document come before it}."""
+    seen: dict[tuple[str, str], int] = {}
+    copies = {}
+    for number, row in enumerate(corpus.rows):
+        for document, sample in enumerate(row.samples):
+            key = corpus.samples[sample].sha256, row.category
+            copies[number, document] = seen.get(key, 0)
+            seen[key] = copies[number, document] + 1
+    return copies
 
 
 def join_drawn(group: Group, drawn: Mapping[int, Drawn]) -> Drawn | None:
     """The sampled tokens of a group, as positions in all its tokens; None without any."""
-    start, positions, categories = 0, [], []
+    start, positions, rows = 0, [], []
     for batch in group:
         if batch.index in drawn:
             positions.append(drawn[batch.index].positions + start)
-            categories.append(drawn[batch.index].categories)
+            rows.append(drawn[batch.index].rows)
         start += batch.input_ids.numel()
-    return Drawn(torch.cat(positions), torch.cat(categories)) if positions else None
+    return Drawn(torch.cat(positions), torch.cat(rows)) if positions else None
 
 
 def see(
     drawn: Drawn, mask: Tensor, hidden: Tensor, scores: Tensor, experts: Tensor, gates: Tensor
 ) -> Seen:
-    """The sampled rows of a group [T, ...]; masked tokens are left out."""
+    """The sampled rows of a group [T, ...]; masked tokens are left out.
+
+    The inputs are rounded to bfloat16, so that a sample that is kept is the one that was solved.
+    """
     alive = mask[drawn.positions]
     positions = drawn.positions[alive]
     return Seen(
-        hidden[positions],
+        drawn.rows[alive],
+        hidden[positions].to(torch.bfloat16),
         scores[positions],
         experts[positions],
         gates[positions],
-        drawn.categories[alive],
     )
 
 
-def join(parts: Sequence[Seen]) -> LayerSample:
-    """The whole sample of a layer, in the order of the groups."""
-    joined = Seen(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-    return LayerSample(*joined, weights=torch.ones(len(joined.categories)))
+def join_seen(parts: Sequence[Seen], tokens: int, sizes: tuple[int, int, int]) -> LayerTokens:
+    """The sample of a layer, `tokens` long and in its own order; `sizes` are H, E, K."""
+    hidden, experts, top_k = sizes
+    found = LayerTokens(
+        np.zeros((tokens, hidden), np.uint16),
+        np.zeros((tokens, experts), np.float32),
+        np.full((tokens, top_k), -1, np.int16),
+        np.zeros((tokens, top_k), np.float32),
+    )
+    for part in parts:
+        rows = part.rows.numpy()
+        found.inputs[rows] = part.inputs.view(torch.int16).numpy().view(np.uint16)
+        found.scores[rows] = part.scores.float().numpy()
+        found.experts[rows] = part.experts.numpy()
+        found.gates[rows] = part.gates.float().numpy()
+    return found
+
+
+def to_layer_sample(tokens: LayerTokens, keys: TokenKeys) -> LayerSample:
+    """What the search works on: the tokens that the layer saw, in float32."""
+    alive = np.flatnonzero(tokens.experts[:, 0] >= 0)
+    inputs = torch.from_numpy(tokens.inputs[alive].view(np.int16)).view(torch.bfloat16).float()
+    return LayerSample(
+        inputs=inputs,
+        scores=torch.from_numpy(tokens.scores[alive]),
+        experts=torch.from_numpy(tokens.experts[alive].astype(np.int64)),
+        gates=torch.from_numpy(tokens.gates[alive]),
+        categories=torch.from_numpy(keys.category[alive].astype(np.int64)),
+        weights=torch.ones(len(alive)),
+    )

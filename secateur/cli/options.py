@@ -268,6 +268,25 @@ Observe = Annotated[
         rich_help_panel=TEXT,
     ),
 ]
+KeepSample = Annotated[
+    bool,
+    typer.Option(
+        "--keep-sample",
+        help="Write the sampled tokens to a file next to the statistics, so that `merge` can solve "
+        "`rerouted` again (3 GB for a 26B model).",
+        rich_help_panel=TEXT,
+    ),
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="PART/PARTS",
+        help="Run one part of the corpus, as in 2/3, on each of several machines; `merge --model` "
+        "of all parts gives what one run gives.",
+        rich_help_panel=TEXT,
+    ),
+]
 OnNan = Annotated[
     Literal["stop", "skip"],
     typer.Option(

@@ -64,7 +64,8 @@ class ForwardPass:
     Use as a context manager: it embeds on entering; then run layers 0, 1, ..., each inside
     `load_layer`, then ask for `logits` inside `load_head`. Layers may be left out at the
     end only. `workers` are the cores to keep busy: half as many threads again compute, since one
-    that waits for Python's lock leaves its core to another.
+    that waits for Python's lock leaves its core to another. `groups` are the micro-batches in
+    groups that were made before (default: they are grouped here).
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class ForwardPass:
         workers: int,
         hidden_limit: int = HIDDEN_LIMIT,
         skip_bad: bool = False,
+        groups: Sequence[Group] | None = None,
     ) -> None:
         self.model = build_skeleton(source)
         self.batches = batches
-        self.groups = group_micro_batches(batches)
+        self.groups = group_micro_batches(batches) if groups is None else tuple(groups)
         self.family = source.family
         self.config = source.config
         self.skipped = 0

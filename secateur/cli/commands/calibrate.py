@@ -9,6 +9,7 @@ from secateur.cli.options import (
     Corpus,
     FamilyFile,
     Json,
+    KeepSample,
     MixSeed,
     Model,
     Observe,
@@ -18,6 +19,7 @@ from secateur.cli.options import (
     Revision,
     Rows,
     SequenceLength,
+    ShardOf,
     Workers,
 )
 from secateur.cli.progress import show_progress
@@ -27,6 +29,7 @@ EXAMPLES = """
 secateur calibrate gemmule --corpus gemmule -o stats.safetensors
 secateur calibrate MODEL --corpus mix.yaml --seed 42 -o stats.safetensors
 secateur calibrate MODEL --rows rows.jsonl -o stats.safetensors
+secateur calibrate MODEL --corpus mix.yaml --shard 2/3 -o part2.safetensors
 """
 
 
@@ -45,6 +48,8 @@ def calibrate(
     reroute_tokens: RerouteTokens = 16384,
     on_nan: OnNan = "stop",
     observe: Observe = None,
+    keep_sample: KeepSample = False,
+    shard: ShardOf = None,
     revision: Revision = None,
     family: FamilyFile = None,
     workers: Workers = None,
@@ -54,8 +59,9 @@ def calibrate(
     from secateur.api.requests import Calibration
 
     request = Calibration(
-        corpus, rows, seed, sequence_length, reroute_tokens, on_nan, tuple(observe or ())
-    )
+        corpus, rows, seed, sequence_length, reroute_tokens, on_nan, tuple(observe or ()),
+        keep_sample, shard,
+    )  # fmt: skip
     with show_progress() as progress:
         from secateur.api.calibrate import calibrate as run
         from secateur.api.models import with_family

@@ -17,16 +17,22 @@ from secateur.cli.options import (
     Out,
     PerSample,
     RandomSeed,
+    Revision,
     Statistics,
+    Workers,
 )
-from secateur.cli.terminal import show
+from secateur.cli.progress import show_progress
+from secateur.cli.terminal import note, show
+
+MERGE_EXAMPLES = """
+secateur merge a.safetensors b.safetensors -o all.safetensors
+secateur merge part1.safetensors part2.safetensors --model MODEL -o all.safetensors
+"""
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(
-        cls=Command, epilog="secateur merge a.safetensors b.safetensors -o all.safetensors"
-    )(merge)
+    app.command(cls=Command, epilog=MERGE_EXAMPLES)(merge)
     app.command(cls=Command, epilog="secateur coverage stats.safetensors --least 100")(coverage)
     app.command(cls=Command, epilog="secateur scores stats.safetensors --criterion reap")(scores)
 
@@ -36,12 +42,30 @@ def merge(
         list[Path], typer.Argument(metavar="STATISTICS...", help="Statistics files of one model.")
     ],
     out: Out,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Solve the default criterion `rerouted` again with this model's weights, from "
+            "the token samples that `calibrate --keep-sample` (or --shard) wrote.",
+        ),
+    ] = None,
+    revision: Revision = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Merge statistics of several runs or machines; exact, in any order."""
+    """Merge statistics of several runs or machines; exact, in any order.
+
+    Without --model the merged file lacks the default criterion `rerouted`. Files that share a
+    document are refused: it would count twice.
+    """
     from secateur.api.statistics import merge as run
 
-    merged = run(statistics, out)
+    with show_progress() as progress:
+        merged = run(
+            statistics, out, model=model, revision=revision, workers=workers, on_message=note,
+            progress=progress,
+        )  # fmt: skip
     summary = {"statistics": str(out), "tokens": dict(merged.tokens), "merged": len(statistics)}
     total = sum(merged.tokens.values())
     show(summary, [f"{out}: {total:,} tokens of {len(statistics)} files"], as_json)

@@ -1,0 +1,133 @@
+"""Solving `rerouted` for a layer whose weights are loaded, and for a whole sample file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from secateur.calibration.branch_error import read_norm
+from secateur.calibration.removal_search import LayerSample, solve_layer
+from secateur.calibration.routing import Routing, routing_of
+from secateur.calibration.token_sample import to_layer_sample
+from secateur.checkpoint.reader import Checkpoint
+from secateur.families.schema import Family
+from secateur.forward.experts import is_experts
+from secateur.forward.norms import fuse_norms
+from secateur.forward.skeleton import (
+    build_skeleton,
+    fill_parameters,
+    find_path,
+    get_decoder_layers,
+    name_layer_tensors,
+)
+from secateur.forward.weights import CheckpointWeights
+from secateur.statistics.sample_file import SampleFile
+from secateur.statistics.statistics import Statistics, array_name
+from secateur.statistics.sums import Array
+from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import cores
+
+
+@dataclass(frozen=True)
+class LoadedLayer:
+    """A decoder layer with its weights; `prefix` is its path in the model."""
+
+    module: nn.Module
+    prefix: str
+    number: int
+    family: Family
+    config: Mapping[str, Any]
+
+    def find_experts(self) -> tuple[str, nn.Module | None]:
+        """(path, module) of the routed experts; ("", None) when the layer is dense."""
+        for path, child in self.module.named_modules():
+            if is_experts(child):
+                return path, child
+        return "", None
+
+    def find_post_norm(self) -> nn.Module | None:
+        """The norm behind the experts, where the family has one."""
+        template = self.family.post_norm
+        return self.module.get_submodule(self._inside(template)) if template else None
+
+    def find_routing(self) -> Routing:
+        """How the layer's router chooses, with its own vectors."""
+        bias, scale = (self._vector(f"router.{n}") for n in ("correction_bias", "expert_scale"))
+        return routing_of(self.family, self.config, bias, scale)
+
+    def _inside(self, template: str) -> str:
+        return self.family.fill(template, self.number).removeprefix(self.prefix + ".")
+
+    def _vector(self, role: str) -> NDArray[np.float64] | None:
+        row = next((row for row in self.family.rows if row.role == role), None)
+        if row is None:
+            return None
+        value = self.module.state_dict()[self._inside(row.name)]
+        return np.asarray(value.double().numpy())
+
+
+def solve_loaded(
+    layer: LoadedLayer, sample: LayerSample, categories: int, workers: int, *, skip_bad: bool
+) -> dict[str, Array]:
+    """The order of removal of one layer, for both aims, under the names of the statistics.
+
+    Nothing where no sampled token came through the layer.
+    """
+    experts = layer.find_experts()[1]
+    if experts is None or not len(sample.weights):
+        return {}
+    removals = solve_layer(
+        experts,
+        read_norm(layer.find_post_norm()),
+        layer.find_routing(),
+        sample,
+        categories=categories,
+        workers=workers,
+        skip_bad=skip_bad,
+    )
+    return {
+        array_name(layer.number, f"rerouted.{aim}.{what}"): getattr(removal, what)
+        for aim, removal in removals.items()
+        for what in ("errors", "errors_by_category", "scores")
+    }
+
+
+def solve_sample(
+    checkpoint: Checkpoint,
+    statistics: Statistics,
+    sample: SampleFile,
+    *,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Statistics:
+    """The statistics with `rerouted` solved from their token sample.
+
+    The same bytes as a pass over the whole corpus gives. Reads every MoE layer's weights once.
+    Peak memory: one layer of the sample, and that of branch_error.
+    """
+    source = CheckpointWeights(checkpoint)
+    model = build_skeleton(source)
+    arrays = dict(statistics.arrays)
+    layers = sample.description.layers
+    for done, number in enumerate(layers, start=1):
+        module = get_decoder_layers(model)[number]
+        tokens = to_layer_sample(sample.layer(number), sample.keys)
+        names = name_layer_tensors(model, number)
+        with fill_parameters(module, names, source), fuse_norms(module):
+            layer = LoadedLayer(
+                module, find_path(model, module), number, source.family, source.config
+            )
+            arrays |= solve_loaded(
+                layer,
+                tokens,
+                len(statistics.categories),
+                workers or cores(),
+                skip_bad=sample.description.skip_bad,
+            )
+        progress("solve", done, len(layers), "layers")
+    return replace(statistics, arrays={name: arrays[name] for name in sorted(arrays)})

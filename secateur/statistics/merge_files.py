@@ -1,0 +1,98 @@
+"""Statistics files and their token samples as one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateur.errors import StatisticsError
+from secateur.statistics.file import load
+from secateur.statistics.merge import merge
+from secateur.statistics.sample_file import SampleFile, merge_samples, sample_path
+from secateur.statistics.statistics import Statistics
+
+SOLUTION = "rerouted.pooled.scores"
+"""An array that is there when `rerouted` is solved."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Merged statistics, not yet saved, and the files that lack a token sample."""
+
+    statistics: Statistics
+    samples: tuple[SampleFile, ...]
+    without_sample: tuple[Path, ...]
+    lost_sums: tuple[str, ...]
+
+    def notes(self, statistics: Statistics) -> list[str]:
+        """What the merged file lacks, as it is saved, and what to do about it."""
+        notes = []
+        if missing := sorted({f"{part}/{parts}" for _, part, parts in self._missing()}):
+            notes.append(f"parts of a corpus are missing: {', '.join(missing)}")
+        if self.lost_sums:
+            notes.append(
+                f"left out, since not every file has it: {', '.join(self.lost_sums)} "
+                "(calibrate all of them with the same --observe)"
+            )
+        if statistics.has(SOLUTION):
+            return notes
+        if self.without_sample:
+            files = ", ".join(map(str, self.without_sample[:3]))
+            more = ", ..." if len(self.without_sample) > 3 else ""
+            remedy = f"no token sample for {files}{more}: calibrate with --keep-sample, then merge"
+        else:
+            remedy = "merge"
+        notes.append(
+            f"the default criterion 'rerouted' is not in the merged file ({remedy} with --model "
+            "MODEL to solve it), nor the layer order of recipes with tiers that goes by it; all "
+            "other criteria are"
+        )
+        return notes
+
+    def _missing(self) -> set[tuple[str, int, int]]:
+        have = set(self.statistics.shards)
+        return {
+            (sha, part, parts)
+            for sha, _, parts in have
+            for part in range(1, parts + 1)
+            if (sha, part, parts) not in have
+        }
+
+
+def merge_files(paths: Sequence[Path]) -> Merged:
+    """Merge statistics files of one model; the samples are opened and checked, not merged yet.
+
+    Raises StatisticsError for files that cannot be read or merged. Peak memory: two files.
+    """
+    if not paths:
+        raise StatisticsError("name at least one statistics file to merge")
+    whole: Statistics | None = None
+    sums: set[str] = set()
+    samples, without = [], []
+    for path in paths:
+        part = load(path)
+        sums |= set(part.sums)
+        if sample_path(path).exists():
+            samples.append(SampleFile(sample_path(path)))
+            samples[-1].check_origin(part, path)
+        else:
+            without.append(path)
+        try:
+            whole = part if whole is None else merge(whole, part)
+        except StatisticsError as error:
+            raise StatisticsError(f"{path}, and what is named before it: {error}") from None
+    assert whole is not None
+    lost = sums - set(whole.sums)
+    return Merged(whole, tuple(samples), tuple(without), tuple(sorted(lost)))
+
+
+def write_merged_sample(merged: Merged, out: Path) -> SampleFile | None:
+    """Write the merged sample next to the statistics file `out`; None when a part lacks one.
+
+    Raises StatisticsError for samples that do not fit, WriteError when the disk refuses.
+    """
+    if merged.without_sample:
+        return None
+    merge_samples(merged.samples, merged.statistics, sample_path(out))
+    return SampleFile(sample_path(out))
