@@ -44,6 +44,20 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Gemma 4 whose expert 3 of layer 1 has a NaN in its down projection."""
+    folder = save_tiny("gemma4", tmp_path_factory.mktemp("broken") / "model")
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    name = next(n for n in tensors if "layers.1." in n and "down_proj" in n and "experts" in n)
+    tensors[name][3, 5, 2] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return open_checkpoint(folder)
+
+
+@pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """A tiny model with tokenizer and template, a corpus and answers: read only."""
     return save_line(tmp_path_factory.mktemp("line"))

@@ -393,17 +393,6 @@ def test_reference_and_true_gate_are_one_where_the_router_is_plain(tiny: TINY) -
     assert not np.allclose(other.array(0, "reference_gate").sum(0), gates, rtol=0.05)
 
 
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """Gemma 4 whose expert 3 of layer 1 has a NaN in its down projection."""
-    folder = save_tiny("gemma4", tmp_path_factory.mktemp("broken") / "model")
-    tensors = load_file(folder / "model.safetensors")
-    name = next(n for n in tensors if "layers.1." in n and "down_proj" in n and "experts" in n)
-    tensors[name][3, 5, 2] = torch.nan
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return open_checkpoint(folder)
-
-
 def test_nan_stops_and_names_layer_expert_and_sample(broken: Checkpoint) -> None:
     with pytest.raises(
         NumericError, match=r"layer 1, expert 3 gave NaN .* sample \w+ \(file\)"

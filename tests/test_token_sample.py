@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_calibrate import broken, corpus, parts_of  # noqa: F401 - a fixture
+from test_calibrate import corpus, parts_of
 from tiny_line import Line, Run
 
 from secateur.api.statistics import merge as merge_api
