@@ -45,8 +45,7 @@ class Merged:
             remedy = "merge"
         notes.append(
             f"the default criterion 'rerouted' is not in the merged file ({remedy} with --model "
-            "MODEL to solve it), nor the layer order of recipes with tiers that goes by it; all "
-            "other criteria are"
+            "MODEL to solve it), nor the layer order that recipes with tiers take from it"
         )
         return notes
 
