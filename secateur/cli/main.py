@@ -16,6 +16,7 @@ from secateur import __version__
 from secateur.cli.commands import (
     audit,
     calibrate,
+    family,
     imatrix,
     inspect,
     measure,
@@ -50,6 +51,7 @@ for module in (inspect, calibrate, statistics, plan, output, measure, shrink, au
     module.add_to(app)
 app.add_typer(imatrix.app, name="imatrix")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(family.app, name="family")
 
 
 def main() -> None:

@@ -102,6 +102,16 @@ def load_family(source: FamilySource, find: Find) -> Family:
     return replace(family, mmproj=_family(source, merged))
 
 
+def load_tables(source: FamilySource, find: Find) -> Table:
+    """The file's tables with all that it extends. Raises FamilyError as `load_family` does."""
+    return _resolve(source, find, (), [])
+
+
+def read_rows(table: Table) -> tuple[TensorRow, ...]:
+    """The [[tensor]] rows of a file that need not be a whole family."""
+    return tuple(read_table(TensorRow, row) for row in table.entries.get("tensor", ()))
+
+
 def _resolve(
     source: FamilySource, find: Find, trail: Sequence[str], used: list[FamilySource]
 ) -> Table:

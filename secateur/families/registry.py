@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import FamilyError
-from secateur.families.loading import FamilySource, load_family
-from secateur.families.schema import Family
+from secateur.families.loading import FamilySource, load_family, load_tables, read_rows
+from secateur.families.schema import Family, TensorRow
 from secateur.families.toml_tables import TomlFile
+from secateur.families.typed_tables import plain
 from secateur.system.resources import config_folder
 from secateur.system.text_files import LARGEST_SETTINGS, read_text
 
@@ -83,6 +85,52 @@ def names_experts(config: Mapping[str, Any]) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class SharedFile:
+    """A file that others extend and that is no family itself.
+
+    `own` are the rows that it adds to those of the files that it `extends`; `axes`, `names` and
+    `router` are what it says of [shape] and [router], inherited or not.
+    """
+
+    name: str
+    extends: tuple[str, ...]
+    rows: tuple[TensorRow, ...]
+    own: tuple[TensorRow, ...]
+    axes: Mapping[str, str]
+    names: Mapping[str, str]
+    router: Mapping[str, Any]
+
+
+@cache
+def shared_files() -> tuple[SharedFile, ...]:
+    """The shared files with rows that ship with secateur, by name."""
+    found = []
+    for name in _shipped_names(r"_.*\.toml"):
+        source = _find_shipped(name)
+        assert source is not None  # it was listed
+        table = load_tables(source, _find_shipped)
+        rows = read_rows(table)
+        if not rows:
+            continue
+        content = source.file.content
+        own = {row["name"] for row in content["tensor"]}
+        extends = content.get("extends", [])
+        shape, router = plain(table.entries.get("shape")), plain(table.entries.get("router"))
+        found.append(
+            SharedFile(
+                name,
+                (extends,) if isinstance(extends, str) else tuple(extends),
+                rows,
+                tuple(row for row in rows if row.name in own),
+                (shape or {}).get("axes", {}),
+                (shape or {}).get("names", {}),
+                router or {},
+            )
+        )
+    return tuple(found)
+
+
 def user_folder() -> Path:
     """Where the user's own families lie."""
     return config_folder() / "families"
@@ -93,10 +141,10 @@ def _user_files() -> list[Path]:
     return sorted(folder.glob("[!_]*.toml")) if folder.is_dir() else []
 
 
-def _shipped_names() -> list[str]:
+def _shipped_names(pattern: str = r"[^_].*\.toml") -> list[str]:
     folder = resources.files(__package__) / "data"
     names = (entry.name for entry in folder.iterdir())
-    return sorted(n.removesuffix(".toml") for n in names if re.fullmatch(r"[^_].*\.toml", n))
+    return sorted(n.removesuffix(".toml") for n in names if re.fullmatch(pattern, n))
 
 
 @cache
