@@ -51,7 +51,7 @@ def write(
     path: Path,
     kind: str,
     *,
-    keys: Mapping[str, Value] | None = None,
+    keys: Mapping[str, Value | None] | None = None,
     change: Change = lambda _, values: values,
     rename: Callable[[str], str | None] = lambda name: name,
     vocabulary: bool = False,
@@ -83,7 +83,8 @@ def write(
         size = next(info.shape[0] for info in infos if info.name == "token_embd.weight")
         rules = gguf_rules(family).tokenizer
         metadata |= tokenizer_metadata(checkpoint.path, checkpoint.config, rules, size)
-    write_gguf(path, {**metadata, **(keys or {})}, infos, chunks)
+    given = {**metadata, **(keys or {})}
+    write_gguf(path, {k: v for k, v in given.items() if v is not None}, infos, chunks)
     return path
 
 
@@ -340,3 +341,30 @@ def test_an_engine_that_fails_says_why_and_leaves_nothing_behind(
     ):
         server.complete([2] * 600, 4)
     assert [process.poll() is not None for process in started] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rope.scaling.type", Value("string", "yarn"), "scaling.type is 'yarn', which the orig"),
+        ("rope.scaling.factor", Value("f32", 4.0), "scaling.factor is 4.0, which the original's"),
+        ("rope.freq_base", None, "has no gemma4.rope.freq_base, but the original's config says"),
+    ],
+)
+def test_other_positions_than_the_original_s_are_refused(
+    key: str, value: Value | None, message: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    """The weights are measured under the original's config, which would hide it."""
+    checkpoint = tiny("gemma4")
+    path = write(checkpoint, tmp_path / "a.gguf", "F32", keys={f"{ARCHITECTURE}.{key}": value})
+    with pytest.raises(FormatError, match=message):
+        open_artefact(path, checkpoint)
+
+
+def test_keys_that_scale_nothing_are_no_difference(tiny: Tiny, tmp_path: Path) -> None:
+    keys = {
+        f"{ARCHITECTURE}.rope.scaling.type": Value("string", "none"),
+        f"{ARCHITECTURE}.rope.scaling.factor": Value("f32", 1.0),
+    }
+    path = write(tiny("gemma4"), tmp_path / "a.gguf", "F32", keys=keys)
+    assert open_artefact(path, tiny("gemma4")).source.names()

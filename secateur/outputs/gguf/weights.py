@@ -7,7 +7,6 @@ full) is in the config of the checkpoint it was made from; the expert count is t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -21,12 +20,13 @@ from torch import Tensor
 
 from secateur.checkpoint.config_edit import with_experts
 from secateur.checkpoint.expected_tensors import Facts
+from secateur.checkpoint.identity import weights_identity
 from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.tensors import NamedTensor
 from secateur.errors import FamilyError, FormatError
 from secateur.families.schema import Family, TensorRow
 from secateur.formats.ggml.codec import decode
-from secateur.formats.gguf.container import Scalar
+from secateur.formats.gguf.container import Scalar, Value
 from secateur.formats.gguf.metadata import model_metadata
 from secateur.formats.gguf.padding import Width, rounded, widened_config, width_of
 from secateur.formats.gguf.reader import GgufFile
@@ -35,6 +35,9 @@ from secateur.formats.gguf.rules import gguf_rules
 from secateur.formats.gguf.split import joined, read_every_part
 from secateur.formats.gguf.tensors import gguf_tensors, row_view
 from secateur.forward.weights import Stack, as_torch, open_stack
+
+_ROPE_BASE = 10000.0
+"""What llama.cpp takes for a rotary base that a file does not name."""
 
 
 class _Part(NamedTuple):
@@ -55,7 +58,8 @@ def open_weights(
     """
     parts = read_every_part(path)
     weights = GgufWeights(joined(parts), original.family, original.config, workers)
-    return weights, gguf_identity(parts), tuple(part.path for part in parts)
+    files = tuple(part.path for part in parts)
+    return weights, weights_identity({}, set(files)), files
 
 
 class GgufWeights:
@@ -150,17 +154,6 @@ def _concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=axis)
 
 
-def gguf_identity(parts: Sequence[GgufFile]) -> str:
-    """sha256 over the header and the first 512 bytes of every tensor, part by part."""
-    digest = hashlib.sha256()
-    for part in parts:
-        with part.path.open("rb") as stream:
-            digest.update(stream.read(part.data_offset))
-        for name in part.tensors:
-            digest.update(part.data(name)[:512].tobytes())
-    return digest.hexdigest()
-
-
 def _config_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The original's config with the file's expert count and padded widths, checked against all
     its numbers."""
@@ -178,7 +171,9 @@ def _config_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Map
     edited: dict[str, Any] = json.loads(with_experts(json.dumps(config), family, experts))
     edited = widened_config(edited, family, _widths_of(file, family, edited))
     infos = tuple(file.tensors.values())
-    for key, value in model_metadata(family, edited, infos, "", 0).items():
+    expected = model_metadata(family, edited, infos, "", 0)
+    _check_rotary_keys(file, f"{prefix}rope.", expected)
+    for key, value in expected.items():
         theirs = file.metadata.get(key)
         # Optional keys may be absent, and files of other tools lack newer ones.
         if not key.startswith(prefix) or theirs is None:
@@ -189,6 +184,27 @@ def _config_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Map
                 f"{value.value!r}: give the original that it was made from"
             )
     return edited
+
+
+def _check_rotary_keys(file: GgufFile, prefix: str, expected: Mapping[str, Value]) -> None:
+    """Refuse a file that turns positions otherwise than the config of the original says.
+
+    Its weights are measured under that config, so that a key which only one of the two has would
+    not show in any number.
+    """
+    keys = {key for key in {*expected, *file.metadata} if key.startswith(prefix)}
+    for key in sorted(key for key in keys if "dimension_count" not in key):
+        mine, theirs = expected.get(key), file.metadata.get(key)
+        if mine is None and theirs is not None and theirs.value not in ("none", 1.0):
+            raise FormatError(
+                f"{file.path}: {key} is {theirs.value!r}, which the original's config does not "
+                "say: give the original that it was made from"
+            )
+        if theirs is None and mine is not None and mine.value != _ROPE_BASE:
+            raise FormatError(
+                f"{file.path} has no {key}, but the original's config says {mine.value!r}: it "
+                "computes other positions than the original, make it again"
+            )
 
 
 def _widths_of(file: GgufFile, family: Family, config: Mapping[str, Any]) -> Mapping[str, Width]:
