@@ -27,6 +27,7 @@ from secateur.recipes.layer_importance import layer_importance
 from secateur.recipes.layers import layers_named, tiers_of
 from secateur.recipes.lint import lint
 from secateur.recipes.llama_types import TypeRequest, choose_types, compiled_pattern
+from secateur.recipes.older_llama_cpp import as_in_spring_2026
 from secateur.recipes.recipe import (
     Recipe,
     Rule,
@@ -190,9 +191,8 @@ def contrib_dynamic(base: str, kinds: tuple[str, str, str]) -> Recipe:
 def spring(recipe: Recipe, folder: Path, experts: int, old: bool) -> int:
     """Bytes of all tensors, by an llama.cpp of spring 2026 or by today's."""
     found = context("gemma26", folder, experts)
-    request = TypeRequest(
-        recipe.base, has_imatrix=True, patterns=recipe.patterns, equal_overrides_ignored=old
-    )
+    request = TypeRequest(recipe.base, has_imatrix=True, patterns=recipe.patterns)
+    request = as_in_spring_2026(request) if old else request
     choices = choose_types(found.infos, found.traits, request)
     return sum(
         replace(info, type=choice.type).nbytes

@@ -59,6 +59,10 @@ def to_float32(tensor: NamedTensor) -> NDArray[np.float32]:
     )
 
 
+LARGEST = {"F16": "65504", "BF16": "3.39e38"}
+"""The largest numbers of the 16-bit types."""
+
+
 def from_float32(values: NDArray[np.float32], dtype: str) -> NDArray[np.generic]:
     """Finite numbers as the bits of BF16, F16 or F32: rounded to nearest, half way to even.
 
@@ -78,5 +82,7 @@ def from_float32(values: NDArray[np.float32], dtype: str) -> NDArray[np.generic]
         finite = not ((rounded & 0x7F80) == 0x7F80).any()
         stored = rounded
     if not finite:
-        raise NumericError(f"a number is too large for {dtype}: keep this tensor in F32")
+        raise NumericError(
+            f"a number is too large for {dtype} (at most {LARGEST[dtype]}): keep this tensor in F32"
+        )
     return stored

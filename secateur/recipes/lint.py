@@ -32,6 +32,7 @@ from secateur.recipes.assign import role_hint
 from secateur.recipes.layers import tiers_of
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.llama_types import TypeChoice, TypeRequest, choose_types, is_quantizable
+from secateur.recipes.older_llama_cpp import as_in_spring_2026
 from secateur.recipes.recipe import Recipe
 from secateur.recipes.rule_lines import LintContext, RuleLine, rule_lines
 
@@ -340,9 +341,8 @@ class _Judge:
             _request(self.recipe, self.has_imatrix),
             patterns=self.recipe.patterns,
             named={name: (self.lines[n].type, self.lines[n].rule) for name, n in rules.items()},
-            equal_overrides_ignored=True,
         )
-        older = _outcome(self.context, request)
+        older = _outcome(self.context, as_in_spring_2026(request))
         changed = [n for n, kind in self.now.types().items() if older.choices[n].type != kind]
         if not changed:
             return

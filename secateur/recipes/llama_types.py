@@ -77,10 +77,6 @@ class TypeRequest:
     (type, reason) by tensor name, tried before them: what anchored patterns would say. `embedding`
     and `output` are --token-embedding-type and --output-tensor-type; `pure` gives every matrix
     the default type; `quantize_output` false is --leave-output-tensor.
-
-    `equal_overrides_ignored` is llama-quantize as it was in spring 2026, between its pull requests
-    19770 and 22572 (issue 22544): an override whose type is the file type's default did not count
-    as a match, so a later pattern or the file type's mix decided. Files of that time hold it.
     """
 
     ftype: str
@@ -91,7 +87,6 @@ class TypeRequest:
     named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     pure: bool = False
     quantize_output: bool = True
-    equal_overrides_ignored: bool = False
 
 
 KEPT = "not quantized by llama.cpp"
@@ -159,7 +154,7 @@ def _choose(
     if not is_quantizable(info, mix.model, request.quantize_output):
         return TypeChoice(info.name, info.type, KEPT)
     default = FILE_TYPES[mix.ftype].default
-    override = _override(info.name, request, patterns, default)
+    override = _override(info.name, request, patterns)
     explicit = _explicit(place, request, override is not None)
     if explicit is not None:
         _require_fit(info, explicit[0])
@@ -182,17 +177,13 @@ def _choose(
     return _with_importance(info.name, fitting, reason, chosen, mix.ftype)
 
 
-def _override(
-    name: str, request: TypeRequest, patterns: Patterns, default: str
-) -> tuple[str, str] | None:
+def _override(name: str, request: TypeRequest, patterns: Patterns) -> tuple[str, str] | None:
     """(type, reason) of the first override that matches the tensor."""
-    ignored = default if request.equal_overrides_ignored else None
     if name in request.named:
         kind, reason = request.named[name]
-        if ggml_type(kind).name != ignored:
-            return ggml_type(kind).name, reason
+        return ggml_type(kind).name, reason
     for pattern, kind in patterns:
-        if kind != ignored and pattern.search(name):
+        if pattern.search(name):
             return kind, f"override {pattern.pattern!r}"
     return None
 

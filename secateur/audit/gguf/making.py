@@ -13,6 +13,7 @@ from secateur.formats.gguf.container import TensorInfo
 from secateur.recipes.assign import match
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.llama_types import TypeChoice, TypeRequest, choose_types
+from secateur.recipes.older_llama_cpp import as_in_spring_2026
 from secateur.recipes.recipe import LARGE, Recipe, find_recipe, shipped_recipes
 
 
@@ -127,7 +128,7 @@ def recipe_ways(
         yield Way(f"{recipe.name}, as unanchored overrides", loose, False)
         yield Way(
             f"{recipe.name}, as unanchored overrides in llama.cpp of spring 2026",
-            replace(loose, equal_overrides_ignored=True),
+            as_in_spring_2026(loose),
             False,
             old=True,
         )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.checkpoint.nonfinite import first_forbidden
+from secateur.checkpoint.tensors import STORAGE, NamedTensor, from_float32, to_float32
 from secateur.errors import FormatError, NumericError
 from secateur.formats.ggml.block_encoders import ENCODERS, WEIGHED_ENCODERS
 from secateur.formats.ggml.engine import load_engine
@@ -58,7 +59,7 @@ def encode(
 
     def round_rows(first: int, last: int) -> None:
         _require_finite(rows[first:last], kind.name)
-        out[first:last] = _ROUNDERS[kind.name](rows[first:last]).view(np.uint8)
+        out[first:last] = from_float32(rows[first:last], kind.name).view(np.uint8)
 
     if kind.name in FLOATS:
         _run_in_threads(round_rows, len(rows), rows.shape[1], workers)
@@ -113,13 +114,10 @@ def decode(
         raise FormatError(
             f"{kind.name} of shape {list(shape)} is {expected} bytes, got {flat.nbytes}"
         )
-    if kind.name == "F32":
-        return flat.view(np.float32).reshape(shape).copy()
-    if kind.name == "F16":
-        return flat.view(np.float16).astype(np.float32).reshape(shape)
-    if kind.name == "BF16":
-        bits = flat.view(np.uint16).astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32).reshape(shape)
+    if kind.name in FLOATS:
+        stored = flat.view(STORAGE[kind.name]).reshape(shape)
+        numbers = to_float32(NamedTensor("", kind.name, stored))
+        return numbers.copy() if numbers is stored else numbers
     to_float = load_engine().ggml_get_type_traits(kind.id).contents.to_float
     out = np.empty(math.prod(shape), dtype=np.float32)
 
@@ -162,32 +160,6 @@ def _require_finite(values: NDArray[np.float32], what: str) -> None:
     """A kernel given NaN or infinity aborts the process, so it must never see one."""
     if first_forbidden("F32", values.data.cast("B")) is not None:
         raise NumericError(f"{what}: an element is NaN or infinite")
-
-
-def _round_to_f32(rows: NDArray[np.float32]) -> NDArray[np.generic]:
-    return rows
-
-
-def _round_to_f16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
-    """Nearest, ties to even; a number beyond the largest is an error."""
-    with np.errstate(over="ignore"):
-        half = rows.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise NumericError("an element is beyond 65504, the largest F16: use BF16 or F32")
-    return half
-
-
-def _round_to_bf16(rows: NDArray[np.float32]) -> NDArray[np.generic]:
-    """Nearest, ties to even; a number that rounds to infinity is an error."""
-    bits = rows.view(np.uint32)
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded = ((bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype(np.uint16)
-    if (rounded & np.uint16(0x7F80) == 0x7F80).any():
-        raise NumericError("an element rounds to infinity in BF16: use F32")
-    return rounded
-
-
-_ROUNDERS = {"F32": _round_to_f32, "F16": _round_to_f16, "BF16": _round_to_bf16}
 
 
 def _run_in_threads(run: Callable[[int, int], None], count: int, each: int, workers: int) -> None:
