@@ -85,7 +85,9 @@ def shrink_once(line: Line, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         Calibration(str(line.corpus)),
         Measuring(answers=line.answers),
     )
-    return out, shrink(line.model, out, request, workers=1)
+    report = shrink(line.model, out, request, workers=1)
+    assert report is not None
+    return out, report
 
 
 @pytest.fixture(scope="session")

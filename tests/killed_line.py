@@ -82,6 +82,8 @@ def _serve() -> None:
                 # A shell that starts the tests in the background makes them ignore Ctrl-C.
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 _cut_at(asked, write)
+                # What is cached counts as a change: the folder's name begins with the other's.
+                os.environ["XDG_CACHE_HOME"] = asked["folder"] + "-cache"
                 sys.argv = ["secateur", *asked["argv"]]
                 cli.main()
                 sys.exit(0)

@@ -155,7 +155,7 @@ def test_numbers_that_are_none(
     assert list(room.iterdir()) == []
     for word in ({"to": "safetensors"}, {"to": "gguf", "types": "Q8_0"}):
         plan = room.parent / "plan.json"
-        assert run("plan", copy, experts=8, out=plan, **word).code == 0
+        assert run("plan", copy, experts=8, out=plan, force=True, **word).code == 0
         refused(run("apply", plan, out=room / "out"), name)
         assert list(room.iterdir()) == []
 

@@ -80,13 +80,16 @@ def test_the_same_wish_gives_the_same_bytes(
     assert files_of(tmp_path / "out") == files_of(made)
 
 
-def test_prompts_are_answered_by_the_original(line: Line, run: Run, tmp_path: Path) -> None:
-    """Twice, with other workers: answers are drawn, but always the same."""
+def test_prompts_are_answered_by_the_original(
+    line: Line, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, with other workers and nothing cached: answers are drawn, but always the same."""
     words = argv(line, tmp_path / "out", types="Q8_0", per_domain=1)
     at = words.index("--answers")
     words[at : at + 2] = ["--prompts", line.prompts]
     found = []
     for workers in (1, 2):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache{workers}"))
         words[words.index("--workers") + 1] = workers
         words[words.index("--out") + 1] = tmp_path / f"out{workers}"
         assert run(*words).code == 0

@@ -83,6 +83,7 @@ def write_plan(
             return read_manifest(folder)
         hashes = write_output(checked, folder, workers=workers or cores(), progress=progress)
         for name, path in copies.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             with atomic_path(folder / name) as partial:
                 shutil.copyfile(path, partial)
         return write_manifest(folder, manifest_facts(checked.plan, checked.statistics), hashes)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur.api.models import File, Model, open_weights
+from secateur.api.models import File, Model, check_file, open_weights
 from secateur.api.requests import Calibration
 from secateur.checkpoint.reader import Checkpoint
-from secateur.errors import RequestError
+from secateur.corpus.mix import read_mix
+from secateur.corpus.row_file import load_rows
+from secateur.errors import CorpusError, RequestError
 from secateur.statistics import file as statistics_file
 from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
-from secateur.system.atomic import check_writable
 from secateur.system.progress import Progress, no_progress
 from secateur.system.sizes import show_bytes
 
@@ -28,15 +31,67 @@ def calibrate(
     *,
     revision: str | None = None,
     workers: int | None = None,
+    force: bool = False,
     on_message: Callable[[str], None] = lambda sentence: None,
     progress: Progress = no_progress,
 ) -> Statistics:
     """Observe a model on a corpus and write the statistics to `out`.
 
     With `keep_sample`, or of a shard, the token sample is written next to it (sample_path).
-    `on_message` is called with what the run will cost before it starts. Raises CorpusError,
-    CheckpointError, NumericError (see calibration.calibrate).
+    `force` overwrites what is there. `on_message` is called with what the run will cost before it
+    starts. Raises CorpusError, CheckpointError, OutputError; NumericError (see
+    calibration.layer_pass).
     """
+    out = Path(out)
+    check_file(out, force)
+    checkpoint = open_weights(model, revision, "calibrating")
+    check_text(checkpoint, request)
+    load_libraries(progress)
+    corpus = build_corpus(checkpoint, request)
+    return observe(
+        checkpoint, corpus, request, out, workers=workers, on_message=on_message, progress=progress
+    )
+
+
+def check_text(checkpoint: Checkpoint, request: Calibration) -> None:
+    """Refuse what can be known of the text without the tokenizer, and so without torch.
+
+    Raises RequestError, or CorpusError for a mix that cannot be read or names a file that is not
+    there.
+    """
+    if (request.corpus is None) == (request.rows is None):
+        raise RequestError(
+            "say what to calibrate on: either a mix (corpus) or rows of tokens (rows)"
+        )
+    if request.rows is not None:
+        load_rows(request.rows, _vocabulary(checkpoint))
+        return
+    for source in read_mix(str(request.corpus)).sources:
+        if source.path is not None and not source.path.is_file():
+            raise CorpusError(f"source {source.name!r}: {source.path} does not exist")
+
+
+def load_libraries(progress: Progress) -> None:
+    """Import torch and transformers, which takes seconds, and say so."""
+    if "torch" in sys.modules:
+        return
+    stage = "load torch and transformers"
+    progress(stage, 0, 1, "")
+    import_module("secateur.calibration.layer_pass")
+    progress(stage, 1, 1, "")
+
+
+def observe(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    request: Calibration,
+    out: Path,
+    *,
+    workers: int | None = None,
+    on_message: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = no_progress,
+) -> Statistics:
+    """Observe a model on rows and write the statistics to `out`; see `calibrate`."""
     from secateur.calibration.cost import cost_of
     from secateur.calibration.layer_pass import calibrate as run
     from secateur.calibration.observers.registry import find_observers
@@ -45,13 +100,9 @@ def calibrate(
 
     observers = find_observers(request.observe)
     shard = read_shard(request.shard) if request.shard else WHOLE
-    checkpoint = open_weights(model, revision, "calibrating")
-    out = Path(out)
-    check_writable(out)
     # Without its sample a part could not be merged into what a pass over the whole corpus gives.
     kept = request.reroute_tokens > 0 and (request.keep_sample or shard.parts > 1)
     sample = sample_path(out) if kept else None
-    corpus = corpus_for(checkpoint, request)
     on_message(
         f"calibrating on {corpus.tokens:,} tokens: "
         f"{cost_of(checkpoint, corpus, request.reroute_tokens).sentence()}"
@@ -72,21 +123,22 @@ def calibrate(
     return found
 
 
-def corpus_for(checkpoint: Checkpoint, request: Calibration) -> Corpus:
+def build_corpus(checkpoint: Checkpoint, request: Calibration) -> Corpus:
     """The rows of a calibration request, checked against the model's vocabulary."""
-    from secateur.corpus.load import load_corpus, load_rows, load_tokenizer
+    from secateur.corpus.load import load_corpus
+    from secateur.corpus.tokenizer import load_tokenizer
 
-    vocabulary = checkpoint.family.number(checkpoint.config, "vocab")
-    if (request.corpus is None) == (request.rows is None):
-        raise RequestError(
-            "say what to calibrate on: either a mix (corpus) or rows of tokens (rows)"
-        )
     if request.rows is not None:
-        return load_rows(request.rows, vocabulary)
+        return load_rows(request.rows, _vocabulary(checkpoint))
     return load_corpus(
         str(request.corpus),
         load_tokenizer(checkpoint.path),
         seed=request.seed,
         sequence_length=request.sequence_length,
-        vocab_size=vocabulary,
+        vocab_size=_vocabulary(checkpoint),
     )
+
+
+def _vocabulary(checkpoint: Checkpoint) -> int:
+    """Number of token ids that the model has."""
+    return checkpoint.family.number(checkpoint.config, "vocab")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from secateur.api.models import File
+from secateur.api.models import File, check_file
 from secateur.errors import FormatError, PlanError
 from secateur.formats.imatrix import matrix as sums
 from secateur.formats.imatrix.coverage import ImatrixCoverage, count_expert_tokens, measure_coverage
@@ -20,7 +20,9 @@ from secateur.planning.document import read_plan
 from secateur.pruning.drop_map import read_drop_map
 from secateur.pruning.selection import Keep
 from secateur.statistics.coverage import LEAST
-from secateur.system.atomic import check_writable
+
+SUFFIXES = (".gguf", ".dat")
+"""Of the two forms of an importance matrix."""
 
 
 def coverage_of_imatrix(
@@ -30,7 +32,9 @@ def coverage_of_imatrix(
     return measure_coverage(open_imatrix(Path(path), experts), least)
 
 
-def merge_imatrices(paths: Sequence[File], out: File, experts: int | None = None) -> Imatrix:
+def merge_imatrices(
+    paths: Sequence[File], out: File, experts: int | None = None, *, force: bool = False
+) -> Imatrix:
     """Add recordings of one model up: sums and counts.
 
     A .dat among GGUF files is taken for chunks of their size, and all its experts for equally
@@ -39,7 +43,7 @@ def merge_imatrices(paths: Sequence[File], out: File, experts: int | None = None
     """
     if not paths:
         raise FormatError("name at least one importance matrix to merge")
-    check_writable(Path(out))
+    check_file(Path(out), force)
     found = [open_imatrix(Path(path), experts) for path in paths]
     size = next((imatrix.chunk_size for imatrix in found if imatrix.chunk_size), 0)
     if size:
@@ -58,6 +62,7 @@ def slice_imatrix(
     plan: File | None = None,
     drop_map: File | None = None,
     experts: int | None = None,
+    force: bool = False,
 ) -> Imatrix:
     """The matrix of a pruned model: of every stack only the experts that a plan or a drop map
     keeps, in their new order.
@@ -65,16 +70,23 @@ def slice_imatrix(
     Raises PlanError unless exactly one of the two is given, or when it is of a model with other
     layers or experts.
     """
-    check_writable(Path(out))
+    check_file(Path(out), force)
     whole = open_imatrix(Path(path), experts)
     sliced = sums.select_experts(whole, _keep(path, whole, plan, drop_map))
     save_imatrix(Path(out), sliced)
     return sliced
 
 
-def convert_imatrix(path: File, out: File, experts: int | None = None) -> Imatrix:
-    """Write a matrix in the other form, by the suffix of `out`: .dat, or GGUF."""
-    check_writable(Path(out))
+def convert_imatrix(
+    path: File, out: File, experts: int | None = None, *, force: bool = False
+) -> Imatrix:
+    """Write a matrix in the form of the suffix of `out`: .dat or .gguf.
+
+    Raises FormatError for another suffix.
+    """
+    if Path(out).suffix.lower() not in SUFFIXES:
+        raise FormatError(f"{out}: expected a name that ends with {' or '.join(SUFFIXES)}")
+    check_file(Path(out), force)
     imatrix = open_imatrix(Path(path), experts)
     save_imatrix(Path(out), imatrix)
     return imatrix

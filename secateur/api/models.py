@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
+from secateur.errors import OutputError
 from secateur.formats.imatrix.file import ImatrixFile, read_imatrix_file
 from secateur.statistics import file as statistics_file
 from secateur.statistics.statistics import Statistics
+from secateur.system.atomic import check_writable
 
 File = str | os.PathLike[str]
 """The path of a file or folder."""
@@ -44,6 +46,17 @@ def with_family(
     if family is None:
         return model
     return (open_checkpoint if weights else open_shape)(model, revision, family)
+
+
+def check_file(path: Path, force: bool) -> None:
+    """Check that a result can be written to the file `path`, before the work for it begins.
+
+    Raises OutputError when there is something already, unless `force`, and when it is a folder;
+    WriteError when it cannot be written.
+    """
+    if os.path.lexists(path) and not force and not path.is_dir():
+        raise OutputError(f"{path} exists already: name another file, or overwrite it with force")
+    check_writable(path)
 
 
 def is_local(model: Model) -> bool:

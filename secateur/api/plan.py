@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from secateur.api.models import (
     File,
     Model,
+    check_file,
     is_local,
     load_imatrix,
     load_statistics,
@@ -27,6 +28,7 @@ from secateur.api.requests import (
     resolve_outputs,
     resolve_split,
 )
+from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import RequestError
 from secateur.formats.imatrix.file import ImatrixFile
 from secateur.outputs.build import PlanInputs, make_plan
@@ -80,12 +82,27 @@ def plan(
             loaded,
             load_imatrix(imatrix, checkpoint),
             unseen_experts,
-            layer_importance(formats.layer_importance, loaded, checkpoint.layers),
+            _rank_layers(formats, loaded, checkpoint),
             resolve_split(formats),
             assumptions,
         ),
     )
     return replace(decided, model={**decided.model, PATH: checkpoint.source})
+
+
+def _rank_layers(
+    formats: Formats, statistics: Statistics | None, checkpoint: Checkpoint
+) -> tuple[float, ...] | None:
+    """[layers]: the importance that recipes with tiers rank layers by; None if it is not known."""
+    given = formats.layer_importance
+    if not isinstance(given, tuple):
+        return layer_importance(given, statistics, checkpoint.layers)
+    if len(given) != checkpoint.layers:
+        raise RequestError(
+            f"layer_importance has {len(given)} numbers, but the model has {checkpoint.layers} "
+            "layers"
+        )
+    return given
 
 
 def fit(
@@ -115,6 +132,10 @@ def fit(
     )
 
 
-def save_plan(plan: Plan, path: File) -> None:
-    """Write a plan as JSON, complete or absent. Raises OutputError or WriteError."""
+def save_plan(plan: Plan, path: File, *, force: bool = False) -> None:
+    """Write a plan as JSON, complete or absent; `force` overwrites what is there.
+
+    Raises OutputError or WriteError.
+    """
+    check_file(Path(path), force)
     write_text(Path(path), to_json(plan))

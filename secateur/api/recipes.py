@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from secateur.api.models import File, Model, load_statistics, open_headers
+from secateur.api.models import File, Model, check_file, load_statistics, open_headers
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.formats.ggml.tensor_type_file import read_tensor_types, tensor_types_text
@@ -160,8 +160,9 @@ def export_plan(plan: Plan | File, form: str | None = None) -> TensorTypes:
     return TensorTypes(base, asked_types(decided.of(chosen), base))
 
 
-def save_tensor_types(types: TensorTypes, path: File) -> None:
+def save_tensor_types(types: TensorTypes, path: File, *, force: bool = False) -> None:
     """Write a tensor-type file, complete or absent. Raises OutputError or WriteError."""
+    check_file(Path(path), force)
     write_text(Path(path), types.text)
 
 

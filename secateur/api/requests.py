@@ -94,8 +94,8 @@ class Formats:
     `tensor_type_file` is llama-quantize's, over the one file type in `types`. `pad` widens rows
     with zeros where a GGUF type needs it.
     `layer_importance` says what ranks layers for recipes with tiers: a measure of the statistics,
-    or a file (recipes.layer_importance). GGUF files of more than `split_max_size` bytes of tensors
-    are cut. `mmproj` is the type of the vision tower's own GGUF, or "none"; by default it is
+    a file (recipes.layer_importance), or a number per layer. GGUF files of more bytes of tensors
+    than `split_max_size` are cut. `mmproj` is the type of the vision tower's own GGUF, or "none"; by default it is
     written as F16 with GGUF files of a model that has such a tower.
     """
 
@@ -104,7 +104,7 @@ class Formats:
     recipes: tuple[Recipe, ...] = ()
     tensor_type_file: Path | None = None
     pad: bool = False
-    layer_importance: str | Path | None = None
+    layer_importance: str | Path | tuple[float, ...] | None = None
     split_max_size: int | str | None = None
     mmproj: str | None = None
 
@@ -113,16 +113,26 @@ class Formats:
 class ShrinkRequest:
     """All that a run of `shrink` is asked for.
 
-    `imatrix` is an importance matrix of llama.cpp to use instead of the statistics' own;
-    `unseen_experts` says what becomes of experts without data in it.
+    `statistics` of an earlier run take the place of a calibration. `imatrix` is an importance
+    matrix of llama.cpp to use instead of the statistics' own; `unseen_experts` says what becomes
+    of experts without data in it. Without `measuring` the files are written and not measured.
     """
 
     pruning: Pruning
     formats: Formats = Formats()
     calibration: Calibration = Calibration()
-    measuring: Measuring = field(default_factory=Measuring)
+    measuring: Measuring | None = field(default_factory=Measuring)
+    statistics: Path | None = None
     imatrix: Path | None = None
     unseen_experts: Policy = "uniform"
+
+    def __post_init__(self) -> None:
+        text = self.calibration.corpus or self.calibration.rows
+        if self.statistics is not None and text is not None:
+            raise RequestError(
+                f"statistics {self.statistics} take the place of a calibration: leave out "
+                f"{'corpus' if self.calibration.corpus else 'rows'}"
+            )
 
 
 def resolve_outputs(formats: Formats, checkpoint: Checkpoint) -> tuple[Output, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from secateur.api.models import File, Model, open_weights
+from secateur.api.models import File, Model, check_file, open_weights
 from secateur.api.requests import Pruning
 from secateur.errors import StatisticsError
 from secateur.pruning.choose import scores_of
@@ -14,7 +14,6 @@ from secateur.statistics.coverage import LEAST, Coverage
 from secateur.statistics.coverage import coverage as coverage_of
 from secateur.statistics.merge_files import merge_files, write_merged_sample
 from secateur.statistics.statistics import Statistics
-from secateur.system.atomic import check_writable
 from secateur.system.progress import Progress, no_progress
 
 
@@ -25,18 +24,19 @@ def merge(
     model: Model | None = None,
     revision: str | None = None,
     workers: int | None = None,
+    force: bool = False,
     on_message: Callable[[str], None] = lambda sentence: None,
     progress: Progress = no_progress,
 ) -> Statistics:
     """Merge statistics files of one model into one; exact, whatever the order.
 
-    With `model` the criterion `rerouted` is solved again, from the token samples that lie next to
+    `force` overwrites what is there. With `model` the criterion `rerouted` is solved again, from the token samples that lie next to
     the files. Those are merged as well, where every file has one. `on_message` is called with what
     the merged file lacks. Raises StatisticsError for files that cannot be merged, for the same
     text twice, and when `model` is given but a file has no sample.
     """
     out = Path(out)
-    check_writable(out)
+    check_file(out, force)
     merged = merge_files([Path(path) for path in paths])
     statistics = merged.statistics
     checkpoint = None

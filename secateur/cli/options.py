@@ -50,6 +50,9 @@ Workers = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where to write.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Overwrite the file that is there.", rich_help_panel=RUNNING)
+]
 
 Stats = Annotated[
     Path | None,
@@ -318,6 +321,12 @@ PerDomain = Annotated[
     int | None,
     typer.Option(
         min=1, metavar="N", help="Take so many of each domain only.", rich_help_panel=MEASURING
+    ),
+]
+NoMeasure = Annotated[
+    bool,
+    typer.Option(
+        "--no-measure", help="Write the files and measure nothing.", rich_help_panel=MEASURING
     ),
 ]
 AnswerTokens = Annotated[

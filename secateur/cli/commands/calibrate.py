@@ -8,6 +8,7 @@ from secateur.cli.help import Command
 from secateur.cli.options import (
     Corpus,
     FamilyFile,
+    Force,
     Json,
     KeepSample,
     MixSeed,
@@ -53,25 +54,27 @@ def calibrate(
     revision: Revision = None,
     family: FamilyFile = None,
     workers: Workers = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """One pass over a corpus: statistics of the experts, and imatrix sums."""
+    from secateur.api.calibrate import calibrate as run
     from secateur.api.requests import Calibration
 
     request = Calibration(
         corpus, rows, seed, sequence_length, reroute_tokens, on_nan, tuple(observe or ()),
         keep_sample, shard,
     )  # fmt: skip
-    with show_progress() as progress:
-        from secateur.api.calibrate import calibrate as run
-        from secateur.api.models import with_family
+    from secateur.api.models import with_family
 
+    with show_progress() as progress:
         found = run(
             with_family(model, revision, family, weights=True),
             out,
             request,
             revision=revision,
             workers=workers,
+            force=force,
             on_message=note,
             progress=progress,
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secateur.cli.help import CONTEXT, Command, Group
-from secateur.cli.options import DropMap, Json, Out
+from secateur.cli.options import DropMap, Force, Json, Out
 from secateur.cli.terminal import show
 
 if TYPE_CHECKING:
@@ -54,11 +54,13 @@ def show_(
 
 
 @app.command(cls=Command, epilog="secateur imatrix merge a.gguf b.gguf -o both.gguf")
-def merge(files: Files, out: Out, experts: InFile = None, as_json: Json = False) -> None:
+def merge(
+    files: Files, out: Out, experts: InFile = None, force: Force = False, as_json: Json = False
+) -> None:
     """Add the sums and counts of several recordings of one model."""
     from secateur.api.imatrix import merge_imatrices
 
-    _written(merge_imatrices(files, out, experts), out, as_json)
+    _written(merge_imatrices(files, out, experts, force=force), out, as_json)
 
 
 @app.command(
@@ -74,21 +76,24 @@ def slice_(
     ] = None,
     drop_map: DropMap = None,
     experts: InFile = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Keep only the experts that a plan or a drop map keeps, renumbered."""
     from secateur.api.imatrix import slice_imatrix
 
-    found = slice_imatrix(file, out, plan=plan, drop_map=drop_map, experts=experts)
+    found = slice_imatrix(file, out, plan=plan, drop_map=drop_map, experts=experts, force=force)
     _written(found, out, as_json)
 
 
 @app.command(cls=Command, epilog="secateur imatrix convert imatrix.dat -o imatrix.gguf")
-def convert(file: File, out: Out, experts: InFile = None, as_json: Json = False) -> None:
+def convert(
+    file: File, out: Out, experts: InFile = None, force: Force = False, as_json: Json = False
+) -> None:
     """Write the form that the suffix of OUT asks for: .dat, or GGUF."""
     from secateur.api.imatrix import convert_imatrix
 
-    _written(convert_imatrix(file, out, experts), out, as_json)
+    _written(convert_imatrix(file, out, experts, force=force), out, as_json)
 
 
 def _written(imatrix: Imatrix, out: Path, as_json: bool) -> None:

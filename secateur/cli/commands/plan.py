@@ -18,6 +18,7 @@ from secateur.cli.options import (
     DropMap,
     Experts,
     FamilyFile,
+    Force,
     Gate,
     Imatrix,
     Json,
@@ -86,6 +87,7 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="PATH", help="Write the plan here.")
     ] = None,
+    force: Force = False,
     revision: Revision = None,
     family: FamilyFile = None,
     as_json: Json = False,
@@ -120,7 +122,7 @@ def plan(
         revision=revision,
     )  # fmt: skip
     if out is not None:
-        save_plan(decided, out)
+        save_plan(decided, out, force=force)
     if as_json:
         sys.stdout.write(to_json(decided))
     else:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import CONTEXT, Command, Group
-from secateur.cli.options import FamilyFile, Json, LayerImportance, Model, Revision, Stats
+from secateur.cli.options import FamilyFile, Force, Json, LayerImportance, Model, Revision, Stats
 from secateur.cli.terminal import show
 from secateur.errors import GateError
 
@@ -106,6 +106,7 @@ def export(
     imatrix: WithMatrix = False,
     stats: Stats = None,
     layer_importance: LayerImportance = None,
+    force: Force = False,
     revision: Revision = None,
     family: FamilyFile = None,
     as_json: Json = False,
@@ -127,7 +128,7 @@ def export(
             layers=recipe_verbs.Layers(layer_importance, stats), revision=revision,
         )  # fmt: skip
     if out is not None:
-        recipe_verbs.save_tensor_types(types, out)
+        recipe_verbs.save_tensor_types(types, out, force=force)
     if out is not None or as_json:
         facts = {"base": types.base, "types": dict(types.types)}
         show(facts, export_lines(types, out), as_json)

@@ -25,6 +25,7 @@ from secateur.cli.options import (
     MixSeed,
     Mmproj,
     Model,
+    NoMeasure,
     OnNan,
     Out,
     Pad,
@@ -39,6 +40,7 @@ from secateur.cli.options import (
     Rows,
     SequenceLength,
     SplitMaxSize,
+    Stats,
     Super,
     Temperature,
     TensorTypeFile,
@@ -48,11 +50,13 @@ from secateur.cli.options import (
     Workers,
 )
 from secateur.cli.progress import show_progress
-from secateur.cli.terminal import show
+from secateur.cli.terminal import note, show
 
 EXAMPLES = """
 secateur shrink gemmule --experts 24 --types Q4_K_M -o out
 secateur shrink MODEL --experts 103 --types Q4_K_M --corpus mix.yaml --prompts test.jsonl -o out
+secateur shrink MODEL --experts 90 --types Q4_K_M --stats out/evidence/statistics.safetensors \\
+    --no-measure -o smaller
 """
 
 
@@ -83,6 +87,7 @@ def shrink(
     mmproj: Mmproj = None,
     imatrix: Imatrix = None,
     unseen_experts: UnseenExperts = "uniform",
+    stats: Stats = None,
     corpus: Corpus = None,
     rows: Rows = None,
     seed: MixSeed = None,
@@ -95,6 +100,7 @@ def shrink(
     answer_tokens: AnswerTokens = 256,
     temperature: Temperature = 1.0,
     engine: Engine = False,
+    no_measure: NoMeasure = False,
     quality_gates: QualityGates = None,
     max_kl: MaxKl = None,
     min_top1: MinTop1 = None,
@@ -103,7 +109,10 @@ def shrink(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """The whole line: calibrate, plan, apply, measure, report. Resumes where it stopped."""
+    """The whole line: calibrate, plan, apply, measure, report.
+
+    An interrupted run resumes at the stage where it stopped.
+    """
     from secateur.api.requests import (
         Calibration,
         Formats,
@@ -123,20 +132,34 @@ def shrink(
             mmproj,
         ),
         Calibration(corpus, rows, seed, sequence_length, reroute_tokens, on_nan),
-        Measuring(
+        None if no_measure else Measuring(
             prompts, answers, per_domain, max_kl, min_top1, tuple(quality_gates or ()),
             answer_tokens, temperature, engine,
         ),
+        stats,
         imatrix,
         unseen_experts,
     )  # fmt: skip
+    from secateur.api.models import with_family
+    from secateur.api.shrink import shrink as run
+
     with show_progress() as progress:
-        from secateur.api.models import with_family
-        from secateur.api.shrink import shrink as run
-
-        opened = with_family(model, revision, family, weights=True)
-        result = run(opened, out, request, revision=revision, workers=workers, progress=progress)
+        report = run(
+            with_family(model, revision, family, weights=True),
+            out,
+            request,
+            revision=revision,
+            workers=workers,
+            on_message=note,
+            progress=progress,
+        )
     from secateur.cli.render.measurement import shrink_lines
+    from secateur.cli.render.output import output_lines
+    from secateur.release.manifest import read_manifest
 
-    show(result.to_json(), shrink_lines(result, out), as_json)
-    result.check_gate()
+    if report is None:
+        manifest = read_manifest(out)
+        show(manifest, output_lines(out, manifest), as_json)
+    else:
+        show(report.to_json(), shrink_lines(report, out), as_json)
+        report.check_gate()

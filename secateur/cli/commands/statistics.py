@@ -12,6 +12,7 @@ from secateur.cli.help import Command
 from secateur.cli.options import (
     Aggregation,
     Criterion,
+    Force,
     Gate,
     Json,
     Out,
@@ -52,6 +53,7 @@ def merge(
     ] = None,
     revision: Revision = None,
     workers: Workers = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Merge statistics of several runs or machines; exact, in any order.
@@ -63,7 +65,7 @@ def merge(
 
     with show_progress() as progress:
         merged = run(
-            statistics, out, model=model, revision=revision, workers=workers, on_message=note,
+            statistics, out, model=model, revision=revision, workers=workers, force=force, on_message=note,
             progress=progress,
         )  # fmt: skip
     summary = {"statistics": str(out), "tokens": dict(merged.tokens), "merged": len(statistics)}

@@ -1,0 +1,118 @@
+"""What `shrink` can refuse before anything long begins, and before torch is loaded."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from secateur.api.answers import check_can_measure
+from secateur.api.calibrate import check_text
+from secateur.api.models import load_imatrix, load_statistics
+from secateur.api.plan import plan
+from secateur.api.requests import PlanningAssumptions, ShrinkRequest
+from secateur.checkpoint.reader import Checkpoint
+from secateur.errors import PlanError, WriteError
+from secateur.planning.document import Plan
+from secateur.pruning.choose import check_request
+from secateur.pruning.criteria.registry import find_criterion
+from secateur.pruning.criteria.rerouted import REROUTED
+from secateur.recipes.layer_importance import DEFAULT, MEASURES
+from secateur.system.sizes import show_bytes
+from secateur.system.workdir import SUFFIX, refuse_existing
+
+
+def check_shrink(checkpoint: Checkpoint, request: ShrinkRequest, out: Path) -> None:
+    """Raise for everything about a request that can be known without running the model.
+
+    Raises OutputError for an output that exists, RequestError, PlanError or CorpusError for what
+    cannot be made, WriteError for a disk that is too small, EngineError for a model that does not
+    fit in memory to answer prompts.
+    """
+    refuse_existing(out)
+    if request.statistics is None:
+        check_text(checkpoint, request.calibration)
+        check_request(checkpoint, request.pruning)
+        _check_criterion(request)
+    planned = plan_ahead(checkpoint, request)
+    check_space(planned, out)
+    if request.measuring is not None:
+        check_can_measure(checkpoint, request.measuring)
+
+
+def plan_ahead(checkpoint: Checkpoint, request: ShrinkRequest) -> Plan:
+    """The plan of a request, before it has statistics: the first experts stand for those kept.
+
+    Its sizes are those of the real plan. Raises PlanError and others as `plan` does.
+    """
+    if request.statistics is not None:
+        return plan(
+            checkpoint,
+            request.pruning,
+            request.formats,
+            statistics=load_statistics(request.statistics),
+            imatrix=request.imatrix,
+            unseen_experts=request.unseen_experts,
+        )
+    return plan(
+        replace(checkpoint, shape_only=True),
+        replace(request.pruning, protect_super_experts=False),
+        replace(request.formats, layer_importance=_stand_in_importance(checkpoint, request)),
+        imatrix=load_imatrix(request.imatrix, checkpoint),
+        unseen_experts=request.unseen_experts,
+        assumptions=PlanningAssumptions(imatrix=True),
+    )
+
+
+def check_space(planned: Plan, out: Path) -> None:
+    """Raise WriteError when an output cannot be written, or its disk has no room for a plan's files.
+
+    What an interrupted run has left in the work folder counts as room.
+    """
+    needed = sum(size or 0 for form in planned.formats for size in planned.files[form].values())
+    out = Path(os.path.abspath(out))
+    work = out.with_name(out.name + SUFFIX)
+    begun = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    existing = next(folder for folder in out.parents if os.path.lexists(folder))
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise WriteError(f"cannot write {out}: {existing} is no folder that you may write to")
+    free = shutil.disk_usage(existing).free
+    if free + begun < needed:
+        raise WriteError(
+            f"the disk of {out} has {show_bytes(free)} free, but the output takes "
+            f"{show_bytes(needed)}: make room or choose another disk"
+        )
+
+
+def _check_criterion(request: ShrinkRequest) -> None:
+    """Raises PlanError for a criterion whose tokens are not sampled."""
+    pruning = request.pruning
+    sampled = find_criterion(pruning.criterion) is REROUTED
+    if (
+        sampled
+        and pruning.drop_map is None
+        and pruning.drop != 0
+        and not request.calibration.reroute_tokens
+    ):
+        raise PlanError(
+            f"criterion {REROUTED.name!r} needs a sample of tokens, but reroute_tokens is 0: name "
+            "another criterion, or leave reroute_tokens out"
+        )
+
+
+def _stand_in_importance(
+    checkpoint: Checkpoint, request: ShrinkRequest
+) -> str | Path | tuple[float, ...] | None:
+    """An order of the layers for recipes with tiers, where the real one is measured later."""
+    given = request.formats.layer_importance
+    measured = given is None or str(given) in MEASURES
+    unknown = (given is None or str(given) == DEFAULT) and not request.calibration.reroute_tokens
+    if not measured or unknown:
+        return given
+    routed = set(checkpoint.moe_layers)
+    return tuple(
+        float(checkpoint.layers - layer) if layer in routed else math.inf
+        for layer in range(checkpoint.layers)
+    )
