@@ -67,7 +67,7 @@ def plan_ahead(checkpoint: Checkpoint, request: ShrinkRequest) -> Plan:
 
 
 def check_space(planned: Plan, out: Path) -> None:
-    """Raise WriteError when an output cannot be written, or its disk has no room for a plan's files.
+    """Raise WriteError when an output cannot be written, or the disk has no room for a plan.
 
     What an interrupted run has left in the work folder counts as room.
     """

@@ -95,8 +95,8 @@ class Formats:
     with zeros where a GGUF type needs it.
     `layer_importance` says what ranks layers for recipes with tiers: a measure of the statistics,
     a file (recipes.layer_importance), or a number per layer. GGUF files of more bytes of tensors
-    than `split_max_size` are cut. `mmproj` is the type of the vision tower's own GGUF, or "none"; by default it is
-    written as F16 with GGUF files of a model that has such a tower.
+    than `split_max_size` are cut. `mmproj` is the type of the vision tower's own GGUF, or "none";
+    by default it is written as F16 with GGUF files of a model that has such a tower.
     """
 
     to: Words | None = None
