@@ -139,7 +139,7 @@ def test_a_damaged_model(damage: str, run: Run, line: Line, copy: Path, room: Pa
 
 def test_a_model_that_is_no_folder(run: Run, line: Line, tmp_path: Path) -> None:
     refused(run("inspect", line.corpus), "corpus.jsonl")
-    refused(run("inspect", tmp_path / "nowhere"), "nowhere", "no folder")
+    refused(run("inspect", tmp_path / "nowhere"), "nowhere", "does not exist")
     refused(run("inspect", "bert"), "bert")
     refused(run("inspect"), "MODEL", "--help")
 
@@ -419,7 +419,7 @@ USAGE: dict[str, tuple[dict[str, object], str]] = {
         {"aggregation": "median", "criterion": "reap", "drop": 0.25},
         "worst-category",
     ),
-    "gate": ({"gate": "open", "drop": 0.25}, "reference"),
+    "routing weight": ({"routing_weight": "open", "drop": 0.25}, "reference"),
     "type": ({"types": "Q9_K", "drop": 0}, "Q9_K"),
     "types": ({"types": "Q8_0,Q9_K", "drop": 0}, "Q9_K"),
     "format": ({"to": "onnx", "drop": 0}, "onnx"),
@@ -552,7 +552,7 @@ def test_a_missed_gate_leaves_the_output_and_code_3(run: Run, line: Line, room: 
     options = {"experts": 4, "corpus": line.corpus, "answers": line.answers, "workers": 1}
     ran = run("shrink", line.model, out=room / "out", max_kl=1e-9, min_top1=1.0, **options)
     assert ran.code == 3
-    assert ran.err.splitlines()[-1].startswith("secateur: the quality gate is not met: kl_mean")
+    assert ran.said[-1].startswith("secateur: the quality gate is not met: safetensors: kl_mean")
     assert "report: " in ran.out
     assert (room / "out" / "report.json").is_file()
     assert run("verify", room / "out").code == 0
