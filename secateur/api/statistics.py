@@ -30,10 +30,10 @@ def merge(
 ) -> Statistics:
     """Merge statistics files of one model into one; exact, whatever the order.
 
-    `force` overwrites what is there. With `model` the criterion `rerouted` is solved again, from the token samples that lie next to
-    the files. Those are merged as well, where every file has one. `on_message` is called with what
-    the merged file lacks. Raises StatisticsError for files that cannot be merged, for the same
-    text twice, and when `model` is given but a file has no sample.
+    With `model` the criterion `rerouted` is solved again, from the token samples next to the
+    files. Those are merged as well, where every file has one. `force` overwrites what is there;
+    `on_message` is called with what the merged file lacks. Raises StatisticsError for files that
+    cannot be merged, for the same text twice, and when `model` is given but a file has no sample.
     """
     out = Path(out)
     check_file(out, force)

@@ -65,8 +65,8 @@ def merge(
 
     with show_progress() as progress:
         merged = run(
-            statistics, out, model=model, revision=revision, workers=workers, force=force, on_message=note,
-            progress=progress,
+            statistics, out, model=model, revision=revision, workers=workers, force=force,
+            on_message=note, progress=progress,
         )  # fmt: skip
     summary = {"statistics": str(out), "tokens": dict(merged.tokens), "merged": len(statistics)}
     total = sum(merged.tokens.values())
