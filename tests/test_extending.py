@@ -1,0 +1,43 @@
+"""The worked examples of docs/extending.md run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_line import Line
+
+TEXT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text("utf-8")
+
+
+def code_of(section: str) -> str:
+    """The Python of a section, one block after the other."""
+    part = TEXT.split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
+    return "\n".join(re.findall(r"```python\n(.*?)```", part, re.DOTALL))
+
+
+def test_a_criterion_and_its_own_sum(
+    line: Line,
+    stats: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copyfile(stats, tmp_path / "stats.safetensors")
+    shutil.copyfile(line.rows, tmp_path / "rows.jsonl")
+    (tmp_path / "model").symlink_to(line.model)
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, object] = {}
+    exec(compile(code_of("A criterion"), "docs/extending.md", "exec"), made)  # noqa: S102
+    scores, _, keep = capsys.readouterr().out.strip().rpartition("\n")
+    assert len(scores.strip("[]").split()) == 8
+    assert keep.startswith("{0: (")
+    statistics = made["statistics"]
+    assert statistics.sums["turn"] == "sum"  # type: ignore[attr-defined]
+    turn = statistics.array(0, "turn").sum(0)  # type: ignore[attr-defined]
+    gates = statistics.array(0, "gate").sum(0)  # type: ignore[attr-defined]
+    assert (turn >= 0).all()
+    assert (turn <= 2 * gates + 1e-6).all()
+    assert turn.any()
