@@ -12,7 +12,7 @@ def file_notes(files: Mapping[str, Mapping[str, object]]) -> list[str]:
     """Sentences on {format: {file: ...}}: labels that two files share, files that are cut."""
     labelled: defaultdict[str, set[str]] = defaultdict(set)
     notes = []
-    for form, names in files.items():
+    for format_id, names in files.items():
         whole = {without_part(name) for name in names if name.endswith(".gguf")}
         for name in sorted(whole):
             label = label_of(name)
@@ -20,7 +20,7 @@ def file_notes(files: Mapping[str, Mapping[str, object]]) -> list[str]:
                 labelled[label].add(name)
         if len(names) > 1 and whole:
             notes.append(
-                f"{form}: {len(names)} files; Ollama cannot pull a model in several files "
+                f"{format_id}: {len(names)} files; Ollama cannot pull a model in several files "
                 "(llama-gguf-split --merge makes one of them)"
             )
     notes += [

@@ -1,7 +1,7 @@
 """What fits in a given memory: numbers of experts and file types, sized to the byte.
 
-Sizes do not depend on which experts stay, so the first ones stand in for them; no weights are
-read, and a config alone will do.
+Sizes do not depend on which experts are kept, so the first ones of each layer are taken; no
+weights are read, and a config alone is enough.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.recipe import Recipe
 
 SHARES = (0.0, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50)
-"""Shares of the experts that go, where no counts are named; of 128 experts 128 to 64 stay."""
+"""Shares of the experts to drop, where no counts are named; of 128 experts 128 to 64 are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +83,16 @@ def fit(
     wanted = recipes or [Recipe(name, name) for name in FILE_TYPES]
     rows: list[FitRow] = []
     refused: dict[str, str] = {}
-    numbers = sorted({*counts} or set(_useful(checkpoint)), reverse=True)
+    numbers = sorted({*counts} or set(_useful_counts(checkpoint)), reverse=True)
     for count in numbers:
         base = gguf_base(checkpoint, first_experts(checkpoint, count), tokenizer)
         header: int | None = None
         for recipe in wanted:
             try:
-                form = _form(base, recipe, assumptions.imatrix)
+                layout = _decide_layout(base, recipe, assumptions.imatrix)
                 # A header's size is the same for all types.
-                header = _header(form) if header is None else header
-                rows.append(_row(base, form, recipe, count, memory.bytes, header))
+                header = _header_bytes(layout) if header is None else header
+                rows.append(_make_row(base, layout, recipe, count, memory.bytes, header))
             except PlanError as error:
                 refused[recipe.name] = str(error)
     if not rows and refused:
@@ -111,7 +111,7 @@ def fit(
     )
 
 
-def _useful(checkpoint: Checkpoint) -> Iterator[int]:
+def _useful_counts(checkpoint: Checkpoint) -> Iterator[int]:
     """Expert counts worth a look that the model's router can have."""
     for share in SHARES:
         count = kept_count(checkpoint.experts, drop=share)
@@ -122,40 +122,45 @@ def _useful(checkpoint: Checkpoint) -> Iterator[int]:
         yield count
 
 
-def _form(base: GgufBase, recipe: Recipe, imatrix: bool) -> GgufLayout:
+def _decide_layout(base: GgufBase, recipe: Recipe, imatrix: bool) -> GgufLayout:
     """The recipe's file, as with an importance matrix if it cannot do without."""
-    form = typed_layout(base, recipe, assume_imatrix=imatrix)
-    if not imatrix and (recipe.imatrix or _needs(form)):
+    layout = typed_layout(base, recipe, assume_imatrix=imatrix)
+    if not imatrix and (recipe.imatrix or _needs_imatrix(layout)):
         return typed_layout(base, recipe, assume_imatrix=True)
-    return form
+    return layout
 
 
-def _header(form: GgufLayout) -> int | None:
-    (size,) = form.files.values()
-    return None if size is None else size - _data(form)
+def _header_bytes(layout: GgufLayout) -> int | None:
+    (size,) = layout.files.values()
+    return None if size is None else size - _data_bytes(layout)
 
 
-def _data(form: GgufLayout) -> int:
+def _data_bytes(layout: GgufLayout) -> int:
     """Bytes of the tensors as they lie in the file, padding included."""
-    alignment = alignment_of(form.metadata)
-    return sum(padded(info.nbytes, alignment) for info in form.infos)
+    alignment = alignment_of(layout.metadata)
+    return sum(padded(info.nbytes, alignment) for info in layout.infos)
 
 
-def _row(
-    base: GgufBase, form: GgufLayout, recipe: Recipe, count: int, beside: int, header: int | None
+def _make_row(
+    base: GgufBase,
+    layout: GgufLayout,
+    recipe: Recipe,
+    count: int,
+    context_bytes: int,
+    header: int | None,
 ) -> FitRow:
-    weights = sum(info.nbytes for info in form.infos)
+    weights = sum(info.nbytes for info in layout.infos)
     return FitRow(
         experts=count,
         type=recipe.name,
         weights=weights,
-        file=None if header is None else header + _data(form),
-        total=weights + beside,
+        file=None if header is None else header + _data_bytes(layout),
+        total=weights + context_bytes,
         bits_per_weight=8 * weights / base.parameters,
-        fallback_tensors=sum(choice.fallback_from is not None for choice in form.choices),
-        needs_imatrix=recipe.imatrix or _needs(form),
+        fallback_tensors=sum(choice.fallback_from is not None for choice in layout.choices),
+        needs_imatrix=recipe.imatrix or _needs_imatrix(layout),
     )
 
 
-def _needs(form: GgufLayout) -> bool:
-    return any(choice.needs_importance for choice in form.choices)
+def _needs_imatrix(layout: GgufLayout) -> bool:
+    return any(choice.needs_importance for choice in layout.choices)

@@ -25,7 +25,13 @@ from secateur.formats.imatrix.matrix import (
     make_quantize_metadata,
     select_experts,
 )
-from secateur.planning.unseen_experts import POLICIES, Expert, Policy, said, treated
+from secateur.planning.unseen_experts import (
+    POLICIES,
+    Expert,
+    Policy,
+    apply_policy,
+    describe_coverage,
+)
 from secateur.pruning.selection import Keep
 from secateur.statistics.coverage import LEAST
 from secateur.statistics.statistics import Statistics
@@ -67,7 +73,7 @@ def importance_of(
     if policy not in POLICIES:
         raise PlanError(f"--unseen-experts is {policy!r}, expected {' or '.join(POLICIES)}")
     if file is not None:
-        sliced = _sliced(file.imatrix, checkpoint, keep)
+        sliced = _select(file.imatrix, checkpoint, keep)
         origin: dict[str, Any] = {"from": "file", "sha256": file.sha256}
     elif statistics is not None:
         sliced = select_experts(from_statistics(statistics, checkpoint.family), keep)
@@ -77,7 +83,7 @@ def importance_of(
     found = measure_coverage(sliced, LEAST)
     unseen, few = (_in_source(keep, experts) for experts in (found.unseen, found.few))
     total = sum(row.experts for row in found.layers)
-    notes = list(said(unseen, few, total, policy))
+    notes = list(describe_coverage(unseen, few, total, policy))
     if not found.counted:
         notes.append("imatrix: a .dat has lost how many tokens each expert saw")
     origin |= {
@@ -90,7 +96,7 @@ def importance_of(
         for key, value in make_quantize_metadata(sliced, FILE).items()
         if isinstance(value.value, str | int)
     }
-    return Importance(treated(sliced, policy), facts, origin, unseen, tuple(notes))
+    return Importance(apply_policy(sliced, policy), facts, origin, unseen, tuple(notes))
 
 
 def from_statistics(statistics: Statistics, family: Family) -> Imatrix:
@@ -129,7 +135,7 @@ def check_shapes(importance: Importance, tensors: Sequence[GgufTensor]) -> None:
             )
 
 
-def _sliced(imatrix: Imatrix, checkpoint: Checkpoint, keep: Keep) -> Imatrix:
+def _select(imatrix: Imatrix, checkpoint: Checkpoint, keep: Keep) -> Imatrix:
     """Of the unpruned model: sliced; already of the pruned one: as it is."""
     counts = {tokens.size for tokens in count_expert_tokens(imatrix).values()}
     kept = len(next(iter(keep.values())))

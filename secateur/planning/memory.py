@@ -49,7 +49,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class ContextMemory:
-    """What a context takes beside the weights, in bytes; `shared` layers have no cells."""
+    """What a context takes besides the weights, in bytes; `shared` layers have no cells."""
 
     context: int
     cells: tuple[Cells, ...]

@@ -1,4 +1,4 @@
-"""Experts without data in an importance matrix: they are named, and treated as the user says.
+"""Experts without data in an importance matrix: named, and handled as the user asks.
 
     uniform    all columns of such an expert count the same: what llama-quantize does, silently; the
             bytes are its bytes
@@ -7,7 +7,7 @@
     stop    refuse to plan
 
 llama-quantize makes even types that need an importance matrix (IQ1 to IQ3_XXS) of uniform experts,
-and they are hardly better than noise; so plans that do it say so.
+and they are hardly better than noise, so plans that do it warn.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 Expert = tuple[int, int]
 """(layer, number in the unpruned model)."""
 
-_TREATED = {
+_CONSEQUENCE = {
     "uniform": "all their columns count the same, as in llama-quantize (--unseen-experts uniform)",
     "mean": "they get the mean of their layer's other experts (--unseen-experts mean)",
 }
 
 
-def said(
+def describe_coverage(
     unseen: Sequence[Expert], few: Sequence[Expert], total: int, policy: Policy
 ) -> Iterator[str]:
     """What a plan notes of experts without data, and with fewer than LEAST tokens.
@@ -51,7 +51,7 @@ def said(
                 f"the importance matrix is incomplete: {what}: calibrate on more text of their "
                 "kind, or choose --unseen-experts uniform or mean"
             )
-        yield f"imatrix: {what}: {_TREATED[policy]}"
+        yield f"imatrix: {what}: {_CONSEQUENCE[policy]}"
     if few:
         yield (
             f"imatrix: {len(few)} of {total} experts kept saw fewer than {LEAST} tokens "
@@ -59,8 +59,8 @@ def said(
         )
 
 
-def needy(
-    form: str, choices: Sequence[TypeChoice], unseen: Sequence[Expert], policy: Policy
+def warn_of_unseen(
+    format_id: str, choices: Sequence[TypeChoice], unseen: Sequence[Expert], policy: Policy
 ) -> list[str]:
     """The stronger note on a format: experts without data in types that are nothing without."""
     lacking = {layer for layer, _ in unseen}
@@ -78,21 +78,21 @@ def needy(
     kinds = ", ".join(sorted({choice.type for choice in found}))
     cure = "" if policy == "mean" else ", --unseen-experts mean"
     return [
-        f"{form}: WARNING: {len(experts)} experts without data ({list_experts(experts)}) are "
+        f"{format_id}: WARNING: {len(experts)} experts without data ({list_experts(experts)}) are "
         f"written as {kinds}, which needs an importance matrix: expect them to be ruined (more "
         f"text of their kind{cure} or a larger type mends it)"
     ]
 
 
-def treated(imatrix: Imatrix, policy: Policy) -> Imatrix:
+def apply_policy(imatrix: Imatrix, policy: Policy) -> Imatrix:
     """The matrix with the policy applied; `uniform` and `stop` leave it as it is."""
     if policy != "mean":
         return imatrix
-    entries = {name: _filled(entry) for name, entry in imatrix.entries.items()}
+    entries = {name: _fill_unseen(entry) for name, entry in imatrix.entries.items()}
     return replace(imatrix, entries=entries)
 
 
-def _filled(entry: ImatrixEntry) -> ImatrixEntry:
+def _fill_unseen(entry: ImatrixEntry) -> ImatrixEntry:
     """Matrices without data as one token with the mean of the others; nothing if all lack it."""
     seen = entry.counts > 0
     if seen.all() or not seen.any():

@@ -24,7 +24,7 @@ from secateur.outputs.gguf.layout import (
 )
 from secateur.outputs.gguf.mmproj import parts_left_out
 from secateur.outputs.gguf.notes import fallback_notes, importance_notes, tokenizer_notes
-from secateur.outputs.gguf.padding import sentence
+from secateur.outputs.gguf.padding import describe_padding
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
 from secateur.planning.document import IMATRIX, NEEDS_IMATRIX, Plan
 from secateur.planning.imatrix_policy import FILE
@@ -127,7 +127,7 @@ def _decide(base: GgufBase, recipe: Recipe, context: DecisionContext) -> Decisio
     ]
     if recipe.pad:
         plain = _bytes_without_padding(base, recipe, context)
-        notes.append(sentence(format_id, layout.widths, layout.nbytes, plain))
+        notes.append(describe_padding(format_id, layout.widths, layout.nbytes, plain))
     facts = {
         **recipe.facts(),
         NEEDS_IMATRIX: recipe.imatrix or _needs_imatrix(layout),

@@ -100,7 +100,7 @@ class GgufLayout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors, headers and alignment aside."""
+        """Bytes of its tensors, without headers and alignment."""
         return sum(info.nbytes for info in self.infos)
 
     def made_by(self, plan_sha256: str) -> GgufLayout:
@@ -119,16 +119,18 @@ class GgufLayout:
         for part in self.parts:
             infos = self.infos[part.first : part.last]
             keys = {k: v for k, v in part.metadata.items() if not k.startswith(_MEASURED)}
-            beside = 0 if part.first else self.tokenizer_bytes
-            sizes[part.file] = None if beside is None else file_bytes(keys, infos, beside=beside)
+            keys_bytes = 0 if part.first else self.tokenizer_bytes
+            sizes[part.file] = (
+                None if keys_bytes is None else file_bytes(keys, infos, beside=keys_bytes)
+            )
         return sizes
 
 
 def gguf_base(checkpoint: Checkpoint, keep: Keep, tokenizer: TokenizerKeys) -> GgufBase:
     """What the GGUF files of the experts kept share.
 
-    Raises FamilyError for a family without a GGUF form, CheckpointError for a config that cannot
-    be expressed.
+    Raises FamilyError for a family without rules for GGUF, CheckpointError for a config that a
+    GGUF cannot express.
     """
     rules = gguf_rules(checkpoint.family)
     kept = len(next(iter(keep.values())))
@@ -199,7 +201,7 @@ def typed_layout(
         tensors = padded_tensors(checkpoint, tensors, widths)
     choices = choose_types([tensor.info for tensor in tensors], base.traits, request)
     if chosen is not None:
-        choices = [edited(choice, chosen) for choice in choices]
+        choices = [edit_type(choice, chosen) for choice in choices]
     number = FILE_TYPES[recipe.base].number
     metadata = {
         **model_metadata(checkpoint.family, config, base.infos, base.model, number),
@@ -280,7 +282,7 @@ def _request(
     )
 
 
-def edited(choice: TypeChoice, chosen: Mapping[str, str]) -> TypeChoice:
+def edit_type(choice: TypeChoice, chosen: Mapping[str, str]) -> TypeChoice:
     """The choice, or the type that a plan gives the tensor instead."""
     wanted = chosen.get(choice.name, choice.type)
     if wanted == choice.type:

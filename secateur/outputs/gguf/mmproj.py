@@ -1,6 +1,6 @@
-"""The tower beside a text model as a GGUF of its own (llama.cpp's mmproj), decided.
+"""The tower of a vision model as a GGUF of its own (llama.cpp's mmproj), decided.
 
-A GGUF of the model holds the text part only; the tower that sees images goes beside it, as
+A GGUF of the model holds the text part only; the tower that sees images goes into another file, as
 `convert_hf_to_gguf.py --mmproj` writes it. A family's `[mmproj]` table describes the tower as a
 family; pruning does not touch it. Reads the config and the headers, no weights.
 """
@@ -20,7 +20,7 @@ from secateur.formats.gguf.metadata import model_metadata
 from secateur.formats.gguf.naming import MMPROJ
 from secateur.formats.gguf.provenance import origin_metadata, written_by
 from secateur.formats.gguf.tensors import GgufTensor, gguf_tensors
-from secateur.outputs.gguf.layout import GgufLayout, edited, model_name
+from secateur.outputs.gguf.layout import GgufLayout, edit_type, model_name
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.llama_types import TypeChoice
 from secateur.recipes.recipe import Recipe
@@ -103,7 +103,7 @@ def mmproj_layout(
         f"{MMPROJ}{name}-{recipe.name}.gguf",
         metadata,
         tensors,
-        tuple(choice if chosen is None else edited(choice, chosen) for choice in choices),
+        tuple(choice if chosen is None else edit_type(choice, chosen) for choice in choices),
         tokenizer_bytes=0,
     )
 
@@ -129,10 +129,10 @@ def _check(checkpoint: Checkpoint, tower: Family, shapes: Mapping[str, Sequence[
             tower.classify(name)
     except FamilyError as error:
         raise FamilyError(f"{error}; {instead}") from None
-    drawn = expected_tensors(tower, checkpoint.config, checkpoint.config_file).specs
-    for name in sorted({*shapes, *drawn}):
+    implied = expected_tensors(tower, checkpoint.config, checkpoint.config_file).specs
+    for name in sorted({*shapes, *implied}):
         got = list(shapes[name]) if name in shapes else "missing"
-        expected = list(drawn[name].shape) if name in drawn else "none"
+        expected = list(implied[name].shape) if name in implied else "none"
         if got != expected:
             raise CheckpointError(
                 f"tensor {name!r} of the vision tower: shape {got}, expected {expected} by "

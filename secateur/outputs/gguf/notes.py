@@ -12,7 +12,7 @@ from secateur.outputs.gguf.layout import GgufLayout
 from secateur.outputs.gguf.tokenizer_keys import TokenizerKeys
 from secateur.planning.document import PlannedTensor
 from secateur.planning.imatrix_policy import Importance, check_shapes
-from secateur.planning.unseen_experts import needy
+from secateur.planning.unseen_experts import warn_of_unseen
 from secateur.recipes.recipe import Recipe
 
 
@@ -57,7 +57,9 @@ def importance_notes(
             f"{format_id}: the importance matrix has no entry for {len(lacking)} tensors that need "
             f"one (first: {lacking[0]}): record it again, or choose a larger type"
         )
-    return needy(format_id, layout.choices, importance.unseen, importance.origin["unseen_experts"])
+    return warn_of_unseen(
+        format_id, layout.choices, importance.unseen, importance.origin["unseen_experts"]
+    )
 
 
 def fallback_notes(format_id: str, planned: Sequence[PlannedTensor]) -> list[str]:

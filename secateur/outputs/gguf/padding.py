@@ -48,8 +48,8 @@ def widths_needed(
 
     `asked` is {tensor name: type}, as it would be if every type fitted every row.
     """
-    needy = [t for t in tensors if t.info.shape[-1] % TYPES[asked[t.info.name]].block]
-    return all_widths(checkpoint, needy)
+    too_narrow = [t for t in tensors if t.info.shape[-1] % TYPES[asked[t.info.name]].block]
+    return all_widths(checkpoint, too_narrow)
 
 
 def padded_tensors(
@@ -60,7 +60,7 @@ def padded_tensors(
     Raises FamilyError for a family that has no rule for it, CheckpointError for a tensor that is
     not as wide as the config says.
     """
-    return tuple(_padded(checkpoint, tensor, widths) for tensor in tensors)
+    return tuple(_pad(checkpoint, tensor, widths) for tensor in tensors)
 
 
 def padded_config(
@@ -69,7 +69,8 @@ def padded_config(
     """The config with the new widths. Raises FamilyError if a GGUF would not say one of them."""
     family = checkpoint.family
     for what, width in widths.items():
-        if _says(family, widened_config(config, family, {what: width})) == _says(family, config):
+        widened = widened_config(config, family, {what: width})
+        if _metadata_of(family, widened) == _metadata_of(family, config):
             raise FamilyError(
                 f"the family {family.name!r} writes no GGUF key for its {what}, so it cannot be "
                 "padded: leave --pad out"
@@ -77,21 +78,21 @@ def padded_config(
     return widened_config(config, family, widths)
 
 
-def sentence(form: str, widths: Widths, padded: int, plain: int | None) -> str:
+def describe_padding(format_id: str, widths: Widths, padded: int, plain: int | None) -> str:
     """What a plan notes of the padding, with its exact cost or gain in bytes of tensors.
 
     `plain` are those without padding; None where there is no fallback to do without.
     """
     if not widths:
-        return f"{form}: nothing is padded: the types divide all rows that could be"
+        return f"{format_id}: nothing is padded: the types divide all rows that could be"
     names = {"expert_width": "experts", "dense_width": "the dense layers"}
-    told = ", ".join(f"{names[what]} from {w.old} to {w.new}" for what, w in widths.items())
-    said = f"{form}: padded with zeros, which changes no logit: {told}"
+    changes = ", ".join(f"{names[what]} from {w.old} to {w.new}" for what, w in widths.items())
+    text = f"{format_id}: padded with zeros, which changes no logit: {changes}"
     if plain is None:
-        return f"{said}; it cannot be made without, for its types have no fallback"
+        return f"{text}; it cannot be made without, for its types have no fallback"
     change = padded - plain
     return (
-        f"{said}; {abs(change):,} bytes ({abs(change) / plain:.1%}) "
+        f"{text}; {abs(change):,} bytes ({abs(change) / plain:.1%}) "
         f"{'smaller' if change < 0 else 'larger'} than with fallbacks"
     )
 
@@ -106,7 +107,7 @@ def _row(checkpoint: Checkpoint, tensor: GgufTensor) -> TensorRow | None:
     return checkpoint.matches[tensor.sources[0]].row if tensor.sources else None
 
 
-def _padded(checkpoint: Checkpoint, tensor: GgufTensor, widths: Widths) -> GgufTensor:
+def _pad(checkpoint: Checkpoint, tensor: GgufTensor, widths: Widths) -> GgufTensor:
     row = _row(checkpoint, tensor)
     shape, split = tensor.info.shape, tensor.view.parts
     padding = padding_of(row, shape, widths, split) if row else NO_PADDING
@@ -116,7 +117,7 @@ def _padded(checkpoint: Checkpoint, tensor: GgufTensor, widths: Widths) -> GgufT
     return replace(tensor, info=info, padding=padding)
 
 
-def _says(family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _metadata_of(family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
     return model_metadata(family, config, (), "", 0)
 
 
@@ -125,11 +126,11 @@ def padding_reason(tensor: GgufTensor) -> str:
     padding, shape = tensor.padding, tensor.info.shape
     if padding == NO_PADDING:
         return ""
-    told = []
+    changes = []
     if padding.below:
         rows = shape[-2] - padding.parts * padding.below
         each = f" ({padding.below} in each half)" if padding.parts > 1 else ""
-        told.append(f"rows padded from {rows} to {shape[-2]}{each}")
+        changes.append(f"rows padded from {rows} to {shape[-2]}{each}")
     if padding.right:
-        told.append(f"columns padded from {tensor.columns} to {shape[-1]}")
-    return f"; {', '.join(told)}"
+        changes.append(f"columns padded from {tensor.columns} to {shape[-1]}")
+    return f"; {', '.join(changes)}"

@@ -1,7 +1,7 @@
 """The tokenizer's part of a GGUF header: its keys, or only their size, or nothing known of it.
 
-A checkpoint has its tokenizer beside it. A config alone may have none; then the tensors of a file
-are known to the byte and the file is not, and nothing is guessed.
+A checkpoint has its tokenizer in its folder. A config alone may have none; then the tensors of a
+file are known to the byte and the file is not, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def tokenizer_keys(checkpoint: Checkpoint, source: Path | None = None) -> Tokeni
     """The tokenizer of a checkpoint.
 
     `source` is a folder with tokenizer.json, or a GGUF that holds the vocabulary, for a config
-    that has no tokenizer beside it. Raises PlanError for a checkpoint that has one,
+    that has no tokenizer in its folder. Raises PlanError for a checkpoint that has one,
     CheckpointError for a tokenizer that is damaged or not this model's, FormatError for a file
     that is no GGUF with a vocabulary.
     """

@@ -73,7 +73,7 @@ class GgufWeights:
         self, file: GgufFile, family: Family, config: Mapping[str, Any], workers: int = 1
     ) -> None:
         """Checks names and metadata. Raises FormatError for a tensor that no row describes, and
-        for a file whose numbers are not those of `config` (its expert count aside)."""
+        for a file whose numbers are not those of `config` (except for its expert count)."""
         self.file = file
         self._family = family
         self._workers = workers

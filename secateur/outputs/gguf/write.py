@@ -2,7 +2,7 @@
 
 The files of one pruned model differ in types only: every block of rows is read and widened to
 float32 once, encoded for each file, and appended to each. A thread takes a block from reading to
-encoding while it is in the processor's cache; blocks are handed on in order, so that the bytes do
+encoding while it is in the processor's cache; blocks are passed on in order, so that the bytes do
 not depend on the number of workers.
 """
 
@@ -34,7 +34,8 @@ from secateur.system.progress import Counter, Progress, no_progress
 
 @dataclass(frozen=True)
 class _Target:
-    """A file being written: it lacks the tensors `since:last` of the form, `infos` from `first`."""
+    """A file being written: it lacks the layout's tensors from number `since` on; `infos` are
+    those from `first`."""
 
     writer: GgufWriter
     infos: tuple[TensorInfo, ...]
@@ -53,7 +54,7 @@ class _Target:
 
 
 def write_ggufs(
-    forms: Sequence[GgufLayout],
+    layouts: Sequence[GgufLayout],
     checkpoint: Checkpoint,
     keep: Keep,
     folder: Path,
@@ -65,8 +66,8 @@ def write_ggufs(
 ) -> dict[str, str]:
     """Write the files of decided GGUFs into `folder`; returns file -> sha256 of what was written.
 
-    A file that is there already is left alone, one that was interrupted is gone on with (see
-    gguf_writer). `imatrix` holds the experts kept, in order. The bytes do not depend on `workers`.
+    A file that is there already is left alone, one that was interrupted is resumed (see
+    formats.gguf.writer). `imatrix` holds the experts kept, in order; `edits` change the weights.
     Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded blocks for every
     file (at most 2 MiB each), one tensor's importance, and the header of one file. Every file is
     complete or absent. `progress` counts the bytes of all files' tensors.
@@ -74,28 +75,32 @@ def write_ggufs(
     key = content_key(checkpoint, imatrix)
     sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
     hashes: dict[str, str] = {}
-    count = Counter(progress, "write GGUF", sum(form.nbytes for form in forms), "bytes")
+    count = Counter(progress, "write GGUF", sum(layout.nbytes for layout in layouts), "bytes")
     # Files whose tensors have the same shapes are made of the same blocks.
-    for _, alike in groupby(sorted(forms, key=_shapes), _shapes):
+    for _, alike in groupby(sorted(layouts, key=_shapes), _shapes):
         group = list(alike)
         with ExitStack() as stack:
-            targets = [target for form in group for target in _targets(form, folder, key, stack)]
-            count(sum(form.nbytes for form in group) - sum(target.missing for target in targets))
+            targets = [
+                target for layout in group for target in _open_targets(layout, folder, key, stack)
+            ]
+            count(
+                sum(layout.nbytes for layout in group) - sum(target.missing for target in targets)
+            )
             for target in targets:
                 _finish_if_whole(target, hashes)
             source = stack.enter_context(RowSource(sliced.values(), edits))
-            form = group[0]
-            needed = {n for n in range(len(form.infos)) for t in targets if t.info(n) is not None}
+            layout = group[0]
+            needed = {n for n in range(len(layout.infos)) for t in targets if t.info(n) is not None}
 
-            def encoded(
+            def encode_block(
                 block: Block, targets: Sequence[_Target] = targets, source: RowSource = source
             ) -> list[NDArray[np.uint8] | None]:
                 rows = block_rows(source, block)
                 infos = [target.info(block.tensor) for target in targets]
-                return [_encoded(rows, info, block.weights) for info in infos]
+                return [_encode(rows, info, block.weights) for info in infos]
 
-            blocks = blocks_of(form.tensors, form.infos, sliced, sorted(needed), imatrix)
-            for block, made in in_order(encoded, source.ahead(blocks, block_pieces), workers):
+            blocks = blocks_of(layout.tensors, layout.infos, sliced, sorted(needed), imatrix)
+            for block, made in in_order(encode_block, source.ahead(blocks, block_pieces), workers):
                 for target, data in zip(targets, made, strict=True):
                     if data is not None:
                         target.writer.write(TensorChunk(block.name, data.reshape(-1)))
@@ -104,12 +109,14 @@ def write_ggufs(
     return hashes
 
 
-def _targets(form: GgufLayout, folder: Path, key: str, stack: ExitStack) -> Iterator[_Target]:
-    """The form's files that are not there yet, opened where they were left."""
-    for part in form.parts:
+def _open_targets(
+    layout: GgufLayout, folder: Path, key: str, stack: ExitStack
+) -> Iterator[_Target]:
+    """The layout's files that are not finished yet, opened where they were interrupted."""
+    for part in layout.parts:
         path = folder / part.file
         if not path.exists():
-            infos = form.infos[part.first : part.last]
+            infos = layout.infos[part.first : part.last]
             writer = stack.enter_context(GgufWriter(path, part.metadata, infos, key))
             yield _Target(writer, infos, part.first, part.first + writer.done)
 
@@ -119,7 +126,7 @@ def _finish_if_whole(target: _Target, hashes: dict[str, str]) -> None:
         hashes[target.writer.path.name] = target.writer.finish()
 
 
-def _encoded(
+def _encode(
     rows: NDArray[np.float32], info: TensorInfo | None, weights: NDArray[np.float32] | None
 ) -> NDArray[np.uint8] | None:
     if info is None:
@@ -132,5 +139,5 @@ def _encoded(
         raise NumericError(f"tensor {info.name!r} as {info.type}: {error}") from None
 
 
-def _shapes(form: GgufLayout) -> tuple[tuple[int, ...], ...]:
-    return tuple(info.shape for info in form.infos)
+def _shapes(layout: GgufLayout) -> tuple[tuple[int, ...], ...]:
+    return tuple(info.shape for info in layout.infos)

@@ -95,14 +95,14 @@ def mlx_layout(
     selected = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
     tensors = mlx_tensors(family, config, selected)
     targets = [_target(checkpoint, tensor) for tensor in tensors if tensor.is_matrix]
-    given = _given(recipe, targets, checkpoint.layers, layer_importance)
-    typed = [_typed(tensor, given, chosen) for tensor in tensors]
+    asked_types = _asked_types(recipe, targets, checkpoint.layers, layer_importance)
+    typed = [_give_type(tensor, asked_types, chosen) for tensor in tensors]
     shards = _shards(typed)
     return MlxLayout(
         folder=recipe.format,
         shards=shards,
         index=_index(shards),
-        quantization=_quantization(typed, given[""]),
+        quantization=_quantization(typed, asked_types[""]),
     )
 
 
@@ -131,7 +131,7 @@ def _target(checkpoint: Checkpoint, tensor: MlxTensor) -> Target:
     return Target(tensor.name, place.role, place.layer)
 
 
-def _given(
+def _asked_types(
     recipe: Recipe,
     targets: Sequence[Target],
     layers: int,
@@ -140,7 +140,7 @@ def _given(
     """{matrix: (its type, why)} of a recipe; the base is under the empty name.
 
     `embedding` and `output` are for these roles; an embedding that is the output, too, is given
-    the first that is said.
+    the first that is named.
     """
     for what, wanted in (("imatrix", recipe.imatrix), ("pad", recipe.pad)):
         if wanted:
@@ -150,7 +150,7 @@ def _given(
             f"recipe {recipe.name}: overrides by pattern are llama-quantize's; write rules"
         )
     base = _read_type(recipe, recipe.base)
-    given: dict[str, tuple[MlxType | None, str | None]] = {"": (base, None)}
+    asked_types: dict[str, tuple[MlxType | None, str | None]] = {"": (base, None)}
     heads = [target for target in targets if target.role == "head"]
     asked: dict[str, str | None] = {"embedding": recipe.embedding, "head": recipe.output}
     if not heads:
@@ -158,10 +158,10 @@ def _given(
     for target in targets:
         word = asked.get(target.role)
         reason = None if word is None else f"recipe: {target.role} = {word}"
-        given[target.name] = (base if word is None else _read_type(recipe, word), reason)
+        asked_types[target.name] = (base if word is None else _read_type(recipe, word), reason)
     for name, found in assign(recipe, targets, layers, layer_importance).items():
-        given[name] = (_read_type(recipe, found.type), found.reason)
-    return given
+        asked_types[name] = (_read_type(recipe, found.type), found.reason)
+    return asked_types
 
 
 def _read_type(recipe: Recipe, word: str) -> MlxType | None:
@@ -173,13 +173,13 @@ def _read_type(recipe: Recipe, word: str) -> MlxType | None:
         raise PlanError(f"recipe {recipe.name}: {error}") from None
 
 
-def _typed(
+def _give_type(
     tensor: MlxTensor,
-    given: Mapping[str, tuple[MlxType | None, str | None]],
+    asked_types: Mapping[str, tuple[MlxType | None, str | None]],
     chosen: Mapping[str, str] | None,
 ) -> MlxTensor:
     """The tensor with its type. Raises FormatError when that does not divide it."""
-    kind, reason = given.get(tensor.name, (None, None))
+    kind, reason = asked_types.get(tensor.name, (None, None))
     if chosen is not None:
         word = chosen.get(tensor.name, tensor.dtype)
         # What cannot be, a vector in a quantized type, the plan's check finds.

@@ -40,7 +40,7 @@ Part = NDArray[np.generic]
 
 
 def write_mlx(
-    form: MlxLayout,
+    layout: MlxLayout,
     checkpoint: Checkpoint,
     keep: Keep,
     folder: Path,
@@ -57,30 +57,30 @@ def write_mlx(
     that cannot be read or holds NaN, NumericError for a number too large for its type, WriteError
     if the disk refuses.
     """
-    home = folder / form.folder
-    hashes = _write_beside(form, checkpoint, len(next(iter(keep.values()))), home)
-    count = Counter(progress, f"write {form.folder}", sum(form.files.values()), "bytes")
-    count(len(form.index))
+    home = folder / layout.folder
+    hashes = _write_companions(layout, checkpoint, len(next(iter(keep.values()))), home)
+    count = Counter(progress, f"write {layout.folder}", sum(layout.files.values()), "bytes")
+    count(len(layout.index))
     sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
     with RowSource(sliced.values(), edits) as source:
-        for shard in form.shards:
+        for shard in layout.shards:
             if (home / shard.name).exists():
                 count(shard.nbytes)
                 continue
             hashes[shard.name] = _write_shard(
                 shard, home / shard.name, sliced, source, workers, count
             )
-    return {f"{form.folder}/{name}": digest for name, digest in hashes.items()}
+    return {f"{layout.folder}/{name}": digest for name, digest in hashes.items()}
 
 
-def _write_beside(
-    form: MlxLayout, checkpoint: Checkpoint, experts: int, home: Path
+def _write_companions(
+    layout: MlxLayout, checkpoint: Checkpoint, experts: int, home: Path
 ) -> dict[str, str]:
     """Config, index, tokenizer and templates."""
     text = (checkpoint.path / _CONFIG).read_bytes().decode("utf-8")
-    config = mlx_config(text, checkpoint.family, experts, form.quantization)
+    config = mlx_config(text, checkpoint.family, experts, layout.quantization)
     hashes = copy_companion_files(checkpoint.path, home, _PROCESSORS)
-    for name, data in {_CONFIG: config.encode(), INDEX: form.index}.items():
+    for name, data in {_CONFIG: config.encode(), INDEX: layout.index}.items():
         write_bytes(home / name, data)
         hashes[name] = hashlib.sha256(data).hexdigest()
     return hashes
@@ -97,15 +97,15 @@ def _write_shard(
     """Write one file; returns its sha256 (hex)."""
     digest = hashlib.sha256(shard.header)
 
-    def encoded(block: Block) -> list[Part]:
-        return _encoded(shard.tensors[block.tensor], block_rows(source, block), block)
+    def encode_block(block: Block) -> list[Part]:
+        return _encode(shard.tensors[block.tensor], block_rows(source, block), block)
 
     with atomic_path(path) as partial:
         with OutputFile(partial) as file:
             file.write(shard.header)
             count(len(shard.header))
             blocks = source.ahead(_blocks(shard.tensors, sliced), block_pieces)
-            made = in_order(encoded, blocks, workers)
+            made = in_order(encode_block, blocks, workers)
             for data in _in_file_order(made):
                 file.write(data)
                 digest.update(data)
@@ -147,7 +147,7 @@ def _blocks(tensors: Iterable[MlxTensor], sliced: Mapping[str, SlicedTensor]) ->
                     yield Block(number, tensor.name, start, stop, width, source, None)
 
 
-def _encoded(tensor: MlxTensor, rows: NDArray[np.float32], block: Block) -> list[Part]:
+def _encode(tensor: MlxTensor, rows: NDArray[np.float32], block: Block) -> list[Part]:
     """The rows as the tensor's parts."""
     assert isinstance(block.source, SlicedTensor)
     try:
