@@ -23,7 +23,7 @@ from secateur import Calibration, Formats, Measuring, Pruning
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.recipes.layer_importance import MEASURES
 from secateur.recipes.recipe import Recipe, Rule
-from secateur.statistics.statistics import load
+from secateur.statistics.file import load
 
 ROLES = ("expert", "dense", "attention")
 

@@ -36,13 +36,17 @@ def measurement_lines(report: Report) -> list[str]:
 
 
 def comparison_lines(names: tuple[str, str], found: Sequence[Comparison]) -> list[str]:
-    """The differences of all tokens together, then those of the first metric in every domain."""
+    """On the answers: the differences over all domains, then the first metric's in each."""
     first, second = names
-    lines = [f"{first} against {second}, first minus second:"]
-    for entry in found:
-        if entry.difference.domain == POOLED or entry.metric == found[0].metric:
-            lines.append(f"  {entry.difference}: {entry.verdict}")
-    return lines
+    on_answers = [entry for entry in found if entry.difference.kind == "answers"]
+    return [
+        f"{first} against {second}, first minus second:",
+        *(
+            f"  {entry.difference}: {entry.verdict}"
+            for entry in on_answers
+            if entry.difference.domain == POOLED or entry.metric == on_answers[0].metric
+        ),
+    ]
 
 
 def shrink_lines(report: Report, out: Path) -> list[str]:
