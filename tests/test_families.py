@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from tiny_models import EXPERTS, FORMS, TOP_K, load
 
-import secateur
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError
 from secateur.families.registry import families, family_of
@@ -98,19 +95,6 @@ def test_an_expert_axis_and_an_expert_number_exclude_each_other() -> None:
 def test_no_model_type_belongs_to_two_families() -> None:
     kinds = [kind for family in families() for kind in family.model_types]
     assert len(kinds) == len(set(kinds))
-
-
-def test_no_python_file_names_a_family() -> None:
-    names = {family.name for family in families()}
-    names |= {kind for family in families() for kind in family.model_types}
-    literal = re.compile(rf"""["']({"|".join(map(re.escape, sorted(names)))})["']""")
-    package = Path(secateur.__file__).parent
-    found = [
-        f"{path.relative_to(package)}: {match.group()}"
-        for path in sorted(package.rglob("*.py"))
-        for match in literal.finditer(path.read_text())
-    ]
-    assert found == []
 
 
 def test_several_names_in_a_gguf_are_those_of_halves() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,13 +114,56 @@ def test_torch_stays_out_of_the_packages_that_do_not_run_a_model(path: Path) -> 
         assert not any(name.split(".")[0] == "torch" for name in imports_of(path))
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_no_family_is_named_in_code(path: Path) -> None:
+def family_words() -> re.Pattern[str]:
+    """Every family's name and `model_type` as a word, however it is joined: gpt_oss, GptOss."""
     names = {family.name for family in families()}
     names |= {kind for family in families() for kind in family.model_types}
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            assert node.value not in names, f"line {node.lineno} names the family {node.value!r}"
+    joined = ("[-_ .]?".join(map(re.escape, name.split("_"))) for name in sorted(names))
+    return re.compile(rf"(?<![a-z0-9])({'|'.join(joined)})(?![a-z0-9])", re.IGNORECASE)
+
+
+def named_families(source: str) -> list[tuple[int, str]]:
+    """(line, text) of identifiers and strings that name a family; docstrings may."""
+    tree, pattern = ast.parse(source), family_words()
+    docstrings = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in docstrings:
+            continue
+        words = [
+            value
+            for _, field in ast.iter_fields(node)
+            for value in (field if isinstance(field, list) else [field])
+            if isinstance(value, str)
+        ]
+        found += [(getattr(node, "lineno", 0), word) for word in words if pattern.search(word)]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_family_is_named_in_code(path: Path) -> None:
+    assert named_families(path.read_text("utf-8")) == []
+
+
+def test_a_family_is_found_wherever_code_names_it() -> None:
+    name = families()[0].name
+    for code in (
+        f'if kind == "{name}": pass',
+        f'x = "a {name.upper()} model"',
+        f'x = f"{name}.{{key}}"',
+        f"def write_{name}(): pass",
+        f"def f(*, {name}=1): pass",
+        f"from x import is_{name}",
+        f"x.{name}",
+        f"f({name}=1)",
+    ):
+        assert named_families(code), code
+    assert named_families(f'"""As {name} does."""\nx = 1  # {name}') == []
+    assert named_families(f'x = "{name}s"') == []
 
 
 def test_nothing_lies_loose_at_the_top() -> None:
