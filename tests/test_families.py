@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tiny_models import EXPERTS, FORMS, TOP_K, load
+from tiny_models import EXPERTS, FAMILIES, FORMS, MODELS, MOE_LAYERS, TOP_K, load
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError
 from secateur.families.registry import families, family_of
 
 TINY = Callable[[str], Checkpoint]
+
+
+def test_every_family_has_a_tiny_model() -> None:
+    assert set(FAMILIES) <= set(MODELS)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -59,8 +63,7 @@ def test_the_router_rule_names_what_exists(form: str, tiny: TINY) -> None:
 def test_numbers_come_from_the_config(form: str, tiny: TINY) -> None:
     checkpoint = tiny(form)
     assert (checkpoint.layers, checkpoint.experts, checkpoint.top_k) == (3, EXPERTS, TOP_K)
-    expected = {"qwen3_moe": (0, 2), "deepseek_v3": (1, 2)}
-    assert checkpoint.moe_layers == expected.get(FORMS[form][0], (0, 1, 2))
+    assert checkpoint.moe_layers == MOE_LAYERS.get(FORMS[form][0], (0, 1, 2))
 
 
 def test_an_unknown_tensor_names_the_nearest_row() -> None:

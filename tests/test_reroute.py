@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from test_experts import Masked
-from tiny_models import EXPERTS, HIDDEN, TOP_K, VOCAB, load
+from tiny_models import EXPERTS, FAMILIES, HIDDEN, TOP_K, VOCAB, load
 
 from secateur.calibration import routing as routing_file
 from secateur.calibration.branch_error import (
@@ -28,7 +28,6 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError, NumericError
 
 TINY = Callable[[str], Checkpoint]
-FAMILIES = ("gemma4", "qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3")
 TOKENS = 40
 
 

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ def test_torch_stays_out_of_the_packages_that_do_not_run_a_model(path: Path) -> 
         assert not any(name.split(".")[0] == "torch" for name in imports_of(path))
 
 
+@cache
 def family_words() -> re.Pattern[str]:
     """Every family's name and `model_type` as a word, however it is joined: gpt_oss, GptOss."""
     names = {family.name for family in families()}

@@ -17,6 +17,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from secateur.families.registry import families
+
 # Products this small are a hundred times slower when threads wait for each other on busy cores.
 torch.set_num_threads(1)
 
@@ -188,11 +190,21 @@ MODELS = {
     "deepseek_v3": _deepseek_v3,
 }
 
+FAMILIES = tuple(family.name for family in families())
+"""Every family that ships with secateur; each has a model of its name in MODELS."""
+
+_STACKED = {family.name for family in families() if any(row.per_expert for row in family.rows)}
 FORMS = {
     **{kind: (kind, False) for kind in MODELS},
-    **{f"{kind}_fused": (kind, True) for kind in ("qwen3_moe", "mixtral", "deepseek_v3")},
+    **{f"{kind}_fused": (kind, True) for kind in MODELS if kind in _STACKED},
 }
 """Every checkpoint form: name -> (model, experts stacked though its publisher splits them)."""
+
+MOE_LAYERS = {"qwen3_moe": (0, 2), "deepseek_v3": (1, 2)}
+"""Layers with experts, of models that have them not in all three."""
+
+CACHED = {"gemma4": 2 * 2 * 16, "deepseek_v3": 16 + 8}
+"""Numbers that llama.cpp keeps of a token in a layer, where it is not one head's key and value."""
 
 
 def save_tiny(
