@@ -178,6 +178,13 @@ def test_what_does_not_follow_from_an_edit_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_an_edited_type_that_needs_importance_is_refused(gguf: tuple[Checkpoint, Plan]) -> None:
+    checkpoint, plan = gguf
+    tensor = next(t for t in plan.of("gguf-Q8_0") if t.type == "Q8_0")
+    with pytest.raises(PlanError, match="1 tensors .* need an importance matrix"):
+        check_plan(edited_type(plan, tensor, "IQ2_XS"), PlanSources(checkpoint))
+
+
 def test_an_edited_keep_list_is_checked(gguf: tuple[Checkpoint, Plan]) -> None:
     checkpoint, plan = gguf
     first = min(plan.keep)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.rows import RowEdit
 from secateur.errors import InputError
+from secateur.families.schema import Family
 from secateur.formats.imatrix.matrix import Imatrix
 from secateur.planning.document import Plan, PlannedTensor
 from secateur.planning.imatrix_policy import Importance
@@ -149,6 +150,10 @@ class OutputFormat(Protocol[L]):
     def written_with(self) -> str:
         """The name of the format whose `write` writes it, too, in one pass over the weights."""
         return self.name
+
+    def supports(self, family: Family) -> bool:
+        """Whether models of a family can be written in it."""
+        return True
 
     def decide(
         self, context: DecisionContext, recipes: Sequence[Recipe | None]

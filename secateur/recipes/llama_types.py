@@ -223,8 +223,13 @@ def _with_importance(
     name: str, type_name: str, reason: str, fallback_from: str | None, ftype: str
 ) -> TypeChoice:
     whole = category_of(name) in ("embedding", "output")
-    needs = type_name in _NEED_IMPORTANCE or (type_name == "Q2_K" and ftype == "Q2_K_S")
+    needs = needs_importance(type_name) or (type_name == "Q2_K" and ftype == "Q2_K_S")
     return TypeChoice(name, type_name, reason, fallback_from, needs and not whole)
+
+
+def needs_importance(type_name: str) -> bool:
+    """Whether llama-quantize refuses to make a type without an importance matrix."""
+    return type_name in _NEED_IMPORTANCE
 
 
 def compiled_pattern(pattern: str) -> re.Pattern[str]:

@@ -10,6 +10,7 @@ from functools import cache
 from secateur.audit.gguf.shape import Bytes, Shape
 from secateur.errors import PlanError
 from secateur.formats.gguf.container import TensorInfo
+from secateur.outputs.registry import format_of
 from secateur.recipes.assign import match
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.llama_types import TypeChoice, TypeRequest, choose_types
@@ -138,7 +139,7 @@ def recipe_ways(
 def gguf_recipes() -> tuple[Recipe, ...]:
     """The shipped recipes that make a GGUF of unwidened rows."""
     found = map(find_recipe, shipped_recipes())
-    return tuple(recipe for recipe in found if recipe.to == "gguf" and not recipe.pad)
+    return tuple(recipe for recipe in found if format_of(recipe).llama_quantize and not recipe.pad)
 
 
 def ways_of_label(

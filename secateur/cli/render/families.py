@@ -30,5 +30,6 @@ def family_to_json(family: Family) -> dict[str, object]:
 
 def formats_of(family: Family) -> list[str]:
     """The formats that a model of the family can be written in."""
-    tables = {"gguf": family.gguf, "mlx": family.mlx}
-    return ["safetensors", *(name for name, table in tables.items() if table is not None)]
+    from secateur.outputs.registry import FORMATS
+
+    return [n for n, known in FORMATS.items() if known.supports(family) and not known.goes_along]

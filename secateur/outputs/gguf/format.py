@@ -9,6 +9,7 @@ from typing import Any
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
+from secateur.families.schema import Family
 from secateur.formats.gguf.naming import MMPROJ
 from secateur.formats.gguf.split import part_name
 from secateur.formats.gguf.writer import unfinished
@@ -23,7 +24,12 @@ from secateur.outputs.gguf.layout import (
     typed_layout,
 )
 from secateur.outputs.gguf.mmproj import parts_left_out
-from secateur.outputs.gguf.notes import fallback_notes, importance_notes, tokenizer_notes
+from secateur.outputs.gguf.notes import (
+    fallback_notes,
+    importance_notes,
+    refuse_without_importance,
+    tokenizer_notes,
+)
 from secateur.outputs.gguf.padding import describe_padding
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
 from secateur.planning.document import IMATRIX, NEEDS_IMATRIX, Plan
@@ -47,6 +53,9 @@ class GgufFormat(OutputFormat[GgufLayout]):
     name = "gguf"
     example = "types Q4_K_M"
     llama_quantize = True
+
+    def supports(self, family: Family) -> bool:
+        return family.gguf is not None
 
     def decide(
         self, context: DecisionContext, recipes: Sequence[Recipe | None]
@@ -72,6 +81,8 @@ class GgufFormat(OutputFormat[GgufLayout]):
             chosen={tensor.name: tensor.type for tensor in plan.of(format_id)},
             split=facts.get(SPLIT),
         )
+        if not plan.selection.get(IMATRIX):
+            refuse_without_importance(format_id, layout)
         tensors = planned_tensors(checkpoint, plan.keep, layout, format_id)
         return Decision(format_id, layout, tensors, layout.files, facts)
 

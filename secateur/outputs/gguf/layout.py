@@ -41,7 +41,7 @@ from secateur.pruning.expert_slices import select_experts
 from secateur.pruning.selection import Keep
 from secateur.recipes.assign import Target, assign
 from secateur.recipes.llama_mixes import FILE_TYPES, ModelTraits, model_traits
-from secateur.recipes.llama_types import TypeChoice, TypeRequest, choose_types
+from secateur.recipes.llama_types import TypeChoice, TypeRequest, choose_types, needs_importance
 from secateur.recipes.recipe import Recipe
 from secateur.recipes.rule_lines import LintContext, known_names
 
@@ -287,7 +287,9 @@ def edit_type(choice: TypeChoice, chosen: Mapping[str, str]) -> TypeChoice:
     wanted = chosen.get(choice.name, choice.type)
     if wanted == choice.type:
         return choice
-    return TypeChoice(choice.name, wanted, "edited by hand")
+    return TypeChoice(
+        choice.name, wanted, "edited by hand", needs_importance=needs_importance(wanted)
+    )
 
 
 def _action(checkpoint: Checkpoint, tensor: GgufTensor, pruned: bool) -> Action:

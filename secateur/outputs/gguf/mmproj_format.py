@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.checkpoint.reader import Checkpoint
+from secateur.families.schema import Family
 from secateur.outputs.base import Decision, DecisionContext, OutputFormat, WriteJob
 from secateur.outputs.gguf.format import TOWER, GgufFormat
 from secateur.outputs.gguf.layout import GgufLayout, planned_tensors
@@ -28,6 +29,9 @@ class MmprojFormat(OutputFormat[GgufLayout]):
     @property
     def written_with(self) -> str:
         return _GGUF.name
+
+    def supports(self, family: Family) -> bool:
+        return family.mmproj is not None
 
     def decide(
         self, context: DecisionContext, recipes: Sequence[Recipe | None]

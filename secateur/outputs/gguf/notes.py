@@ -43,13 +43,8 @@ def importance_notes(
                 f"{format_id}: needs an importance matrix, and is planned as with one; the keys "
                 "that name the matrix (under 1 kB) are not in its size"
             ]
-        subject = (
-            f"{len(needing)} tensors (first: {needing[0]}) need" if needing else "the recipe needs"
-        )
-        raise PlanError(
-            f"{format_id}: {subject} an importance matrix: calibrate and name the statistics with "
-            "--stats, or name a matrix with --imatrix"
-        )
+        refuse_without_importance(format_id, layout)
+        raise _lacks_importance(format_id, "the recipe needs")
     check_shapes(importance, layout.tensors)
     entries = importance.imatrix.entries
     if lacking := [name for name in needing if name not in entries]:
@@ -59,6 +54,21 @@ def importance_notes(
         )
     return warn_of_unseen(
         format_id, layout.choices, importance.unseen, importance.origin["unseen_experts"]
+    )
+
+
+def refuse_without_importance(format_id: str, layout: GgufLayout) -> None:
+    """Raise PlanError where a type cannot be made without an importance matrix."""
+    needing = [choice.name for choice in layout.choices if choice.needs_importance]
+    if needing:
+        subject = f"{len(needing)} tensors (first: {needing[0]}) need"
+        raise _lacks_importance(format_id, subject)
+
+
+def _lacks_importance(format_id: str, subject: str) -> PlanError:
+    return PlanError(
+        f"{format_id}: {subject} an importance matrix: calibrate and name the statistics with "
+        "--stats, or name a matrix with --imatrix"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from secateur.checkpoint.headers import framework_of
 from secateur.checkpoint.hub import CONFIG
 from secateur.checkpoint.reader import Checkpoint, read_config, read_specs
+from secateur.families.schema import Family
 from secateur.outputs.base import Artefact, Decision, DecisionContext, OutputFormat, WriteJob
 from secateur.outputs.mlx.layout import MlxLayout, mlx_layout, planned_tensors
 from secateur.outputs.model_folder import check_family, weight_files
@@ -23,6 +24,9 @@ class MlxFormat(OutputFormat[MlxLayout]):
 
     name = "mlx"
     example = "types mlx-mixed-4-8"
+
+    def supports(self, family: Family) -> bool:
+        return family.mlx is not None
 
     def decide(
         self, context: DecisionContext, recipes: Sequence[Recipe | None]
