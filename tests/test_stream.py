@@ -16,7 +16,7 @@ from tiny_models import FORMS, difference, load
 
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.rows import Corpus
-from secateur.errors import FamilyError
+from secateur.errors import CheckpointError, FamilyError
 from secateur.forward import layer_calls
 from secateur.forward.batches import batch_documents, make_micro_batches
 from secateur.forward.layer_calls import LayerCalls
@@ -120,7 +120,9 @@ def test_a_config_that_transformers_refuses_is_one_sentence(
     folder = Path(shutil.copytree(tiny("qwen3_moe").path, tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, key: value}))
-    with pytest.raises(FamilyError, match=r"config\.json is refused by transformers \d") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"config\.json is refused by transformers \d"
+    ) as caught:
         streamed(open_checkpoint(folder), corpus())
     assert "\n" not in str(caught.value)
 

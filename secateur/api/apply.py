@@ -59,6 +59,7 @@ def apply(
     except CheckpointError as error:
         hint = "" if model is not None else " (a model that moved is named with model)"
         raise CheckpointError(f"{error}{hint}") from None
+    checkpoint.identity(progress, workers)
     sources = PlanSources(
         checkpoint, load_statistics(statistics), load_imatrix(imatrix, checkpoint)
     )

@@ -46,7 +46,7 @@ def calibrate(
     check_file(out, force)
     checkpoint = open_weights(model, revision, "calibrating")
     check_text(checkpoint, request)
-    load_libraries(progress)
+    check_model(checkpoint, workers, progress)
     corpus = build_corpus(checkpoint, request)
     return observe(
         checkpoint, corpus, request, out, workers=workers, on_message=on_message, progress=progress
@@ -79,6 +79,17 @@ def load_libraries(progress: Progress) -> None:
     progress(stage, 0, 1, "")
     import_module("secateur.calibration.layer_pass")
     progress(stage, 1, 1, "")
+
+
+def check_model(checkpoint: Checkpoint, workers: int | None, progress: Progress) -> None:
+    """What can be known of the model before the text is read: transformers accepts its config, and
+    its weights, which are hashed here, can be read. Raises CheckpointError.
+    """
+    load_libraries(progress)
+    from secateur.forward.skeleton import check_config
+
+    check_config(checkpoint.config)
+    checkpoint.identity(progress, workers)
 
 
 def observe(

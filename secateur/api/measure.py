@@ -27,6 +27,7 @@ from secateur.evaluation.scores import Scores, score_once
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher, teacher_for
+from secateur.forward.skeleton import check_config
 from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.base import Artefact
 from secateur.outputs.registry import artefacts_of, open_artefact
@@ -166,8 +167,10 @@ def _start(
 ) -> _Run:
     """Open the original and refuse what can be refused at once."""
     original = open_weights(against, revision, "measuring")
+    original.identity(progress, workers)
     folder = Path(work) if work is not None else measure_folder(original)
     check_can_measure(original, request, folder)
+    check_config(original.config)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return _Run(original, request, folder, workers or cores(), progress)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from secateur import __version__
 from secateur.api.apply import write_plan
-from secateur.api.calibrate import build_corpus, load_libraries, observe
+from secateur.api.calibrate import build_corpus, check_model, load_libraries, observe
 from secateur.api.early_checks import check_shrink
 from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
 from secateur.api.plan import plan
@@ -65,6 +65,7 @@ def shrink(
     request = replace(request, calibration=_with_corpus(request, checkpoint))
     imatrix = load_imatrix(request.imatrix, checkpoint)
     check_shrink(checkpoint, request, out)
+    checkpoint.identity(progress, workers)
     with work_folder(out) as work:
         observed = _observe(checkpoint, request, work, workers, on_message, progress)
         statistics = load_statistics(observed)
@@ -125,7 +126,7 @@ def _observe(
     """The statistics: those given, those of an interrupted run on the same rows, or new ones."""
     if request.statistics is not None:
         return request.statistics
-    load_libraries(progress)
+    check_model(checkpoint, workers, progress)
     request = replace(request, calibration=_with_observers(request))
     corpus = build_corpus(checkpoint, request.calibration)
     path = work / f"statistics-{_statistics_key(checkpoint, corpus, request)}.safetensors"

@@ -20,6 +20,8 @@ _PER_LAYER = re.compile(r"(.*_)?layer_types|layers_block_type|no_rope_layers")
 """Config keys whose lists have one entry for every layer."""
 _OF_LAYERS = "per_layer_config"
 """The config key whose members are named by the number of a layer."""
+_MOST = 500_000
+"""Experts in all layers together: ten times as many as any model has."""
 _SHOWN = 40
 """Characters of a value that a message shows."""
 
@@ -33,6 +35,11 @@ def check_config(config: Mapping[str, Any], family: Family, file: Path) -> None:
     _, part = family.section(config)
     numbers = {what: _number(part, what, keys, file) for what, keys in family.config.items()}
     layers, experts, top_k = (int(numbers[what] or 0) for what in _NEEDED)
+    if layers * experts > _MOST:
+        raise CheckpointError(
+            f"{file} describes {layers} layers of {experts} experts, expected at most {_MOST} "
+            "experts in all: correct the two numbers as the model's publisher has them"
+        )
     if top_k > experts:
         raise CheckpointError(
             f"{file} sends every token to {top_k} experts, but there are {experts}: "

@@ -164,7 +164,7 @@ def _value(also: AlsoKey, part: Mapping[str, Any]) -> Any:
     otherwise = part.get(also.otherwise) if also.otherwise else None
     values = {
         layer: _lookup(part, also.source, otherwise, layer)
-        for layer, kind in enumerate(part.get("layer_types", ()))
+        for layer, kind in enumerate(part.get("layer_types") or ())
         if kind == also.layers
     }
     if len(set(values.values())) > 1:

@@ -6,49 +6,70 @@ layer has its weights at a given moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import FamilyError
+from secateur.errors import CheckpointError, FamilyError
 from secateur.forward.experts import IMPLEMENTATION, is_experts, register
 from secateur.forward.weights import WeightSource
+
+_REASON = 200
+"""Characters of another library's message that ours may hold."""
 
 
 def build_skeleton(source: WeightSource) -> Any:
     """The text model of a source as a transformers causal LM with all parameters on meta.
 
     Experts run through secateur's function, attention through what transformers prefers for the
-    family (SDPA where it can), everything in float32. Raises FamilyError for a config that
-    transformers refuses.
+    family (SDPA where it can), everything in float32. Raises CheckpointError for a config that
+    transformers does not accept.
     """
+    return _build(source.config)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless transformers can build the model of `config`. Takes a second."""
+    _build(config)
+
+
+def _build(config: Mapping[str, Any]) -> Any:
     import transformers
-
-    register()
-    try:
-        model = _make_model(dict(source.config))
-    except Exception as error:  # a config can break transformers' code in any way
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise FamilyError(
-            f"config.json is refused by transformers {transformers.__version__}: {reason}"
-        ) from error
-    model.set_experts_implementation(IMPLEMENTATION)
-    for module in model.modules():
-        _make_buffers_real(model, module)
-    return model.eval()
-
-
-def _make_model(content: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    config = CONFIG_MAPPING[content["model_type"]].from_dict(content).get_text_config()
-    config.dtype = torch.float32
-    with torch.device("meta"):
-        return cast(Any, AutoModelForCausalLM).from_config(config)
+    register()
+    try:
+        found = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).get_text_config()
+        found.dtype = torch.float32
+        with torch.device("meta"):
+            model = cast(Any, AutoModelForCausalLM).from_config(found)
+        model.set_experts_implementation(IMPLEMENTATION)
+        for module in model.modules():
+            _make_buffers_real(model, module)
+    except Exception as error:  # whatever transformers and the family's code raise
+        raise CheckpointError(
+            f"config.json is refused by transformers {transformers.__version__} "
+            f"({_reason(error)}): correct it as the model's publisher has it"
+        ) from None
+    return model.eval()
+
+
+def _reason(error: Exception) -> str:
+    """What an exception of another library says, as a part of one line.
+
+    Of several lines the last one is the most precise; the name of the exception's class in front
+    of it says nothing to a reader.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"^\w+(Error|Exception): ", "", lines[-1]) if lines else ""
+    if isinstance(error, KeyError):
+        text = f"{text.strip(chr(39))} is missing or unknown"
+    return text[:_REASON] or type(error).__name__
 
 
 def _make_buffers_real(model: Any, module: nn.Module) -> None:

@@ -107,7 +107,7 @@ def context_memory(checkpoint: Checkpoint, context: int | None = None) -> Contex
         if not facts.value(table.cached, layer):
             shared += 1
             continue
-        window = int(facts.value(table.window, layer) or 0)
+        window = facts.size(table.window, layer) if facts.value(table.window, layer) else 0
         kept = padded(min(cells, window + MICRO_BATCH), _CELLS) if window else cells
         layers[window, kept, _per_token(facts, table, layer)] += 1
     return ContextMemory(

@@ -58,7 +58,7 @@ def _descend(value: Any, step: str) -> Any:
 
 
 def _fill(config: Mapping[str, Any], path: str, layer: int | None) -> str:
-    kinds = list(config.get("layer_types", ()))
+    kinds = list(config.get("layer_types") or ())
 
     def first(match: re.Match[str]) -> str:
         return str(kinds.index(match[1]) if match[1] in kinds else "none")
