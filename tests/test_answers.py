@@ -168,7 +168,7 @@ def test_the_first_of_each_domain_and_kind_are_taken(
 ) -> None:
     texts = [{"id": f"t{i}", "domain": "chat", "text": "some words"} for i in range(3)]
     path = write(tmp_path / "p.jsonl", [*texts, *CONVERSATIONS])
-    found = read_prompts(path, tokenizer, per_domain=1, raw_tokens=4)
+    found = read_prompts(path, tokenizer, per_domain=1, document_tokens=4)
     assert [prompt.id for prompt in found.prompts] == ["t0", "c0", "c1"]
     assert text_of(tokenizer, found.prompts[0].input_ids) == "<bos>som"
 
@@ -196,7 +196,7 @@ def test_a_bad_prompt_names_its_line(
 def test_conversations_need_a_template(tmp_path: Path) -> None:
     plain = load_tokenizer(save_tokenizer(tmp_path / "plain", template=None))
     texts = write(tmp_path / "t.jsonl", [{"text": "words"}])
-    assert read_prompts(texts, plain).prompts[0].kind == "raw"
+    assert read_prompts(texts, plain).prompts[0].kind == "documents"
     with pytest.raises(CorpusError, match=r"p\.jsonl:1: .*no chat template"):
         read_prompts(write(tmp_path / "p.jsonl", CONVERSATIONS), plain)
 
@@ -351,7 +351,7 @@ def test_raw_documents_pass_as_they_are(
     path = write(tmp_path / "p.jsonl", [{"text": "plain words"}, CONVERSATIONS[0]])
     asked = read_prompts(path, tokenizer)
     found = answered(model, asked, tmp_path / "a.jsonl")
-    assert [answer.kind for answer in found.answers] == ["raw", "answers"]
+    assert [answer.kind for answer in found.answers] == ["documents", "answers"]
     assert found.answers[0].begin == 1
     assert text_of(tokenizer, found.answers[0].input_ids) == "<bos>plain words"
     # Nothing to generate, so no weights and no memory.
@@ -404,7 +404,7 @@ def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
     found = answer_set(
         [
             Answer("a", "é", "answers", (2, 5, 6), 1, "stop"),
-            Answer("b", "x", "raw", (2, 3), 1, "given"),
+            Answer("b", "x", "documents", (2, 3), 1, "given"),
         ],
         {"model": "m"},
     )
@@ -451,8 +451,8 @@ def test_a_changed_file_of_answers_is_refused(tmp_path: Path) -> None:
         ([], "there are no answers"),
         ([Answer("a", "x", "answers", (1, 2), 1, "stop")] * 2, "two answers have the id 'a'"),
         ([Answer("a", "x", "answers", (1, 2), 2, "stop")], "has 2 tokens and is scored from"),
-        ([Answer("a", "x", "raw", (1,), 1, "given")], "has 1 tokens and is scored from"),
-        ([Answer("a", "pooled", "raw", (1, 2), 1, "given")], "names all domains together"),
+        ([Answer("a", "x", "documents", (1,), 1, "given")], "has 1 tokens and is scored from"),
+        ([Answer("a", "pooled", "documents", (1, 2), 1, "given")], "names all domains together"),
     ],
 )
 def test_a_set_that_cannot_be_scored_is_refused(answers: list[Answer], message: str) -> None:

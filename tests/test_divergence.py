@@ -70,7 +70,7 @@ class Perturbed:
 
 
 def some_answers(count: int = 12, seed: int = 0) -> AnswerSet:
-    """Random answers of two domains, and one raw document."""
+    """Random answers of two domains, and one document."""
     draw = np.random.default_rng(seed)
 
     def tokens(length: int) -> tuple[int, ...]:
@@ -80,7 +80,7 @@ def some_answers(count: int = 12, seed: int = 0) -> AnswerSet:
         Answer(f"a{i}", ("code", "chat")[i % 2], "answers", tokens(6 + 2 * i), 1 + i % 4, "stop")
         for i in range(count)
     ]
-    return answer_set([*answers, Answer("doc", "code", "raw", tokens(9), 1, "given")], {})
+    return answer_set([*answers, Answer("doc", "code", "documents", tokens(9), 1, "given")], {})
 
 
 def direct(checkpoint: Checkpoint, answers: AnswerSet, noise: float) -> np.ndarray[Any, Any]:
@@ -303,10 +303,10 @@ def test_raw_documents_are_never_pooled_with_answers() -> None:
     kl[answers.offsets[-2] :] = 1.0
     found = summarise(made_scores(kl, answers), answers)
     assert require_measurement(found, "kl_mean").value == 0
-    raw = require_measurement(found, "kl_mean", kind="raw")
-    assert raw.value == 1.0
-    assert raw.n == {"answers": 1, "tokens": 8}
-    assert raw.low is None
+    document = require_measurement(found, "kl_mean", kind="documents")
+    assert document.value == 1.0
+    assert document.n == {"documents": 1, "tokens": 8}
+    assert document.low is None
 
 
 def test_intervals_resample_answers_not_tokens() -> None:

@@ -21,7 +21,7 @@ def describe_answers(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
     kinds = [answer.kind for answer in answers.answers]
     return {
         "answers": kinds.count("answers"),
-        "raw": kinds.count("raw"),
+        "documents": kinds.count("documents"),
         "tokens": sum(answer.scored for answer in answers.answers if answer.kind == "answers"),
         "finishes": answers.finishes,
         "sha256": answers.sha256,
@@ -34,7 +34,7 @@ def interval_notes(answers: AnswerSet) -> list[str]:
     """The domains that have too few answers for an interval."""
     counts = Counter((answer.kind, answer.domain) for answer in answers.answers)
     few = [
-        f"{domain} ({count} {'documents' if kind == 'raw' else 'answers'})"
+        f"{domain} ({count} {kind})"
         for (kind, domain), count in counts.items()
         if count < FEWEST_ANSWERS
     ]

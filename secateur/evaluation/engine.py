@@ -24,7 +24,7 @@ from secateur.evaluation.scores import Scores
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import Answer, AnswerSet, answer_set
 from secateur.evaluation.tokens.prompts import Prompt
-from secateur.evaluation.tokens.replay import Chunk, replay
+from secateur.evaluation.tokens.teacher_forced import Chunk, run_teacher_forced
 from secateur.forward.weights import WeightSource
 from secateur.serving.llama_server import NAME, EngineToken, llama_server
 from secateur.system.progress import Progress, no_progress
@@ -104,6 +104,6 @@ def _score(
             agrees[token] = best[row] == step.id
             difference[token] = np.abs(ours[row, list(step.top_ids)] - np.array(step.top)).mean()
 
-    replay(source, generated, work, workers=workers, progress=progress)
+    run_teacher_forced(source, generated, work, workers=workers, progress=progress)
     arrays = {"agrees": agrees, "difference": difference}
     return Scores(arrays, generated.sha256, {"artefact": NAME, "teacher": ""})

@@ -18,7 +18,7 @@ class Measurement:
 
     `n` says how many samples stand behind it, by their kind: {"answers": 40, "tokens": 8122}.
     `low` and `high` bound the interval of `confidence`, both None where none can be given
-    (a maximum; too few answers). `kind` is what it was measured on: "answers" or "raw"
+    (a maximum; too few answers). `kind` is what it was measured on: "answers" or "documents"
     (documents), or "engine" (what llama.cpp generated).
     """
 

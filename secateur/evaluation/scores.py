@@ -18,8 +18,8 @@ from secateur.errors import InputError, NumericError
 from secateur.evaluation.metrics.base import ScoredTokens
 from secateur.evaluation.metrics.registry import token_arrays
 from secateur.evaluation.tokens.answers import AnswerSet
-from secateur.evaluation.tokens.replay import Chunk, place, replay
 from secateur.evaluation.tokens.teacher import Teacher, bins, check_same_answers
+from secateur.evaluation.tokens.teacher_forced import Chunk, place, run_teacher_forced
 from secateur.forward.weights import WeightSource
 from secateur.system.array_file import read_arrays
 from secateur.system.atomic import write_safetensors
@@ -75,7 +75,7 @@ def score(
                 raise NumericError(f"{place(answers, token)}: {array.name} is not finite")
             arrays[array.name][chunk.token] = values
 
-    replay(source, answers, work, workers=workers, progress=progress)
+    run_teacher_forced(source, answers, work, workers=workers, progress=progress)
     provenance = {"artefact": identity, "teacher": teacher.sha256}
     return Scores(arrays, answers.sha256, provenance)
 

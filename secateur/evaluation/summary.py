@@ -42,7 +42,7 @@ class TokenGroup(NamedTuple):
             name=name,
             value=interval.value,
             unit=unit,
-            n={"answers": answers, "tokens": len(self.tokens)},
+            n={self.kind: answers, "tokens": len(self.tokens)},
             low=interval.low,
             high=interval.high,
             confidence=None if interval.low is None else CONFIDENCE,
@@ -58,7 +58,7 @@ def summarise(
     metrics: Sequence[Metric] | None = None,
     seed: int = SEED,
 ) -> tuple[Measurement, ...]:
-    """All numbers of an artefact, pooled first, then by domain; answers before raw documents.
+    """All numbers of an artefact, pooled first, then by domain; answers before documents.
 
     `metrics`: by default all. Intervals are 95 % bootstrap intervals over answers; there is none
     for fewer than `intervals.FEWEST_ANSWERS`, nor where the statistic has none. Raises InputError

@@ -2,8 +2,8 @@
 
 An answer is a prompt in the model's chat format and what the original wrote after it. Only what
 it wrote is scored, the end of its turn included: `input_ids[begin:]`, each token predicted from
-the position before it. Documents of plain text are a second kind ("raw"), scored from their
-second token on and never mixed with answers (raw text ranks chat models wrongly: design, 4.7).
+the position before it. Documents of plain text are a second kind ("documents"), scored from their
+second token on and never mixed with answers (plain text ranks chat models wrongly).
 
 The file is JSONL: a header line, then one answer a line.
 """
@@ -27,10 +27,10 @@ from secateur.errors import CorpusError
 from secateur.evaluation.measurement import POOLED
 from secateur.system.atomic import write_text
 
-Kind = Literal["answers", "raw"]
+Kind = Literal["answers", "documents"]
 Finish = Literal["stop", "length", "given"]
 
-FORMAT = "secateur answers 1"
+FORMAT = "secateur answers 2"
 
 
 class Answer(NamedTuple):

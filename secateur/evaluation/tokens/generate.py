@@ -87,7 +87,7 @@ def generate_answers(
     memory: int | None = None,
     progress: Progress = no_progress,
 ) -> AnswerSet:
-    """Answer all prompts, write them to `path` and return them; raw documents pass as they are.
+    """Answer all prompts, write them to `path` and return them; documents pass as they are.
 
     `stop_ids`: tokens that end a turn (see `stop_tokens`). `memory`: bytes that may be used,
     by default what is free. Peak memory: all weights, experts in their own type and all else
@@ -120,7 +120,7 @@ def generate_answers(
                 found.update({answer.id: answer for answer in answers})
                 progress("answers", len(found), len(asked), "answers")
     in_order = (
-        found[prompt.id] if prompt.kind == "answers" else _pass_raw(prompt)
+        found[prompt.id] if prompt.kind == "answers" else _pass_document(prompt)
         for prompt in prompts.prompts
     )
     made = answer_set(in_order, provenance)
@@ -230,8 +230,8 @@ def _cut_answer(prompt: Prompt, generated: Tensor, stop_ids: frozenset[int]) -> 
     return Answer(prompt.id, prompt.domain, "answers", ids, len(prompt.input_ids), finish)
 
 
-def _pass_raw(prompt: Prompt) -> Answer:
-    return Answer(prompt.id, prompt.domain, "raw", prompt.input_ids, 1, "given")
+def _pass_document(prompt: Prompt) -> Answer:
+    return Answer(prompt.id, prompt.domain, "documents", prompt.input_ids, 1, "given")
 
 
 def _read_finished(kept: Path) -> dict[str, Answer]:

@@ -25,8 +25,8 @@ from secateur.evaluation.tokens.answers import Answer, AnswerSet, Kind, answer_s
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-RAW_TOKENS = 512
-"""Tokens of a raw document that are used; what follows them is left out."""
+DOCUMENT_TOKENS = 512
+"""Tokens of a document that are used; what follows them is left out."""
 
 
 class Prompt(NamedTuple):
@@ -63,12 +63,12 @@ def read_prompts(
     *,
     enable_thinking: bool | None = None,
     per_domain: int | None = None,
-    raw_tokens: int = RAW_TOKENS,
+    document_tokens: int = DOCUMENT_TOKENS,
 ) -> PromptSet:
     """The prompts of a file, rendered with the tokenizer's chat template.
 
     `enable_thinking` is passed to the template when it is not None. `per_domain` takes that many
-    prompts of each domain and kind, the first ones. `raw_tokens`: length at which documents of
+    prompts of each domain and kind, the first ones. `document_tokens`: length at which documents of
     plain text are cut. Raises CorpusError, naming file and line.
     """
     lines = read_json_lines(path)
@@ -76,13 +76,13 @@ def read_prompts(
     prompts = []
     for record in _records(path, lines, per_domain):
         if record.text is not None:
-            ids = tokenizer(record.text, verbose=False)["input_ids"][:raw_tokens]
-            prompts.append(Prompt(record.id, record.domain, "raw", tuple(ids)))
+            ids = tokenizer(record.text, verbose=False)["input_ids"][:document_tokens]
+            prompts.append(Prompt(record.id, record.domain, "documents", tuple(ids)))
         else:
             text = _prompt_text(record, tokenizer, options)
             prompts.append(Prompt(record.id, record.domain, "answers", _ids(text, tokenizer)))
     provenance = _provenance(path, lines, tokenizer, enable_thinking, per_domain)
-    return PromptSet(tuple(prompts), {**provenance, "raw_tokens": raw_tokens})
+    return PromptSet(tuple(prompts), {**provenance, "document_tokens": document_tokens})
 
 
 def given_answers(

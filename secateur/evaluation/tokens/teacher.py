@@ -26,7 +26,7 @@ from torch import Tensor
 
 from secateur.errors import InputError
 from secateur.evaluation.tokens.answers import AnswerSet
-from secateur.evaluation.tokens.replay import Chunk, replay
+from secateur.evaluation.tokens.teacher_forced import Chunk, run_teacher_forced
 from secateur.forward.weights import WeightSource
 from secateur.system.array_file import read_arrays
 from secateur.system.atomic import write_safetensors
@@ -125,7 +125,7 @@ def teach(
         best_N[chunk.token] = logits.argmax(-1).numpy()
 
     best_N = np.empty(count, np.int32)
-    replay(source, answers, work, workers=workers, progress=progress)
+    run_teacher_forced(source, answers, work, workers=workers, progress=progress)
     return Teacher(
         ids_NK, top_NK, rest_N, actual_N, best_N, answers.sha256, _provenance(identity, kept)
     )

@@ -1,6 +1,6 @@
 """Running a model over answers: the logits of every scored token, through the streamed forward.
 
-Teacher and student take exactly this way, with the same micro-batches and the same chunks of the
+Original and artefact are run in exactly this way, with the same micro-batches and chunks of the
 head, so that bit-identical weights give bit-identical logits. Peak memory: that of the streamed
 forward, and per worker one chunk of logits (64 MiB) with what the caller makes of it.
 """
@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
     """int64 [n]: where it is predicted, in the flattened micro-batch."""
 
 
-def replay(
+def run_teacher_forced(
     source: WeightSource,
     answers: AnswerSet,
     work: Callable[[Chunk, Tensor], None],
