@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_line import Line
+from tiny_models import EXPERTS, olmoe, save_model
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text("utf-8")
 
@@ -41,3 +42,15 @@ def test_a_criterion_and_its_own_sum(
     assert (turn >= 0).all()
     assert (turn <= 2 * gates + 1e-6).all()
     assert turn.any()
+
+
+def test_a_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(olmoe, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    section = TEXT.split("\n## A family\n", 1)[1]
+    file = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)[0]
+    Path("olmoe.toml").write_text(file)
+    exec(compile(code_of("A family"), "docs/extending.md", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out.startswith(f"OLMoE {EXPERTS} ")
