@@ -31,7 +31,8 @@ import transformers
 from numpy.typing import NDArray
 
 from secateur.calibration.layer_pass import calibrate
-from secateur.calibration.removal_search import cost
+from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
+from secateur.calibration.removal_search import count_flops
 from secateur.calibration.routing import routing_of
 from secateur.calibration.token_sample import REROUTE_TOKENS, Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
@@ -48,22 +49,15 @@ from secateur.forward.experts import IMPLEMENTATION, register
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
 from secateur.pruning.choose import Pruning, choose
+from secateur.pruning.criteria.registry import CRITERIA as REGISTRY
 from secateur.statistics.statistics import Statistics
 
 DROPPED = (0.125, 0.25, 0.375, 0.5)
 SEEDS = (0, 1, 2)
 CRITERIA: Mapping[str, dict[str, Any]] = {
-    "rerouted": {"criterion": "rerouted"},
+    **{name: {"criterion": name} for name in REGISTRY if name not in ("contribution", "random")},
     "rerouted, worst category": {"criterion": "rerouted", "aggregation": "worst-category"},
-    "reap": {"criterion": "reap"},
     "reap, reference gate": {"criterion": "reap", "gate": "reference"},
-    "frequency": {"criterion": "frequency"},
-    "ean_sum": {"criterion": "ean_sum"},
-    "ean_mean": {"criterion": "ean_mean"},
-    "weighted_ean_sum": {"criterion": "weighted_ean_sum"},
-    "weighted_frequency": {"criterion": "weighted_frequency"},
-    "max_activation": {"criterion": "max_activation"},
-    "msan": {"criterion": "msan"},
     # 16 of 128 experts, as card 001 has it, and twice that share.
     "contribution, 4 protected": {"criterion": "contribution", "protect_per_sample": 4},
     "contribution, 8 protected": {"criterion": "contribution", "protect_per_sample": 8},
@@ -256,13 +250,15 @@ def costs(checkpoint: Checkpoint, corpus: Corpus, workers: int) -> tuple[Statist
     """Statistics of all domains, and what `rerouted` added to the pass."""
     _, plain = timed(lambda: plain_forward(checkpoint, corpus, workers))
     _, without = timed(lambda: calibrate(checkpoint, corpus, sampling=Sampling(0), workers=workers))
-    statistics, whole = timed(lambda: calibrate(checkpoint, corpus, workers=workers))
+    statistics, whole = timed(
+        lambda: calibrate(checkpoint, corpus, observers=[SAMPLE_NORMS], workers=workers)
+    )
     hidden, width = (
         checkpoint.family.number(checkpoint.config, what) for what in ("hidden", "expert_width")
     )
     norm = checkpoint.family.post_norm is not None
     ranks = routing_of(checkpoint.family, checkpoint.config).ranks(checkpoint.experts)
-    layer = cost(ranks, REROUTE_TOKENS, hidden, width, gated=True, norm=norm)
+    layer = count_flops(ranks, REROUTE_TOKENS, hidden, width, gated=True, norm=norm)
     added = whole["cpu_seconds"] - without["cpu_seconds"]
     return statistics, {
         "calibration_tokens": corpus.tokens,
@@ -314,7 +310,7 @@ def main() -> None:
     calibration = read_sets(checkpoint, "calibration")
     everything, spent = costs(checkpoint, calibration, options.workers)
     alone = part(calibration, lambda domain, _: domain == options.alone)
-    narrow = calibrate(checkpoint, alone, workers=options.workers)
+    narrow = calibrate(checkpoint, alone, observers=[SAMPLE_NORMS], workers=options.workers)
     test = part(read_sets(checkpoint, "test"), lambda _, so_far: so_far < options.tokens)
     model = Masked(checkpoint)
     data = held_out(model, test)

@@ -431,11 +431,11 @@ def test_a_broken_expert_is_the_first_to_go(tmp_path: Path) -> None:
     with pytest.raises(NumericError, match="--on-nan skip"):
         calibrate(checkpoint, corpus())
     found = calibrate(checkpoint, corpus(), skip_bad=True)
-    for aim in ("pooled", "worst"):
-        scores = found.arrays[f"layer.1.rerouted.{aim}.scores"]
+    for objective in ("pooled", "worst"):
+        scores = found.arrays[f"layer.1.rerouted.{objective}.scores"]
         assert np.isfinite(scores).all()
         assert scores.argmin() == 3
-        assert found.arrays[f"layer.1.rerouted.{aim}.errors"][-2] < 1e-12
+        assert found.arrays[f"layer.1.rerouted.{objective}.errors"][-2] < 1e-12
 
 
 def test_nan_in_attention_is_refused_or_skipped(tmp_path: Path) -> None:

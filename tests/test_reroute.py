@@ -15,15 +15,21 @@ from test_experts import Masked
 from tiny_models import EXPERTS, FAMILIES, HIDDEN, TOP_K, VOCAB, load
 
 from secateur.calibration import routing as routing_file
-from secateur.calibration.branch_error import (
+from secateur.calibration.block_error import (
     GRAMS_LIMIT,
-    BranchError,
-    branch_error,
+    BlockError,
+    block_error,
     most_tokens,
     read_norm,
 )
-from secateur.calibration.removal_search import LayerSample, Search, balanced, cost, solve_layer
-from secateur.calibration.routing import Routing, routing_of, scored
+from secateur.calibration.removal_search import (
+    LayerSample,
+    Search,
+    balance_weights,
+    count_flops,
+    solve_layer,
+)
+from secateur.calibration.routing import Routing, apply_rule, routing_of
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError, NumericError
 
@@ -63,14 +69,14 @@ class Layer:
                 self.bias.copy_(saved)
         return np.asarray(result.numpy(), np.float64)
 
-    def error(self, workers: int = 1) -> BranchError:
+    def error(self, workers: int = 1) -> BlockError:
         chosen = self.sample.experts.numpy()
-        prepared = scored(
+        prepared = apply_rule(
             self.routing, self.sample.scores.numpy(), chosen, self.sample.gates.numpy()
         )
         norm = read_norm(self.post_norm)
         inputs = self.sample.inputs
-        return branch_error(self.experts, norm, inputs, (self.routing, prepared), workers)
+        return block_error(self.experts, norm, inputs, (self.routing, prepared), workers)
 
 
 def observe(checkpoint: Checkpoint, layer: int, **changes: Any) -> Layer:
@@ -131,7 +137,7 @@ def expected_errors(layer: Layer, alive: NDArray[np.bool_]) -> NDArray[np.float6
     changed = ((layer.output(alive) - original) ** 2).sum(-1)
     energy = (original**2).sum(-1)
     category = layer.sample.categories.numpy()
-    weights = balanced(layer.sample)
+    weights = balance_weights(layer.sample)
     return np.array(
         [
             (weights * changed)[category == c].sum() / (weights * energy)[category == c].sum()
@@ -141,7 +147,7 @@ def expected_errors(layer: Layer, alive: NDArray[np.bool_]) -> NDArray[np.float6
 
 
 def search_of(layer: Layer) -> Search:
-    return Search(layer.error(), layer.sample.categories.numpy(), balanced(layer.sample), 3)
+    return Search(layer.error(), layer.sample.categories.numpy(), balance_weights(layer.sample), 3)
 
 
 @pytest.mark.parametrize("form", FAMILIES)
@@ -192,7 +198,7 @@ def test_price_of_a_removal_is_the_error_after_it(form: str, tiny: TINY) -> None
 
 def check_removals(search: Search, alive: NDArray[np.bool_]) -> None:
     errors = search.errors_without(search.state(alive))
-    for expert in search.ordered(errors, alive, "pooled"):
+    for expert in search.order_candidates(errors, alive, "pooled"):
         less = alive.copy()
         less[expert] = False
         expected = search.errors(search.state(less))
@@ -300,7 +306,7 @@ def test_tokens_of_rare_experts_count_more() -> None:
         weights=torch.tensor([1.0, 1.0, 2.0, 1.0]),
     )
     often, seldom = (3 * 4 / 8) ** -0.5, (1 * 4 / 8) ** -0.5
-    np.testing.assert_allclose(balanced(sample), [often, often, 2 * often, seldom])
+    np.testing.assert_allclose(balance_weights(sample), [often, often, 2 * often, seldom])
 
 
 @pytest.mark.parametrize(
@@ -348,7 +354,9 @@ def test_a_norm_that_adds_one_to_its_weight_is_refused() -> None:
 
 
 def test_cost_counts_experts_and_grams() -> None:
-    assert cost(8, 10, 32, 16, gated=True, norm=False) == 10 * (8 * 6 * 32 * 16 + 2 * 64 * 32)
+    assert count_flops(8, 10, 32, 16, gated=True, norm=False) == 10 * (
+        8 * 6 * 32 * 16 + 2 * 64 * 32
+    )
 
 
 def test_the_largest_sample_fits_the_limit() -> None:

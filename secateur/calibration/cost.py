@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secateur.calibration.branch_error import most_tokens
-from secateur.calibration.removal_search import cost as search_cost
+from secateur.calibration.block_error import most_tokens
+from secateur.calibration.removal_search import count_flops
 from secateur.calibration.routing import routing_of
 from secateur.calibration.token_sample import REROUTE_TOKENS
 from secateur.checkpoint.inspection import inspect_checkpoint
@@ -39,7 +39,7 @@ def cost_of(checkpoint: Checkpoint, corpus: Corpus, reroute_tokens: int = REROUT
     """What calibrating a checkpoint on a corpus will cost. Reads headers only."""
     family, config = checkpoint.family, checkpoint.config
     sampled = min(limit_sample(checkpoint, reroute_tokens), corpus.tokens)
-    per_layer = search_cost(
+    per_layer = count_flops(
         routing_of(family, config).ranks(checkpoint.experts),
         sampled,
         family.number(config, "hidden"),
@@ -56,7 +56,7 @@ def cost_of(checkpoint: Checkpoint, corpus: Corpus, reroute_tokens: int = REROUT
 
 
 def limit_sample(checkpoint: Checkpoint, tokens: int) -> int:
-    """As many of the wanted sample tokens as fit into branch_error's memory limit."""
+    """As many of the wanted sample tokens as fit into block_error's memory limit."""
     ranks = routing_of(checkpoint.family, checkpoint.config).ranks(checkpoint.experts)
     return min(tokens, most_tokens(ranks, norm=checkpoint.family.post_norm is not None))
 

@@ -1,7 +1,7 @@
 """The calibration pass: a checkpoint and a corpus in, statistics out.
 
 Peak memory: that of forward.stream, the sample of one layer and what solving it takes
-(branch_error), and the imatrix sums (16 bytes per input channel of every matrix).
+(block_error), and the imatrix sums (16 bytes per input channel of every matrix).
 """
 
 from __future__ import annotations

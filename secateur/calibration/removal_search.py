@@ -2,17 +2,17 @@
 
 Other criteria score each expert by what it did; this one asks what the tokens get instead. On a
 stratified sample of tokens it removes expert after expert, each time the one whose absence, with
-its tokens at their next-best experts, changes the MoE branch's output least (branch_error.py).
-The error is relative: 0 for the original, 1 for a branch that gives nothing.
+its tokens at their next-best experts, changes the MoE block's output least (block_error.py).
+The error is relative: 0 for the original, 1 for a block that gives nothing.
 
-Tokens of rarely used experts count more (`balanced`): a calibration corpus never has the mix of
-what the model will be used for, and what it seldom shows must not be thrown away for that.
+Tokens of rarely used experts count more (`balance_weights`): a calibration corpus never has the
+mix of what the model will be used for, and what it seldom shows must not be pruned for that.
 
 Greedy is enough: on gemmule no exchange of two experts improves its sets, and exchanges lead from
 random sets to the same ones (docs/log.md has this and what else was tried).
 
-Deterministic: of equals the lower expert number goes first, sums have a fixed order, and the only
-threads run experts, whose results do not depend on their number.
+Deterministic: of equals the lower expert number is removed first, sums have a fixed order, and the
+only threads run experts, whose results do not depend on their number.
 
 Shapes: S tokens, E experts, R ranks (a token's experts, best first), K chosen, C categories,
 H hidden, I expert width.
@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.calibration.branch_error import BranchError, Terms, branch_error
-from secateur.calibration.routing import ALL, Routing, choose, scored
+from secateur.calibration.block_error import BlockError, Terms, block_error
+from secateur.calibration.routing import ALL, Routing, apply_rule, choose
 from secateur.forward.norms import Norm
 
 _TINIEST = 1e-15
@@ -40,7 +40,7 @@ values serve unseen domains better and the calibrated mix worse (measured in doc
 _RAREST = 1 / 64
 """Share of choices, where 1 is the mean, below which an expert counts as no rarer."""
 
-Aim = Literal["pooled", "worst"]
+Objective = Literal["pooled", "worst"]
 """What is minimised: the relative error over all tokens, or that of the worst category."""
 
 
@@ -104,23 +104,23 @@ def solve_layer(
     categories: int,
     workers: int,
     skip_bad: bool = False,
-) -> dict[Aim, Removal]:
-    """The removals of one layer for both aims, from its experts and a sample of its tokens.
+) -> dict[Objective, Removal]:
+    """The removals of one layer for both objectives, from its experts and a sample of its tokens.
 
-    `norm` is the RMSNorm behind the branch (`read_norm`), `skip_bad` is branch_error's. Raises
+    `norm` is the RMSNorm behind the block (`read_norm`), `skip_bad` is block_error's. Raises
     NumericError when the routing does not reproduce the sample's experts and gates. Memory and
-    cost: `branch_error`, `cost`.
+    cost: `block_error`, `count_flops`.
     """
     chosen = sample.experts.numpy()
-    prepared = scored(routing, sample.scores.numpy(), chosen, sample.gates.numpy())
-    error = branch_error(
+    prepared = apply_rule(routing, sample.scores.numpy(), chosen, sample.gates.numpy())
+    error = block_error(
         experts, norm, sample.inputs, (routing, prepared), workers, skip_bad=skip_bad
     )
-    search = Search(error, sample.categories.numpy(), balanced(sample), categories)
+    search = Search(error, sample.categories.numpy(), balance_weights(sample), categories)
     return {"pooled": search.remove("pooled"), "worst": search.remove("worst")}
 
 
-def balanced(sample: LayerSample) -> NDArray[np.float64]:
+def balance_weights(sample: LayerSample) -> NDArray[np.float64]:
     """float64 [S]: weights of the tokens, higher where their experts are rare in the sample.
 
     The sample's own weight times sum_k p_k f_k^-BALANCE: p_k the share of the token's
@@ -134,18 +134,20 @@ def balanced(sample: LayerSample) -> NDArray[np.float64]:
     return np.asarray((share * factor[experts]).sum(-1) * sample.weights.double().numpy())
 
 
-def cost(ranks: int, tokens: int, hidden: int, width: int, *, gated: bool, norm: bool) -> float:
+def count_flops(
+    ranks: int, tokens: int, hidden: int, width: int, *, gated: bool, norm: bool
+) -> float:
     """Floating point operations of one layer: `ranks` experts on each token, Gram matrices."""
     products = 2.0 * tokens * ranks * hidden * width * (3 if gated else 2)
     return products + 2.0 * tokens * ranks**2 * hidden * (2 if norm else 1)
 
 
 class Search:
-    """Sets of survivors of one layer, priced on its sample."""
+    """Sets of survivors of one layer, evaluated on its sample."""
 
     def __init__(
         self,
-        error: BranchError,
+        error: BlockError,
         categories: NDArray[np.int64],
         weights: NDArray[np.float64],
         count: int,
@@ -161,7 +163,7 @@ class Search:
         self._energy = np.where(energy > 0, energy, 1.0)
         self._share = energy / max(float(energy.sum()), np.finfo(np.float64).tiny)
 
-    def remove(self, aim: Aim) -> Removal:
+    def remove(self, objective: Objective) -> Removal:
         """Greedy removal from all experts down to the fewest that the router can do with."""
         experts = self.experts
         keep = np.zeros((experts + 1, experts), np.bool_)
@@ -171,14 +173,14 @@ class Search:
         for kept in range(experts, self.routing.fewest - 1, -1):
             keep[kept] = state.alive
             by_category[kept] = self.errors(state)
-            aims = self.ordered(self.errors_without(state), state.alive, aim)
+            ordered = self.order_candidates(self.errors_without(state), state.alive, objective)
             if kept > self.routing.fewest:
-                scores[aims[0]] = experts - kept
+                scores[ordered[0]] = experts - kept
                 alive = state.alive.copy()
-                alive[aims[0]] = False
+                alive[ordered[0]] = False
                 state = self.state(alive, state)
             else:
-                scores[aims] = np.arange(experts - kept, experts)
+                scores[ordered] = np.arange(experts - kept, experts)
         return Removal(keep, by_category @ self._share, by_category, scores)
 
     def errors(self, state: _State) -> NDArray[np.float64]:
@@ -194,12 +196,12 @@ class Search:
         strength = np.where(state.alive, self.error.scored.strength, 0.0)
         less = np.maximum(total - strength, _TINIEST * total)
         fewer = np.take_along_axis(less, relevant, -1)
-        change = self.error.price(state.without, energy[:, None], fewer) - now[:, None]
+        change = self.error.evaluate(state.without, energy[:, None], fewer) - now[:, None]
         sums = self._sums(self._categories, now, self._count)[:, None].repeat(experts, 1)
         if self.routing.normalise == ALL:
             # Every token is rescaled when the sum over all survivors changes.
             column = Terms(*(part[:, None] for part in state.now))
-            rescaled = self.error.price(column, energy[:, None], less) - now[:, None]
+            rescaled = self.error.evaluate(column, energy[:, None], less) - now[:, None]
             for category in range(self._count):
                 mine = self._categories == category
                 sums[category] += (rescaled[mine] * self._weights[mine, None]).sum(0)
@@ -209,17 +211,17 @@ class Search:
         changes = np.bincount(place.reshape(-1), change.reshape(-1), self._count * experts)
         return (sums + changes.reshape(self._count, experts)) / self._energy[:, None]
 
-    def ordered(
-        self, errors: NDArray[np.float64], alive: NDArray[np.bool_], aim: Aim
+    def order_candidates(
+        self, errors: NDArray[np.float64], alive: NDArray[np.bool_], objective: Objective
     ) -> NDArray[np.int64]:
-        """Experts that may go next, the least missed first, from errors [C, E]."""
+        """Experts that may be removed next, the least missed first, from errors [C, E]."""
         pooled = self._share @ errors
-        keys = (pooled, errors.max(0)) if aim == "worst" else (pooled,)
+        keys = (pooled, errors.max(0)) if objective == "worst" else (pooled,)
         candidates = np.flatnonzero(self._candidates(alive))
         return candidates[np.lexsort(tuple(key[candidates] for key in keys))]
 
     def state(self, alive: NDArray[np.bool_], known: _State | None = None) -> _State:
-        """Price a set of survivors; tokens that get what they got in `known` keep their prices."""
+        """Evaluate a set of survivors; tokens that get the same as in `known` keep their values."""
         near = self._near(alive)
         relevant = self._relevant(alive, near[:, : self.routing.top_k])
         if known is not None and self.routing.groups == 1:
@@ -229,12 +231,12 @@ class Search:
         now = self.error.terms(token, near[token, : self.routing.top_k])
         row, slot = np.nonzero(relevant[token] >= 0)
         pair = token[row]
-        priced = self.error.terms(pair, self._without(alive, near, relevant, (pair, slot)))
-        without = Terms(*(np.ones(relevant.shape) for _ in priced))
+        evaluated = self.error.terms(pair, self._without(alive, near, relevant, (pair, slot)))
+        without = Terms(*(np.ones(relevant.shape) for _ in evaluated))
         if known is not None:
             now = Terms(*(_put(old, token, new) for old, new in zip(known.now, now, strict=True)))
             without = Terms(*(part.copy() for part in known.without))
-        for part, new in zip(without, priced, strict=True):
+        for part, new in zip(without, evaluated, strict=True):
             part[pair, slot] = new
         return _State(alive, near, now, relevant, without)
 
@@ -245,7 +247,7 @@ class Search:
             return choose(self.routing, scores.choice, np.where(alive, scores.ranks, dead))
         place = np.arange(ranks + 1, dtype=np.int16)
         living = np.where(alive[scores.order[:, :ranks]], place[:-1], place[-1])
-        # One more column of nobody, for when K + 1 are more than there are ranks.
+        # One more column of no expert, for when K + 1 are more than there are ranks.
         living = np.pad(living, ((0, 0), (0, 1)), constant_values=ranks)
         best = np.partition(living, top_k, axis=-1)[:, : top_k + 1]
         best.sort(axis=-1)
@@ -286,7 +288,7 @@ class Search:
         return np.where(self._candidates(alive)[relevant], relevant, -1)
 
     def _candidates(self, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """bool [E]: survivors that may go next: groups must stay of equal size."""
+        """bool [E]: survivors that may be removed next: groups stay of equal size."""
         size = alive.reshape(self.routing.groups, -1).sum(-1)
         return np.repeat(size == size.max(), self.experts // self.routing.groups) & alive
 
@@ -295,7 +297,7 @@ class Search:
         return np.asarray(np.where(alive, self.error.scored.strength, 0.0).sum(-1))
 
     def _now(self, state: _State) -> NDArray[np.float64]:
-        return self.error.price(state.now, self.error.energy, self._total(state.alive))
+        return self.error.evaluate(state.now, self.error.energy, self._total(state.alive))
 
     def _sums(
         self, places: NDArray[np.int64], values: NDArray[np.float64], count: int

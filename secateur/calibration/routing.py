@@ -115,7 +115,7 @@ def routing_of(
     )
 
 
-def scored(
+def apply_rule(
     routing: Routing,
     scores: NDArray[np.float32],
     experts: NDArray[np.int64],
@@ -133,7 +133,7 @@ def scored(
         strength = 1.0 / (1.0 + np.exp(-np.maximum(logits, _LOWEST)))
     # Without a bias the order is that of the logits, which do not underflow.
     choice = logits.copy() if routing.bias is None else strength + routing.bias
-    # What the model chose goes first among ties.
+    # What the model chose comes first among ties.
     lifted = np.take_along_axis(choice, experts, -1) + _TIE
     np.put_along_axis(choice, experts, lifted, -1)
     order = np.argsort(-choice, axis=-1, kind="stable").astype(np.int16)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from secateur.calibration.branch_error import read_norm
+from secateur.calibration.block_error import read_norm
 from secateur.calibration.removal_search import LayerSample, solve_layer
 from secateur.calibration.routing import Routing, routing_of
 from secateur.calibration.token_sample import to_layer_sample
@@ -74,7 +74,7 @@ class LoadedLayer:
 def solve_loaded(
     layer: LoadedLayer, sample: LayerSample, categories: int, workers: int, *, skip_bad: bool
 ) -> dict[str, Array]:
-    """The order of removal of one layer, for both aims, under the names of the statistics.
+    """The order of removal of one layer, for both objectives, under the names of the statistics.
 
     Nothing where no sampled token came through the layer.
     """
@@ -91,8 +91,8 @@ def solve_loaded(
         skip_bad=skip_bad,
     )
     return {
-        array_name(layer.number, f"rerouted.{aim}.{what}"): getattr(removal, what)
-        for aim, removal in removals.items()
+        array_name(layer.number, f"rerouted.{objective}.{what}"): getattr(removal, what)
+        for objective, removal in removals.items()
         for what in ("errors", "errors_by_category", "scores")
     }
 
@@ -108,7 +108,7 @@ def solve_sample(
     """The statistics with `rerouted` solved from their token sample.
 
     The same bytes as a pass over the whole corpus gives. Reads every MoE layer's weights once.
-    Peak memory: one layer of the sample, and that of branch_error.
+    Peak memory: one layer of the sample, and that of block_error.
     """
     source = CheckpointWeights(checkpoint)
     model = build_skeleton(source)

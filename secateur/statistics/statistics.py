@@ -6,9 +6,9 @@ same bytes in any order. Shapes: C categories, E experts, S samples (documents).
 The arrays by name, as `statistics.file` stores them:
 
     layer.{l}.{sum}                   one of `Statistics.sums`; shapes in statistics.sums
-    layer.{l}.rerouted.{aim}.scores   float64 [E]         order of removal, and the error with so
-    layer.{l}.rerouted.{aim}.errors   float64 [E + 1]     many experts kept, over all tokens and
-    layer.{l}.rerouted.{aim}.errors_by_category           per category, float64 [E + 1, C]
+    layer.{l}.rerouted.{o}.scores     float64 [E]         order of removal for an objective, and the
+    layer.{l}.rerouted.{o}.errors     float64 [E + 1]     error with so many experts kept, over all
+    layer.{l}.rerouted.{o}.errors_by_category             tokens and float64 [E + 1, C] per category
                                                           (calibration.removal_search)
     imatrix.{name}.sums               int64 [2, M, N]     exact sums of squared inputs, M matrices
                                                           of N inputs

@@ -1,18 +1,18 @@
-"""What a change of experts does to the output of the MoE branch, from inner products alone.
+"""What a change of experts does to the output of the MoE block, from inner products alone.
 
-A token's branch output is b = Y^T w: the experts' outputs Y [E, H] weighted by the coefficients.
-After the branch's RMSNorm with weight g (Gemma 4 has one) it is g * b / r, r^2 = |b|^2 / H + eps.
+A token's block output is b = Y^T w: the experts' outputs Y [E, H] weighted by the coefficients.
+After the block's RMSNorm with weight g (Gemma 4 has one) it is g * b / r, r^2 = |b|^2 / H + eps.
 With the Gram matrices P = Y Y^T and M = (g Y)(g Y)^T of a token, both [E, E], the squared error
 of other coefficients w' against the original u = w / r is
 
     (w'/r')^T M (w'/r') - 2 (w'/r')^T M u + u^T M u,      r'^2 = w'^T P w' / H + eps
 
 (without a norm r = r' = 1 and P = M), so every expert that a token may fall to runs once on it,
-and any set of survivors is then priced in O(K^2) numbers per token instead of a forward.
+and any set of survivors is then evaluated in O(K^2) numbers per token instead of a forward.
 
 A token's experts are numbered by rank, best first; only the first R run (`Routing.ranks`). Rank R
-stands for all others and for nobody: it adds nothing. A token with fewer than K survivors among
-its first R is priced as if it got no more than those.
+stands for all other experts and for no expert: it adds nothing. A token with fewer than K
+survivors among its first R is evaluated as if it got no more than those.
 
 Shapes: S tokens, E experts, R ranks, K chosen, H hidden, I expert width.
 """
@@ -41,7 +41,7 @@ GRAMS_LIMIT = 768 << 20
 _GRAM_TOKENS = 16
 """Tokens per Gram task: small, and fixed so that the bits do not depend on the workers."""
 _PAIRS = 1 << 16
-"""Sets priced at once."""
+"""Sets evaluated at once."""
 
 
 class Terms(NamedTuple):
@@ -58,8 +58,8 @@ class Terms(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BranchError:
-    """Squared error of a layer's MoE branch for any chosen experts, on sampled tokens."""
+class BlockError:
+    """Squared error of a layer's MoE block output for any chosen experts, on sampled tokens."""
 
     plain: NDArray[np.float32]
     """[S, R + 1, R + 1]: P"""
@@ -72,7 +72,7 @@ class BranchError:
     strength: NDArray[np.float64]
     """[S, R + 1]: a_j"""
     energy: NDArray[np.float64]
-    """[S]: u^T M u, the error of an empty branch"""
+    """[S]: u^T M u, the error of a block that gives nothing"""
     routing: Routing
     scored: Scored
     hidden: int
@@ -100,10 +100,10 @@ class BranchError:
         along = (self.along.reshape(-1).take(rows) * raw).sum(1)
         return Terms(size, measured, along, self.strength.reshape(-1).take(rows).sum(1))
 
-    def price(
+    def evaluate(
         self, terms: Terms, energy: NDArray[np.float64], total: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Squared error, [...], of priced sets; `total` is the sum of a_j over all survivors."""
+        """Squared error, [...], of evaluated sets; `total` is the sum of a_j over all survivors."""
         over = divisor(self.routing, terms.strength[..., None], total)
         scale = np.divide(1.0, over, out=np.zeros_like(over), where=over > 0)
         if self.eps is not None:
@@ -118,7 +118,7 @@ def most_tokens(ranks: int, *, norm: bool) -> int:
 
 
 def read_norm(module: nn.Module | None) -> Norm | None:
-    """The RMSNorm behind the branch. Raises FamilyError when the module computes another thing."""
+    """The RMSNorm behind the block. Raises FamilyError when the module computes another thing."""
     if module is None:
         return None
     norm = detect_norm(module)
@@ -129,7 +129,7 @@ def read_norm(module: nn.Module | None) -> Norm | None:
     return norm
 
 
-def branch_error(
+def block_error(
     experts: nn.Module,
     norm: Norm | None,
     inputs: Tensor,
@@ -137,11 +137,11 @@ def branch_error(
     workers: int,
     *,
     skip_bad: bool = False,
-) -> BranchError:
+) -> BlockError:
     """Run each token's first R experts on inputs float32 [S, H] and keep the Gram matrices.
 
-    An expert that gives NaN or infinity raises NumericError, or with `skip_bad` stands for nobody
-    on that token: it adds nothing.
+    An expert that gives NaN or infinity raises NumericError, or with `skip_bad` adds nothing on
+    that token.
     Peak memory: 4 S R^2 bytes (8 with a norm; see `most_tokens`), OUTPUTS_LIMIT, and one expert
     in float32 per worker. The result does not depend on the number of workers.
     """
@@ -209,7 +209,7 @@ def _against_original(
     prepared: tuple[Routing, Scored],
     hidden: int,
     norm: Norm | None,
-) -> BranchError:
+) -> BlockError:
     """Put the original's coefficients in: M u and u^T M u per token."""
     routing, scores = prepared
     ranks = plain.shape[-1] - 1
@@ -238,4 +238,4 @@ def _against_original(
             "weights, or leave them out with --on-nan skip"
         )
     eps = None if norm is None else norm.eps
-    return BranchError(plain, weighted, along, raw, strength, energy, routing, scores, hidden, eps)
+    return BlockError(plain, weighted, along, raw, strength, energy, routing, scores, hidden, eps)
