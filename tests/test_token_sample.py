@@ -61,7 +61,7 @@ def test_merged_shards_are_one_pass_to_the_byte(form: str, tiny: TINY, tmp_path:
         ]
         assert not load(shards[0]).has("rerouted.pooled.scores")
         for order in permutations(shards):
-            merge_api(order, tmp_path / "merged", model=model, workers=1)
+            merge_api(order, tmp_path / "merged", model=model, workers=1, force=True)
             assert (tmp_path / "merged").read_bytes() == once.read_bytes()
             merged = sample_path(tmp_path / "merged")
             assert merged.read_bytes() == sample_path(once).read_bytes()
@@ -190,13 +190,13 @@ def test_merge_of_the_command_line(run: Run, line: Line, tmp_path: Path) -> None
     refused = run("plan", line.model, stats=whole, drop=0.25)
     assert (refused.code, refused.out) == (2, "")
     assert "merge FILES --model MODEL" in refused.err
-    full = run("merge", *parts, model=line.model, out=whole)
+    full = run("merge", *parts, "--force", model=line.model, out=whole)
     assert (full.code, full.said) == (0, [])
     assert run("plan", line.model, stats=whole, drop=0.25).code == 0
-    twice = run("merge", parts[0], parts[0], out=whole)
+    twice = run("merge", parts[0], parts[0], "--force", out=whole)
     assert twice.code == 2
     assert "count twice" in twice.err
     sample_path(parts[0]).unlink()
-    lacking = run("merge", *parts, model=line.model, out=whole)
+    lacking = run("merge", *parts, "--force", model=line.model, out=whole)
     assert lacking.code == 2
     assert "1.st has no token sample next to it" in lacking.err
