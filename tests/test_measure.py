@@ -157,6 +157,19 @@ def test_shrink_refuses_at_once_what_cannot_answer(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == []
 
 
+def test_shrink_refuses_prompts_too_long_for_the_context_before_calibrating(
+    line: Line, run: Run, tmp_path: Path
+) -> None:
+    ran = run(
+        "shrink", line.model, experts=6, types="Q8_0", corpus=line.corpus, prompts=line.prompts,
+        answer_tokens=500, out=tmp_path / "out",
+    )  # fmt: skip
+    assert ran.code == 2
+    assert "the model's context is 512" in ran.said[-1]
+    assert "calibrat" not in ran.err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

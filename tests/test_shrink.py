@@ -15,6 +15,7 @@ from killed_line import Killer, killer
 from tiny_line import Line, Run, files_of
 
 from secateur import Calibration, Formats, InputError, Measuring, Pruning, ShrinkRequest, verify
+from secateur.api.answers import measure_folder
 from secateur.api.early_checks import check_shrink, check_space, plan_ahead
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.errors import WriteError
@@ -184,16 +185,30 @@ def test_answers_serve_the_next_variant(run: Run, line: Line, made: Path, tmp_pa
     assert "[answers]" not in logs[1]
 
 
-def test_what_was_made_stays_when_measuring_fails(
+def test_a_prompt_that_the_template_refuses_is_refused_before_anything_is_written(
     run: Run, line: Line, made: Path, tmp_path: Path
 ) -> None:
-    """The template refuses a role, which only rendering can tell."""
+    """Only rendering can tell."""
     bad = tmp_path / "bad.jsonl"
     turns = [{"role": "narrator", "content": "Once."}, {"role": "user", "content": "And?"}]
     bad.write_text(json.dumps({"messages": turns}) + "\n")
     kept = made / "evidence" / "statistics.safetensors"
+    ran = run(*words(line, tmp_path / "out", corpus=None, answers=None, stats=kept, prompts=bad))
+    assert ran.code == 2
+    assert "bad.jsonl:1: the chat template refuses the messages" in ran.said[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+def test_what_was_made_stays_when_measuring_fails(
+    run: Run, line: Line, made: Path, tmp_path: Path
+) -> None:
+    """A file lies where the folder of the original's answers should be."""
+    blocked = measure_folder(open_checkpoint(line.model))
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("")
+    kept = made / "evidence" / "statistics.safetensors"
     out = tmp_path / "out"
-    ran = run(*words(line, out, corpus=None, answers=None, stats=kept, prompts=bad))
+    ran = run(*words(line, out, corpus=None, stats=kept))
     assert ran.code == 1
     assert "is written and complete, but could not be measured" in ran.said[-1]
     assert "secateur measure" in ran.said[-1]

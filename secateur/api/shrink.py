@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur import __version__
+from secateur.api.answers import check_can_tokenize
 from secateur.api.apply import write_plan
 from secateur.api.calibrate import build_corpus, check_model, load_libraries, observe
 from secateur.api.early_checks import check_shrink
@@ -66,6 +67,9 @@ def shrink(
     imatrix = load_imatrix(request.imatrix, checkpoint)
     check_shrink(checkpoint, request, out)
     checkpoint.identity(progress, workers)
+    if request.measuring is not None:
+        load_libraries(progress)
+        check_can_tokenize(checkpoint, request.measuring)
     with work_folder(out) as work:
         observed = _observe(checkpoint, request, work, workers, on_message, progress)
         statistics = load_statistics(observed)
