@@ -214,3 +214,53 @@ def test_verbs_are_not_hidden_by_modules() -> None:
         __import__(module_of(path))
     for name in secateur.__all__:
         assert type(getattr(secateur, name)).__name__ != "module", name
+
+
+RESUMABLE = {"formats/gguf/writer.py", "evaluation/tokens/generate.py"}
+"""These append to files that a later run resumes; all other files are written by system.atomic."""
+
+
+def calls_of_the_system(path: Path) -> set[str]:
+    """What a module does itself that `system` does for all: `os.cpu_count`, `open for writing`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & {"fcntl"}
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {word for word in ("/proc/", "XDG_") if node.value.startswith(word)}
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            alone = {"cpu_count", "sysconf", "fsync", "replace", "rename", "sched_getaffinity"}
+            if node.value.id == "os" and node.attr in alone:
+                found.add(f"os.{node.attr}")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value
+            shared = isinstance(owner, ast.Name) and owner.id == "atomic"
+            if node.func.attr in ("write_text", "write_bytes") and not shared:
+                found.add(f".{node.func.attr}")
+        if isinstance(node, ast.Call) and "open" in ast.unparse(node.func).split(".")[-1]:
+            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+            if any(
+                isinstance(mode, str) and re.fullmatch("[rwxabt+]*[wxa+][bt+]*", mode)
+                for mode in modes
+            ):
+                found.add("open for writing")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_only_system_writes_files_and_asks_for_the_machine(path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    if not name.startswith("system/") and name not in RESUMABLE:
+        assert calls_of_the_system(path) == set()
+
+
+def test_there_is_one_type_of_progress() -> None:
+    names = {
+        target.id
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert not names & {"Progress", "silent", "Report"}

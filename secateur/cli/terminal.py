@@ -25,7 +25,12 @@ def write_lines(lines: list[str]) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
+LONGEST = 4000
+"""Characters of an error at most, should a file's content get into one after all."""
+
+
 def exit_with(message: str, code: int) -> NoReturn:
-    """Say why in one line on stderr, and exit."""
-    sys.stderr.write(f"secateur: {' '.join(message.split())}\n")
+    """Say why in one line on stderr, and exit. A line of more than LONGEST characters is cut."""
+    line = " ".join(message[: 2 * LONGEST].split())
+    sys.stderr.write(f"secateur: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}\n")
     sys.exit(code)

@@ -64,14 +64,14 @@ def _rule(word: str, where: str, line: int) -> TypeRule:
     if word.startswith("#") or not equals:
         comment = ": it knows no comments, remove it" if word.startswith(("#", "//", ";")) else ""
         raise FormatError(
-            f"{where}: llama-quantize stops at {word!r} (malformed tensor type), expected "
+            f"{where}: llama-quantize stops at {word!r:.60} (malformed tensor type), expected "
             f"NAME=TYPE without spaces{comment}"
         )
     if not name or not kind:
-        raise FormatError(f"{where}: {word!r} lacks its {'type' if name else 'tensor name'}")
+        raise FormatError(f"{where}: {word!r:.60} lacks its {'type' if name else 'tensor name'}")
     upper = kind.upper()
     if upper not in TYPES or upper in _UNSTORABLE:
-        raise FormatError(f"{where}: {kind!r} is no ggml type for weights{_hint(upper)}")
+        raise FormatError(f"{where}: {kind!r:.60} is no ggml type for weights{_hint(upper)}")
     return TypeRule(name.lower(), upper, line)
 
 

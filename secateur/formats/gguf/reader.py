@@ -35,6 +35,7 @@ from secateur.formats.gguf.container import (
     check_info,
     padded,
 )
+from secateur.system.text_files import kind_of
 
 _MIN_KEY_VALUE_BYTES = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES = 8 + 4 + 8 + 4 + 8
@@ -173,7 +174,9 @@ class _Cursor:
 def _read(cursor: _Cursor) -> GgufFile:
     magic = cursor.raw(4, "the magic number")
     if magic != MAGIC:
-        raise FormatError(f"starts with {magic!r}, expected {MAGIC!r}: not GGUF")
+        raise FormatError(
+            f"is {kind_of(magic)} that does not begin with {MAGIC.decode()}: it is not GGUF"
+        )
     (version,) = cursor.unpack("<I", "the version")
     if version != VERSION:
         raise FormatError(

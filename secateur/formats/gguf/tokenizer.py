@@ -26,7 +26,7 @@ from secateur.formats.gguf.sentencepiece_vocabulary import (
     pieces_vocabulary,
     ranked_scores,
 )
-from secateur.system.text_files import read_json
+from secateur.system.text_files import explain, read_json
 
 BYTE = 6
 """llama.cpp's kind of a token that is a byte."""
@@ -56,6 +56,18 @@ def tokenizer_metadata(
     CheckpointError if a file is missing or damaged, is no BPE tokenizer, has holes in its ids or
     more tokens than rows.
     """
+    try:
+        return _metadata(folder, config, rules, rows)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"{folder}: tokenizer.json or tokenizer_config.json is not as transformers writes it "
+            f"({explain(error)}): take the publisher's files"
+        ) from None
+
+
+def _metadata(
+    folder: Path, config: Mapping[str, Any], rules: TokenizerRules, rows: int
+) -> dict[str, Value]:
     pieces = folder / rules.pieces if rules.pieces and (folder / rules.pieces).is_file() else None
     # Beside a SentencePiece model the other files may be missing.
     tokenizer = _json(folder / "tokenizer.json", optional=pieces is not None)

@@ -21,6 +21,10 @@ from secateur.formats.gguf.vocabulary import read_vocabulary
 _EMBEDDING = "token_embd.weight"
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+"""Files that stand for the folder they are in."""
+
+
 @dataclass(frozen=True)
 class TokenizerKeys:
     """The keys of the tokenizer and the default sampling.
@@ -37,15 +41,17 @@ class TokenizerKeys:
 def tokenizer_keys(checkpoint: Checkpoint, source: Path | None = None) -> TokenizerKeys:
     """The tokenizer of a checkpoint.
 
-    `source` is a folder with tokenizer.json, or a GGUF that holds the vocabulary, for a config
-    that has no tokenizer in its folder. Raises PlanError for a checkpoint that has one,
-    CheckpointError for a tokenizer that is damaged or not this model's, FormatError for a file
-    that is no GGUF with a vocabulary.
+    `source` is for a config without a tokenizer: a folder with one, its tokenizer.json or
+    tokenizer.model, or a GGUF that holds the vocabulary. Raises PlanError for a checkpoint that
+    has one, CheckpointError for a tokenizer that is damaged or not this model's, FormatError for a
+    file that is no GGUF with a vocabulary.
     """
     if not checkpoint.shape_only and source is not None:
         raise PlanError(
             f"{checkpoint.source} has its own tokenizer: --tokenizer is for a config alone"
         )
+    if source is not None and source.name in _TOKENIZER_FILES and not source.is_dir():
+        source = source.parent
     if source is not None and not source.is_dir():
         return _of_vocabulary(checkpoint, source)
     folder = source or checkpoint.path
