@@ -220,6 +220,9 @@ RESUMABLE = {"formats/gguf/writer.py", "evaluation/tokens/generate.py"}
 """These append to files that a later run resumes; all other files are written by system.atomic."""
 
 
+_WRITES = re.compile("[rbt]*[wxa+][bt+]*")
+
+
 def calls_of_the_system(path: Path) -> set[str]:
     """What a module does itself that `system` does for all: `os.cpu_count`, `open for writing`."""
     found: set[str] = set()
@@ -237,13 +240,12 @@ def calls_of_the_system(path: Path) -> set[str]:
             shared = isinstance(owner, ast.Name) and owner.id == "atomic"
             if node.func.attr in ("write_text", "write_bytes") and not shared:
                 found.add(f".{node.func.attr}")
-        if isinstance(node, ast.Call) and "open" in ast.unparse(node.func).split(".")[-1]:
+        if isinstance(node, ast.Call):
+            function = ast.unparse(node.func)
             modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
-            if any(
-                isinstance(mode, str) and re.fullmatch("[rwxabt+]*[wxa+][bt+]*", mode)
-                for mode in modes
-            ):
-                found.add("open for writing")
+            writes = any(isinstance(mode, str) and _WRITES.fullmatch(mode) for mode in modes)
+            if function.endswith("open") and writes and function != "partial.open":
+                found.add("open for writing")  # `partial` is what atomic_path gives
     return found
 
 
