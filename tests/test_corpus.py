@@ -13,6 +13,9 @@ import pytest
 import yaml
 from tiny_tokenizer import save_tokenizer
 
+from secateur.api.calibrate import build_corpus
+from secateur.api.requests import Calibration
+from secateur.checkpoint.reader import open_checkpoint
 from secateur.corpus.load import Corpus, check_mix, list_mixes, load_corpus, load_tokenizer
 from secateur.corpus.mix import MIXES, read_mix
 from secateur.errors import CorpusError
@@ -320,6 +323,18 @@ def test_a_mix_is_checked_before_anything_is_loaded(tmp_path):
     (tmp_path / "a.jsonl").unlink()
     with pytest.raises(CorpusError, match=r"source 'a': there is no .*a\.jsonl"):
         check_mix(mix)
+    (tmp_path / "a.jsonl").mkdir()  # a folder that `datasets` reads
+    check_mix(mix)
+
+
+def test_building_a_corpus_reports_its_progress():
+    stages = set()
+
+    def note(stage, done, total, unit):
+        stages.add((stage, unit, done <= total))
+
+    build_corpus(open_checkpoint("gemmule"), Calibration("gemmule"), note)
+    assert stages == {("source gemmule", "samples", True)}
 
 
 def test_building_a_corpus_of_rows_and_checking_a_mix_load_no_large_library(tmp_path):

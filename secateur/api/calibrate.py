@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from secateur.api.models import File, Model, check_file, open_weights
 from secateur.api.requests import Calibration
 from secateur.checkpoint.reader import Checkpoint
-from secateur.corpus.mix import read_mix
+from secateur.corpus.load import check_mix, load_corpus
 from secateur.corpus.row_file import load_rows
-from secateur.errors import CorpusError, RequestError
+from secateur.corpus.tokenizer import load_tokenizer
+from secateur.errors import RequestError
 from secateur.statistics import file as statistics_file
 from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
@@ -47,7 +48,7 @@ def calibrate(
     checkpoint = open_weights(model, revision, "calibrating")
     check_text(checkpoint, request)
     check_model(checkpoint, workers, progress)
-    corpus = build_corpus(checkpoint, request)
+    corpus = build_corpus(checkpoint, request, progress)
     return observe(
         checkpoint, corpus, request, out, workers=workers, on_message=on_message, progress=progress
     )
@@ -66,9 +67,7 @@ def check_text(checkpoint: Checkpoint, request: Calibration) -> None:
     if request.rows is not None:
         load_rows(request.rows, _vocabulary(checkpoint))
         return
-    for source in read_mix(str(request.corpus)).sources:
-        if source.path is not None and not source.path.is_file():
-            raise CorpusError(f"source {source.name!r}: {source.path} does not exist")
+    check_mix(str(request.corpus))
 
 
 def load_libraries(progress: Progress) -> None:
@@ -134,11 +133,10 @@ def observe(
     return found
 
 
-def build_corpus(checkpoint: Checkpoint, request: Calibration) -> Corpus:
+def build_corpus(
+    checkpoint: Checkpoint, request: Calibration, progress: Progress = no_progress
+) -> Corpus:
     """The rows of a calibration request, checked against the model's vocabulary."""
-    from secateur.corpus.load import load_corpus
-    from secateur.corpus.tokenizer import load_tokenizer
-
     if request.rows is not None:
         return load_rows(request.rows, _vocabulary(checkpoint))
     return load_corpus(
@@ -147,6 +145,7 @@ def build_corpus(checkpoint: Checkpoint, request: Calibration) -> Corpus:
         seed=request.seed,
         sequence_length=request.sequence_length,
         vocab_size=_vocabulary(checkpoint),
+        progress=progress,
     )
 
 

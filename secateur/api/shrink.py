@@ -132,7 +132,7 @@ def _observe(
         return request.statistics
     check_model(checkpoint, workers, progress)
     request = replace(request, calibration=_with_observers(request))
-    corpus = build_corpus(checkpoint, request.calibration)
+    corpus = build_corpus(checkpoint, request.calibration, progress)
     path = work / f"statistics-{_statistics_key(checkpoint, corpus, request)}.safetensors"
     if not path.exists():
         observe(
