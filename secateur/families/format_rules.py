@@ -24,7 +24,7 @@ class AlsoKey:
 
     `source` is a dotted path inside the text model's section. With `{layer}` in it, it is looked
     up for every layer whose `layer_types` entry is `layers`; a layer without it has the value of
-    the key `otherwise`. The key goes into the text model's section, or to the `top` of the file.
+    the key `otherwise`. The key is added to the text model's section, or to the `top` of the file.
     """
 
     key: str

@@ -173,7 +173,7 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
         try:
             content = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
-            continue  # goes on in the next line
+            continue  # continued on the next line
         if content:
             yield start, statement.lstrip()
         statement = ""

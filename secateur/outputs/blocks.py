@@ -36,7 +36,7 @@ class Block:
 
     `tensor` is the number of the output tensor and `name` its name. With `order`, as many rows are
     taken, but those and in that order. `below` rows of zeros follow, and `right` zeros end every
-    row; `weights` [width + right] is the importance of its columns. With several `colours` the
+    row; `weights` [width + right] is the importance of its columns. With several `channels` the
     numbers of a row are those of each in turn, and come out as one colour after the other.
     """
 
@@ -50,7 +50,7 @@ class Block:
     below: int = 0
     right: int = 0
     order: NDArray[np.intp] | None = None
-    colours: int = 1
+    channels: int = 1
 
     def runs(self) -> list[tuple[int, int]]:
         """Its rows of the source as (first, end) of neighbours, ascending."""
@@ -98,7 +98,7 @@ def blocks_of(
                         yield Block(
                             number, info.name, start, stop, width, source, weights, below,
                             zeros.right, None if order is None else order + first,
-                            tensor.colours,
+                            tensor.channels,
                         )  # fmt: skip
                 matrix += 1
 
@@ -118,8 +118,8 @@ def block_rows(source: RowSource, block: Block) -> NDArray[np.float32]:
         values = block.source.reshape(-1, block.width)[block.start : block.stop]
         return np.ascontiguousarray(values)
     numbers = block.arranged(source.rows(block.source, block.width, block.runs()))
-    if block.colours > 1:
-        numbers = numbers.reshape(len(numbers), -1, block.colours).swapaxes(1, 2)
+    if block.channels > 1:
+        numbers = numbers.reshape(len(numbers), -1, block.channels).swapaxes(1, 2)
     values = np.ascontiguousarray(numbers).reshape(-1, block.width)
     return padded_rows(values, block.below, block.right)
 

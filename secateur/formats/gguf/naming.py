@@ -22,7 +22,7 @@ _LABELS = (
 )  # fmt: skip
 
 MMPROJ = "mmproj-"
-"""What the name of a tower's GGUF begins with: by it llama.cpp finds it beside a model."""
+"""What the name of a tower's GGUF begins with: by it llama.cpp finds it next to a model."""
 
 _LABEL = re.compile(f"(?:UD-)?(?:{'|'.join(_LABELS)})(?:_[A-Z]+)?")
 _EXPERTS = re.compile(r"(?<![a-z0-9])(\d{1,4})(?:e|experts?)(?![a-z0-9])", re.IGNORECASE)

@@ -1,6 +1,6 @@
 """The vocabulary of a tokenizer that llama.cpp merges by scores: its "llama" kind (SentencePiece).
 
-Scores are those of the SentencePiece model beside the checkpoint. A checkpoint that has been
+Scores are those of the SentencePiece model in the checkpoint's folder. A checkpoint that has been
 saved again has only tokenizer.json, whose merges are ordered and have no scores; then a token's
 score is minus the rank of the first merge that makes it, as the scores of such models are. There
 convert_hf_to_gguf.py gives every token the same score, a stand-in by its own comment, with which
@@ -35,11 +35,11 @@ class Vocabulary(NamedTuple):
 
 
 def pieces_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> Vocabulary:
-    """The vocabulary of a SentencePiece model and of the tokens added beside it.
+    """The vocabulary of a SentencePiece model and of the tokens added to it.
 
     `settings` is tokenizer_config.json. As llama.cpp's converter has it, added tokens beyond the
     embedding's `rows` are left out. Raises CheckpointError as `read_pieces` does, for more pieces
-    than rows, and for damaged files beside it.
+    than rows, and for damaged files next to it.
     """
     pieces = read_pieces(path)
     if len(pieces) > rows:
@@ -82,11 +82,11 @@ def looks_special(text: str) -> bool:
 
 
 def _added(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[int, str, int]]:
-    """(id, text, kind) of tokens added beside the model, the later of the same id counting."""
-    beside = folder / "added_tokens.json"
+    """(id, text, kind) of tokens added to the model, the later of the same id counting."""
+    file = folder / "added_tokens.json"
     try:
-        if beside.is_file():
-            for text, number in read_json(beside, "tokens", CheckpointError).items():
+        if file.is_file():
+            for text, number in read_json(file, "tokens", CheckpointError).items():
                 yield int(number), text, USER_DEFINED
         for number, token in settings.get("added_tokens_decoder", {}).items():
             text = token["content"]

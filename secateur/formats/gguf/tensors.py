@@ -32,7 +32,7 @@ _F32_PARTS = (
 )  # fmt: skip
 _CONVOLUTION = ".patch_embd.weight"
 """A kernel over patches of an image: F16 where matrices are, else F32."""
-_COLOURS = "red/green/blue"
+_CHANNELS = "red/green/blue"
 """The axis of a row that holds the pixels of a patch."""
 
 
@@ -50,15 +50,15 @@ class GgufTensor:
     values: NDArray[np.float32] | None = None
     padding: Padding = NO_PADDING
     view: RowView = WHOLE
-    colours: int = 1
-    """The numbers of a source's row belong to so many colours in turn. The tensor has one colour
-    after the other, each a square of pixels: shape [rows, colours, side, side]."""
+    channels: int = 1
+    """The numbers of a source's row belong to so many channels in turn. The tensor has one channel
+    after the other, each a square of pixels: shape [rows, channels, side, side]."""
 
     @property
     def matrix(self) -> tuple[int, ...]:
         """The shape, with the rows that a source has."""
         shape = self.info.shape
-        return shape if self.colours == 1 else (shape[0], math.prod(shape[1:]))
+        return shape if self.channels == 1 else (shape[0], math.prod(shape[1:]))
 
     @property
     def columns(self) -> int:
@@ -141,28 +141,30 @@ def _gather(
             + (f", {uneven[0]} differs in shape from {names[0]}" if uneven else "")
         )
     if view != WHOLE:
-        one = _viewed(names[0], one, view)
-    one, colours = _pictured(names[0], one, members[0][0].row)
+        one = _shape_of_view(names[0], one, view)
+    one, channels = _split_channels(names[0], one, members[0][0].row)
     shape = one if experts == [-1] else (len(names), *one)
     info = TensorInfo(target, unquantized_type(target, shape, float_type), shape)
-    return GgufTensor(info, names, view=view, colours=colours)
+    return GgufTensor(info, names, view=view, channels=channels)
 
 
-def _pictured(name: str, shape: tuple[int, ...], row: TensorRow) -> tuple[tuple[int, ...], int]:
-    """(shape, colours) of a tensor: a scalar has one axis, and a patch of an image three."""
-    if not row.axes or row.axes[-1] != _COLOURS:
+def _split_channels(
+    name: str, shape: tuple[int, ...], row: TensorRow
+) -> tuple[tuple[int, ...], int]:
+    """(shape, channels) of a tensor: a scalar has one axis, and a patch of an image three."""
+    if not row.axes or row.axes[-1] != _CHANNELS:
         return shape or (1,), 1
-    colours = _COLOURS.count("/") + 1
-    side = math.isqrt(shape[-1] // colours)
-    if shape[-1] != colours * side * side:
+    channels = _CHANNELS.count("/") + 1
+    side = math.isqrt(shape[-1] // channels)
+    if shape[-1] != channels * side * side:
         raise CheckpointError(
             f"tensor {name!r} has rows of {shape[-1]} numbers, which are no square of pixels of "
-            f"{colours} colours: it is not what its name says"
+            f"{channels} channels: it is not what its name says"
         )
-    return (*shape[:-1], colours, side, side), colours
+    return (*shape[:-1], channels, side, side), channels
 
 
-def _viewed(name: str, shape: tuple[int, ...], view: RowView) -> tuple[int, ...]:
+def _shape_of_view(name: str, shape: tuple[int, ...], view: RowView) -> tuple[int, ...]:
     """The shape of the rows of `view`. Raises CheckpointError where they do not come out even."""
     rows = shape[-2] if len(shape) > 1 else 0
     each = view.parts * (view.head or 1)

@@ -69,7 +69,7 @@ def _metadata(
     folder: Path, config: Mapping[str, Any], rules: TokenizerRules, rows: int
 ) -> dict[str, Value]:
     pieces = folder / rules.pieces if rules.pieces and (folder / rules.pieces).is_file() else None
-    # Beside a SentencePiece model the other files may be missing.
+    # With a SentencePiece model the other files may be missing.
     tokenizer = _json(folder / "tokenizer.json", optional=pieces is not None)
     settings = _json(folder / "tokenizer_config.json", optional=pieces is not None)
     if pieces is not None:

@@ -38,7 +38,7 @@ class Vocabulary:
     """The tokenizer of a GGUF file: its size only.
 
     `model` is llama.cpp's name for its kind, `tokens` how many there are, `nbytes` the bytes of
-    all its keys and values, `sampling` those of the default sampling beside it.
+    all its keys and values, `sampling` those of the default sampling in the same file.
     """
 
     path: Path
@@ -52,14 +52,14 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """Measure the tokenizer of a GGUF file. Raises FormatError for a file that has none."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            return _measured(path, view)
+            return _measure(path, view)
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read as GGUF: {error}") from None
     except struct.error:
         raise FormatError(f"{path}: is cut short inside its header: download it again") from None
 
 
-def _measured(path: Path, view: mmap.mmap) -> Vocabulary:
+def _measure(path: Path, view: mmap.mmap) -> Vocabulary:
     if view[:4] != MAGIC or _KIND.unpack_from(view, 4)[0] != VERSION:
         raise FormatError(f"{path}: is no GGUF of version {VERSION}")
     _, _, keys = _HEAD.unpack_from(view, 4)

@@ -29,9 +29,9 @@ def mlx_rules(family: Family) -> MlxRules:
 
 
 def mlx_config(text: str, family: Family, experts: int, quantization: Mapping[str, Any]) -> str:
-    """The text of config.json for mlx-lm, with `quantization` under both names it goes by.
+    """The text of config.json for mlx-lm, with `quantization` under both of its names.
 
-    The vision tower's section goes, as `mlx_lm.convert` does it: its weights are not there.
+    The vision tower's section is left out, as `mlx_lm.convert` does it: its weights are not there.
     """
     text = with_also(with_experts(text, family, experts), family, mlx_rules(family).also)
     keys = ("quantization", "quantization_config")

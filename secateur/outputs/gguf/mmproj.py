@@ -166,6 +166,6 @@ def _choice(tensor: GgufTensor) -> TypeChoice:
     if tensor.info.shape[-1] % TYPES[kind].block:
         return TypeChoice(name, "F16", "rows do not divide into blocks", fallback_from=kind)
     reason = "llama.cpp's converter"
-    if tensor.colours > 1:
+    if tensor.channels > 1:
         reason += "; the pixels of a patch, one colour after the other"
     return TypeChoice(name, kind, reason)
