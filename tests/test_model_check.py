@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import FORMS, difference, load, logits, save_tiny
 
-from secateur import Calibration, Formats, Pruning, apply, calibrate, plan, save_plan
+from secateur import Calibration, Formats, Pruning, apply, calibrate, inspect, plan, save_plan
 from secateur.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, SecateurError
 
@@ -337,7 +337,10 @@ def test_two_sets_of_weights(tmp_path: Path) -> None:
     message = refused(folder)
     assert f"two sets of weights, {SINGLE} and the" in message
     assert INDEX in message
-    (folder / SINGLE).unlink()
+    (folder / INDEX).unlink()
+    assert "shards without an index" in refused(folder)
+    for shard in folder.glob("model-*"):
+        shard.unlink()
     open_checkpoint(folder)
 
 
@@ -372,8 +375,19 @@ def test_links_to_files_are_files(tiny: TINY, tmp_path: Path) -> None:
     assert open_checkpoint(folder).specs.keys() == plain.specs.keys()
 
 
-def test_a_plan_from_a_config_alone_says_so(model: Model) -> None:
+def test_looking_at_a_config_alone_says_so(model: Model) -> None:
     folder = model("mixtral")
     (folder / SINGLE).unlink()
-    notes = open_shape(folder).notes
+    notes = inspect(folder).notes
     assert any("there are no weights" in note and str(folder) in note for note in notes)
+
+
+def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF\x03\x00\x86")
+    with pytest.raises(CheckpointError, match="a.gguf is a GGUF file, .*`secateur audit`"):
+        open_shape(tmp_path / "a.gguf")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"^\. is no model folder"):
+        open_shape(".")
+    with pytest.raises(CheckpointError, match="nope.gguf does not exist"):
+        open_shape(tmp_path / "nope.gguf")

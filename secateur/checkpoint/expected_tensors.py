@@ -50,9 +50,9 @@ class Facts:
         """
         found = self.value(expression, layer)
         if type(found) is not int or found < 1:
-            told = "gives nothing" if found is None else f"makes it {found!r}"
+            said = "gives nothing" if found is None else f"makes it {found!r}"
             raise FamilyError(
-                f"config.json {told} for {expression!r}, expected a whole number of at least 1"
+                f"config.json {said} for {expression!r}, expected a whole number of at least 1"
             )
         return found
 
@@ -119,7 +119,7 @@ def expected_tensors(
     if tower is not None and any(config.get(section) for section in tower.sections):
         specs |= expected_tensors(tower, config, source).specs
         matches |= {name: family.classify(name) for name in specs if name not in matches}
-    return ExpectedTensors(specs, matches, (*notes, *_aside(family, config)))
+    return ExpectedTensors(specs, matches, (*notes, *_not_counted(family, config)))
 
 
 def prefix_of(family: Family, config: Mapping[str, Any]) -> str:
@@ -187,7 +187,7 @@ def _usual_type(config: Mapping[str, Any], family: Family) -> tuple[str, list[st
     return dtype, []
 
 
-def _aside(family: Family, config: Mapping[str, Any]) -> list[str]:
+def _not_counted(family: Family, config: Mapping[str, Any]) -> list[str]:
     return [
         f"config.json describes {what}, whose tensors the family's rows give no shape: "
         "they are not counted in safetensors (a GGUF has none of them)"

@@ -59,7 +59,7 @@ class Described(Protocol):
 def header_bytes(tensors: Iterable[Described], framework: str) -> bytes:
     """The header, its length before it, of a file with these tensors in this order.
 
-    `framework` is the file's own word for who laid it out: `pt`, `mlx`.
+    `framework` names the library whose layout the file has: `pt`, `mlx`.
     """
     header: dict[str, Any] = {"__metadata__": {"format": framework}}
     position = 0
@@ -76,7 +76,7 @@ def header_bytes(tensors: Iterable[Described], framework: str) -> bytes:
 
 
 def framework_of(path: Path) -> str | None:
-    """Who laid the file out, in its own word (`pt`, `mlx`); None where it does not say.
+    """The library whose layout a file has (`pt`, `mlx`); None where the file does not say.
 
     For a file that `read_header` has accepted.
     """
@@ -135,8 +135,9 @@ def _spec(path: Path, name: str, entry: Any, start: int) -> TensorSpec:
     if any(not isinstance(value, int) or isinstance(value, bool) or value < 0 for value in whole):
         raise _bad(path, f"has tensor {name!r} with a shape or offset that is no whole number")
     if not isinstance(dtype, str) or dtype not in STORAGE:
-        raise _bad(
-            path, f"has tensor {name!r} of type {dtype!r}, expected one of {', '.join(STORAGE)}"
+        raise CheckpointError(
+            f"shard {path} has tensor {name!r} of type {dtype!r}, expected one of "
+            f"{', '.join(STORAGE)}: dequantize the checkpoint to 16 bits first"
         )
     expected = math.prod(shape) * STORAGE[dtype].itemsize
     if end - begin != expected:

@@ -32,7 +32,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A checkpoint at a glance. `active` counts the parameters that a token meets."""
+    """A checkpoint at a glance. `active` counts the parameters that a
+    token is multiplied with; `notes` say what was left out, or that there are no weights."""
 
     source: str
     revision: str | None
@@ -49,6 +50,7 @@ class Inspection:
     parts: Mapping[str, Part]
     bytes_per_expert: int
     parameters_per_expert: int
+    notes: tuple[str, ...] = ()
 
     def with_experts(self, kept: int) -> tuple[int, int]:
         """(parameters, bytes) of the tensors when `kept` experts stay in every MoE layer."""
@@ -101,4 +103,5 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         parts={group: parts[group] for group in (*_GROUPS, "other") if group in parts},
         bytes_per_expert=routed_bytes // every,
         parameters_per_expert=routed // every,
+        notes=checkpoint.notes,
     )

@@ -37,6 +37,7 @@ FAMILY_FILE = "family_file"
 SHAPE_ONLY = "shape_only"
 """Among a checkpoint's facts: only its config was there."""
 
+_EXPECTED = "the config of a model (`secateur audit` looks at GGUF files)"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -242,11 +243,12 @@ def read_config(path: Path) -> Mapping[str, Any]:
     file = path / CONFIG if path.is_dir() else path
     if not is_there(file):
         raise CheckpointError(
-            f"{file} does not exist: name a model folder of Hugging Face's layout"
+            f"{file.parent} is no model folder of Hugging Face's layout: {file.name} does not "
+            "exist in it"
         )
-    config = read_json(file, "the config of a model", CheckpointError)
+    config = read_json(file, _EXPECTED, CheckpointError)
     if not isinstance(config, dict):
-        raise CheckpointError(f"{file} holds {type(config).__name__}, expected a JSON object")
+        raise CheckpointError(f"{file} holds no JSON object, expected the config of a model")
     return config
 
 
@@ -281,6 +283,12 @@ def read_specs(path: Path) -> dict[str, TensorSpec]:
                 f"{path} has neither {SINGLE} nor {INDEX}: secateur reads safetensors only "
                 "(convert pickled weights with their publisher's tools first)"
             )
+        if stray := sorted(entry.name for entry in path.glob("model-*-of-*.safetensors")):
+            raise CheckpointError(
+                f"{path} has two sets of weights, {SINGLE} and {len(stray)} shards without an "
+                f"index ({stray[0]}), and readers disagree which one counts: remove the one that "
+                "is not meant"
+            )
         return read_header(single)
     shards = _read_index(index)
     if is_there(single) and SINGLE not in shards.values():
@@ -293,7 +301,7 @@ def read_specs(path: Path) -> dict[str, TensorSpec]:
         if Path(shard).name != shard or shard in ("", ".."):
             raise CheckpointError(
                 f"{index} names {shard!r}, a file outside the model folder: "
-                "refuse this checkpoint, or mend its index"
+                "refuse this checkpoint, or correct its index"
             )
         if not is_there(path / shard):
             raise CheckpointError(f"shard {path / shard} is missing: download it again")

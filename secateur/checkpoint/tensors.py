@@ -1,7 +1,7 @@
 """The one record that flows through secateur, and the element types it can carry.
 
 numpy has no bfloat16 and no 8-bit floats: their elements travel as raw bits (uint16, uint8)
-beside their logical type, which is safetensors' own name for it. Selecting, stacking and
+together with their logical type, which is safetensors' own name for it. Selecting, stacking and
 copying need no arithmetic; who needs numbers calls `to_float32`.
 """
 

@@ -38,4 +38,4 @@ def inspection_lines(found: Inspection) -> list[str]:
                 f"    --experts {kept} (drop {share:.1%}): {parameters / 1e6:,.2f} M parameters, "
                 f"{show_bytes(nbytes)}"
             )
-    return lines
+    return [*lines, *(f"  note: {note}" for note in found.notes)]
