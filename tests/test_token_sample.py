@@ -15,8 +15,9 @@ from secateur.api.statistics import merge as merge_api
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.shards import Shard, read_shard
 from secateur.calibration.token_sample import Sampling, draw
-from secateur.checkpoint.reader import Checkpoint
-from secateur.corpus.rows import Corpus
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.corpus.load import load_corpus, load_tokenizer
+from secateur.corpus.rows import Corpus, make_corpus
 from secateur.errors import CorpusError, StatisticsError
 from secateur.forward import batches
 from secateur.forward.batches import make_micro_batches
@@ -79,6 +80,20 @@ def test_merging_in_steps_gives_the_same_bytes(tiny: TINY, tmp_path: Path) -> No
     merge_api([b, tmp_path / "two"], tmp_path / "all", model=model, on_message=said.append)
     assert len(said) == 2
     assert (tmp_path / "all").read_bytes() == once.read_bytes()
+
+
+@pytest.mark.slow
+def test_shards_of_gemmule_are_one_pass_to_the_byte(tmp_path: Path) -> None:
+    model = open_checkpoint("gemmule")
+    mix = load_corpus("gemmule", load_tokenizer(model.path))
+    rows = mix.rows[:: max(1, len(mix.rows) // 48)]
+    some = make_corpus(rows, mix.samples, {"mix": "some of gemmule's"})
+    once = run_part(model, some, tmp_path / "once")
+    for count in (2, 3):
+        parts = [Shard(part, count) for part in range(count, 0, -1)]
+        paths = [run_part(model, some, tmp_path / f"{s.part}of{count}", s) for s in parts]
+        merge_api(paths, tmp_path / f"merged{count}", model=model)
+        assert (tmp_path / f"merged{count}").read_bytes() == once.read_bytes()
 
 
 def test_corpora_divided_by_document_give_the_same_sample(tiny: TINY, tmp_path: Path) -> None:

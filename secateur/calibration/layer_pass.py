@@ -91,31 +91,16 @@ def calibrate(
     documents = list_documents(corpus, batches)
     wanted = limit_sample(checkpoint, sampling.tokens)
     tokens = draw(whole, corpus, wanted, sampling.seed).renumber(numbers)
-    begun = Statistics(
-        model=checkpoint.facts(),
-        categories=corpus.categories,
-        tokens=documents.tokens,
-        skipped=0,
-        corpora=({**corpus.description, "sha256": corpus.sha256},),
-        samples=documents.samples,
-        arrays={},
-        sums=list_kinds(observers),
-        shards=((corpus.sha256, shard.part, shard.parts),) if shard.parts > 1 else (),
-    )
+    begun = _describe_run(checkpoint, documents, observers, shard)
     arrays: dict[str, Array] = {}
     sizes = hidden, checkpoint.experts, checkpoint.top_k
     with ExitStack() as stack:
         keep = None
         if sampling.keep is not None and wanted:
             described = SampleDescription(
-                tokens=wanted,
-                seed=sampling.seed,
-                categories=corpus.categories,
-                layers=tuple(checkpoint.moe_layers),
-                sizes=sizes,
-                skip_bad=skip_bad,
-                made_from=origin_of(begun),
-            )
+                wanted, sampling.seed, corpus.categories, tuple(checkpoint.moe_layers), sizes,
+                skip_bad, origin_of(begun),
+            )  # fmt: skip
             keep = stack.enter_context(write_sample(sampling.keep, described, tokens.keys))
         solve = shard.parts == 1 and wanted > 0
         task = _Task(
@@ -135,8 +120,25 @@ def calibrate(
             arrays.update(_calibrate_layer(forward, layer, task))
             progress("calibrate", (layer + 1) * count, checkpoint.layers * count, "tokens")
         skipped = forward.skipped
-    ordered = {name: arrays[name] for name in sorted(arrays)}
-    return replace(begun, skipped=skipped, arrays=ordered)
+    return replace(begun, skipped=skipped, arrays=dict(sorted(arrays.items())))
+
+
+def _describe_run(
+    checkpoint: Checkpoint, documents: Documents, observers: Sequence[Observer], shard: Shard
+) -> Statistics:
+    """The statistics before anything is run: what the arrays will be about."""
+    corpus = documents.corpus
+    return Statistics(
+        model=checkpoint.facts(),
+        categories=corpus.categories,
+        tokens=documents.tokens,
+        skipped=0,
+        corpora=({**corpus.description, "sha256": corpus.sha256},),
+        samples=documents.samples,
+        arrays={},
+        sums=list_kinds(observers),
+        shards=((corpus.sha256, shard.part, shard.parts),) if shard.parts > 1 else (),
+    )
 
 
 def _calibrate_layer(forward: ForwardPass, number: int, task: _Task) -> dict[str, Array]:

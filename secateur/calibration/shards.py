@@ -49,7 +49,7 @@ def take_groups(groups: Sequence[Group], shard: Shard) -> tuple[tuple[Group, ...
     if shard.parts > len(groups):
         raise CorpusError(
             f"the corpus is too short for {shard.parts} parts: it has {len(groups)} groups of "
-            f"documents, use at most so many"
+            "documents, and each part needs one"
         )
     numbers: dict[int, int] = {}
     taken = []
