@@ -28,6 +28,7 @@ from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
 from secateur.outputs.mlx.layout import MlxLayout, mlx_layout
 from secateur.recipes.llama_types import TypeRequest, choose_types
+from secateur.recipes.older_llama_cpp import as_in_spring_2026
 from secateur.recipes.recipe import Recipe, find_recipe
 
 VOCABULARY = "vocabulary.gguf"
@@ -125,8 +126,8 @@ class Sizes:
     def old(self, recipe: Recipe, experts: int) -> GgufLayout:
         """The file as llama-quantize made it while it ignored equal overrides."""
         form, base = self.form(recipe, experts), self.base(experts)
-        request = TypeRequest(
-            recipe.base, has_imatrix=True, patterns=recipe.patterns, equal_overrides_ignored=True
+        request = as_in_spring_2026(
+            TypeRequest(recipe.base, has_imatrix=True, patterns=recipe.patterns)
         )
         return replace(form, choices=tuple(choose_types(base.infos, base.traits, request)))
 

@@ -6,9 +6,17 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_line import Line
 from tiny_models import EXPERTS, olmoe, save_model
+
+from secateur import apply, verify
+from secateur.checkpoint.reader import open_checkpoint
+from secateur.checkpoint.tensors import to_float32
+from secateur.cli.help import format_names
+from secateur.errors import OutputError
+from secateur.outputs.registry import FORMATS
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text("utf-8")
 
@@ -54,3 +62,23 @@ def test_a_family(
     Path("olmoe.toml").write_text(file)
     exec(compile(code_of("A family"), "docs/extending.md", "exec"), {})  # noqa: S102
     assert capsys.readouterr().out.startswith(f"OLMoE {EXPERTS} ")
+
+
+def test_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is planned, written and verified like the others, and resumed or refused like them."""
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, object] = {}
+    try:
+        exec(compile(code_of("A format"), "docs/extending.md", "exec"), made)  # noqa: S102
+        assert verify("flat-gemmule") == ()
+        with pytest.raises(OutputError, match="flat-gemmule"):
+            apply(made["decided"], "flat-gemmule")  # type: ignore[arg-type]
+        assert format_names()[-1] == "flat"
+    finally:
+        FORMATS.pop("flat", None)
+    numbers = np.fromfile("flat-gemmule/model.f32", np.float32)
+    original = open_checkpoint("gemmule")
+    name = min(original.specs)
+    first = to_float32(original.read(name)).reshape(-1)
+    assert np.array_equal(numbers[: first.size], first)
+    assert numbers.size == sum(spec.elements for spec in original.specs.values())

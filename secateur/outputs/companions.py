@@ -22,7 +22,7 @@ def write_companions(plan: Plan, checkpoint: Checkpoint, folder: Path) -> dict[s
 
     Raises WriteError when the disk refuses.
     """
-    # Bytes, not text mode: line ends stay as they are.
+    # Bytes, not text mode, which would change line ends.
     config = checkpoint.config_file.read_bytes().decode("utf-8")
     texts = {
         CONFIG: with_experts(config, checkpoint.family, plan.experts),

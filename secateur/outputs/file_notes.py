@@ -1,4 +1,4 @@
-"""What is to be known of the names and number of GGUF files before they are published."""
+"""Notes on the names and the number of GGUF files, before they are published."""
 
 from __future__ import annotations
 

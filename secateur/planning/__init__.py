@@ -1,1 +1,1 @@
-"""Pure decisions: which experts stay, which type each tensor gets. No torch."""
+"""The plan: its document, edits, sources, memory and importance matrix. Imports no torch."""

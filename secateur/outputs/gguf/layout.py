@@ -1,8 +1,8 @@
 """The GGUF of a pruned checkpoint, decided: metadata, tensors, types, exact bytes.
 
 llama.cpp's converter and llama-quantize in one: what the first would write in 16 bits
-(formats.gguf_tensors), typed as the second would type it (llama_types). Reads the tokenizer and
-the config, no weights.
+(formats.gguf.tensors), typed as the second would type it (recipes.llama_types). Reads the
+tokenizer and the config, no weights.
 """
 
 from __future__ import annotations

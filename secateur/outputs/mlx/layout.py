@@ -27,7 +27,7 @@ from secateur.recipes.assign import Target, assign
 from secateur.recipes.recipe import Recipe
 
 NONE = "none"
-"""In a recipe: the tensor stays in its float type."""
+"""In a recipe: the tensor keeps its float type."""
 
 _ALIGNMENT = {"F32": 0, "BF16": 2, "F16": 2}
 
