@@ -21,7 +21,7 @@ from secateur.api.answers import (
     get_answers,
 )
 from secateur.api.measure import compare
-from secateur.checkpoint.reader import open_checkpoint
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import CorpusError, EngineError, InputError
 from secateur.evaluation import scores
 from secateur.evaluation.scores import load_scores
@@ -124,10 +124,11 @@ def test_a_request_that_cannot_be_is_refused_as_it_is_made(wrong: dict, message:
 
 
 def test_the_memory_to_answer_is_checked_before_all_else(
-    line: Line, tmp_path: Path, small_memory: None
+    line: Line, tmp_path: Path, small_memory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The output does not even exist, and nothing was made."""
+    """The output does not even exist, nothing was made, and no weights were hashed."""
     request = Measuring(prompts=line.prompts, answer_tokens=4)
+    monkeypatch.setattr(Checkpoint, "identity", None)
     with pytest.raises(EngineError, match=r"whole model in memory: .*1\.00 kB are free"):
         measure(tmp_path / "nothing", line.model, request, work=tmp_path / "work")
     assert not (tmp_path / "work").exists()

@@ -64,9 +64,18 @@ def check_can_answer(original: Checkpoint, request: Measuring, folder: Path | No
     if request.answers is not None or weight_bytes(original) <= memory:
         return
     asked = _read_prompts(original, request)
-    kept = _answers_path(original, request, asked, folder or measure_folder(original))
-    if not kept.exists() and any(prompt.kind == "answers" for prompt in asked.prompts):
-        check_memory(original, memory)
+    if all(prompt.kind != "answers" for prompt in asked.prompts) or (
+        _has_answers(folder)
+        and _answers_path(original, request, asked, folder or measure_folder(original)).exists()
+    ):
+        return
+    check_memory(original, memory)
+
+
+def _has_answers(folder: Path | None) -> bool:
+    """Whether any answers are kept, of whatever model: its identity may take minutes to know."""
+    name = "answers-*.jsonl"
+    return any(cache_folder().glob(f"*/{name}") if folder is None else folder.glob(name))
 
 
 def check_can_tokenize(original: Checkpoint, request: Measuring) -> None:

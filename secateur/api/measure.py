@@ -167,10 +167,10 @@ def _start(
 ) -> _Run:
     """Open the original and refuse what can be refused at once."""
     original = open_weights(against, revision, "measuring")
+    check_can_measure(original, request, Path(work) if work is not None else None)
+    check_config(original.config)
     original.identity(progress, workers)
     folder = Path(work) if work is not None else measure_folder(original)
-    check_can_measure(original, request, folder)
-    check_config(original.config)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return _Run(original, request, folder, workers or cores(), progress)

@@ -1,10 +1,9 @@
 """A GGUF in the engine that will really run it: does llama.cpp say what our decoded weights say?
 
-The engine continues prompts greedily and shows its most probable tokens at
-every step. The same tokens are then run through the decoded weights, and the two are compared
-position by position. They cannot agree to the last bit: llama.cpp rounds activations to 8 bits
-before it multiplies quantized weights, and where two experts are nearly tied that picks another
-expert.
+The engine continues prompts greedily and shows its most probable tokens at every step. The same
+tokens are then run through the decoded weights, and the two are compared position by position.
+They cannot agree to the last bit: llama.cpp rounds activations to 8 bits before it multiplies
+quantized weights, and where two experts are nearly tied that picks another expert.
 """
 
 from __future__ import annotations
