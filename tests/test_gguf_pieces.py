@@ -17,6 +17,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import CheckpointError
 from secateur.formats.gguf.reader import GgufFile, read_gguf
 from secateur.formats.gguf.row_order import RowView
+from secateur.formats.gguf.tensors import gguf_tensors
 from secateur.outputs import blocks
 from secateur.outputs.gguf.layout import gguf_layout
 from secateur.outputs.gguf.write import write_ggufs
@@ -152,11 +153,11 @@ def test_rows_of_a_head_are_written_alternately_and_back() -> None:
 
 
 def test_heads_that_the_rows_do_not_make_are_refused(tmp_path: Path) -> None:
-    folder = folder_of("ranked", tmp_path)
-    config = json.loads((folder / "config.json").read_text()) | {"head_dim": 24}
-    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = open_checkpoint(folder_of("ranked", tmp_path))
+    shapes = {name: spec.shape for name, spec in checkpoint.specs.items()}
+    config = {**checkpoint.config, "head_dim": 24}
     with pytest.raises(CheckpointError, match=r"_proj.* whose rows are not heads of 24 rows"):
-        written(open_checkpoint(folder), tmp_path / "out", "F16")
+        gguf_tensors(checkpoint.family, config, shapes)
 
 
 @pytest.mark.parametrize(
