@@ -19,7 +19,58 @@ Names are imported when they are first used, so that `import secateur` costs not
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names for type checkers and editors; a test compares the two
+    from secateur.api.apply import apply as apply
+    from secateur.api.audit import Audit as Audit, audit_model as audit_model
+    from secateur.api.calibrate import calibrate as calibrate
+    from secateur.api.imatrix import (
+        convert_imatrix as convert_imatrix,
+        coverage_of_imatrix as coverage_of_imatrix,
+        merge_imatrices as merge_imatrices,
+        slice_imatrix as slice_imatrix,
+    )
+    from secateur.api.inspect import inspect as inspect
+    from secateur.api.measure import measure as measure
+    from secateur.api.plan import fit as fit, plan as plan, save_plan as save_plan
+    from secateur.api.recipes import (
+        export_plan as export_plan,
+        export_recipe as export_recipe,
+        lint_recipe as lint_recipe,
+    )
+    from secateur.api.requests import (
+        Calibration as Calibration,
+        Formats as Formats,
+        Measuring as Measuring,
+        PlanningAssumptions as PlanningAssumptions,
+        ShrinkRequest as ShrinkRequest,
+    )
+    from secateur.api.shrink import shrink as shrink
+    from secateur.api.statistics import coverage as coverage, merge as merge, scores as scores
+    from secateur.api.verify import verify as verify
+    from secateur.checkpoint.inspection import Inspection as Inspection
+    from secateur.checkpoint.reader import (
+        Checkpoint as Checkpoint,
+        open_checkpoint as open_checkpoint,
+    )
+    from secateur.errors import (
+        GateError as GateError,
+        InputError as InputError,
+        SecateurError as SecateurError,
+    )
+    from secateur.evaluation.measurement import Measurement as Measurement
+    from secateur.planning.document import (
+        Plan as Plan,
+        PlannedTensor as PlannedTensor,
+        read_plan as read_plan,
+    )
+    from secateur.pruning.choose import Pruning as Pruning
+    from secateur.recipes.lint import LintReport as LintReport
+    from secateur.recipes.recipe import Recipe as Recipe, find_recipe as find_recipe
+    from secateur.release.report import Report as Report
+    from secateur.statistics.coverage import Coverage as Coverage
+    from secateur.statistics.statistics import Statistics as Statistics
 
 __version__ = "0.1.0"
 
@@ -59,7 +110,7 @@ _HOMES = {
     "Statistics": "statistics.statistics",
     "Coverage": "statistics.coverage",
     "Pruning": "pruning.choose",
-    "PlanningAssumptions": "outputs.build",
+    "PlanningAssumptions": "api.requests",
     "Plan": "planning.document",
     "PlannedTensor": "planning.document",
     "read_plan": "planning.document",

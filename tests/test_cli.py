@@ -267,3 +267,93 @@ def test_the_example_of_the_python_functions_runs(
     exec(code, given)  # noqa: S102 - our own docstring
     assert "kl_mean (pooled): " in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "out", "stats"}
+
+
+FILES: dict[str, list[str]] = {
+    "calibrate": ["calibrate", "MODEL", "--corpus", "CORPUS"],
+    "merge": ["merge", "STATS"],
+    "plan": ["plan", "MODEL", "--drop", "0"],
+    "imatrix merge": ["imatrix", "merge", "IMATRIX"],
+    "imatrix convert": ["imatrix", "convert", "IMATRIX"],
+    "imatrix slice": ["imatrix", "slice", "IMATRIX", "--plan", "PLAN"],
+    "recipe export": ["recipe", "export", "PLAN", "--format", "gguf-Q8_0"],
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_overwritten_only_by_force(
+    name: str, run: Run, line: Line, stats: Path, made: Path, tmp_path: Path
+) -> None:
+    """Refused at once, as is a place that cannot be written."""
+    given = {
+        "MODEL": line.model, "CORPUS": line.corpus, "STATS": stats,
+        "IMATRIX": made / "imatrix.gguf", "PLAN": made / "plan.json",
+    }  # fmt: skip
+    words = [given.get(word, word) for word in FILES[name]]
+    out = tmp_path / "out.gguf"
+    out.write_text("a day's work")
+    ran = run(*words, out=out)
+    assert (ran.code, len(ran.said)) == (2, 1)
+    assert "exists already" in ran.said[0]
+    assert "calibrate" not in ran.err
+    assert out.read_text() == "a day's work"
+    ran = run(*words, out="/proc/secateur/x.gguf")
+    assert (ran.code, len(ran.said)) == (1, 1)
+    assert "calibrat" not in ran.err
+    if name not in ("calibrate", "imatrix slice"):
+        good(run(*words, out=out, force=True))
+        assert out.read_bytes()[:5] != b"a day"
+
+
+def test_an_imatrix_of_an_unknown_suffix_is_refused(run: Run, made: Path, tmp_path: Path) -> None:
+    ran = run("imatrix", "convert", made / "imatrix.gguf", out=tmp_path / "im.xyz")
+    assert ran.code == 2
+    assert ".gguf or .dat" in ran.said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_audited_file_by_file(run: Run, made: Path) -> None:
+    found = good(run("audit", made, json=True)).json
+    assert [Path(entry["source"]).name for entry in found["files"]] == sorted(
+        path.name for path in made.glob("tiny*.gguf")
+    )
+    assert "tiny-moe-6e-Q8_0.gguf" in good(run("audit", made)).out
+    assert "--claims" in good(run("audit", "gemmule")).out
+
+
+def test_recipes_are_listed_by_names_that_can_be_shown(run: Run) -> None:
+    found = good(run("recipe", "list", json=True)).json["recipes"]
+    assert all(run("recipe", "show", name).code == 0 for name in found)
+    ran = run("recipe", "show", "mixed-4-8")
+    assert ran.code == 2
+    assert "did you mean mlx-mixed-4-8" in ran.said[0]
+    assert len(ran.said[0]) < 400
+
+
+@pytest.mark.parametrize("group", ["recipe", "imatrix"])
+def test_a_group_without_a_command_shows_its_help(group: str, run: Run) -> None:
+    assert good(run(group)).out.startswith(f"Usage: secateur {group} ")
+
+
+def test_a_tokenizer_is_named_by_its_file_or_its_folder(run: Run, tmp_path: Path) -> None:
+    from secateur.checkpoint.hub import gemmule_folder
+
+    folder = gemmule_folder()
+    config = tmp_path / "config.json"
+    config.write_bytes((folder / "config.json").read_bytes())
+    sizes = [
+        good(run("plan", config, experts=24, to="gguf", types="Q8_0", tokenizer=path, json=True))
+        .json["file_bytes"]
+        for path in (folder, folder / "tokenizer.json")
+    ]  # fmt: skip
+    assert sizes[0] == sizes[1] != {"gguf-Q8_0": None}
+
+
+def test_help_has_examples_groups_choices_and_a_short_form(run: Run) -> None:
+    page = good(run("shrink", "-h")).out
+    for words in ("Examples:", "Which experts are kept:", "Measuring:", "rerouted", "default: 1"):
+        assert words in page
+    for command in COMMANDS:
+        page = good(run(command, "--help")).out
+        assert "Examples:\n  secateur " in page
+        assert not any(word in page for word in ("<str>", "<path>", "<int", "<list")), command

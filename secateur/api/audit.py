@@ -14,6 +14,8 @@ from secateur.audit.gguf.shape import Shape, shape_of_file, shape_of_model
 from secateur.audit.gguf.source import Header, is_file_source, read_parts
 from secateur.checkpoint.reader import open_shape
 from secateur.errors import FormatError
+from secateur.formats.gguf.split import part_name
+from secateur.planning.imatrix_policy import FILE as IMATRIX_FILE
 from secateur.system.text_files import read_text
 
 
@@ -91,6 +93,15 @@ def audit_model(
             )
         found = check_claims(text, shape, file, identity.name if identity else None)
     return Audit(str(source), identity, str(claims) if claims is not None else None, found)
+
+
+def ggufs_in(source: str | Path) -> tuple[Path, ...]:
+    """The GGUF models of a local folder, of a split one the first part; none of anything else."""
+    folder = Path(source)
+    found = sorted(folder.glob("*.gguf")) if folder.is_dir() else []
+    found = [path for path in found if path.name != IMATRIX_FILE]
+    parts = {path: part_name(path.name) for path in found}
+    return tuple(path for path, part in parts.items() if part is None or part.number == 1)
 
 
 def _of_config(

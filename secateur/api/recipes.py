@@ -54,8 +54,8 @@ class Layers:
 
 def recipes() -> dict[str, dict[str, str]]:
     """{name: {about, to, base}} of the recipes that come with secateur."""
-    found = map(find_recipe, shipped_recipes())
-    return {r.name: {"about": r.about, "to": r.to, "base": r.base} for r in found}
+    found = {name: find_recipe(name) for name in shipped_recipes()}
+    return {name: {"about": r.about, "to": r.to, "base": r.base} for name, r in found.items()}
 
 
 def suites() -> dict[str, tuple[str, ...]]:

@@ -99,6 +99,7 @@ def write_options(params: Sequence[Any], ctx: Any, formatter: Any) -> None:
         if choices := CHOICES.get(getattr(param, "metavar", None) or ""):
             text = f"{text}  [{', '.join(choices())}]"
         argument = param.param_type_name == "argument"
+        name = name.partition(" <")[0] if argument else name  # without the type in Python
         panel = "Arguments" if argument else getattr(param, "rich_help_panel", None) or "Options"
         groups.setdefault(panel, []).append((name, text))
     for panel in sorted(groups, key=lambda panel: (panel != "Arguments", panel != "Options")):

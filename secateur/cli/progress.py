@@ -82,7 +82,11 @@ class LogLines:
         share = done / total if total else 1.0
         since = now - known.told_at
         known.ended = done >= total
-        if known.ended or (since >= SHORTEST and share - known.share >= STEP) or since >= LONGEST:
+        if (
+            known.ended
+            or (since >= SHORTEST and share - known.share > STEP - 1e-9)
+            or since >= LONGEST
+        ):
             known.told_at, known.share = now, share
             self._write(f"[{stage}] {describe(done, total, unit, now - known.began)}")
 

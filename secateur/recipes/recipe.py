@@ -29,8 +29,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +153,22 @@ def find_recipe(word: str) -> Recipe:
     shipped = {name.lower(): name for name in shipped_recipes()}
     if word.lower() in shipped:
         return read_recipe(RECIPES / f"{shipped[word.lower()]}.yaml")
+    known = [*FILE_TYPES, *LARGE, *shipped]
+    close = [shipped.get(one, one) for one in _close_names(word, known)]
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise PlanError(
-        f"unknown file type or recipe {word!r}: known are {', '.join(FILE_TYPES)}, "
-        f"{', '.join(LARGE)}; the recipes {', '.join(shipped.values())}; a suite of several "
-        "(suite:bartowski); or the path of a .yaml file"
+        f"unknown file type or recipe {word!r}: {hint}expected a file type of llama.cpp such as "
+        "Q4_K_M, a recipe of `secateur recipe list`, a suite such as suite:bartowski, or the path "
+        "of a .yaml file"
     )
+
+
+def _close_names(word: str, known: Sequence[str]) -> list[str]:
+    """Up to three known names that hold the word or look like it."""
+    holding = [name for name in known if word.lower() in name.lower()]
+    lowered = {name.lower(): name for name in known}
+    alike = [lowered[name] for name in get_close_matches(word.lower(), list(lowered))]
+    return list(dict.fromkeys([*holding, *alike]))[:3]
 
 
 def shipped_recipes() -> tuple[str, ...]:

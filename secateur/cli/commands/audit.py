@@ -14,9 +14,12 @@ from secateur.errors import GateError
 
 EXAMPLES = """
 secateur audit model-Q4_K_M.gguf
+secateur audit out
 secateur audit hf://owner/name/model-Q4_K_M.gguf --claims card.md
 secateur audit config.json --claims card.md --strict
 """
+
+_NOTHING = "{}: a config without GGUF files; name a model card with --claims to check it"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,7 +32,8 @@ def audit(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A GGUF (file, hf://owner/name/file.gguf, URL), or a config, folder or hub id.",
+            help="A GGUF (file, hf://owner/name/file.gguf, URL), a folder of them, or a config or "
+            "hub id to check a card against.",
         ),
     ],
     claims: Annotated[
@@ -49,12 +53,18 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """What a GGUF really is, by its header alone; and whether a card can be true."""
-    from secateur.api.audit import audit_model
+    from secateur.api.audit import audit_model, ggufs_in
     from secateur.cli.render.audit import audit_lines
 
-    found = audit_model(source, claims=claims, config=config, revision=revision)
-    show(found.to_json(), audit_lines(found, everything), as_json)
-    if strict and found.wrong:
-        raise GateError(
-            f"{source}: {len(found.wrong)} wrong, the first is: {found.wrong[0].sentence()}"
-        )
+    files = ggufs_in(source) if claims is None else ()
+    found = [
+        audit_model(one, claims=claims, config=config, revision=revision)
+        for one in files or (source,)
+    ]
+    documents = [one.to_json() for one in found]
+    lines = [line for one in found for line in audit_lines(one, everything)]
+    data = {"source": source, "files": documents} if files else documents[0]
+    show(data, lines or [_NOTHING.format(source)], as_json)
+    wrong = [finding for one in found for finding in one.wrong]
+    if strict and wrong:
+        raise GateError(f"{source}: {len(wrong)} wrong, the first is: {wrong[0].sentence()}")
