@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         slice_imatrix as slice_imatrix,
     )
     from secateur.api.inspect import inspect as inspect
-    from secateur.api.measure import measure as measure
+    from secateur.api.measure import compare as compare, measure as measure
     from secateur.api.plan import fit as fit, plan as plan, save_plan as save_plan
     from secateur.api.recipes import (
         export_plan as export_plan,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         InputError as InputError,
         SecateurError as SecateurError,
     )
+    from secateur.evaluation.compare import Comparison as Comparison
     from secateur.evaluation.measurement import Measurement as Measurement
     from secateur.planning.document import (
         Plan as Plan,
