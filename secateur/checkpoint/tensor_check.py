@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,16 @@ class _Model:
     config: Mapping[str, Any] = field(repr=False)
     specs: Mapping[str, TensorSpec] = field(repr=False)
 
-    @property
+    @cached_property
+    def _layer(self) -> re.Pattern[str]:
+        return re.compile(rf"(?:{'|'.join(map(re.escape, self.family.prefixes))})layers\.(\d+)\.")
+
+    def layer_of(self, name: str) -> int | None:
+        """The number of the decoder layer that a name gives."""
+        found = self._layer.match(name)
+        return int(found[1]) if found else None
+
+    @cached_property
     def layers(self) -> int:
         return self.family.number(self.config, "layers")
 
@@ -72,11 +82,13 @@ def match_tensors(
     """
     kept, notes = _without_extra(_Model(folder, family, config, specs))
     model = _Model(folder, family, config, kept)
+    there = {layer for name in kept if (layer := model.layer_of(name)) is not None}
+    _refuse_layers(model, "tensors", there - set(range(model.layers)))
     running = _running_in(model)
     expected = expected_tensors(family, config, folder, running=running)
     matches = _match_names(model, expected)
     _check_routed(model, matches)
-    _check_layers(model, matches)
+    _refuse_layers(model, "no tensors", set(range(model.layers)) - there)
     _check_superfluous(model, expected, matches)
     _check_types(model, matches)
     _check_shapes(model, expected, matches)
@@ -87,14 +99,12 @@ def match_tensors(
 def _without_extra(model: _Model) -> tuple[dict[str, TensorSpec], list[str]]:
     """The tensors of the model itself, and notes on those that are left out."""
     extra = model.family.find(model.config, EXTRA_LAYERS)
-    prefixes = "|".join(map(re.escape, model.family.prefixes))
-    layer_of = re.compile(rf"(?:{prefixes})layers\.(\d+)\.")
     beyond = range(model.layers, model.layers + extra[1]) if extra else range(0)
     kept, left_out = {}, 0
     for name, spec in model.specs.items():
         if name.endswith(_SAVED_BUFFERS):
             continue
-        if beyond and (found := layer_of.match(name)) and int(found[1]) in beyond:
+        if beyond and model.layer_of(name) in beyond:
             left_out += 1
             continue
         kept[name] = spec
@@ -142,15 +152,13 @@ def _check_routed(model: _Model, matches: Mapping[str, TensorMatch]) -> None:
         )
 
 
-def _check_layers(model: _Model, matches: Mapping[str, TensorMatch]) -> None:
-    there = {match.layer for match in matches.values() if match.layer is not None}
-    odd = sorted(there ^ set(range(model.layers)))
-    if odd:
-        has = "tensors" if odd[0] in there else "no tensors"
+def _refuse_layers(model: _Model, have: str, layers: Collection[int]) -> None:
+    """Raise CheckpointError when there is any of `layers`, which `have` (no) tensors."""
+    if layers:
         extra = model.family.config.get(EXTRA_LAYERS, ())
         unless = f" (layers that only predict further tokens: {extra[0]})" if extra else ""
         raise CheckpointError(
-            f"{model.folder} has {has} of layer {odd[0]}, but config.json says "
+            f"{model.folder} has {have} of layer {min(layers)}, but config.json says "
             f"{model.layers_key} = {model.layers}{unless}: {_TOGETHER}"
         )
 
