@@ -35,11 +35,10 @@ def contents(line: Line, made: Path, stats: Path) -> Iterator[tuple[str, bytes]]
     }  # fmt: skip
     whole = {name: path.read_bytes() for name, path in ours.items()}
     yield from whole.items()
-    for name in ("gguf", "safetensors", "plan", "manifest", "tokenizer", "jsonl"):
+    for name in ("gguf", "safetensors", "plan"):
         yield f"half a {name}", whole[name][: len(whole[name]) // 2]
     yield "half an imatrix", whole["imatrix"][: len(whole["imatrix"]) // 2]
     yield "empty", b""
-    yield "spaces", b" \n\n "
     yield "png", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
     yield "zip", b"PK\x03\x04" + bytes(range(256)) * 8
     yield "pickle", b"\x80\x02}q\x00X\x05\x00\x00\x00" + SECRET.encode() * 50
@@ -55,7 +54,7 @@ def contents(line: Line, made: Path, stats: Path) -> Iterator[tuple[str, bytes]]
     yield "json deep", b"[" * 100_000
     yield "json number", b'{"version": ' + b"9" * 6000 + b"}"
     yield "json key twice", f'{{"{SECRET * 300}": 1, "{SECRET * 300}": 2}}'.encode()
-    for text in ("null", "3", "[]", "{}", '"text"', "true", "NaN", "-1", "[null]", "[[]]"):
+    for text in ("null", "3", "[]", "{}", '"text"', "NaN", "[null]"):
         yield f"json {text}", text.encode()
     for value in (None, [SECRET * 300], {"x": SECRET * 300}):
         keys = ("model", "layers", "files", "weight_map", "chat_template", "do_sample")
@@ -66,7 +65,6 @@ COMMANDS = {
     "config.json": [
         "inspect {file}",
         "plan {file} --experts 6",
-        "fit {file} --memory 1GB",
         "audit {gguf} --config {file}",
         "recipe lint apex-mini {file}",
         "measure {made} --against {file} --answers {answers}",
@@ -74,7 +72,6 @@ COMMANDS = {
     "statistics.safetensors": [
         "merge {stats} {file} -o {out}",
         "coverage {file}",
-        "scores {file}",
         "plan {model} --experts 6 --stats {file}",
         "apply {plan} --model {model} --stats {file} -o {out}",
     ],

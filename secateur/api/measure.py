@@ -33,7 +33,7 @@ from secateur.outputs.base import Artefact
 from secateur.outputs.registry import artefacts_of, open_artefact
 from secateur.release.manifest import MANIFEST, check_undamaged
 from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report
-from secateur.system.atomic import writing
+from secateur.system.atomic import remove_abandoned, writing
 from secateur.system.progress import Progress, no_progress, within
 from secateur.system.resources import cores
 
@@ -173,4 +173,5 @@ def _start(
     folder = Path(work) if work is not None else measure_folder(original)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder)
     return _Run(original, request, folder, workers or cores(), progress)
