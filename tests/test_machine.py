@@ -139,14 +139,16 @@ def test_a_group_that_used_all_it_may_has_nothing_left(machine: Path) -> None:
     assert resources.free_memory() == 0
 
 
-def test_the_user_decides_where_things_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
+def test_the_user_decides_where_things_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     for variable in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(variable, raising=False)
-    assert resources.cache_folder() == Path("/home/someone/.cache/secateur")
-    assert resources.config_folder() == Path("/home/someone/.config/secateur")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/scratch")
-    assert resources.cache_folder() == Path("/scratch/secateur")
+    assert resources.cache_folder() == tmp_path / ".cache" / "secateur"
+    assert resources.config_folder() == tmp_path / ".config" / "secateur"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "large disk"))
+    assert resources.cache_folder() == tmp_path / "large disk" / "secateur"
 
 
 def test_a_counter_adds_up_and_a_part_names_its_whole() -> None:
