@@ -1,45 +1,106 @@
-"""The worked examples of docs/extending.md run as they stand."""
+"""The worked examples of docs/extending.md run as they stand.
+
+A section's blocks are taken in order: one that begins with a comment naming a file is written to
+that file of a copy of the project, `sh` blocks are run by the shell, and the Python blocks left
+are one program. Each section has a copy of its own, a tiny model in `model`, its statistics, rows
+and answers, an output of it in `out`, and a tiny OLMoE, which no family of ours describes.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tiny_line import Line
-from tiny_models import EXPERTS, olmoe, save_model
+from tiny_models import olmoe, save_model
 
-from secateur import apply, verify
-from secateur.checkpoint.reader import open_checkpoint
-from secateur.checkpoint.tensors import to_float32
-from secateur.cli.help import format_names
-from secateur.errors import OutputError
-from secateur.outputs.registry import FORMATS
-
-TEXT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "extending.md"
+SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\S+\.(?:toml|yaml|py))\n")
+LINES_OF_A_PAGE = 90
 
 
-def code_of(section: str) -> str:
-    """The Python of a section, one block after the other."""
-    part = TEXT.split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
-    return "\n".join(re.findall(r"```python\n(.*?)```", part, re.DOTALL))
+def sections() -> dict[str, str]:
+    """Title -> text."""
+    parts = SECTION.split(PAGE.read_text("utf-8"))
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def test_a_criterion_and_its_own_sum(
-    line: Line,
-    stats: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    shutil.copyfile(stats, tmp_path / "stats.safetensors")
-    shutil.copyfile(line.rows, tmp_path / "rows.jsonl")
+def blocks_of(title: str) -> list[tuple[str, str]]:
+    """(language, text) of the blocks of a section."""
+    return BLOCK.findall(sections()[title])
+
+
+def program_of(title: str, project: Path) -> str:
+    """The Python of a section; what it puts into files is written below `project`."""
+    program = []
+    for language, text in blocks_of(title):
+        if named := FILE.match(text):
+            path = project / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+        elif language == "python":
+            program.append(text)
+        elif language == "sh":
+            program.append(f"import subprocess\nsubprocess.run({text!r}, shell=True, check=True)\n")
+    return "\n".join(program)
+
+
+@pytest.fixture
+def project(line: Line, stats: Path, made: Path, tmp_path: Path) -> Path:
+    """A copy of the package, and what the examples read."""
+    leave_out = shutil.ignore_patterns("gemmule", "__pycache__")
+    shutil.copytree(ROOT / "secateur", tmp_path / "secateur", ignore=leave_out)
+    (tmp_path / "secateur" / "gemmule").symlink_to(ROOT / "secateur" / "gemmule")
     (tmp_path / "model").symlink_to(line.model)
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, tmp_path / "out")
+    for source, name in ((stats, "stats.safetensors"), (line.rows, "rows.jsonl")):
+        shutil.copyfile(source, tmp_path / name)
+    shutil.copyfile(line.answers, tmp_path / "answers.jsonl")
+    save_model(olmoe, tmp_path / "olmoe")
+    row = {"input_ids": list(range(4, 44)), "category": "any"}
+    (tmp_path / "olmoe.jsonl").write_text(json.dumps(row) + "\n")
+    return tmp_path
+
+
+def test_the_page_has_all_that_multiplies() -> None:
+    assert list(sections()) == ["A criterion", "A metric", "A family", "A format"]
+    for title, text in sections().items():
+        assert text.count("\n") <= LINES_OF_A_PAGE, title
+
+
+@pytest.mark.parametrize("title", sections())
+def test_the_worked_example_runs(title: str, project: Path) -> None:
+    program = program_of(title, project)
+    assert program
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(project), str(ROOT / "tests")]),
+        "XDG_CACHE_HOME": str(project / "cache"),
+        "XDG_CONFIG_HOME": str(project / "config"),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=project, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_criterions_own_sum_is_right(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
     made: dict[str, object] = {}
-    exec(compile(code_of("A criterion"), "docs/extending.md", "exec"), made)  # noqa: S102
+    exec(compile(program_of("A criterion", project), PAGE.name, "exec"), made)
     scores, _, keep = capsys.readouterr().out.strip().rpartition("\n")
     assert len(scores.strip("[]").split()) == 8
     assert keep.startswith("{0: (")
@@ -50,35 +111,3 @@ def test_a_criterion_and_its_own_sum(
     assert (turn >= 0).all()
     assert (turn <= 2 * gates + 1e-6).all()
     assert turn.any()
-
-
-def test_a_family(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_model(olmoe, tmp_path / "model")
-    monkeypatch.chdir(tmp_path)
-    section = TEXT.split("\n## A family\n", 1)[1]
-    file = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)[0]
-    Path("olmoe.toml").write_text(file)
-    exec(compile(code_of("A family"), "docs/extending.md", "exec"), {})  # noqa: S102
-    assert capsys.readouterr().out.startswith(f"OLMoE {EXPERTS} ")
-
-
-def test_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is planned, written and verified like the others, and resumed or refused like them."""
-    monkeypatch.chdir(tmp_path)
-    made: dict[str, object] = {}
-    try:
-        exec(compile(code_of("A format"), "docs/extending.md", "exec"), made)  # noqa: S102
-        assert verify("flat-gemmule") == ()
-        with pytest.raises(OutputError, match="flat-gemmule"):
-            apply(made["decided"], "flat-gemmule")  # type: ignore[arg-type]
-        assert format_names()[-1] == "flat"
-    finally:
-        FORMATS.pop("flat", None)
-    numbers = np.fromfile("flat-gemmule/model.f32", np.float32)
-    original = open_checkpoint("gemmule")
-    name = min(original.specs)
-    first = to_float32(original.read(name)).reshape(-1)
-    assert np.array_equal(numbers[: first.size], first)
-    assert numbers.size == sum(spec.elements for spec in original.specs.values())
