@@ -108,4 +108,4 @@ def _keep(path: File, whole: Imatrix, plan: File | None, drop_map: File | None) 
         return decided.keep
     if drop_map is not None and plan is None:
         return read_drop_map(Path(drop_map), experts, sorted(counts))
-    raise PlanError("say which experts stay: either a plan (--plan) or a drop map (--drop-map)")
+    raise PlanError("say which experts are kept: either a plan (plan) or a drop map (drop_map)")

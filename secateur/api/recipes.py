@@ -27,7 +27,7 @@ from secateur.system.atomic import write_text
 
 @dataclass(frozen=True)
 class TensorTypes:
-    """A tensor-type file for llama-quantize, and the file type to name beside it."""
+    """A tensor-type file for llama-quantize, and the file type to name with it."""
 
     base: str
     types: Mapping[str, str]
@@ -90,7 +90,7 @@ def lint_recipe(
 ) -> LintReport:
     """What is odd about a recipe or tensor-type file for a model; its config is enough.
 
-    `experts` is how many stay in each layer (default: all), `imatrix` says that there will be an
+    `experts` is how many are kept in each layer (default: all), `imatrix` says that there will be an
     importance matrix. Raises PlanError for an MLX recipe, or one that cannot be applied.
     """
     found = word if isinstance(word, Recipe) else recipe(word, base)
@@ -172,7 +172,7 @@ def recipe_facts(found: Recipe) -> dict[str, Any]:
 
 
 def _base(checkpoint: Checkpoint, experts: int | None) -> GgufBase:
-    """The model's GGUF without types; which experts stay changes no type, only how many do."""
+    """The model's GGUF without types; which experts are kept changes no type, only how many do."""
     kept = checkpoint.experts if experts is None else experts
     if not checkpoint.top_k <= kept <= checkpoint.experts:
         raise PlanError(

@@ -91,12 +91,7 @@ def shrink(
                 workers=workers,
                 progress=progress,
             )
-        report, failure = None, None
-        if request.measuring is not None:
-            try:
-                report = _measure(made, checkpoint, request.measuring, workers, progress)
-            except (SecateurError, MemoryError, OSError) as error:
-                failure = str(error) or "out of memory"
+        report, failure = _measure(made, checkpoint, request.measuring, workers, progress)
         publish(made, out)
     if failure is not None:
         raise SecateurError(
@@ -109,14 +104,20 @@ def shrink(
 def _measure(
     made: Path,
     checkpoint: Checkpoint,
-    request: Measuring,
+    request: Measuring | None,
     workers: int | None,
     progress: Progress,
-) -> Report:
-    from secateur.api.measure import measure
+) -> tuple[Report | None, str | None]:
+    """(report, why there is none): a failure must not cost the files that are finished."""
+    if request is None:
+        return None, None
+    try:
+        load_libraries(progress)
+        from secateur.api.measure import measure
 
-    load_libraries(progress)
-    return measure(made, checkpoint, request, workers=workers, progress=progress)
+        return measure(made, checkpoint, request, workers=workers, progress=progress), None
+    except (SecateurError, MemoryError, OSError) as error:
+        return None, str(error) or "out of memory"
 
 
 def _observe(

@@ -63,7 +63,9 @@ def lint(
     recipe: Word,
     model: Model,
     base: Base = None,
-    experts: Annotated[int | None, typer.Option(help="Experts per layer that stay.")] = None,
+    experts: Annotated[
+        int | None, typer.Option(metavar="N", help="Experts kept in each layer.")
+    ] = None,
     imatrix: WithMatrix = False,
     stats: Stats = None,
     layer_importance: LayerImportance = None,
