@@ -90,8 +90,8 @@ def lint_recipe(
 ) -> LintReport:
     """What is odd about a recipe or tensor-type file for a model; its config is enough.
 
-    `experts` is how many are kept in each layer (default: all), `imatrix` says that there will be an
-    importance matrix. Raises PlanError for an MLX recipe, or one that cannot be applied.
+    `experts` is how many are kept in each layer (default: all), `imatrix` says that there will be
+    an importance matrix. Raises PlanError for an MLX recipe, or one that cannot be applied.
     """
     found = word if isinstance(word, Recipe) else recipe(word, base)
     _need_gguf(found)
