@@ -278,7 +278,7 @@ def test_the_command_shows_merges_slices_and_converts(run, tmp_path):
         np.testing.assert_array_equal(sliced.importance(name), whole.importance(name)[kept])
     wrong = run("imatrix", "slice", gguf_file, out=tmp_path / "no.gguf")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
-    assert "--plan" in wrong.err
+    assert "drop_map" in wrong.err
     assert not (tmp_path / "no.gguf").exists()
 
 
