@@ -14,6 +14,7 @@ import pytest
 from tiny_line import Line, Run
 
 from secateur import Formats, Pruning, apply, open_checkpoint, plan, read_plan, save_plan
+from secateur.api.models import load_statistics
 from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.tensors import to_float32
 from secateur.errors import FormatError, PlanError
@@ -94,6 +95,14 @@ def planned(
         unseen_experts=policy,
         **words,
     )
+
+
+def test_our_own_matrix_is_named_after_the_mix(line: Line, stats: Path) -> None:
+    decided = plan(
+        line.model, Pruning(experts=6), Formats(to="gguf", types=("Q4_0",)), statistics=stats
+    )
+    mix = load_statistics(stats).corpora[0]["mix"]
+    assert decided.selection["imatrix"]["quantize.imatrix.dataset"] == mix
 
 
 def test_a_matrix_of_the_whole_model_is_sliced(

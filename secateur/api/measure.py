@@ -134,7 +134,7 @@ class _Run:
             answers,
             self.folder,
             workers=self.workers,
-            progress=within(artefact.path.name, self.progress),
+            progress=within(artefact.name, self.progress),
         )
 
     def identify(self, artefact: Artefact) -> str:
@@ -151,7 +151,7 @@ class _Run:
                 artefact.source,
                 engine_prompts(answers),
                 workers=self.workers,
-                progress=within(artefact.path.name, self.progress),
+                progress=within(artefact.name, self.progress),
             )
         nbytes = sum(file.stat().st_size for file in artefact.files)
         return ArtefactReport(artefact.name, nbytes, measurements)

@@ -108,10 +108,15 @@ def from_statistics(statistics: Statistics, family: Family) -> Imatrix:
     for running, (squares, tokens) in statistics.importance().items():
         for name in gguf_names(family, running):
             entries[name] = ImatrixEntry(squares.astype(np.float32), tokens.astype(np.float32))
-    datasets = tuple(sorted({str(s["source"]) for s in statistics.samples}))
+    # llama.cpp keeps one name: that of the whole mix says more than that of its first source.
+    datasets = tuple(sorted({_name_of(corpus) for corpus in statistics.corpora}))
     length = max(int(corpus.get("sequence_length", 0)) for corpus in statistics.corpora)
     total = sum(statistics.tokens.values())
     return Imatrix(datasets, -(-total // max(length, 1)), max(length, 1), entries)
+
+
+def _name_of(corpus: Mapping[str, Any]) -> str:
+    return str(corpus.get("mix") or corpus.get("rows_file") or "corpus")
 
 
 def gguf_names(family: Family, running: str) -> list[str]:
