@@ -357,3 +357,19 @@ def test_help_has_examples_groups_choices_and_a_short_form(run: Run) -> None:
         page = good(run(command, "--help")).out
         assert "Examples:\n  secateur " in page
         assert not any(word in page for word in ("<str>", "<path>", "<int", "<list")), command
+
+
+def test_options_have_the_defaults_of_the_requests() -> None:
+    from secateur import Calibration, Formats, Measuring, Pruning
+    from secateur.cli.option_groups import (
+        AnswerOptions,
+        FormatOptions,
+        GateOptions,
+        PruningOptions,
+        TextOptions,
+    )
+
+    assert PruningOptions().request() == Pruning()
+    assert FormatOptions().request() == Formats()
+    assert TextOptions().request() == Calibration()
+    assert AnswerOptions().request(**GateOptions().words()) == Measuring()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 from functools import cache
@@ -266,3 +267,32 @@ def test_there_is_one_type_of_progress() -> None:
         if isinstance(target, ast.Name)
     }
     assert not names & {"Progress", "silent", "Report"}
+
+
+def functions_of(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(path.read_text("utf-8"))
+    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def test_files_and_functions_are_short() -> None:
+    lengths = {path: path.read_text("utf-8").count("\n") for path in FILES}
+    assert [str(path) for path, lines in lengths.items() if lines > 400] == []
+    assert statistics.median(lengths.values()) < 150
+    long = [
+        f"{path.name}: {function.name}"
+        for path in FILES
+        for function in functions_of(path)
+        if (function.end_lineno or 0) - function.lineno + 1 > 60
+    ]
+    assert long == []
+
+
+def test_only_commands_have_many_parameters() -> None:
+    wide = [
+        f"{path.name}: {function.name}"
+        for path in FILES
+        if path.parent.name != "commands"
+        for function in functions_of(path)
+        if len(function.args.args) + len(function.args.kwonlyargs) > 8
+    ]
+    assert wide == []

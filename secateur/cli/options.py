@@ -24,7 +24,6 @@ Model = Annotated[
 Statistics = Annotated[
     Path, typer.Argument(metavar="STATISTICS", help="Statistics that `calibrate` wrote.")
 ]
-
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=RUNNING)
 ]
@@ -53,7 +52,6 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where to
 Force = Annotated[
     bool, typer.Option("--force", help="Overwrite the file that is there.", rich_help_panel=RUNNING)
 ]
-
 Stats = Annotated[
     Path | None,
     typer.Option("--stats", metavar="FILE", help="Statistics that `calibrate` wrote."),
@@ -139,7 +137,6 @@ Super = Annotated[
         rich_help_panel=EXPERTS,
     ),
 ]
-
 To = Annotated[
     str | None,
     typer.Option(

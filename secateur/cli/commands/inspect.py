@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.options import FamilyFile, Json, Model, Revision
+from secateur.cli.option_groups import RunOptions, with_groups
+from secateur.cli.options import Model
 from secateur.cli.terminal import show
 
 EXAMPLES = """
@@ -17,19 +18,13 @@ secateur inspect ./config.json --json
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=EXAMPLES)(inspect)
+    app.command(cls=Command, epilog=EXAMPLES)(with_groups(inspect))
 
 
-def inspect(
-    model: Model,
-    revision: Revision = None,
-    family: FamilyFile = None,
-    as_json: Json = False,
-) -> None:
+def inspect(model: Model, running: RunOptions) -> None:
     """Shape, experts, parameters and bytes of a model. Reads no weights."""
     from secateur.api.inspect import inspect as run
-    from secateur.api.models import with_family
     from secateur.cli.render.inspect import inspection_lines
 
-    found = run(with_family(model, revision, family), revision)
-    show(found.to_json(), inspection_lines(found), as_json)
+    found = run(running.open(model), running.revision)
+    show(found.to_json(), inspection_lines(found), running.as_json)

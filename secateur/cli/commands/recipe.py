@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import CONTEXT, Command, Group
-from secateur.cli.options import FamilyFile, Force, Json, LayerImportance, Model, Revision, Stats
+from secateur.cli.option_groups import RunOptions, with_groups
+from secateur.cli.options import Force, Json, LayerImportance, Model, Stats
 from secateur.cli.terminal import show
 from secateur.errors import GateError
 
@@ -59,9 +60,11 @@ def show_(recipe: Word, base: Base = None, as_json: Json = False) -> None:
 
 
 @app.command(cls=Command, epilog="secateur recipe lint my.yaml config.json --experts 109")
+@with_groups
 def lint(
     recipe: Word,
     model: Model,
+    running: RunOptions,
     base: Base = None,
     experts: Annotated[
         int | None, typer.Option(metavar="N", help="Experts kept in each layer.")
@@ -70,20 +73,16 @@ def lint(
     stats: Stats = None,
     layer_importance: LayerImportance = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 on problems.")] = False,
-    revision: Revision = None,
-    family: FamilyFile = None,
-    as_json: Json = False,
 ) -> None:
     """What is odd about a recipe for a model, to the byte. A config is enough."""
     from secateur.api import recipes as recipe_verbs
-    from secateur.api.models import with_family
     from secateur.cli.render.recipes import lint_lines
 
     found = recipe_verbs.lint_recipe(
-        recipe, with_family(model, revision, family), base=base, experts=experts, imatrix=imatrix,
-        layers=recipe_verbs.Layers(layer_importance, stats), revision=revision,
+        recipe, running.open(model), base=base, experts=experts, imatrix=imatrix,
+        layers=recipe_verbs.Layers(layer_importance, stats), revision=running.revision,
     )  # fmt: skip
-    show(found.to_json(), lint_lines(found), as_json)
+    show(found.to_json(), lint_lines(found), running.as_json)
     if strict and found.problems:
         raise GateError(
             f"{recipe}: {len(found.problems)} problems, the first is: "
@@ -91,14 +90,13 @@ def lint(
         )
 
 
-@app.command(
-    cls=Command,
-    epilog=EXPORT_EXAMPLES,
-)
+@app.command(cls=Command, epilog=EXPORT_EXAMPLES)
+@with_groups
 def export(
     what: Annotated[
         str, typer.Argument(help="A plan (plan.json), or a recipe, which needs a model.")
     ],
+    running: RunOptions,
     model: Annotated[str | None, typer.Argument(help="Model folder, hub id or 'gemmule'.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: stdout.")] = None,
     form: Annotated[
@@ -109,13 +107,9 @@ def export(
     stats: Stats = None,
     layer_importance: LayerImportance = None,
     force: Force = False,
-    revision: Revision = None,
-    family: FamilyFile = None,
-    as_json: Json = False,
 ) -> None:
     """Types as llama-quantize's --tensor-type-file: every tensor by its whole name."""
     from secateur.api import recipes as recipe_verbs
-    from secateur.api.models import with_family
     from secateur.cli.render.recipes import export_lines
 
     if Path(what).suffix == ".json":
@@ -126,13 +120,13 @@ def export(
         raise typer.BadParameter(f"which model shall {what!r} be applied to?", param_hint="MODEL")
     else:
         types = recipe_verbs.export_recipe(
-            what, with_family(model, revision, family), base=base, imatrix=imatrix,
-            layers=recipe_verbs.Layers(layer_importance, stats), revision=revision,
+            what, running.open(model), base=base, imatrix=imatrix,
+            layers=recipe_verbs.Layers(layer_importance, stats), revision=running.revision,
         )  # fmt: skip
     if out is not None:
         recipe_verbs.save_tensor_types(types, out, force=force)
-    if out is not None or as_json:
+    if out is not None or running.as_json:
         facts = {"base": types.base, "types": dict(types.types)}
-        show(facts, export_lines(types, out), as_json)
+        show(facts, export_lines(types, out), running.as_json)
     else:
         sys.stdout.write(types.text)

@@ -99,27 +99,18 @@ def _nearest_value(wanted: np.float32) -> np.float32:
 
 
 @compiled
-def _search_affine(  # noqa: PLR0912 - a kernel has its loops
-    x: Floats,
-    w: Floats,
-    most: np.float32,
-    trials: Trials,
-    absolute: bool,
-    found: Floats,
-) -> None:
-    """Scale d and offset m of x ~ d * code - m, codes 0 to `most`, by least weighted squares.
+def _start_affine(
+    x: Floats, w: Floats, most: np.float32, absolute: bool, found: Floats
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Bounds (low, high) and sums (of w, of w * x) of the blocks, and the error of `found`.
 
-    `absolute` weighs absolute errors in place of squares. `found` [4, VECTOR] takes d, m, and the
-    factor and the lower end by which the best codes are: clip_code(factor * (x - lower), 0, most).
+    `found` [4, VECTOR] becomes what the plain scale between the bounds gives (see
+    `_search_affine`).
     """
     n = x.shape[0]
-    top = I(most)
-    zero = F(0)
+    zero, top = F(0), I(most)
     low, high, weight, first = x[0].copy(), x[0].copy(), w[0].copy(), w[0] * x[0]
-    factor, error, now = np.empty(VECTOR, F), np.zeros(VECTOR, F), np.empty(VECTOR, F)
-    l1, l2, lx = np.empty(VECTOR, F), np.empty(VECTOR, F), np.empty(VECTOR, F)
-    scale, shift, divisor = np.empty(VECTOR, F), np.empty(VECTOR, F), np.empty(VECTOR, F)
-    codes = np.empty((n, VECTOR), F)
+    factor, error = np.empty(VECTOR, F), np.zeros(VECTOR, F)
     for i in range(1, n):
         for k in range(VECTOR):
             v = x[i, k]
@@ -139,6 +130,30 @@ def _search_affine(  # noqa: PLR0912 - a kernel has its loops
             code = F(clip_code(factor[k] * (x[i, k] - low[k]), I(0), top))
             off = found[0, k] * code + low[k] - x[i, k]
             error[k] += w[i, k] * (abs(off) if absolute else off * off)
+    return low, high, weight, first, error
+
+
+@compiled
+def _search_affine(
+    x: Floats,
+    w: Floats,
+    most: np.float32,
+    trials: Trials,
+    absolute: bool,
+    found: Floats,
+) -> None:
+    """Scale d and offset m of x ~ d * code - m, codes 0 to `most`, by least weighted squares.
+
+    `absolute` weighs absolute errors in place of squares. `found` [4, VECTOR] takes d, m, and the
+    factor and the lower end by which the best codes are: clip_code(factor * (x - lower), 0, most).
+    """
+    n = x.shape[0]
+    zero, top = F(0), I(most)
+    low, high, weight, first, error = _start_affine(x, w, most, absolute, found)
+    factor, now = np.empty(VECTOR, F), np.empty(VECTOR, F)
+    l1, l2, lx = np.empty(VECTOR, F), np.empty(VECTOR, F), np.empty(VECTOR, F)
+    scale, shift, divisor = np.empty(VECTOR, F), np.empty(VECTOR, F), np.empty(VECTOR, F)
+    codes = np.empty((n, VECTOR), F)
     for step in range(trials.last + 1):
         wanted = trials.first + trials.step * F(step) + most
         for k in range(VECTOR):
