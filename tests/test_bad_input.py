@@ -452,7 +452,7 @@ USAGE: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("what", USAGE)
-def test_wishes_that_cannot_be_granted(
+def test_requests_that_cannot_be_granted(
     what: str, run: Run, line: Line, stats: Path, room: Path
 ) -> None:
     options, word = USAGE[what]

@@ -101,7 +101,7 @@ def test_a_model_with_weights_fits_as_its_plan_says() -> None:
     assert fit("gemmule", 1, context=1024).rows == ()
 
 
-def test_bad_wishes_are_one_line(run: Run, tmp_path: Path, real: Path) -> None:
+def test_bad_requests_are_one_line(run: Run, tmp_path: Path, real: Path) -> None:
     for options in ({"memory": "lots"}, {"memory": "1GiB", "experts": "a"}):
         assert run("fit", "gemmule", **options).code == 2
     with pytest.raises(PlanError, match="33"):

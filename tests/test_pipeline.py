@@ -72,7 +72,7 @@ def test_nothing_published_names_a_local_path(made: Path, line: Line) -> None:
         assert str(made.parent).encode() not in content, name
 
 
-def test_the_same_wish_gives_the_same_bytes(
+def test_the_same_request_gives_the_same_bytes(
     line: Line, made: Path, run: Run, tmp_path: Path
 ) -> None:
     ran = run(*argv(line, tmp_path / "out", workers=3))
@@ -223,7 +223,7 @@ def test_ctrl_c_in_apply_is_one_line_and_the_next_call_goes_on(
     assert verify(room / "out") == ()
 
 
-def test_another_wish_in_the_same_place_takes_nothing_of_the_first(
+def test_another_request_in_the_same_place_takes_nothing_of_the_first(
     forks: Killer, line: Line, made: Path, tmp_path: Path
 ) -> None:
     """An unfinished run on other rows, then the usual one: as if the first had never been."""

@@ -267,7 +267,7 @@ def test_apex_files_have_the_sizes_that_were_meant(name: str, gib: float, tmp_pa
     assert found.tensor_bytes / GIB == pytest.approx(gib, abs=0.016)  # some count the header
 
 
-def test_a_ladder_is_many_recipes() -> None:
+def test_a_suite_is_many_recipes() -> None:
     bartowski = find_recipes("suite:bartowski")
     assert len(bartowski) == 24
     assert len({recipe.format for recipe in bartowski}) == 24

@@ -293,11 +293,11 @@ class _Judge:
         )  # fmt: skip
 
     def _needs(self, rule: str, names: Sequence[str]) -> Iterator[Finding]:
-        needy = [name for name in names if self.now.choices[name].needs_importance]
-        if needy and not self.has_imatrix:
-            kinds = sorted({self.now.choices[name].type for name in needy})
+        needing = [name for name in names if self.now.choices[name].needs_importance]
+        if needing and not self.has_imatrix:
+            kinds = sorted({self.now.choices[name].type for name in needing})
             yield self._finding(
-                "imatrix", rule, needy, 0,
+                "imatrix", rule, needing, 0,
                 f"gives {', '.join(kinds)}, which llama-quantize refuses to make without an "
                 "importance matrix",
             )  # fmt: skip

@@ -1,1 +1,1 @@
-"""What goes with the files: manifest and report."""
+"""Manifest and report."""

@@ -13,7 +13,7 @@ from secateur.statistics.statistics import Statistics
 def statistics_sha256(statistics: Statistics) -> str:
     """sha256 (hex) over the header and every array, by name, type, shape and bytes.
 
-    Reads every array once. Peak memory: none beside them, but for an array that is not in C order.
+    Reads every array once. Peak memory: none, but for an array that is not in C order.
     """
     digest = hashlib.sha256(json.dumps(statistics.header(), sort_keys=True).encode())
     for name in sorted(statistics.arrays):

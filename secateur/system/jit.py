@@ -1,6 +1,6 @@
 """Compiling the loops that no library has: numba, without Python's lock.
 
-numba keeps what it compiled beside the file that the function is in, and makes it anew when that
+numba keeps what it compiled next to the file that the function is in, and makes it anew when that
 file changes, but not when one that it calls changes: what calls each other stays in one file.
 """
 

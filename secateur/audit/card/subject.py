@@ -93,7 +93,7 @@ def subject_of(
     for claim, count in parameter_claims(bare):
         rest = claim.count - shape.parameters(count)
         near = rest - claim.count_half, rest + claim.count_half
-        # A count that the text model alone explains says nothing of what is beside it.
+        # A count that the text model alone explains says nothing of what comes in addition.
         if near[0] > 0 and near[0] <= high and near[1] >= low:
             low, high = max(low, near[0]), min(high, near[1])
     return replace(bare, extra=(low, high), file=file, name=name)

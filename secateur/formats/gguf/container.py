@@ -115,13 +115,13 @@ def header_bytes(metadata: Metadata, infos: Sequence[TensorInfo]) -> int:
     )
 
 
-def file_bytes(metadata: Metadata, infos: Sequence[TensorInfo], *, beside: int = 0) -> int:
+def file_bytes(metadata: Metadata, infos: Sequence[TensorInfo], *, further: int = 0) -> int:
     """Exact bytes of the whole file, known without its data.
 
-    `beside` are bytes of further key-values, of which only the size is known.
+    `further` are bytes of more key-values, of which only the size is known.
     """
     alignment = alignment_of(metadata)
-    size = len(MAGIC) + _COUNTS.size + metadata_bytes(metadata) + beside
+    size = len(MAGIC) + _COUNTS.size + metadata_bytes(metadata) + further
     size += sum(len(part) for part in _info_parts(metadata, infos))
     data = sum(padded(info.nbytes, alignment) for info in infos)
     return (padded(size, alignment) if infos else size) + data

@@ -3,7 +3,7 @@
 A hidden unit of a gated feed-forward whose weights in gate, up and down are all zero computes
 act(0) * 0 = 0 and adds 0 to every output: a model widened by such units gives the same numbers.
 So gate and up get rows of zeros (each half of a fused stack its own), down gets columns of zeros,
-and the config says the new width. Which axes are widths is told by the words of the families' rows.
+and the config says the new width. The words of the families' rows say which axes are widths.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A GGUF in several files, as llama-gguf-split cuts it: whole tensors, the keys in the first file.
 
-Source: llama.cpp's tools/gguf-split, llama_split_path, and what its loader checks. Beside what
+Source: llama.cpp's tools/gguf-split, llama_split_path, and what its loader checks. Beyond what
 llama-gguf-split writes, every part of ours names the plan that it was made by, so that a part
-of another run is told apart even where it holds the same tensors.
+of another run is recognised even where it holds the same tensors.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def read_every_part(path: Path) -> tuple[GgufFile, ...]:
     files = [path.with_name(name._replace(number=one).file) for one in range(1, count + 1)]
     if missing := [file.name for file in files if not file.is_file()]:
         raise FormatError(
-            f"{path} is one of {count} parts, and beside it there is no {', '.join(missing)}: "
+            f"{path} is one of {count} parts, and next to it there is no {', '.join(missing)}: "
             "put all parts into one folder"
         )
     if name.number != 1:

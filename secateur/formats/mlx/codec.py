@@ -123,7 +123,7 @@ def parts_of(name: str, kind: MlxType, shape: Sequence[int], dtype: str) -> tupl
 def quantize(rows: NDArray[np.float32], kind: MlxType, dtype: str) -> Quantized:
     """Quantize finite rows [R, C], whose numbers came from the float type `dtype`.
 
-    Peak memory beside the result: a few blocks of 1 MiB. Raises NumericError for a number that is
+    Peak memory: the result, and a few blocks of 1 MiB. Raises NumericError for a number that is
     too large.
     """
     count, width = rows.shape

@@ -121,7 +121,7 @@ class GgufLayout:
             keys = {k: v for k, v in part.metadata.items() if not k.startswith(_MEASURED)}
             keys_bytes = 0 if part.first else self.tokenizer_bytes
             sizes[part.file] = (
-                None if keys_bytes is None else file_bytes(keys, infos, beside=keys_bytes)
+                None if keys_bytes is None else file_bytes(keys, infos, further=keys_bytes)
             )
         return sizes
 
