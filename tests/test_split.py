@@ -107,7 +107,7 @@ def test_a_later_part_is_no_model(line: Line, split: Path, run: Run) -> None:
     second = sorted(split.glob("*.gguf"))[1]
     ran = run("measure", second, against=line.model, answers=line.answers)
     assert ran.code == 2
-    assert ran.err.count("\n") == 1
+    assert len(ran.said) == 1
     assert f"is part 2 of {part_name(second.name).total}: name the first, " in ran.err
 
 
