@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import secateur
 
 SNIPPET = """
@@ -34,6 +36,7 @@ def test_every_public_name_is_declared_for_type_checkers() -> None:
     assert Path(secateur.__file__).with_name("py.typed").exists()
 
 
+@pytest.mark.slow
 def test_mypy_sees_the_types_of_the_public_functions(tmp_path: Path) -> None:
     (tmp_path / "snippet.py").write_text(SNIPPET)
     command = [
