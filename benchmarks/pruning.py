@@ -1,7 +1,7 @@
 """How fast pruning writes, against `cp` of the same output. Writes pruning.json beside itself.
 
 The checkpoint has Gemma 4 26B-A4B's shapes with fewer layers and random weights; 90 of 128
-experts stay. Both sides write the same files to the same disk, in turns within one run, with
+experts are kept. Both sides write the same files to the same disk, in turns within one run, with
 and without waiting for the disk (fsync), from a warm page cache and from a cold one. Ratios of
 medians and of the best runs are given. On a machine that others use, give the shell a session
 and a priority of its own first: `setsid`, `echo -15 > /proc/self/autogroup`.

@@ -157,7 +157,7 @@ def test_plan(run: Run, line: Line, stats: Path, tmp_path: Path) -> None:
     # The tiny model's rows are 16 and 32 wide: only blocks of 32 fit the latter.
     assert {(row["fallback_from"], row["type"]) for row in fallen} >= {("Q8_0", "F16")}
     said = good(run("plan", line.model, force=True, **options)).out
-    assert "6 of 8 experts stay in each of 2 layers (rerouted)" in said
+    assert "6 of 8 experts kept in each of 2 layers (rerouted)" in said
     assert f"written to {tmp_path / 'plan.json'}" in said
 
 

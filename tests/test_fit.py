@@ -67,6 +67,8 @@ def test_what_needs_an_importance_matrix_is_planned_as_with_one(real: Path) -> N
     decided = plan(real / CONFIG, Pruning(experts=109), Formats(to="gguf", types=("IQ2_XXS",)))
     assert decided.output("gguf-IQ2_XXS").needs_imatrix
     assert any("needs an importance matrix" in note for note in decided.notes)
+    plain = plan(real / CONFIG, Pruning(experts=109), Formats(to="gguf", types=("Q4_K_M",)))
+    assert any("(under 1 kB) are not in its size" in n for n in plain.notes)
 
 
 def test_what_fits_is_sorted_and_fits(run: Run, real: Path) -> None:

@@ -6,7 +6,7 @@ Never pickle, never remote code: a checkpoint is a folder with config.json and s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,11 +123,6 @@ class Checkpoint:
         """One tensor, as `read_tensor` gives it. Peak memory: that tensor."""
         self.need_weights(f"reading tensor {name!r}")
         return read_tensor(self.specs[name])
-
-    def stream(self, names: Iterable[str] | None = None) -> Iterator[NamedTensor]:
-        """Tensors one after the other. Peak memory: one tensor."""
-        for name in self.specs if names is None else names:
-            yield self.read(name)
 
     def facts(self) -> dict[str, Any]:
         """What statistics and plans remember of a checkpoint, to recognise it again."""

@@ -4,7 +4,8 @@ Run by hand after a change of the pinned llama.cpp:
 PYTHONPATH=.:tests python tests/golden/record_config_types.py BUILD/bin/llama-quantize VERSION COUNT
 
 Nothing of a case is made by hand but its config.json: `open_shape` draws the checkpoint, the plan
-decides how many experts stay and every tensor of the F16 file, whose header the tool then reads.
+decides how many experts are kept and every tensor of the F16 file, whose header the tool then
+reads.
 With a fourth argument (a seed) nothing is recorded: other cases are made, and all are compared.
 """
 
@@ -103,7 +104,7 @@ def experts_of(config: dict) -> int:
 
 
 def random_case(chance: random.Random, kind: str, ftype: str) -> dict:
-    """A config, how many of its experts stay, and what is asked of llama-quantize."""
+    """A config, how many of its experts are kept, and what is asked of llama-quantize."""
     config = random_config(chance, kind)
     experts = experts_of(config)
     used = config.get("top_k_experts") or config["num_experts_per_tok"]

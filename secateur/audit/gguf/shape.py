@@ -50,10 +50,6 @@ class Bytes:
     low: int
     high: int
 
-    @property
-    def middle(self) -> float:
-        return (self.low + self.high) / 2
-
 
 @dataclass(frozen=True)
 class Shape:

@@ -16,7 +16,7 @@ def plan_lines(plan: Plan, out: Path | None, *, tensors: bool = False) -> list[s
     """The decisions of a plan, by format and type, or down to every one of its tensors."""
     chosen = "not decided which" if plan.selection.get("stand_in") else "as given"
     lines = [
-        f"{plan.model['source']}: {plan.experts} of {plan.model['experts']} experts stay in each "
+        f"{plan.model['source']}: {plan.experts} of {plan.model['experts']} experts kept in each "
         f"of {len(plan.keep)} layers ({plan.selection.get('criterion') or chosen})"
     ]
     for form in plan.formats:

@@ -77,7 +77,7 @@ def parts_left_out(checkpoint: Checkpoint, with_tower: bool) -> list[str]:
 def mmproj_layout(
     checkpoint: Checkpoint, kept: int, recipe: Recipe, *, chosen: Mapping[str, str] | None = None
 ) -> GgufLayout:
-    """The GGUF of the tower, for a model of which `kept` experts stay.
+    """The GGUF of the tower, for a model of which `kept` experts are kept.
 
     `chosen` gives types by tensor name that take the place of the converter's (a plan,
     hand-edited perhaps). Raises FamilyError for a tensor that is not known, CheckpointError for

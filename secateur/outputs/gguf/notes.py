@@ -36,13 +36,16 @@ def importance_notes(
     format_id = recipe.format
     needing = [choice.name for choice in layout.choices if choice.needs_importance]
     if importance is None:
-        if not recipe.imatrix and not needing:
-            return []
+        needs = recipe.imatrix or bool(needing)
         if shape_only:
-            return [
-                f"{format_id}: needs an importance matrix, and is planned as with one; the keys "
-                "that name the matrix (under 1 kB) are not in its size"
-            ]
+            how = (
+                "needs an importance matrix, and is planned as with one"
+                if needs
+                else "without a matrix"
+            )
+            return [f"{format_id}: {how}; the keys that name one (under 1 kB) are not in its size"]
+        if not needs:
+            return []
         refuse_without_importance(format_id, layout)
         raise _lacks_importance(format_id, "the recipe needs")
     check_shapes(importance, layout.tensors)
