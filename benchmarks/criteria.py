@@ -8,6 +8,10 @@ resampling whole documents; ratios see the same documents on both sides. No sett
 criterion was tuned on these documents.
 
     python benchmarks/criteria.py [--tokens 3000] [--alone code] [--workers 2]
+        [--criteria rerouted,reap,weighted_frequency]
+
+With `--criteria` only these are measured, into criteria_some.json; `rerouted` and `reap` have to
+be among them, to compare with.
 """
 
 from __future__ import annotations
@@ -223,10 +227,15 @@ def table(
                 "per_domain": {domain: mean_of(data, sums, domain) for domain in domains},
                 "of_reap": ratio_of(sums, by_name["reap"]),
                 "of_rerouted": ratio_of(sums, by_name["rerouted"]),
-                "of_random": float(
-                    f"{sums.sum() / np.mean([r.sum() for r in random[dropped]]):.4g}"
-                ),
+                **of_random(sums, random[dropped]),
             }
+
+
+def of_random(sums: Sums, random: list[Sums]) -> dict[str, float]:
+    """Divergence as a share of the mean of random choices; nothing where none was measured."""
+    if not random:
+        return {}
+    return {"of_random": float(f"{sums.sum() / np.mean([r.sum() for r in random]):.4g}")}
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
@@ -302,7 +311,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=3000, help="held-out tokens per domain")
     parser.add_argument("--alone", default="code", help="the domain to calibrate on alone")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--criteria", help="only these, comma-separated")
     options = parser.parse_args()
+    names = options.criteria.split(",") if options.criteria else list(CRITERIA)
     started = time.perf_counter()
     torch.set_num_threads(options.workers)
     checkpoint = open_checkpoint("gemmule")
@@ -314,11 +325,11 @@ def main() -> None:
     test = part(read_sets(checkpoint, "test"), lambda _, so_far: so_far < options.tokens)
     model = Masked(checkpoint)
     data = held_out(model, test)
-    on_all = measure(model, data, checkpoint, everything, list(CRITERIA))
-    fixed = [name for name in CRITERIA if not name.startswith("random")]
+    on_all = measure(model, data, checkpoint, everything, names)
+    fixed = [name for name in names if not name.startswith("random")]
     on_one = measure(model, data, checkpoint, narrow, fixed)
     random = {
-        dropped: [by_name[f"random {seed}"] for seed in SEEDS]
+        dropped: [by_name[f"random {seed}"] for seed in SEEDS if f"random {seed}" in by_name]
         for dropped, by_name in on_all.items()
     }
     report = {
@@ -337,7 +348,8 @@ def main() -> None:
         "seconds": round(time.perf_counter() - started, 1),
     }
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    Path(__file__).with_suffix(".json").write_text(text + "\n")
+    name = "criteria_some.json" if options.criteria else "criteria.json"
+    Path(__file__).with_name(name).write_text(text + "\n")
     print(text)
 
 
