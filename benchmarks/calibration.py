@@ -34,7 +34,7 @@ import torch
 import transformers
 
 from secateur.calibration.layer_pass import calibrate
-from secateur.calibration.token_sample import REROUTE_TOKENS, Sampling
+from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, make_corpus

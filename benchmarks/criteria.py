@@ -38,7 +38,7 @@ from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
 from secateur.calibration.removal_search import count_flops
 from secateur.calibration.routing import routing_of
-from secateur.calibration.token_sample import REROUTE_TOKENS, Sampling
+from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, make_corpus
@@ -55,6 +55,7 @@ from secateur.forward.weights import CheckpointWeights
 from secateur.pruning.choose import Pruning, choose
 from secateur.pruning.criteria.registry import CRITERIA as REGISTRY
 from secateur.statistics.statistics import Statistics
+from secateur.statistics.token_sample import REROUTE_TOKENS
 
 DROPPED = (0.125, 0.25, 0.375, 0.5)
 SEEDS = (0, 1, 2)

@@ -296,3 +296,10 @@ def test_only_commands_have_many_parameters() -> None:
         if len(function.args.args) + len(function.args.kwonlyargs) > 8
     ]
     assert wide == []
+
+
+def test_only_the_audit_reads_cards() -> None:
+    for path in FILES:
+        if package_of(module_of(path)) != "audit":
+            imported = imports_of(path)
+            assert not any(name.startswith("secateur.audit.card") for name in imported), path

@@ -24,6 +24,7 @@ from secateur.pruning.choose import Pruning
 from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES
 from secateur.recipes.recipe import Recipe, recipe_of_types
 from secateur.recipes.suites import find_recipes
+from secateur.statistics.token_sample import REROUTE_TOKENS
 from secateur.system.sizes import read_size
 
 __all__ = [
@@ -48,8 +49,6 @@ Words = str | Sequence[str]
 
 OnNan = Literal["stop", "skip"]
 """What becomes of tokens that turn into NaN or infinity."""
-
-REROUTE_TOKENS = 16384
 
 
 @dataclass(frozen=True)

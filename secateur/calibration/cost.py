@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from secateur.calibration.block_error import most_tokens
 from secateur.calibration.removal_search import count_flops
 from secateur.calibration.routing import routing_of
-from secateur.calibration.token_sample import REROUTE_TOKENS
 from secateur.checkpoint.inspection import inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
+from secateur.statistics.token_sample import REROUTE_TOKENS
 
 
 @dataclass(frozen=True)

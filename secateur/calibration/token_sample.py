@@ -21,6 +21,7 @@ from secateur.corpus.rows import Corpus
 from secateur.forward.batches import Group, MicroBatch
 from secateur.statistics.sample_file import LayerTokens
 from secateur.statistics.token_sample import (
+    REROUTE_TOKENS,
     TokenKeys,
     document_key,
     hash_places,
@@ -29,9 +30,6 @@ from secateur.statistics.token_sample import (
     share_of,
     smallest,
 )
-
-REROUTE_TOKENS = 16384
-"""Tokens sampled per layer for the criterion `rerouted`, shared evenly by the categories."""
 
 _CANDIDATES = 1 << 20
 """Candidates of a category that are held before all but the smallest are dropped."""

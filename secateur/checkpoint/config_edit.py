@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from secateur.errors import CheckpointError
+from secateur.families.config_paths import follow_path
 from secateur.families.format_rules import AlsoKey
 from secateur.families.schema import Family
 from secateur.system import strict_json
@@ -160,10 +161,10 @@ def _value(also: AlsoKey, part: Mapping[str, Any]) -> Any:
     if also.source.partition(".")[0] not in part:
         return None
     if also.layers is None:
-        return _lookup(part, also.source)
+        return follow_path(part, also.source)
     otherwise = part.get(also.otherwise) if also.otherwise else None
     values = {
-        layer: _lookup(part, also.source, otherwise, layer)
+        layer: otherwise if (own := follow_path(part, also.source, layer)) is None else own
         for layer, kind in enumerate(part.get("layer_types") or ())
         if kind == also.layers
     }
@@ -174,23 +175,6 @@ def _value(also: AlsoKey, part: Mapping[str, Any]) -> Any:
             f"in layer {last}; the key {also.key}, which other readers need, can hold only one"
         )
     return next(iter(values.values()), None)
-
-
-def _lookup(
-    part: Mapping[str, Any], path: str, otherwise: Any = None, layer: int | None = None
-) -> Any:
-    value: Any = part
-    for step in path.split("."):
-        if not isinstance(value, Mapping):
-            return otherwise
-        key = step
-        if step == "{layer}":
-            # transformers pads layer numbers to one width: layer 5 of 30 is "05".
-            key = next((k for k in value if k.isdigit() and int(k) == layer), step)
-        if key not in value:
-            return otherwise
-        value = value[key]
-    return value
 
 
 def _appended(text: str, members: Mapping[str, _Member], values: Mapping[str, Any]) -> list[_Edit]:

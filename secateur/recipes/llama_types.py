@@ -65,7 +65,7 @@ FALLBACKS = {
 _FOREIGN = re.compile(r"\(\?(?![:=!])|\\[azg]|[*+?}]\+|\{(?!\d+(?:,\d*)?\})")
 """What Python's expressions have and ECMAScript's have not, or in another meaning."""
 
-_NEED_IMPORTANCE = frozenset({"IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S"})
+_REFUSED_WITHOUT_IMPORTANCE = frozenset({"IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def _with_importance(
 
 def needs_importance(type_name: str) -> bool:
     """Whether llama-quantize refuses to make a type without an importance matrix."""
-    return type_name in _NEED_IMPORTANCE
+    return type_name in _REFUSED_WITHOUT_IMPORTANCE
 
 
 def compiled_pattern(pattern: str) -> re.Pattern[str]:

@@ -16,6 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+REROUTE_TOKENS = 16384
+"""Tokens sampled per layer for the criterion `rerouted`, shared evenly by the categories."""
+
 
 class TokenKeys(NamedTuple):
     """What identifies the tokens of a sample, all [S], in the order of these columns."""

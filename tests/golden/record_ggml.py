@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from test_ggml import matrix
 
-from secateur.formats.ggml.codec import ENCODABLE, FLOATS, NEEDS_IMPORTANCE
+from secateur.formats.ggml.codec import ENCODABLE, ENCODED_WITH_IMPORTANCE_ONLY, FLOATS
 from secateur.formats.ggml.types import TYPES
 
 
@@ -29,7 +29,7 @@ def main() -> None:
             continue
         kind = TYPES[name]
         for label, weights in (("plain", None), ("importance", importance)):
-            if weights is None and name in NEEDS_IMPORTANCE:
+            if weights is None and name in ENCODED_WITH_IMPORTANCE_ONLY:
                 continue
             out = np.empty((6, 1024 // kind.block * kind.nbytes), dtype=np.uint8)
             library.ggml_quantize_chunk(

@@ -33,7 +33,7 @@ ENCODABLE = tuple(name for name in TYPES if name not in INTERNAL_TYPES | _INTEGE
 _ELEMENTS = 1 << 18
 """Elements that a thread takes at a time."""
 
-NEEDS_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS", "IQ1_S"})
+ENCODED_WITH_IMPORTANCE_ONLY = frozenset({"IQ2_XXS", "IQ2_XS", "IQ1_S"})
 """Types whose kernel cannot run without an importance vector (ggml_quantize_requires_imatrix)."""
 
 
@@ -141,7 +141,7 @@ def _check_importance(
     importance: NDArray[np.float32] | None, columns: int, kind: GgmlType
 ) -> NDArray[np.float32] | None:
     if importance is None:
-        if kind.name in NEEDS_IMPORTANCE:
+        if kind.name in ENCODED_WITH_IMPORTANCE_ONLY:
             raise FormatError(
                 f"{kind.name} needs an importance matrix, and there is none for this tensor: "
                 "calibrate the model, or choose another type"

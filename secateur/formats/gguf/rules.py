@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.errors import CheckpointError, FamilyError
+from secateur.families.config_paths import follow_path
 from secateur.families.format_rules import GgufRules, Source
 from secateur.families.schema import Family
 
@@ -27,9 +28,7 @@ def find(config: Mapping[str, Any], source: Source, layer: int | None = None) ->
     for alternative in source:
         if not isinstance(alternative, str):
             return alternative
-        value: Any = config
-        for step in _fill(config, alternative, layer).split("."):
-            value = _descend(value, step)
+        value = follow_path(config, _fill(config, alternative), layer)
         if value is not None:
             return value
     return None
@@ -46,21 +45,11 @@ def require(config: Mapping[str, Any], source: Source, what: str, layer: int | N
     return value
 
 
-def _descend(value: Any, step: str) -> Any:
-    if isinstance(value, list):
-        return value[-1] if value and step == "last" else None
-    if not isinstance(value, Mapping):
-        return None
-    if step.isdigit():
-        # transformers pads layer numbers to one width: layer 5 of 30 is "05".
-        step = next((key for key in value if key.isdigit() and int(key) == int(step)), step)
-    return value.get(step)
-
-
-def _fill(config: Mapping[str, Any], path: str, layer: int | None) -> str:
+def _fill(config: Mapping[str, Any], path: str) -> str:
+    """The path with {first:KIND} replaced by the number of the first layer of that kind."""
     kinds = list(config.get("layer_types") or ())
 
     def first(match: re.Match[str]) -> str:
         return str(kinds.index(match[1]) if match[1] in kinds else "none")
 
-    return re.sub(r"\{first:(\w+)\}", first, path).replace("{layer}", str(layer))
+    return re.sub(r"\{first:(\w+)\}", first, path)
