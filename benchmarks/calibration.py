@@ -39,6 +39,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
 from secateur.forward.batches import MicroBatch, batch_documents, make_micro_batches
+from secateur.statistics.token_sample import REROUTE_TOKENS
 from secateur.system.allocator import LARGE_BLOCK, return_large_blocks
 
 THREADS = 2
