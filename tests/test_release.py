@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +192,16 @@ def test_measuring_adds_exactly_its_own_files_to_the_manifest(
     assert own != {name: before["files"].pop(name) for name in own}
     assert after == before
     assert [problem.file for problem in verify(copy)] == ["README.md"]
+
+
+def test_what_a_killed_measurement_left_is_removed_and_not_noted(
+    copy: Path, line: Line, tmp_path: Path
+) -> None:
+    left = copy / f".report.json.{socket.gethostname()}-{2**31}-0a1b2c3d.partial"
+    left.write_text("{")
+    report = measure(copy, line.model, Measuring(answers=line.answers), work=tmp_path / "work")
+    assert not left.exists()
+    assert not any("not in the manifest" in note for note in report.notes)
 
 
 def test_a_changed_file_is_refused_before_anything_is_measured_or_written(

@@ -60,6 +60,8 @@ def measure(
     out = Path(out)
     run = _start(against, request, work, revision, workers, progress)
     is_ours = (out / MANIFEST).is_file()
+    if is_ours:
+        remove_abandoned(out)  # of a measurement that was killed while it wrote its report
     # The report is written again whatever it holds; an interrupted run may have left half of it.
     additional = check_undamaged(out, (REPORT, REPORT_TEXT), progress) if is_ours else ()
     opened = [run.open(path) for path in artefacts_of(out)]

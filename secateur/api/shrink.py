@@ -32,6 +32,7 @@ from secateur.outputs.apply import check_plan
 from secateur.planning.checks import PlanSources
 from secateur.pruning.criteria.registry import find_criterion
 from secateur.release.manifest import versions
+from secateur.system.atomic import remove_partials
 from secateur.system.progress import Progress, no_progress
 from secateur.system.workdir import publish, refuse_existing, work_folder
 
@@ -112,6 +113,7 @@ def _measure(
     if request is None:
         return None, None
     try:
+        remove_partials(made)  # nobody else writes to the work folder
         load_libraries(progress)
         from secateur.api.measure import measure
 
