@@ -87,7 +87,7 @@ def read_gguf(path: Path) -> GgufFile:
     Raises FormatError for a file that is not GGUF version 3, is cut short, holds unknown types,
     names anything twice, or whose tensors overlap, leave gaps or are followed by other bytes.
     """
-    with _told_where(path), _mapped(path) as view:
+    with _name_path(path), _mapped(path) as view:
         found = _read(_Cursor(path, view, len(view)))
         _check_end(found, len(view))
         return found
@@ -98,7 +98,7 @@ def read_local_header(path: Path) -> tuple[GgufFile, int]:
 
     Raises FormatError as `read_gguf` does, but not for the file's length.
     """
-    with _told_where(path), _mapped(path) as view:
+    with _name_path(path), _mapped(path) as view:
         return _read(_Cursor(path, view, len(view))), len(view)
 
 
@@ -108,12 +108,12 @@ def read_header(path: Path, view: bytes, size: int | None) -> GgufFile:
     `size` is the length of the whole file, None when nobody knows. Raises HeaderCut when `view`
     ends within the header though the file goes on, FormatError as `read_gguf` does.
     """
-    with _told_where(path):
+    with _name_path(path):
         return _read(_Cursor(path, view, size))
 
 
 @contextmanager
-def _told_where(path: Path) -> Iterator[None]:
+def _name_path(path: Path) -> Iterator[None]:
     """Every error names the file."""
     try:
         yield
