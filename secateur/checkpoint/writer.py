@@ -23,6 +23,7 @@ from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
+from typing import Protocol, TypeVar
 
 from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
 from secateur.checkpoint.headers import header_bytes
@@ -94,19 +95,39 @@ def lay_out(tensors: Iterable[SlicedTensor], shard_limit: int = SHARD_LIMIT) -> 
     """
     ordered = sorted(tensors, key=lambda tensor: natural_order(tensor.name))
     _check(ordered)
-    groups: list[list[SlicedTensor]] = [[]]
+    shards = tuple(_shard(name, group) for name, group in group_shards(ordered, shard_limit))
+    return Layout(shards, _index(shards) if len(shards) > 1 else None)
+
+
+class Sized(Protocol):
+    """What has a size in bytes."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=Sized)
+
+
+def group_shards(tensors: Iterable[T], shard_limit: int = SHARD_LIMIT) -> list[tuple[str, list[T]]]:
+    """(file name, tensors) of every shard: filled in the order given, up to `shard_limit` bytes.
+
+    A larger tensor gets a shard of its own; a single shard has the name that needs no index.
+    """
+    groups: list[list[T]] = [[]]
     used = 0
-    for tensor in ordered:
+    for tensor in tensors:
         if groups[-1] and used + tensor.nbytes > shard_limit:
             groups.append([])
             used = 0
         groups[-1].append(tensor)
         used += tensor.nbytes
-    names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
     if len(groups) == 1:
-        names = [SINGLE]
-    shards = tuple(_shard(name, group) for name, group in zip(names, groups, strict=True))
-    return Layout(shards, _index(shards) if len(shards) > 1 else None)
+        return [(SINGLE, groups[0])]
+    return [
+        (f"model-{number:05d}-of-{len(groups):05d}.safetensors", group)
+        for number, group in enumerate(groups, start=1)
+    ]
 
 
 def write_shards(

@@ -71,11 +71,6 @@ class SampleDescription:
         columns = {"inputs": hidden, "scores": experts, "experts": top_k, "gates": top_k}
         return {name: (tokens, size) for name, size in columns.items()}
 
-    def layer_bytes(self, tokens: int) -> int:
-        """Bytes of a layer with so many sampled tokens."""
-        shapes = self.shapes(tokens)
-        return sum(math.prod(shape) * _BYTES[_TYPES[name]] for name, shape in shapes.items())
-
 
 def sample_path(statistics: Path) -> Path:
     """Where the sample of a statistics file lies: stats.safetensors, stats.sample.safetensors."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from secateur.checkpoint.headers import header_bytes
-from secateur.checkpoint.reader import INDEX, SINGLE, Checkpoint
-from secateur.checkpoint.writer import SHARD_LIMIT
+from secateur.checkpoint.reader import INDEX, Checkpoint
+from secateur.checkpoint.writer import SHARD_LIMIT, group_shards
 from secateur.errors import FormatError, PlanError
 from secateur.formats.mlx.codec import FLOATS, MlxType, mlx_type
 from secateur.formats.mlx.rules import check_config, mlx_config
@@ -218,18 +218,7 @@ def _shards(tensors: Sequence[MlxTensor]) -> tuple[MlxShard, ...]:
 
     Within a shard those of whole words come first, which aligns every tensor to its elements.
     """
-    groups: list[list[MlxTensor]] = [[]]
-    used = 0
-    for tensor in tensors:
-        if groups[-1] and used + tensor.nbytes > SHARD_LIMIT:
-            groups.append([])
-            used = 0
-        groups[-1].append(tensor)
-        used += tensor.nbytes
-    names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
-    if len(groups) == 1:
-        names = [SINGLE]
-    return tuple(_shard(name, group) for name, group in zip(names, groups, strict=True))
+    return tuple(_shard(name, group) for name, group in group_shards(tensors, SHARD_LIMIT))
 
 
 def _shard(name: str, tensors: Sequence[MlxTensor]) -> MlxShard:
