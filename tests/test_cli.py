@@ -361,15 +361,12 @@ def test_help_has_examples_groups_choices_and_a_short_form(run: Run) -> None:
 
 def test_options_have_the_defaults_of_the_requests() -> None:
     from secateur import Calibration, Formats, Measuring, Pruning
-    from secateur.cli.option_groups import (
-        AnswerOptions,
-        FormatOptions,
-        GateOptions,
-        PruningOptions,
-        TextOptions,
-    )
+    from secateur.cli.options.calibration import CalibrationOptions
+    from secateur.cli.options.formats import FormatOptions
+    from secateur.cli.options.measuring import AnswerOptions, GateOptions
+    from secateur.cli.options.pruning import PruningOptions
 
     assert PruningOptions().request() == Pruning()
     assert FormatOptions().request() == Formats()
-    assert TextOptions().request() == Calibration()
+    assert CalibrationOptions().request() == Calibration()
     assert AnswerOptions().request(**GateOptions().words()) == Measuring()

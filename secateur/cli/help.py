@@ -60,6 +60,10 @@ CHOICES: dict[str, Callable[[], Sequence[str]]] = {
 """Placeholder of an option's value -> what it may be."""
 
 
+LAST = ("Running", "Output")
+"""The groups at the end of every page."""
+
+
 class Command(TyperCommand):
     """A command whose help shows options by group, and its examples (epilog) line by line."""
 
@@ -102,7 +106,7 @@ def write_options(params: Sequence[Any], ctx: Any, formatter: Any) -> None:
         name = name.partition(" <")[0] if argument else name  # without the type in Python
         panel = "Arguments" if argument else getattr(param, "rich_help_panel", None) or "Options"
         groups.setdefault(panel, []).append((name, text))
-    for panel in sorted(groups, key=lambda panel: (panel != "Arguments", panel != "Options")):
+    for panel in sorted(groups, key=_place):
         with formatter.section(panel):
             formatter.write_dl(groups[panel])
 
@@ -113,6 +117,13 @@ def write_examples(text: str | None, formatter: Any) -> None:
         with formatter.section("Examples"):
             for line in text.strip().splitlines():
                 formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
+
+
+def _place(panel: str) -> int:
+    """Arguments and what is the command's own first, how to run it last."""
+    if panel in LAST:
+        return 1 + LAST.index(panel)
+    return -1 if panel in ("Arguments", "Options") else 0
 
 
 def _first_sentence(text: str) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.options import Json, Revision
+from secateur.cli.options.output import Json
+from secateur.cli.options.running import Revision
 from secateur.cli.terminal import show
 from secateur.errors import GateError
 

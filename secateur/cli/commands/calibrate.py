@@ -5,8 +5,11 @@ from __future__ import annotations
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.option_groups import RunOptions, TextOptions, with_groups
-from secateur.cli.options import Force, KeepSample, Model, Observe, Out, ShardOf, Workers
+from secateur.cli.options.arguments import Model
+from secateur.cli.options.calibration import CalibrationOptions, KeepSample, Observe, ShardOf
+from secateur.cli.options.groups import with_groups
+from secateur.cli.options.output import Force, Out
+from secateur.cli.options.running import RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.terminal import note, show
 
@@ -26,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 def calibrate(
     model: Model,
     out: Out,
-    text: TextOptions,
+    text: CalibrationOptions,
     running: RunOptions,
     observe: Observe = None,
     keep_sample: KeepSample = False,

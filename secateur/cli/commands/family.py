@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import CONTEXT, Command, Group
-from secateur.cli.options import FamilyFile, Json, Model, Revision
+from secateur.cli.options.arguments import Model
+from secateur.cli.options.output import Json
+from secateur.cli.options.running import FamilyFile, Revision
 from secateur.cli.terminal import show
 
 app = typer.Typer(cls=Group, help="Model families: list, show, draft.", context_settings=CONTEXT)

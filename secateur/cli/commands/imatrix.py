@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secateur.cli.help import CONTEXT, Command, Group
-from secateur.cli.options import DropMap, Force, Json, Out
+from secateur.cli.options.output import Force, Json, Out
+from secateur.cli.options.pruning import DropMap
 from secateur.cli.terminal import show
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.option_groups import RunOptions, with_groups
-from secateur.cli.options import Model
+from secateur.cli.options.arguments import Model
+from secateur.cli.options.groups import with_groups
+from secateur.cli.options.running import RunOptions
 from secateur.cli.terminal import show
 
 EXAMPLES = """

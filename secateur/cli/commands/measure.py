@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.option_groups import AnswerOptions, GateOptions, RunOptions, with_groups
-from secateur.cli.options import Workers
+from secateur.cli.options.groups import with_groups
+from secateur.cli.options.measuring import AnswerOptions, GateOptions
+from secateur.cli.options.running import RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.terminal import show
 

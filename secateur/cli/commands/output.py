@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.options import FamilyFile, Imatrix, Json, Out, Stats, Workers
+from secateur.cli.options.calibration import Stats
+from secateur.cli.options.formats import Imatrix
+from secateur.cli.options.output import Json, Out
+from secateur.cli.options.running import FamilyFile, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.terminal import show
 

@@ -9,8 +9,14 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.option_groups import FormatOptions, PruningOptions, RunOptions, with_groups
-from secateur.cli.options import AssumeImatrix, Context, Force, Model, Stats, Tokenizer, Types
+from secateur.cli.options.arguments import Model
+from secateur.cli.options.calibration import Stats
+from secateur.cli.options.formats import FormatOptions, Types
+from secateur.cli.options.groups import with_groups
+from secateur.cli.options.output import Force
+from secateur.cli.options.planning import AssumeImatrix, Context, Tokenizer
+from secateur.cli.options.pruning import PruningOptions
+from secateur.cli.options.running import RunOptions
 from secateur.cli.terminal import show, write_lines
 
 PLAN_EXAMPLES = """

@@ -9,8 +9,12 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import CONTEXT, Command, Group
-from secateur.cli.option_groups import RunOptions, with_groups
-from secateur.cli.options import Force, Json, LayerImportance, Model, Stats
+from secateur.cli.options.arguments import Model
+from secateur.cli.options.calibration import Stats
+from secateur.cli.options.formats import LayerImportance
+from secateur.cli.options.groups import with_groups
+from secateur.cli.options.output import Force, Json
+from secateur.cli.options.running import RunOptions
 from secateur.cli.terminal import show
 from secateur.errors import GateError
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.option_groups import (
-    AnswerOptions,
-    FormatOptions,
-    GateOptions,
-    PruningOptions,
-    RunOptions,
-    TextOptions,
-    with_groups,
-)
-from secateur.cli.options import Model, NoMeasure, Out, Stats, Workers
+from secateur.cli.options.arguments import Model
+from secateur.cli.options.calibration import CalibrationOptions, Stats
+from secateur.cli.options.formats import FormatOptions
+from secateur.cli.options.groups import with_groups
+from secateur.cli.options.measuring import AnswerOptions, GateOptions, NoMeasure
+from secateur.cli.options.output import Out
+from secateur.cli.options.pruning import PruningOptions
+from secateur.cli.options.running import RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.terminal import note, show
 
@@ -36,7 +34,7 @@ def shrink(
     out: Out,
     pruning: PruningOptions,
     formats: FormatOptions,
-    text: TextOptions,
+    text: CalibrationOptions,
     answering: AnswerOptions,
     gates: GateOptions,
     running: RunOptions,

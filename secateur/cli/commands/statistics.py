@@ -9,19 +9,10 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import Command
-from secateur.cli.options import (
-    Aggregation,
-    Criterion,
-    Force,
-    Gate,
-    Json,
-    Out,
-    PerSample,
-    RandomSeed,
-    Revision,
-    Statistics,
-    Workers,
-)
+from secateur.cli.options.arguments import Statistics
+from secateur.cli.options.output import Force, Json, Out
+from secateur.cli.options.pruning import Aggregation, Criterion, Gate, PerSample, RandomSeed
+from secateur.cli.options.running import Revision, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.terminal import note, show
 

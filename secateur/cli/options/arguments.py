@@ -1,0 +1,19 @@
+"""The arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model folder, hub id (owner/name), or 'gemmule', the small model included here.",
+    ),
+]
+Statistics = Annotated[
+    Path, typer.Argument(metavar="STATISTICS", help="Statistics that `calibrate` wrote.")
+]

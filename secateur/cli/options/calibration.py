@@ -1,0 +1,125 @@
+"""Options: the text that a model is calibrated on, and how that is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from secateur.api.requests import Calibration
+
+TEXT = "Text"
+CALIBRATION = "Calibration"
+
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MIX",
+        help="A mix by name or YAML path, or a JSONL or text file.",
+        rich_help_panel=TEXT,
+    ),
+]
+Rows = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSONL with input_ids per line, used as given, instead of --corpus.",
+        rich_help_panel=TEXT,
+    ),
+]
+MixSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        min=0,
+        metavar="N",
+        help="Seed of the mix, instead of its own.",
+        rich_help_panel=TEXT,
+    ),
+]
+SequenceLength = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Tokens per row of the mix, instead of its own.",
+        rich_help_panel=TEXT,
+    ),
+]
+RerouteTokens = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Tokens sampled for the criterion `rerouted`; 0 leaves it out.",
+        rich_help_panel=CALIBRATION,
+    ),
+]
+OnNan = Annotated[
+    Literal["stop", "skip"],
+    typer.Option(
+        metavar="stop|skip",
+        help="Stop when a token becomes NaN or infinite, or skip such tokens.",
+        rich_help_panel=CALIBRATION,
+    ),
+]
+Observe = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SUM",
+        help="A sum to make in addition to the built-in ones; may be repeated.",
+        rich_help_panel=CALIBRATION,
+    ),
+]
+KeepSample = Annotated[
+    bool,
+    typer.Option(
+        "--keep-sample",
+        help="Write the sampled tokens to a file next to the statistics, so that `merge` can solve "
+        "`rerouted` again (3 GB for a 26B model).",
+        rich_help_panel=CALIBRATION,
+    ),
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="PART/PARTS",
+        help="Run one part of the corpus, as in 2/3, on each of several machines; `merge --model` "
+        "of all parts gives what one run gives.",
+        rich_help_panel=CALIBRATION,
+    ),
+]
+Stats = Annotated[
+    Path | None,
+    typer.Option(
+        "--stats",
+        metavar="FILE",
+        help="Statistics that `calibrate` wrote.",
+        rich_help_panel=CALIBRATION,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What a calibration runs on, and how."""
+
+    corpus: Corpus = None
+    rows: Rows = None
+    seed: MixSeed = None
+    sequence_length: SequenceLength = None
+    reroute_tokens: RerouteTokens = 16384
+    on_nan: OnNan = "stop"
+
+    def request(self, **more: Any) -> Calibration:
+        """With `more` of a Calibration. Raises RequestError for what contradicts itself."""
+        from secateur.api.requests import Calibration
+
+        return Calibration(
+            self.corpus, self.rows, self.seed, self.sequence_length, self.reroute_tokens,
+            self.on_nan, **more,
+        )  # fmt: skip

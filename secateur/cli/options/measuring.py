@@ -1,0 +1,134 @@
+"""Options: what is measured, on what, and the limits it must hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from secateur.api.requests import Measuring
+
+MEASURING = "Measuring"
+
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Held-out prompts that the original answers first: JSONL, a line as "
+        '{"domain": "code", "messages": [{"role": "user", "content": "..."}]}.',
+        rich_help_panel=MEASURING,
+    ),
+]
+Answers = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The original's own answers, instead: the same lines, each ending with a message of "
+        'role "assistant".',
+        rich_help_panel=MEASURING,
+    ),
+]
+PerDomain = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Take so many of each domain only.", rich_help_panel=MEASURING
+    ),
+]
+AnswerTokens = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Tokens of an answer at most; models that think first need thousands.",
+        rich_help_panel=MEASURING,
+    ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="T",
+        help="Temperature at which the original answers; 0 takes the most probable token.",
+        rich_help_panel=MEASURING,
+    ),
+]
+Engine = Annotated[
+    bool,
+    typer.Option(
+        "--engine",
+        help="Also run GGUF files in llama.cpp, and compare it with the decoded weights.",
+        rich_help_panel=MEASURING,
+    ),
+]
+QualityGates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate",
+        metavar="METRIC<=NUMBER",
+        help="Exit with 3 when a number misses its limit, as in kl_p99<=1.5 or "
+        "top1_agreement>=0.9; may be repeated. Metrics:",
+        rich_help_panel=MEASURING,
+    ),
+]
+MaxKl = Annotated[
+    float | None,
+    typer.Option(metavar="NATS", help="Short for --gate kl_mean<=NATS.", rich_help_panel=MEASURING),
+]
+MinTop1 = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE", help="Short for --gate top1_agreement>=SHARE.", rich_help_panel=MEASURING
+    ),
+]
+NoMeasure = Annotated[
+    bool,
+    typer.Option(
+        "--no-measure", help="Write the files and measure nothing.", rich_help_panel=MEASURING
+    ),
+]
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """What is measured on."""
+
+    prompts: Prompts = None
+    answers: Answers = None
+    per_domain: PerDomain = None
+    answer_tokens: AnswerTokens = 256
+    temperature: Temperature = 1.0
+
+    def request(self, **more: Any) -> Measuring:
+        """With `more` of a Measuring."""
+        from secateur.api.requests import Measuring
+
+        return Measuring(
+            prompts=self.prompts,
+            answers=self.answers,
+            per_domain=self.per_domain,
+            answer_tokens=self.answer_tokens,
+            temperature=self.temperature,
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """What is run in addition, and the limits that numbers must hold."""
+
+    engine: Engine = False
+    quality_gates: QualityGates = None
+    max_kl: MaxKl = None
+    min_top1: MinTop1 = None
+
+    def words(self) -> dict[str, Any]:
+        """As arguments of a Measuring."""
+        return {
+            "engine": self.engine,
+            "gates": tuple(self.quality_gates or ()),
+            "max_kl": self.max_kl,
+            "min_top1": self.min_top1,
+        }

@@ -1,0 +1,56 @@
+"""Options: how a model is found, and how commands run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secateur.cli.options.output import Json
+
+if TYPE_CHECKING:
+    from secateur.api.models import Model
+
+RUNNING = "Running"
+
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REVISION", help="Commit, branch or tag of a hub id.", rich_help_panel=RUNNING
+    ),
+]
+FamilyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--family",
+        metavar="FILE",
+        help="Your own TOML of the model's family (`secateur family draft`).",
+        rich_help_panel=RUNNING,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Threads to use. Default: all cores.", rich_help_panel=RUNNING
+    ),
+]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a model is found, and how results are shown."""
+
+    revision: Revision = None
+    family: FamilyFile = None
+    as_json: Json = False
+
+    def open(self, model: str, *, weights: bool = False) -> Model:
+        """The model, of the user's family where one is named; with weights where they are needed.
+
+        Raises CheckpointError as `open_checkpoint` does.
+        """
+        from secateur.api.models import with_family
+
+        return with_family(model, self.revision, self.family, weights=weights)
