@@ -481,7 +481,7 @@ def test_the_recipe_commands(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "types.txt"
     done = run("recipe", "export", "apex-mini", model, out=out)
     assert f"llama-quantize --tensor-type-file {out} MODEL-F16.gguf OUT.gguf Q3_K_M" in done.out
-    printed = run("recipe", "export", "apex-mini", model, imatrix=True).out
+    printed = run("recipe", "export", "apex-mini", model, with_imatrix=True).out
     assert out.read_text() == printed
     assert run("recipe", "export", "apex-mini").code == 2
     assert run("recipe", "export", "F16", model).code == 2

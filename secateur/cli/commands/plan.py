@@ -14,7 +14,7 @@ from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import FormatOptions, Types
 from secateur.cli.options.groups import with_groups
 from secateur.cli.options.output import Force
-from secateur.cli.options.planning import AssumeImatrix, Context, Tokenizer
+from secateur.cli.options.planning import WithImatrix, Context, Tokenizer
 from secateur.cli.options.pruning import PruningOptions
 from secateur.cli.options.running import RunOptions
 from secateur.cli.terminal import show, write_lines
@@ -43,7 +43,7 @@ def plan(
     running: RunOptions,
     stats: Stats = None,
     tokenizer: Tokenizer = None,
-    assume_imatrix: AssumeImatrix = False,
+    with_imatrix: WithImatrix = False,
     context: Context = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="Print every tensor.")] = False,
     out: Annotated[
@@ -70,7 +70,7 @@ def plan(
         imatrix=formats.imatrix,
         unseen_experts=formats.unseen_experts,
         # A plan that is written will be applied: it is made with the weights.
-        assumptions=PlanningAssumptions(tokenizer, context, assume_imatrix, fetch=out is not None),
+        assumptions=PlanningAssumptions(tokenizer, context, with_imatrix, fetch=out is not None),
         revision=running.revision,
     )
     if out is not None:

@@ -14,6 +14,7 @@ from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import LayerImportance
 from secateur.cli.options.groups import with_groups
 from secateur.cli.options.output import Force, Json
+from secateur.cli.options.planning import WithImatrix
 from secateur.cli.options.running import RunOptions
 from secateur.cli.terminal import show
 from secateur.errors import GateError
@@ -34,7 +35,6 @@ Word = Annotated[str, typer.Argument(help="A recipe by name or YAML path, or a t
 Base = Annotated[
     str | None, typer.Option(help="File type of what no rule names; a tensor-type file needs one.")
 ]
-WithMatrix = Annotated[bool, typer.Option("--imatrix", help="There will be an importance matrix.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -73,7 +73,7 @@ def lint(
     experts: Annotated[
         int | None, typer.Option(metavar="N", help="Experts kept in each layer.")
     ] = None,
-    imatrix: WithMatrix = False,
+    with_imatrix: WithImatrix = False,
     stats: Stats = None,
     layer_importance: LayerImportance = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 on problems.")] = False,
@@ -83,7 +83,7 @@ def lint(
     from secateur.cli.render.recipes import lint_lines
 
     found = recipe_verbs.lint_recipe(
-        recipe, running.open(model), base=base, experts=experts, imatrix=imatrix,
+        recipe, running.open(model), base=base, experts=experts, imatrix=with_imatrix,
         layers=recipe_verbs.Layers(layer_importance, stats), revision=running.revision,
     )  # fmt: skip
     show(found.to_json(), lint_lines(found), running.as_json)
@@ -107,7 +107,7 @@ def export(
         str | None, typer.Option("--format", help="Which of a plan's formats, as gguf-Q4_K_M.")
     ] = None,
     base: Base = None,
-    imatrix: WithMatrix = False,
+    with_imatrix: WithImatrix = False,
     stats: Stats = None,
     layer_importance: LayerImportance = None,
     force: Force = False,
@@ -124,7 +124,7 @@ def export(
         raise typer.BadParameter(f"which model shall {what!r} be applied to?", param_hint="MODEL")
     else:
         types = recipe_verbs.export_recipe(
-            what, running.open(model), base=base, imatrix=imatrix,
+            what, running.open(model), base=base, imatrix=with_imatrix,
             layers=recipe_verbs.Layers(layer_importance, stats), revision=running.revision,
         )  # fmt: skip
     if out is not None:

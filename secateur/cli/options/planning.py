@@ -25,11 +25,11 @@ Context = Annotated[
         rich_help_panel=PLANNING,
     ),
 ]
-AssumeImatrix = Annotated[
+WithImatrix = Annotated[
     bool,
     typer.Option(
-        "--assume-imatrix",
-        help="Plan types as if there were an importance matrix.",
+        "--with-imatrix",
+        help="Choose types as if there were an importance matrix.",
         rich_help_panel=PLANNING,
     ),
 ]
