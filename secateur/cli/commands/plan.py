@@ -14,7 +14,7 @@ from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import FormatOptions, Types
 from secateur.cli.options.groups import with_groups
 from secateur.cli.options.output import Force
-from secateur.cli.options.planning import WithImatrix, Context, Tokenizer
+from secateur.cli.options.planning import Context, Tokenizer, WithImatrix
 from secateur.cli.options.pruning import PruningOptions
 from secateur.cli.options.running import RunOptions
 from secateur.cli.terminal import show, write_lines
