@@ -23,16 +23,16 @@ slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 check: $(READY)  ## style, types
-	$(BIN)/ruff format --check secateur tests benchmarks gemmule tools
-	$(BIN)/ruff check secateur tests benchmarks gemmule tools
+	$(BIN)/ruff format --check secateur tests benchmarks gemmule docs
+	$(BIN)/ruff check secateur tests benchmarks gemmule docs
 	$(BIN)/mypy --strict -p secateur
 
 format: $(READY)
-	$(BIN)/ruff format secateur tests benchmarks gemmule tools
-	$(BIN)/ruff check --fix secateur tests benchmarks gemmule tools
+	$(BIN)/ruff format secateur tests benchmarks gemmule docs
+	$(BIN)/ruff check --fix secateur tests benchmarks gemmule docs
 
 reference: $(READY)  ## docs/reference, made from the code
-	$(BIN)/python tools/reference.py
+	$(BIN)/python docs/generator/reference.py
 
 bench: $(READY)  ## every claim in docs/ and README.md, measured again into benchmarks/*.json
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
-from markdown import code, default_of, docstring, keys, table, value_of
+from page_parts import code, default_of, docstring, keys, table, value_of
 
 from secateur.corpus import fields as corpus_fields
 from secateur.corpus import mix, row_file
@@ -94,10 +94,10 @@ def outputs() -> str:
     return page(
         "Output folder: manifest and report (JSON)",
         "`manifest.json` is written last: a folder that has it is whole. `secateur verify` "
-        "compares every file with it; files that were added since (README.md, .gitattributes) are listed "
-        "and are no damage. `report.json` holds every number that was measured, `report.md` the "
-        "same for people. A dotted name is a key within a key, `*` stands for a name that depends "
-        "on the output, `**` for anything below.",
+        "compares every file with it; files that were added since (README.md, .gitattributes) are "
+        "listed and are no damage. `report.json` holds every number that was measured, `report.md` "
+        "the same for people. A dotted name is a key within a key, `*` stands for a name that "
+        "depends on the output, `**` for anything below.",
         "## manifest.json", keys(MANIFEST_KEYS), "## report.json", keys(REPORT_KEYS),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from file_pages import page
-from markdown import code, table
+from page_parts import code, table
 
 from secateur.calibration.observers.registry import OBSERVERS
 from secateur.corpus.mix import list_mixes, read_mix

@@ -1,7 +1,7 @@
 """The pages of docs/reference, made from the code: `make reference`.
 
-python tools/reference.py            writes them
-python tools/reference.py --check    says which are not what the code says, and exits with 1
+python docs/generator/reference.py            writes them
+python docs/generator/reference.py --check    says which are not what the code says, and exits with 1
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from command_page import commands
 from file_pages import FILES
 from name_page import names
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
+FOLDER = Path(__file__).resolve().parents[1] / "reference"
 
 PAGES: Mapping[str, Callable[[], str]] = {**FILES, "commands": commands, "names": names}
 """{file's stem: its text}"""
