@@ -275,6 +275,25 @@ def test_a_stop_token_belongs_to_the_answer_and_ends_it(
     assert {answer.finish for answer in free.answers} == {"length"}
 
 
+def test_progress_counts_tokens_as_they_come(
+    model: Checkpoint, prompts: PromptSet, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int, str]] = []
+    found = generate_answers(
+        model,
+        prompts,
+        tmp_path / "a.jsonl",
+        stop_ids=frozenset({1, TURN_END}),
+        settings=Generation(max_new_tokens=8, batch_size=2),
+        progress=lambda *entry: told.append(entry),
+    )
+    most = 8 * len(found.answers)
+    assert {(stage, total, unit) for stage, _, total, unit in told} == {("answers", most, "tokens")}
+    done = [entry[1] for entry in told]
+    assert done[0] == 0 and done[-1] == most and done == sorted(done)
+    assert len({*done}) > len(found.answers), "one step for an answer only"
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_workers_and_batches_do_not_change_answers(
     temperature: float, model: Checkpoint, prompts: PromptSet, tmp_path: Path

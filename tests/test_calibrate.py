@@ -470,7 +470,16 @@ def test_an_empty_corpus_is_refused(tiny: TINY) -> None:
         calibrate(tiny("gemma4"), make_corpus([], [], {}))
 
 
-def test_progress_counts_every_layer(tiny: TINY) -> None:
+@pytest.mark.parametrize("sampled", [0, 16])
+def test_progress_counts_the_tokens_of_the_corpus_once(tiny: TINY, sampled: int) -> None:
     calls: list[tuple[str, int, int, str]] = []
-    calibrate(tiny("gemma4"), corpus(), sampling=Sampling(0), progress=lambda *c: calls.append(c))
-    assert calls == [("calibrate", done, 138, "tokens") for done in (46, 92, 138)]
+    sampling = Sampling(sampled)
+    calibrate(tiny("gemma4"), corpus(), sampling=sampling, progress=lambda *c: calls.append(c))
+    assert {(stage, total, unit) for stage, _, total, unit in calls} == {
+        ("calibrate", 46, "tokens")
+    }
+    done = [entry[1] for entry in calls]
+    assert done[0] == 0 and done[-1] == 46 and done == sorted(done)
+    assert len(done) == 4 + (sampled > 0) * 3  # layers, and solving each
+    if not sampled:
+        assert done == [0, 15, 30, 46]

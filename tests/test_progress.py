@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from secateur.cli.progress import LogLines, describe, show_time
+import pytest
+
+from secateur.cli.progress import LogLines, Stage, show_time
+from secateur.system.progress import Counter
 
 
 def test_a_line_at_begin_and_end_and_now_and_then_between() -> None:
@@ -35,9 +38,57 @@ def test_quick_work_is_two_lines_and_slow_work_says_that_it_lives() -> None:
     assert len(lines) == 3
 
 
+def test_no_silence_is_longer_than_half_a_minute() -> None:
+    lines: list[str] = []
+    now = 0.0
+    log = LogLines(lines.append, lambda: now)
+    log.break_silence()
+    assert lines == []
+    log("answers", 0, 1000, "tokens")
+    for now in (10.0, 29.0, 31.0, 45.0, 62.0):
+        log.break_silence()
+    assert lines[1:] == [
+        "[answers] 0 %, 0 of 1,000 tokens, 0:31",
+        "[answers] 0 %, 0 of 1,000 tokens, 1:02",
+    ]
+    log("answers", 1000, 1000, "tokens")
+    now += 40
+    log.break_silence()
+    assert lines[-1] == "[answers] ended 0:40 ago, working on"
+
+
 def test_the_unit_is_said_once() -> None:
-    said = describe(3932, 3932, "tokens", 2.0)
+    said = Stage("layers", 0, 3932, 3932, "tokens", 2.0).sentence()
     assert said == "100 %, 3,932 of 3,932 tokens, 1,966 tokens/s, 0:02"
-    assert describe(5 * 10**8, 10**9, "bytes", 10.0).startswith("50 %, 500.00 MB of 1.00 GB, 50.00")
-    assert describe(0, 1, "", 3.0) == "0:03"
+    half = Stage("write", 0, 5 * 10**8, 10**9, "bytes", 10.0).sentence()
+    assert half == "50 %, 500.00 MB of 1.00 GB, 50.00 MB/s, 0:10, 0:10 left"
+    assert Stage("load", 0, 0, 1, "", 3.0).sentence() == "0:03"
     assert show_time(18245) == "5:04:05"
+
+
+def test_what_an_interrupted_run_has_done_counts_for_the_share_but_not_for_the_rate() -> None:
+    resumed = Stage("answers", 500, 600, 1000, "tokens", 10.0)
+    assert resumed.sentence() == "60 %, 600 of 1,000 tokens, 10 tokens/s, 0:10, 0:40 left"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 110])
+@pytest.mark.parametrize("name", ["calibrate", "gemma-4-26B-A4B-it-90e-Q4_K_M.gguf: hash weights"])
+def test_a_bar_is_never_wider_than_the_terminal(width: int, name: str) -> None:
+    stage = Stage(name, 0, 12_345_678, 45_000_000, "tokens", 18245.0)
+    line = stage.line(width)
+    assert len(line) <= width
+    assert "27 %, " in line and line.endswith(", 5:04:05, 13:24:18 left")
+    assert ("677 tokens/s" in line) == (width - len(name) > 40)
+    assert (name in line) == (width >= 80 or name == "calibrate")
+    if width == 110 and name == "calibrate":
+        assert "12,345,678 of 45,000,000 tokens, 677 tokens/s" in line and "━━━━╌" in line
+        assert "####-" in stage.line(width, plain=True)
+
+
+def test_tokens_that_go_through_layers_are_counted_once() -> None:
+    told: list[tuple[int, int]] = []
+    count = Counter(lambda _, done, total, __: told.append((done, total)), "s", 10, "t", steps=30)
+    for _ in range(3):
+        count(4)
+        count(6)
+    assert told == [(done, 10) for done in (0, 1, 3, 4, 6, 8, 10)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from secateur.calibration.cost import limit_sample
+from secateur.calibration.cost import cost_of, limit_sample
 from secateur.calibration.documents import Documents, list_documents
 from secateur.calibration.group_observer import GroupObserver
 from secateur.calibration.layer_sums import LayerSums, list_kinds
@@ -30,7 +30,12 @@ from secateur.calibration.token_sample import (
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
 from secateur.errors import CorpusError, FamilyError
-from secateur.forward.batches import Group, group_micro_batches, make_micro_batches
+from secateur.forward.batches import (
+    Group,
+    count_tokens,
+    group_micro_batches,
+    make_micro_batches,
+)
 from secateur.forward.skeleton import find_path, get_decoder_layers
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
@@ -42,7 +47,7 @@ from secateur.statistics.sample_file import (
 )
 from secateur.statistics.statistics import Statistics
 from secateur.statistics.sums import Array
-from secateur.system.progress import Progress, no_progress
+from secateur.system.progress import Counter, Progress, no_progress
 from secateur.system.resources import cores
 
 
@@ -59,6 +64,10 @@ class _Task:
     """H, E, K"""
     solve: bool
     keep: Callable[[LayerTokens], None] | None
+    count: Callable[[int], None]
+    """called with the tokens of a group that went through a layer, and `solving` after solving"""
+    solving: int
+    """as many tokens cost as much as solving a layer"""
 
 
 def calibrate(
@@ -103,9 +112,11 @@ def calibrate(
             )  # fmt: skip
             keep = stack.enter_context(write_sample(sampling.keep, described, tokens.keys))
         solve = shard.parts == 1 and wanted > 0
+        count, solving = _count_steps(checkpoint, documents, wanted if solve else 0, progress)
         task = _Task(
-            checkpoint, documents, observers, tokens.by_batch(), tokens, sizes, solve, keep
-        )
+            checkpoint, documents, observers, tokens.by_batch(), tokens, sizes, solve, keep,
+            count, solving,
+        )  # fmt: skip
         forward = stack.enter_context(
             ForwardPass(
                 CheckpointWeights(checkpoint),
@@ -115,12 +126,22 @@ def calibrate(
                 groups=groups,
             )
         )
-        count = sum(documents.tokens.values())
         for layer in range(checkpoint.layers):
             arrays.update(_calibrate_layer(forward, layer, task))
-            progress("calibrate", (layer + 1) * count, checkpoint.layers * count, "tokens")
         skipped = forward.skipped
     return replace(begun, skipped=skipped, arrays=dict(sorted(arrays.items())))
+
+
+def _count_steps(
+    checkpoint: Checkpoint, documents: Documents, sampled: int, progress: Progress
+) -> tuple[Counter, int]:
+    """Reports the corpus' tokens, done when they went through all layers and those are solved;
+    and how many tokens' way through a layer costs as much as solving it."""
+    total, routed = sum(documents.tokens.values()), len(checkpoint.moe_layers)
+    cost = cost_of(checkpoint, documents.corpus, sampled)
+    solving = int(cost.reroute / cost.forward * total * checkpoint.layers / routed)
+    steps = checkpoint.layers * total + routed * solving
+    return Counter(progress, "calibrate", total, "tokens", steps=steps), solving
 
 
 def _describe_run(
@@ -148,7 +169,7 @@ def _calibrate_layer(forward: ForwardPass, number: int, task: _Task) -> dict[str
     routed = number in task.checkpoint.moe_layers
     with forward.load_layer(number) as module:
         layer = LoadedLayer(module, prefix, number, forward.family, forward.config)
-        seen = _observe_layer(forward, layer, sums, task.drawn)
+        seen = _observe_layer(forward, layer, sums, task)
         arrays = sums.arrays(routed=routed)
         if routed and (task.solve or task.keep):
             tokens = join_seen(seen, len(task.tokens.batch), task.sizes)
@@ -161,11 +182,12 @@ def _calibrate_layer(forward: ForwardPass, number: int, task: _Task) -> dict[str
                 arrays |= solve_loaded(
                     layer, sample, sums.categories, forward.workers, skip_bad=forward.skip_bad
                 )
+                task.count(task.solving)
     return arrays
 
 
 def _observe_layer(
-    forward: ForwardPass, layer: LoadedLayer, sums: LayerSums, drawn: Mapping[int, Drawn]
+    forward: ForwardPass, layer: LoadedLayer, sums: LayerSums, task: _Task
 ) -> list[Seen]:
     """Run one layer and add up what it did; returns what the sampled tokens brought to it."""
     path, experts = layer.find_experts()
@@ -175,7 +197,7 @@ def _observe_layer(
 
     def observe(group: Group) -> GroupObserver:
         masks = [forward.mask(batch) for batch in group]
-        observers[group[0].index] = GroupObserver(group, masks, number, drawn, sums.observers)
+        observers[group[0].index] = GroupObserver(group, masks, number, task.drawn, sums.observers)
         return observers[group[0].index]
 
     def add(group: Group) -> None:
@@ -187,6 +209,7 @@ def _observe_layer(
         unmasked = int(observer.mask.sum())
         for name, squares in observer.linears().items():
             sums.add_squares(name, squares[None], [unmasked])
+        task.count(count_tokens(group))
 
     with hook_layer(layer.module, layer.prefix, layer.family, layer.number):
         forward.run(layer.module, layer.number, observe, add)

@@ -114,6 +114,7 @@ def solve_sample(
     model = build_skeleton(source)
     arrays = dict(statistics.arrays)
     layers = sample.description.layers
+    progress("solve", 0, len(layers), "layers")
     for done, number in enumerate(layers, start=1):
         module = get_decoder_layers(model)[number]
         tokens = to_layer_sample(sample.layer(number), sample.keys)

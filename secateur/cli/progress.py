@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event, Lock, Thread
 from typing import Any
 
 from secateur.system.progress import Progress
@@ -16,7 +17,10 @@ STEP = 0.05
 """Share of a stage after which a log gets another line."""
 
 SHORTEST, LONGEST = 5.0, 30.0
-"""Seconds between two lines of a stage at least; and at most, if anything was done."""
+"""Seconds between two lines of a stage at least; and between two lines of the log at most."""
+
+_BAR = 16
+"""Characters of a bar."""
 
 
 @contextmanager
@@ -25,23 +29,76 @@ def show_progress() -> Iterator[Progress]:
     if sys.stderr.isatty():
         with _bars() as report:
             yield report
-    else:
-        yield LogLines(lambda line: print(line, file=sys.stderr, flush=True))
+        return
+    log = LogLines(lambda line: print(line, file=sys.stderr, flush=True))
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            log.break_silence()
+
+    thread = Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield log
+    finally:
+        ended.set()
+        thread.join()
 
 
-def describe(done: int, total: int, unit: str, elapsed: float) -> str:
-    """`35 %, 1.20 GB of 3.40 GB, 80.00 MB/s, 0:15, 0:28 left`; without a unit only the times."""
-    words = []
-    if unit:
-        share = done / total if total else 1.0
-        first = show_amount(done, unit) if unit == "bytes" else f"{done:,}"
-        words += [f"{share:.0%}".replace("%", " %"), f"{first} of {show_amount(total, unit)}"]
-        if done and elapsed:
-            words.append(f"{show_amount(done / elapsed, unit)}/s")
-    words.append(show_time(elapsed))
-    if 0 < done < total and elapsed:
-        words.append(f"{show_time((total - done) * elapsed / done)} left")
-    return ", ".join(words)
+@dataclass
+class Stage:
+    """How far a stage is; `before` was done when it began, by an interrupted run."""
+
+    name: str
+    before: int
+    done: int
+    total: int
+    unit: str
+    elapsed: float = 0.0
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What is said of it, by kind and in order; without a unit only the time."""
+        fresh = self.done - self.before
+        said = {}
+        if self.unit:
+            first = show_amount(self.done, self.unit) if self.unit == "bytes" else f"{self.done:,}"
+            said["share"] = f"{self.share:.0%}".replace("%", " %")
+            said["amount"] = f"{first} of {show_amount(self.total, self.unit)}"
+            if fresh and self.elapsed:
+                said["rate"] = f"{_show_rate(fresh / self.elapsed, self.unit)}/s"
+        said["elapsed"] = show_time(self.elapsed)
+        if fresh > 0 and self.done < self.total and self.elapsed:
+            left = (self.total - self.done) * self.elapsed / fresh
+            said["left"] = f"{show_time(left)} left"
+        return said
+
+    @property
+    def share(self) -> float:
+        """What is done of it, 0 to 1."""
+        return self.done / self.total if self.total else 1.0
+
+    def sentence(self) -> str:
+        """`35 %, 1.20 GB of 3.40 GB, 80.00 MB/s, 0:15, 0:28 left`; without a unit only the time."""
+        return ", ".join(self.words.values())
+
+    def line(self, width: int, *, plain: bool = False) -> str:
+        """Name, bar and words in at most `width` characters; what says least is left out first.
+
+        `plain` draws the bar with ASCII characters.
+        """
+        filled, empty = "#-" if plain else "━╌"
+        full = round(self.share * _BAR)
+        bar = filled * full + empty * (_BAR - full) if self.unit else ""
+        for dropped in ((), ("bar",), ("bar", "amount"), ("bar", "amount", "rate")):
+            words = [word for kind, word in self.words.items() if kind not in dropped]
+            parts = [self.name, *([bar] if bar and "bar" not in dropped else []), ", ".join(words)]
+            line = "  ".join(parts)
+            if len(line) <= width:
+                return line
+        room = max(1, width - len(parts[-1]) - 5)
+        return f"{self.name[:room]}...  {parts[-1]}"[: max(0, width)]
 
 
 def show_time(seconds: float) -> str:
@@ -52,11 +109,12 @@ def show_time(seconds: float) -> str:
 
 
 @dataclass
-class _Stage:
+class _Told:
     """When a stage began, and when and at what share its last line was written."""
 
+    stage: Stage
     began: float
-    told_at: float
+    at: float
     share: float = 0.0
     ended: bool = False
 
@@ -68,62 +126,85 @@ class LogLines:
         self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._write, self._clock = write, clock
-        self._stages: dict[str, _Stage] = {}
+        self._stages: dict[str, _Told] = {}
+        self._last: _Told | None = None
+        self._spoken = 0.0
+        self._lock = Lock()
 
     def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
-        now = self._clock()
-        known = self._stages.get(stage)
-        if known is None:
-            known = self._stages[stage] = _Stage(now, now)
-            amount = f" ({show_amount(total, unit)})" if unit else ""
-            self._write(f"[{stage}] begins{amount}")
-        if known.ended:
-            return
-        share = done / total if total else 1.0
-        since = now - known.told_at
-        known.ended = done >= total
-        if (
-            known.ended
-            or (since >= SHORTEST and share - known.share > STEP - 1e-9)
-            or since >= LONGEST
-        ):
-            known.told_at, known.share = now, share
-            self._write(f"[{stage}] {describe(done, total, unit, now - known.began)}")
+        with self._lock:
+            now = self._clock()
+            known = self._stages.get(stage)
+            if known is None:
+                known = _Told(Stage(stage, done, done, total, unit), now, now)
+                self._stages[stage] = known
+                self._say(f"[{stage}] begins{f' ({show_amount(total, unit)})' if unit else ''}")
+            self._last = known
+            if known.ended:
+                return
+            known.stage.done, known.stage.total = done, total
+            known.stage.elapsed = now - known.began
+            since = now - known.at
+            known.ended = done >= total
+            moved = known.stage.share - known.share > STEP - 1e-9
+            if known.ended or (since >= SHORTEST and moved) or since >= LONGEST:
+                self._tell(known, now)
+
+    def break_silence(self) -> None:
+        """Write a line if there was none for LONGEST seconds, so that one sees that work goes on."""
+        with self._lock:
+            now, last = self._clock(), self._last
+            if last is None or now - self._spoken < LONGEST:
+                return
+            if last.ended:
+                self._say(f"[{last.stage.name}] ended {show_time(now - last.at)} ago, working on")
+            else:
+                last.stage.elapsed = now - last.began
+                self._tell(last, now)
+
+    def _tell(self, known: _Told, now: float) -> None:
+        known.at, known.share = now, known.stage.share
+        self._say(f"[{known.stage.name}] {known.stage.sentence()}")
+
+    def _say(self, line: str) -> None:
+        self._spoken = self._clock()
+        self._write(line)
 
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    """One bar a stage."""
+    """One line a stage."""
     from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
     from rich.progress import Progress as Bars
+    from rich.progress import ProgressColumn, Task
     from rich.table import Column
     from rich.text import Text
 
-    class Details(ProgressColumn):
-        """What `describe` says of a stage."""
+    console = Console(stderr=True)
+
+    class Line(ProgressColumn):
+        """What a stage says of itself."""
 
         def render(self, task: Task) -> Text:
-            return Text(
-                describe(
-                    int(task.completed),
-                    int(task.total or 0),
-                    task.fields["unit"],
-                    task.finished_time or task.elapsed or 0.0,
-                )
-            )
+            stage: Stage = task.fields["stage"]
+            stage.elapsed = task.finished_time or task.elapsed or 0.0
+            plain = console.options.ascii_only
+            return Text(stage.line(console.width, plain=plain))
 
-    columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-        BarColumn(bar_width=16),
-        Details(table_column=Column(no_wrap=True)),
-    )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(Line(table_column=Column(no_wrap=True)), console=console) as bars:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int, unit: str) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, unit=unit)
-            bars.update(tasks[stage], completed=done, total=total)
+                known = Stage(stage, done, done, total, unit)
+                tasks[stage] = bars.add_task(stage, total=total, stage=known), known
+            number, known = tasks[stage]
+            known.done, known.total = done, total
+            bars.update(number, completed=done, total=total)
 
         yield report
+
+
+def _show_rate(rate: float, unit: str) -> str:
+    """With a digit behind the point where it is small."""
+    return f"{rate:.1f} {unit}" if unit != "bytes" and rate < 10 else show_amount(rate, unit)

@@ -65,13 +65,16 @@ def take_documents(source: Source, index: int, sampling: Sampling, seen: set[str
     Raises CorpusError for a record that cannot be used, a token id beyond the vocabulary, and a
     source that has less than was asked of it, unless it allows that.
     """
+    stage = f"source {source.name}"
+    # Without a unit: how many there are is known when the file or data set has been read.
+    sampling.progress(f"read {source.name}", 0, 1, "")
     found = open_records(source)
+    sampling.progress(f"read {source.name}", 1, 1, "")
     order = np.random.Generator(np.random.PCG64([sampling.seed, index]))
     counts = {"duplicates": 0, "empty": 0, "dropped": 0, "truncated": 0}
     chosen: list[Chosen] = []
     lost: list[str] = []
     tokens = 0
-    stage = f"source {source.name}"
     for position in order.permutation(len(found.records)):
         if len(chosen) == source.samples or tokens == source.tokens:
             break

@@ -65,6 +65,7 @@ def measure_engine(
     longest = max((len(prompt.input_ids) for prompt in prompts), default=0)
     steps: list[EngineToken] = []
     made: list[Answer] = []
+    progress("llama.cpp", 0, len(prompts), "prompts")
     with llama_server(model, context=longest + count + _SPARE, workers=workers) as server:
         for number, prompt in enumerate(prompts, start=1):
             found = server.complete(prompt.input_ids, count)

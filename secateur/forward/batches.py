@@ -98,6 +98,11 @@ def group_micro_batches(batches: Sequence[MicroBatch]) -> tuple[Group, ...]:
     return tuple(map(tuple, groups))
 
 
+def count_tokens(group: Sequence[MicroBatch]) -> int:
+    """The tokens of some micro-batches that count, also those that broke on their way."""
+    return sum(int(batch.mask.sum()) for batch in group)
+
+
 def make_micro_batches(rows: Sequence[TokenRow], hidden: int) -> tuple[MicroBatch, ...]:
     """The documents of all rows in micro-batches for a model of width `hidden`."""
     total = sum(line.stop - line.start for line in _all_lines(rows))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,7 +36,7 @@ from secateur.evaluation.tokens.answers import (
 from secateur.evaluation.tokens.prompts import Prompt, PromptSet, check_lengths, turn_end_ids
 from secateur.evaluation.whole_model import whole_model
 from secateur.system.atomic import writing
-from secateur.system.progress import Progress, no_progress
+from secateur.system.progress import Counter, Progress, no_progress
 from secateur.system.resources import free_memory
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def generate_answers(
     by default what is free. Peak memory: all weights, experts in their own type and all else
     in float32, and the cache of one batch per worker; the number of workers does not change the
     answers. Raises EngineError when the weights do not fit, InputError for a prompt that leaves
-    no room to answer; `progress` counts prompts.
+    no room to answer; `progress` counts tokens as they come, and those that an answer could have had
+    when it ends earlier.
     """
     from transformers import GenerationConfig
 
@@ -108,17 +109,18 @@ def generate_answers(
     pending = [
         batch for batch in _make_batches(asked, settings.batch_size) if batch[0].id not in found
     ]
-    progress("answers", len(found), len(asked), "answers")
+    longest = settings.max_new_tokens
+    count = Counter(progress, "answers", len(asked) * longest, "tokens")
+    count(len(found) * longest)
     if pending:
         check_memory(checkpoint, free_memory() if memory is None else memory)
-        work = partial(_answer_batch, stop_ids=stop_ids, settings=settings)
+        work = partial(_answer_batch, stop_ids=stop_ids, settings=settings, count=count)
         with whole_model(checkpoint) as model, _single_threaded_workers(workers) as pool:
             # The model's own defaults would be merged into ours.
             model.generation_config = cast(Any, GenerationConfig)()
             for answers in pool.map(partial(work, model), pending):
                 _append(kept, answers)
                 found.update({answer.id: answer for answer in answers})
-                progress("answers", len(found), len(asked), "answers")
     in_order = (
         found[prompt.id] if prompt.kind == "answers" else _pass_document(prompt)
         for prompt in prompts.prompts
@@ -154,7 +156,12 @@ def _make_batches(asked: Sequence[Prompt], size: int) -> list[list[Prompt]]:
 
 
 def _answer_batch(
-    model: Any, batch: Sequence[Prompt], *, stop_ids: frozenset[int], settings: Generation
+    model: Any,
+    batch: Sequence[Prompt],
+    *,
+    stop_ids: frozenset[int],
+    settings: Generation,
+    count: Callable[[int], None],
 ) -> list[Answer]:
     """Answer prompts in one batch, padded on the left."""
     from transformers import GenerationConfig
@@ -176,20 +183,21 @@ def _answer_batch(
             input_ids=ids,
             attention_mask=mask,
             generation_config=config,
-            logits_processor=_make_sampler([prompt.id for prompt in batch], settings),
+            logits_processor=_make_sampler([prompt.id for prompt in batch], settings, count),
         )
+    count(len(batch) * (settings.max_new_tokens - (output.shape[1] - longest)))
     return [
         _cut_answer(prompt, row[longest:], stop_ids)
         for prompt, row in zip(batch, output, strict=True)
     ]
 
 
-def _make_sampler(ids: Sequence[str], settings: Generation) -> Any:
+def _make_sampler(ids: Sequence[str], settings: Generation, count: Callable[[int], None]) -> Any:
     """What turns the greedy choice into a draw: the largest of logits plus Gumbel noise.
 
     That is a draw from the softmax of the logits (Gumbel 1954; Maddison et al. 2014). The noise
     of a prompt comes from the seed and its id alone, not from torch's global state, so threads,
-    batches and interruptions do not change it.
+    batches and interruptions do not change it. `count` is called with the tokens of every step.
     """
     from transformers import (
         LogitsProcessorList,
@@ -198,7 +206,11 @@ def _make_sampler(ids: Sequence[str], settings: Generation) -> Any:
         TopPLogitsWarper,
     )
 
-    steps: list[Any] = []
+    def count_step(_: Tensor, logits: Tensor) -> Tensor:
+        count(len(logits))
+        return logits
+
+    steps: list[Any] = [count_step]
     if settings.temperature > 0:
         steps.append(TemperatureLogitsWarper(settings.temperature))
         if settings.top_k:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from secateur.errors import FamilyError, NumericError
 from secateur.evaluation.tokens.answers import AnswerSet
-from secateur.forward.batches import MicroBatch, make_micro_batches
+from secateur.forward.batches import MicroBatch, count_tokens, make_micro_batches
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
-from secateur.system.progress import Progress, no_progress
+from secateur.system.progress import Counter, Progress, no_progress
 
 LOGITS_BYTES = 64 << 20
 """Bytes of float32 logits held at once per worker."""
@@ -48,7 +48,8 @@ def run_teacher_forced(
     """Call `work(chunk, logits)` for all scored tokens; logits are float32 [n, V].
 
     `work` runs in worker threads, on chunks that do not overlap; chunks do not depend on the number
-    of workers. Two stages are reported: "layers", then "logits". Raises NumericError, naming the
+    of workers. Two stages are reported, both in tokens: "layers" (all tokens), then "logits" (those
+    that are scored). Raises NumericError, naming the
     answer and the token, when a hidden state or a logit is NaN or infinite, and FamilyError when
     the vocabulary lacks a token.
     """
@@ -64,28 +65,26 @@ def run_teacher_forced(
     layers = source.family.number(source.config, "layers")
 
     with ForwardPass(source, batches, workers=workers) as forward:
+        tokens = count_tokens(batches)
+        count = Counter(progress, "layers", tokens, "tokens", steps=layers * tokens)
         for layer in range(layers):
             with forward.load_layer(layer) as module:
                 try:
-                    forward.run(module, layer)
+                    forward.run(module, layer, done=lambda group: count(count_tokens(group)))
                 except NumericError as error:
                     raise _name_answer(error, forward, answers) from None
-            progress("layers", layer + 1, layers, "layers")
 
-        def score(batch: MicroBatch) -> int:
-            count = 0
+        def score(batch: MicroBatch) -> None:
             for chunk in _chunks(batch, answers, size):
                 logits = forward.logits(batch, chunk.position)
                 _check_finite(logits, chunk, answers)
                 work(chunk, logits)
-                count += len(chunk.token)
-            return count
+                scored(len(chunk.token))
 
+        scored = Counter(progress, "logits", answers.tokens, "tokens")
         with forward.load_head():
-            done = 0
-            for count in forward.map(score):
-                done += count
-                progress("logits", done, answers.tokens, "tokens")
+            for _ in forward.map(score):
+                pass
 
 
 def _chunks(batch: MicroBatch, answers: AnswerSet, size: int) -> Iterator[Chunk]:
