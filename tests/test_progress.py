@@ -45,7 +45,8 @@ def test_no_silence_is_longer_than_half_a_minute() -> None:
     log.break_silence()
     assert lines == []
     log("answers", 0, 1000, "tokens")
-    for now in (10.0, 29.0, 31.0, 45.0, 62.0):
+    for second in (10, 29, 31, 45, 62):
+        now = float(second)
         log.break_silence()
     assert lines[1:] == [
         "[answers] 0 %, 0 of 1,000 tokens, 0:31",

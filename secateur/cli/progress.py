@@ -151,7 +151,7 @@ class LogLines:
                 self._tell(known, now)
 
     def break_silence(self) -> None:
-        """Write a line if there was none for LONGEST seconds, so that one sees that work goes on."""
+        """Write a line if there was none for LONGEST seconds: the work goes on."""
         with self._lock:
             now, last = self._clock(), self._last
             if last is None or now - self._spoken < LONGEST:

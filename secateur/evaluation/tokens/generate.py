@@ -93,8 +93,8 @@ def generate_answers(
     by default what is free. Peak memory: all weights, experts in their own type and all else
     in float32, and the cache of one batch per worker; the number of workers does not change the
     answers. Raises EngineError when the weights do not fit, InputError for a prompt that leaves
-    no room to answer; `progress` counts tokens as they come, and those that an answer could have had
-    when it ends earlier.
+    no room to answer; `progress` counts tokens as they come, and those that an answer could have
+    had when it ends earlier.
     """
     from transformers import GenerationConfig
 
