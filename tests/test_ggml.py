@@ -28,7 +28,12 @@ def matrix() -> tuple[np.ndarray, np.ndarray]:
     return rows, importance
 
 
-@pytest.mark.parametrize("case", list(GOLDEN))
+@pytest.mark.parametrize(
+    "case",
+    # ggml builds the codebooks of these two in seconds, anew for each process.
+    [pytest.param(case, marks=[pytest.mark.slow] * case.startswith(("IQ1_S", "IQ2_S ")))
+     for case in GOLDEN],
+)  # fmt: skip
 def test_bytes_equal_a_native_builds(case):
     name, label = case.split()
     rows, importance = matrix()

@@ -246,7 +246,11 @@ def test_a_padded_plan_is_applied_with_a_pruned_imatrix(line: Line, tmp_path: Pa
         apply(edited, tmp_path / "no", imatrix=tmp_path / "theirs.gguf")
 
 
-@pytest.mark.parametrize("kind", ENCODABLE)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("IQ1_S", "IQ2_S")))
+     for kind in ENCODABLE],
+)  # fmt: skip
 def test_zeros_stay_zeros_in_every_type(kind: str) -> None:
     """Whole rows of zeros, and a row's end of zeros whose importance is zero."""
     random = np.random.default_rng(3)

@@ -125,6 +125,7 @@ def test_the_plan_ahead_has_the_sizes_of_the_real_one(line: Line, made: Path) ->
     assert all(0 <= written[name] - (size or 0) < 1024 for name, size in sizes.items())
 
 
+@pytest.mark.slow
 def test_another_corpus_under_the_same_name_is_calibrated_anew(
     forks: Killer, line: Line, tmp_path: Path
 ) -> None:
