@@ -22,7 +22,6 @@ PACKAGES = (
     "families",
     "checkpoint",
     "formats",
-    "rounding",
     "corpus",
     "statistics",
     "forward",

@@ -1,130 +1,168 @@
-"""Help pages: options in groups, choices and defaults shown, examples as they are typed.
-
-Choices that come from a registry are imported when a page is shown, so that every other start of
-the command line costs nothing.
-"""
+"""Help pages: options in groups, choices and defaults shown, examples as they are typed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from secateur.cli.choices import SHOWN
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Settings of the whole command line."""
 
+ONE_GO, STEPS = "The whole line in one go", "The same step by step"
+LOOKING, FILES = "To look and to check", "To work with files"
+COMMAND_GROUPS = (ONE_GO, STEPS, LOOKING, FILES)
+"""Groups of commands on the first page, in order."""
 
-def criterion_names() -> Sequence[str]:
-    """All pruning criteria with what they are, the default first."""
-    from secateur.pruning.criteria.registry import CRITERIA
-
-    return [f"{one.name} ({one.help})" for one in CRITERIA.values()]
-
-
-def aggregation_names() -> Sequence[str]:
-    """The ways to aggregate scores over categories, the default first."""
-    from secateur.pruning.criteria.aggregations import AGGREGATIONS
-
-    return [f"{one.name} ({one.help})" for one in AGGREGATIONS.values()]
-
-
-def observer_names() -> Sequence[str]:
-    """The sums that are made on request."""
-    from secateur.calibration.observers.registry import OBSERVERS
-
-    return [f"{one.name} ({one.help})" for one in OBSERVERS.values()]
-
-
-def format_names() -> Sequence[str]:
-    """All output formats."""
-    from secateur.outputs.registry import FORMATS
-
-    return tuple(FORMATS)
-
-
-def gate_names() -> Sequence[str]:
-    """All metrics that a limit may be set to."""
-    from secateur.evaluation.metrics import registry
-
-    return registry.gate_names()
-
-
-CHOICES: dict[str, Callable[[], Sequence[str]]] = {
-    "CRITERION": criterion_names,
-    "AGGREGATION": aggregation_names,
-    "SUM": observer_names,
-    "FORMAT[,FORMAT...]": format_names,
-    "METRIC<=NUMBER": gate_names,
-}
-"""Placeholder of an option's value -> what it may be."""
-
-
-LAST = ("Running", "Output")
+ARGUMENTS, OPTIONS, OUTPUT = "Arguments", "Options", "Output"
+LAST = ("Running", OUTPUT)
 """The groups at the end of every page."""
+
+WIDEST_NAME = 26
+"""Columns that an option's name may take before its text begins on the next line."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An argument or option as a help page shows it."""
+
+    group: str
+    name: str
+    text: str
+    choices: tuple[tuple[str, str], ...] = ()
 
 
 class Command(TyperCommand):
     """A command whose help shows options by group, and its examples (epilog) line by line."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[OPTIONS]", *_arguments(self.get_params(ctx))]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        write_options(self.get_params(ctx), ctx, formatter)
+        _write_entries(describe_all(self.get_params(ctx)), formatter)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        write_examples(self.epilog, formatter)
+        _write_examples(self.epilog, formatter)
 
 
 class Group(TyperGroup):
-    """A group of commands whose help shows the whole first sentence of every command."""
+    """A group of commands, each with the first sentence of its help on a line."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [
-                    (name, _first_sentence(command.help or ""))
-                    for name in self.list_commands(ctx)
-                    if (command := self.get_command(ctx, name)) and not command.hidden
-                ]
-            )
-        write_options(self.get_params(ctx), ctx, formatter)
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in COMMAND_GROUPS}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                panel = getattr(command, "rich_help_panel", None) or "Commands"
+                sentence = first_sentence(command.help or "")
+                groups.setdefault(panel, []).append((name, sentence))
+        for panel, rows in groups.items():
+            if rows:
+                with formatter.section(panel):
+                    formatter.write_dl(rows)
+        options = [replace(one, group=OPTIONS) for one in describe_all(self.get_params(ctx))]
+        _write_entries(options, formatter)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        write_examples(self.epilog, formatter)
+        _write_examples(self.epilog, formatter)
 
 
-def write_options(params: Sequence[Any], ctx: Any, formatter: Any) -> None:
-    """Write arguments, then options under the heading of their `rich_help_panel`."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for param in params:
-        record = param.get_help_record(ctx)
-        if record is None:
-            continue
-        name, text = record
-        if choices := CHOICES.get(getattr(param, "metavar", None) or ""):
-            text = f"{text}  [{', '.join(choices())}]"
-        argument = param.param_type_name == "argument"
-        name = name.partition(" <")[0] if argument else name  # without the type in Python
-        panel = "Arguments" if argument else getattr(param, "rich_help_panel", None) or "Options"
-        groups.setdefault(panel, []).append((name, text))
-    for panel in sorted(groups, key=_place):
-        with formatter.section(panel):
-            formatter.write_dl(groups[panel])
+def describe_all(params: Iterable[Any]) -> list[Entry]:
+    """The arguments and options of a command, in the order of its help page."""
+    found = [describe(param) for param in params if not param.hidden]
+    return sorted(found, key=lambda entry: _place(entry.group))
 
 
-def write_examples(text: str | None, formatter: Any) -> None:
-    """Write examples, one command a line."""
-    if text:
-        with formatter.section("Examples"):
-            for line in text.strip().splitlines():
-                formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
+def describe(param: Any) -> Entry:
+    """An argument or option: names and placeholder, text with the default, choices."""
+    if param.param_type_name == "argument":
+        return Entry(ARGUMENTS, _placeholder(param), param.help or "")
+    names = ", ".join(sorted(param.opts, key=lambda name: name.startswith("--")))
+    value = "" if param.is_flag or param.count else f" {_placeholder(param)}"
+    if param.required:
+        state = "  [required]"
+    elif value and param.default is not None:
+        state = f"  [default: {param.default}]"
+    else:
+        state = ""
+    group = param.rich_help_panel or (OUTPUT if "--help" in param.opts else OPTIONS)
+    known = SHOWN.get(param.name)
+    return Entry(group, names + value, (param.help or "") + state, tuple(known()) if known else ())
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a command's help, without the full stop."""
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split()).partition(". ")[0].rstrip(".")
+
+
+def _placeholder(param: Any) -> str:
+    """What stands for a value: its metavar, or the choices in braces."""
+    if param.metavar:
+        return str(param.metavar)
+    if choices := param.type_descriptor.choices:
+        return "{" + "|".join(map(str, choices)) + "}"
+    return str(param.name).upper()
+
+
+def _arguments(params: Iterable[Any]) -> list[str]:
+    names = [
+        (_placeholder(param), param.required)
+        for param in params
+        if param.param_type_name == "argument"
+    ]
+    return [name if required else f"[{name}]" for name, required in names]
 
 
 def _place(panel: str) -> int:
     """Arguments and what is the command's own first, how to run it last."""
     if panel in LAST:
         return 1 + LAST.index(panel)
-    return -1 if panel in ("Arguments", "Options") else 0
+    return -2 if panel == ARGUMENTS else -1 if panel == OPTIONS else 0
 
 
-def _first_sentence(text: str) -> str:
-    return " ".join(text.split("\n\n", maxsplit=1)[0].split()).partition(". ")[0].rstrip(".")
+def _write_entries(entries: Sequence[Entry], formatter: Any) -> None:
+    """Every group under its heading, its texts in one column."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.group, []).append(entry)
+    for name, rows in groups.items():
+        widths = [len(row.name) for row in rows if len(row.name) <= WIDEST_NAME]
+        column = 4 + max(widths, default=8)
+        with formatter.section(name):
+            for row in rows:
+                formatter.write("".join(f"{line}\n" for line in _lines(row, column, formatter)))
+
+
+def _lines(entry: Entry, column: int, formatter: Any) -> list[str]:
+    """An entry's text beside its name, or below a long one; then a line or more for each choice."""
+    name = f"  {entry.name}"
+    width = formatter.width - column
+    text = textwrap.wrap(entry.text, width, break_on_hyphens=False)
+    if all(not meaning for _, meaning in entry.choices):
+        names = ", ".join(value for value, _ in entry.choices)
+        text += textwrap.wrap(names, width, initial_indent="  ", subsequent_indent="  ")
+    else:
+        for value, meaning in entry.choices:
+            text += textwrap.wrap(
+                f"{value}: {meaning}", width, initial_indent="  ", subsequent_indent="      "
+            )
+    if len(name) + 2 > column:
+        text.insert(0, "")
+    first, *rest = text or [""]
+    return [f"{name:{column}}{first}".rstrip(), *(f"{'':{column}}{line}" for line in rest)]
+
+
+def _write_examples(text: str | None, formatter: Any) -> None:
+    """Write examples, one command a line; a line that follows a backslash stands further right."""
+    if not text:
+        return
+    with formatter.section("Examples"):
+        continues = False
+        for line in text.strip().splitlines():
+            formatter.write(f"{'      ' if continues else '  '}{line.strip()}\n")
+            continues = line.rstrip().endswith("\\")

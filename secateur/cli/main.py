@@ -26,7 +26,7 @@ from secateur.cli.commands import (
     shrink,
     statistics,
 )
-from secateur.cli.help import CONTEXT, Group
+from secateur.cli.help import CONTEXT, FILES, Group
 from secateur.cli.terminal import exit_with
 from secateur.errors import SecateurError
 from secateur.system.allocator import return_large_blocks
@@ -49,9 +49,9 @@ app = typer.Typer(
 )
 for module in (inspect, calibrate, statistics, plan, output, measure, shrink, audit):
     module.add_to(app)
-app.add_typer(imatrix.app, name="imatrix")
-app.add_typer(recipe.app, name="recipe")
-app.add_typer(family.app, name="family")
+app.add_typer(imatrix.app, name="imatrix", rich_help_panel=FILES)
+app.add_typer(recipe.app, name="recipe", rich_help_panel=FILES)
+app.add_typer(family.app, name="family", rich_help_panel=FILES)
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from typing import Any
 
-from secateur.system.progress import Progress
+from secateur.cli.terminal import tells
+from secateur.system.progress import Progress, no_progress
 from secateur.system.sizes import show_amount
 
 STEP = 0.05
@@ -26,6 +27,9 @@ _BAR = 16
 @contextmanager
 def show_progress() -> Iterator[Progress]:
     """A Progress that shows every stage with its share, amount, rate, and time taken and left."""
+    if not tells("WARNING"):
+        yield no_progress
+        return
     if sys.stderr.isatty():
         with _bars() as report:
             yield report

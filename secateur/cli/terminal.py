@@ -4,7 +4,37 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from typing import Any, NoReturn
+
+LOGGER = "secateur"
+"""The name of the logger whose level is how much is told."""
+
+
+def set_detail(verbose: int, *, quiet: bool) -> None:
+    """Say how much is told: errors and the result (`quiet`), notes and progress, or more.
+
+    With `verbose` what is done is logged to stderr; with 2 also what libraries log, and errors
+    come with their traceback.
+    """
+    import logging
+
+    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+    ours = logging.getLogger(LOGGER)
+    ours.setLevel(logging.ERROR if quiet else levels[min(verbose, 2)])
+    if verbose:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+        ours.handlers, ours.propagate = [handler], False
+        if verbose > 1:
+            logging.basicConfig(level=logging.DEBUG, handlers=[handler])
+
+
+def tells(level: str) -> bool:
+    """Whether what has this `level` ("DEBUG", "INFO", "WARNING") is told."""
+    import logging
+
+    return logging.getLogger(LOGGER).isEnabledFor(logging.getLevelNamesMapping()[level])
 
 
 def show(data: Any, lines: list[str], as_json: bool) -> None:
@@ -16,8 +46,9 @@ def show(data: Any, lines: list[str], as_json: bool) -> None:
 
 
 def note(sentence: str) -> None:
-    """A sentence on stderr for the person who waits."""
-    sys.stderr.write(f"{sentence}\n")
+    """A sentence on stderr for the person who waits, unless they asked for quiet."""
+    if tells("WARNING"):
+        sys.stderr.write(f"{sentence}\n")
 
 
 def write_lines(lines: list[str]) -> None:
@@ -31,6 +62,8 @@ LONGEST = 4000
 
 def exit_with(message: str, code: int) -> NoReturn:
     """Say why in one line on stderr, and exit. A line of more than LONGEST characters is cut."""
+    if tells("DEBUG") and sys.exception() is not None:
+        traceback.print_exc()
     line = " ".join(message[: 2 * LONGEST].split())
     sys.stderr.write(f"secateur: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}\n")
     sys.exit(code)

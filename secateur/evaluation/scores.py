@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from secateur.forward.weights import WeightSource
 from secateur.system.array_file import read_arrays
 from secateur.system.atomic import write_safetensors
 from secateur.system.progress import Progress, no_progress
+
+_log = logging.getLogger(__name__)
 
 FORMAT = "secateur scores 2"
 
@@ -102,6 +105,7 @@ def score_once(
         found = load_scores(path)
         if found.provenance != {"artefact": identity, "teacher": teacher.sha256}:
             raise InputError(f"{path} holds the scores of something else: delete it")
+        _log.info("%s: scored earlier, used again", path)
         return found
     found = score(teacher, source, identity, answers, workers=workers, progress=progress)
     save_scores(found, path)

@@ -9,6 +9,7 @@ and removed by the next writer of the same file.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import secrets
@@ -25,6 +26,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from secateur.errors import OutputError, WriteError
+
+_log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 """Suffix of temporary files; their names begin with a dot."""
@@ -53,6 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             partial.chmod(mode)  # some libraries write files that only their owner may read
             partial.replace(path)
             sync(path.parent)
+            _log.info("%s: written, %s bytes", path, f"{path.stat().st_size:,}")
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

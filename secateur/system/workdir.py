@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from secateur.errors import InputError, NumericError, OutputError
 from secateur.system.atomic import FULL, cannot_write, remove_partials, sync, sync_tree, writing
+
+_log = logging.getLogger(__name__)
 
 SUFFIX = ".secateur-incomplete"
 """Of the work folder's name, after the name of the output."""
@@ -72,6 +75,7 @@ def work_folder(path: Path) -> Iterator[Path]:
     with writing(path):
         work.mkdir(parents=True, exist_ok=True)
         lock = _lock(path, work)
+    _log.info("%s: work folder, with %d entries of an earlier run", work, len(os.listdir(work)))
     try:
         yield work
         if path.exists():
@@ -97,6 +101,7 @@ def publish(folder: Path, path: Path) -> None:
         refuse_existing(path)
         folder.rename(path)
         sync(path.parent)
+    _log.info("%s: complete", path)
 
 
 def refuse_existing(path: Path) -> None:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.help import Command
+from secateur.cli.help import LOOKING
 from secateur.cli.options.output import Json
 from secateur.cli.options.running import Revision
+from secateur.cli.register import add_command
 from secateur.cli.terminal import show
 from secateur.errors import GateError
 
@@ -25,7 +26,7 @@ _NOTHING = "{}: a config without GGUF files; name a model card with --claims to 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=EXAMPLES)(audit)
+    add_command(app, audit, group=LOOKING, examples=EXAMPLES)
 
 
 def audit(
@@ -53,7 +54,7 @@ def audit(
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
-    """What a GGUF really is, by its header alone; and whether a card can be true."""
+    """What a GGUF file really is, and whether a model card can be true."""
     from secateur.api.audit import audit_model, ggufs_in
     from secateur.cli.render.audit import audit_lines
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from secateur.cli.help import Command
+from secateur.cli.help import STEPS
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.calibration import CalibrationOptions, KeepSample, Observe, ShardOf
-from secateur.cli.options.groups import with_groups
 from secateur.cli.options.output import Force, Out
 from secateur.cli.options.running import RunOptions, Workers
 from secateur.cli.progress import show_progress
+from secateur.cli.register import add_command
 from secateur.cli.terminal import note, show
 
 EXAMPLES = """
@@ -23,7 +23,7 @@ secateur calibrate MODEL --corpus mix.yaml --shard 2/3 -o part2.safetensors
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=EXAMPLES)(with_groups(calibrate))
+    add_command(app, calibrate, group=STEPS, examples=EXAMPLES)
 
 
 def calibrate(
@@ -37,7 +37,7 @@ def calibrate(
     workers: Workers = None,
     force: Force = False,
 ) -> None:
-    """One pass over a corpus: statistics of the experts, and imatrix sums."""
+    """Read a corpus once: statistics of the experts, and imatrix sums."""
     from secateur.api.calibrate import calibrate as run
 
     request = text.request(observe=tuple(observe or ()), keep_sample=keep_sample, shard=shard)

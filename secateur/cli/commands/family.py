@@ -8,18 +8,15 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.help import CONTEXT, Command, Group
 from secateur.cli.options.arguments import Model
-from secateur.cli.options.output import Json
+from secateur.cli.options.output import Json, OutOrStdout
 from secateur.cli.options.running import FamilyFile, Revision
+from secateur.cli.register import add_command, new_app
 from secateur.cli.terminal import show
 
-app = typer.Typer(cls=Group, help="Model families: list, show, draft.", context_settings=CONTEXT)
 
-
-@app.command("list", cls=Command, epilog="secateur family list")
 def list_(family: FamilyFile = None, as_json: Json = False) -> None:
-    """The families that are known: those that ship with secateur, and your own."""
+    """The families that are known, your own among them."""
     from secateur.api.families import list_families
     from secateur.cli.render.families import family_lines, family_to_json
 
@@ -27,9 +24,9 @@ def list_(family: FamilyFile = None, as_json: Json = False) -> None:
     show([family_to_json(one) for one in found], family_lines(found), as_json)
 
 
-@app.command("show", cls=Command, epilog="secateur family show NAME")
 def show_(
-    name: Annotated[str, typer.Argument(help="The name of a family.")], family: FamilyFile = None
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a family.")],
+    family: FamilyFile = None,
 ) -> None:
     """A family's file, as an example for one of your own."""
     from secateur.api.families import find_family
@@ -38,13 +35,14 @@ def show_(
     sys.stdout.write(f"# {found.file}\n{Path(found.file).read_text('utf-8')}")
 
 
-@app.command("draft", cls=Command, epilog="secateur family draft MODEL -o my-family.toml")
 def draft_(
     model: Model,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: stdout.")] = None,
+    out: OutOrStdout = None,
     revision: Revision = None,
 ) -> None:
-    """A family's file as far as config and headers tell; what they do not is marked FILL IN."""
+    """Begin a family's file from config and headers.
+
+    What they do not tell is marked FILL IN."""
     from secateur.api.families import draft_family, save_draft
 
     text = draft_family(model, revision)
@@ -52,3 +50,9 @@ def draft_(
         sys.stdout.write(text)
     else:
         save_draft(text, out)
+
+
+app = new_app("Model families: what a model's tensors are called.", epilog="secateur family list")
+add_command(app, list_, name="list", examples="secateur family list")
+add_command(app, show_, name="show", examples="secateur family show NAME")
+add_command(app, draft_, name="draft", examples="secateur family draft MODEL -o my-family.toml")

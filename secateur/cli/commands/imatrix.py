@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secateur.cli.help import CONTEXT, Command, Group
 from secateur.cli.options.output import Force, Json, Out
 from secateur.cli.options.pruning import DropMap
+from secateur.cli.register import add_command, new_app
 from secateur.cli.terminal import show
 
 if TYPE_CHECKING:
     from secateur.formats.imatrix.matrix import Imatrix
-
-app = typer.Typer(
-    cls=Group,
-    help="Look at, merge, slice and convert importance matrices (GGUF or .dat).",
-    context_settings=CONTEXT,
-    rich_markup_mode=None,
-)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An importance matrix, GGUF or .dat.")]
 Files = Annotated[
@@ -34,27 +26,19 @@ InFile = Annotated[
 ]
 
 
-@app.callback(invoke_without_command=True)
-def _root(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        sys.stdout.write(context.get_help() + "\n")
-
-
-@app.command("show", cls=Command, epilog="secateur imatrix show imatrix.gguf --least 100")
 def show_(
     file: File,
     least: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens wanted per expert.")] = 32,
     experts: InFile = None,
     as_json: Json = False,
 ) -> None:
-    """Entries, tokens, and experts without data or with little, layer by layer."""
+    """Entries, tokens, and experts without data or with little."""
     from secateur.api.imatrix import coverage_of_imatrix
 
     found = coverage_of_imatrix(file, least, experts)
     show(asdict(found), found.sentences(), as_json)
 
 
-@app.command(cls=Command, epilog="secateur imatrix merge a.gguf b.gguf -o both.gguf")
 def merge(
     files: Files, out: Out, experts: InFile = None, force: Force = False, as_json: Json = False
 ) -> None:
@@ -64,11 +48,6 @@ def merge(
     _written(merge_imatrices(files, out, experts, force=force), out, as_json)
 
 
-@app.command(
-    "slice",
-    cls=Command,
-    epilog="secateur imatrix slice im.gguf --plan plan.json -o small.gguf",
-)
 def slice_(
     file: File,
     out: Out,
@@ -87,7 +66,6 @@ def slice_(
     _written(found, out, as_json)
 
 
-@app.command(cls=Command, epilog="secateur imatrix convert imatrix.dat -o imatrix.gguf")
 def convert(
     file: File, out: Out, experts: InFile = None, force: Force = False, as_json: Json = False
 ) -> None:
@@ -109,3 +87,18 @@ def _written(imatrix: Imatrix, out: Path, as_json: bool) -> None:
         f"{out}: {facts['entries']} entries of {facts['chunks']} chunks, {facts['bytes']:,} bytes"
     )
     show(facts, [line], as_json)
+
+
+app = new_app(
+    "Look at, merge, slice and convert importance matrices.",
+    epilog="secateur imatrix show imatrix.gguf",
+)
+add_command(app, show_, name="show", examples="secateur imatrix show imatrix.gguf --least 100")
+add_command(app, merge, examples="secateur imatrix merge a.gguf b.gguf -o both.gguf")
+add_command(
+    app,
+    slice_,
+    name="slice",
+    examples="secateur imatrix slice im.gguf --plan plan.json -o small.gguf",
+)
+add_command(app, convert, examples="secateur imatrix convert imatrix.dat -o imatrix.gguf")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from secateur.cli.help import Command
+from secateur.cli.help import LOOKING
 from secateur.cli.options.arguments import Model
-from secateur.cli.options.groups import with_groups
 from secateur.cli.options.running import RunOptions
+from secateur.cli.register import add_command
 from secateur.cli.terminal import show
 
 EXAMPLES = """
@@ -19,7 +19,7 @@ secateur inspect ./config.json --json
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=EXAMPLES)(with_groups(inspect))
+    add_command(app, inspect, group=LOOKING, examples=EXAMPLES)
 
 
 def inspect(model: Model, running: RunOptions) -> None:

@@ -7,16 +7,20 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.help import Command
-from secateur.cli.options.groups import with_groups
+from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.measuring import AnswerOptions, GateOptions
 from secateur.cli.options.running import RunOptions, Workers
 from secateur.cli.progress import show_progress
+from secateur.cli.register import add_command
 from secateur.cli.terminal import show
 
 EXAMPLES = """
 secateur measure out --against gemmule
-secateur measure model-Q4_K_M.gguf --against MODEL --prompts held-out.jsonl --gate "kl_mean<=0.1"
+secateur measure model-Q4_K_M.gguf --against MODEL --prompts held-out.jsonl
+secateur measure out --against gemmule --gate "kl_mean<=0.1"
+"""
+COMPARE_EXAMPLES = """
+secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule
 """
 
 Against = Annotated[str, typer.Option(metavar="MODEL", help="The original model.")]
@@ -35,10 +39,13 @@ Artefact = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(cls=Command, epilog=EXAMPLES)(with_groups(measure))
-    app.command(
-        cls=Command, epilog="secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule"
-    )(with_groups(compare))
+    add_command(app, measure, group=STEPS, examples=EXAMPLES)
+    add_command(
+        app,
+        compare,
+        group=LOOKING,
+        examples="secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule",
+    )
 
 
 def measure(
@@ -53,7 +60,7 @@ def measure(
     work: Work = None,
     workers: Workers = None,
 ) -> None:
-    """Divergence from the original on its own answers, per domain, with intervals."""
+    """What was lost: divergence from the original on its own answers."""
     request = answering.request(**gates.words())
     with show_progress() as progress:
         from secateur.api.measure import measure as run
@@ -82,7 +89,7 @@ def compare(
     work: Work = None,
     workers: Workers = None,
 ) -> None:
-    """Which of two artefacts is nearer to the original: paired differences, with intervals.
+    """Which of two artefacts is nearer to the original, in pairs.
 
     On the same answers, so that what is hard for both does not count. What `measure` has scored
     already, with the same options, is not scored again.

@@ -7,23 +7,32 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.help import Command
+from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import Imatrix
 from secateur.cli.options.output import Json, Out
 from secateur.cli.options.running import FamilyFile, Workers
 from secateur.cli.progress import show_progress
+from secateur.cli.register import add_command
 from secateur.cli.terminal import show
+
+APPLY_EXAMPLES = """
+secateur apply plan.json --stats stats.safetensors -o out
+secateur apply plan.json --model /mnt/models/gemma --imatrix imatrix.gguf -o out
+"""
 
 Output = Annotated[Path, typer.Argument(metavar="FOLDER", help="An output of `apply` or `shrink`.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(cls=Command, epilog="secateur apply plan.json --stats stats.safetensors -o out")(
-        apply
+    add_command(
+        app,
+        apply,
+        group=STEPS,
+        examples="secateur apply plan.json --stats stats.safetensors -o out",
     )
-    app.command(cls=Command, epilog="secateur verify out")(verify)
+    add_command(app, verify, group=LOOKING, examples="secateur verify out")
 
 
 def apply(

@@ -8,32 +8,33 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.help import Command
+from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import FormatOptions, Types
-from secateur.cli.options.groups import with_groups
 from secateur.cli.options.output import Force
 from secateur.cli.options.planning import Context, Tokenizer, WithImatrix
 from secateur.cli.options.pruning import PruningOptions
 from secateur.cli.options.running import RunOptions
+from secateur.cli.register import add_command
 from secateur.cli.terminal import show, write_lines
 
 PLAN_EXAMPLES = """
-secateur plan gemmule --stats stats.safetensors --experts 24 --types Q4_K_M -o plan.json
-secateur plan MODEL --stats stats.safetensors --drop 0.30 --types apex-mini,Q8_0 -o plan.json
-secateur plan config.json --experts 109 --types Q4_K_M --tokenizer tokenizer.json
+secateur plan gemmule --stats stats.safetensors --experts 24 --types Q4_K_M \\
+    -o plan.json
+secateur plan MODEL --stats stats.safetensors --drop 0.30 --types apex-mini
+secateur plan config.json --experts 109 --types Q4_K_M,Q8_0
 """
 FIT_EXAMPLES = """
 secateur fit config.json --memory 12GiB
-secateur fit MODEL --memory 16GB --experts 128,109 --types Q4_K_M,IQ3_XXS --context 8192
+secateur fit MODEL --memory 16GB --experts 128,109 --types Q4_K_M,IQ3_XXS
 """
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(cls=Command, epilog=PLAN_EXAMPLES)(with_groups(plan))
-    app.command(cls=Command, epilog=FIT_EXAMPLES)(with_groups(fit))
+    add_command(app, plan, group=STEPS, examples=PLAN_EXAMPLES)
+    add_command(app, fit, group=LOOKING, examples=FIT_EXAMPLES)
 
 
 def plan(
@@ -95,7 +96,7 @@ def fit(
     tokenizer: Tokenizer = None,
     context: Context = None,
 ) -> None:
-    """What fits in a given memory: experts kept and file types, the largest first."""
+    """Which numbers of experts and file types fit in a given memory."""
     from secateur.api.plan import fit as run
     from secateur.api.requests import read_counts
     from secateur.cli.render.plan import fit_lines

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.help import CONTEXT, Command, Group
+from secateur.cli.choices import complete, file_types, recipes
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import LayerImportance
-from secateur.cli.options.groups import with_groups
-from secateur.cli.options.output import Force, Json
+from secateur.cli.options.output import Force, Json, OutOrStdout
 from secateur.cli.options.planning import WithImatrix
 from secateur.cli.options.running import RunOptions
+from secateur.cli.register import add_command, new_app
 from secateur.cli.terminal import show
 from secateur.errors import GateError
 
@@ -24,26 +24,24 @@ secateur recipe export plan.json -o types.txt
 secateur recipe export apex-mini gemmule
 """
 
-app = typer.Typer(
-    cls=Group,
-    help="Recipes: which type every tensor gets.",
-    context_settings=CONTEXT,
-    rich_markup_mode=None,
-)
-
-Word = Annotated[str, typer.Argument(help="A recipe by name or YAML path, or a tensor-type file.")]
+Word = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe by name or YAML path, or a tensor-type file.",
+        autocompletion=complete(recipes),
+    ),
+]
 Base = Annotated[
-    str | None, typer.Option(help="File type of what no rule names; a tensor-type file needs one.")
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="File type of what no rule names; a tensor-type file needs one.",
+        autocompletion=complete(file_types),
+    ),
 ]
 
 
-@app.callback(invoke_without_command=True)
-def _root(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        sys.stdout.write(context.get_help() + "\n")
-
-
-@app.command("list", cls=Command, epilog="secateur recipe list --json")
 def list_(as_json: Json = False) -> None:
     """The recipes and suites that come with secateur."""
     from secateur.api import recipes as recipe_verbs
@@ -53,7 +51,6 @@ def list_(as_json: Json = False) -> None:
     show({"recipes": recipes, "suites": suites}, list_lines(recipes, suites), as_json)
 
 
-@app.command("show", cls=Command, epilog="secateur recipe show apex-mini")
 def show_(recipe: Word, base: Base = None, as_json: Json = False) -> None:
     """A recipe, rule by rule."""
     from secateur.api import recipes as recipe_verbs
@@ -63,8 +60,6 @@ def show_(recipe: Word, base: Base = None, as_json: Json = False) -> None:
     show(recipe_verbs.recipe_facts(found), recipe_lines(found), as_json)
 
 
-@app.command(cls=Command, epilog="secateur recipe lint my.yaml config.json --experts 109")
-@with_groups
 def lint(
     recipe: Word,
     model: Model,
@@ -94,17 +89,25 @@ def lint(
         )
 
 
-@app.command(cls=Command, epilog=EXPORT_EXAMPLES)
-@with_groups
 def export(
     what: Annotated[
-        str, typer.Argument(help="A plan (plan.json), or a recipe, which needs a model.")
+        str,
+        typer.Argument(
+            metavar="PLAN|RECIPE",
+            help="A plan (plan.json), or a recipe, which needs a model.",
+            autocompletion=complete(recipes),
+        ),
     ],
     running: RunOptions,
-    model: Annotated[str | None, typer.Argument(help="Model folder, hub id or 'gemmule'.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: stdout.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Model folder, hub id or 'gemmule'.")
+    ] = None,
+    out: OutOrStdout = None,
     form: Annotated[
-        str | None, typer.Option("--format", help="Which of a plan's formats, as gguf-Q4_K_M.")
+        str | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="Which of a plan's formats, as gguf-Q4_K_M."
+        ),
     ] = None,
     base: Base = None,
     with_imatrix: WithImatrix = False,
@@ -112,7 +115,7 @@ def export(
     layer_importance: LayerImportance = None,
     force: Force = False,
 ) -> None:
-    """Types as llama-quantize's --tensor-type-file: every tensor by its whole name."""
+    """Types as a file for llama-quantize's --tensor-type-file."""
     from secateur.api import recipes as recipe_verbs
     from secateur.cli.render.recipes import export_lines
 
@@ -134,3 +137,10 @@ def export(
         show(facts, export_lines(types, out), running.as_json)
     else:
         sys.stdout.write(types.text)
+
+
+app = new_app("Recipes: which type every tensor gets.", epilog="secateur recipe list")
+add_command(app, list_, name="list", examples="secateur recipe list --json")
+add_command(app, show_, name="show", examples="secateur recipe show apex-mini")
+add_command(app, lint, examples="secateur recipe lint my.yaml config.json --experts 109")
+add_command(app, export, examples=EXPORT_EXAMPLES)

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import typer
 
-from secateur.cli.help import Command
+from secateur.cli.help import ONE_GO
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.calibration import CalibrationOptions, Stats
 from secateur.cli.options.formats import FormatOptions
-from secateur.cli.options.groups import with_groups
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, NoMeasure
 from secateur.cli.options.output import Out
 from secateur.cli.options.pruning import PruningOptions
 from secateur.cli.options.running import RunOptions, Workers
 from secateur.cli.progress import show_progress
+from secateur.cli.register import add_command
 from secateur.cli.terminal import note, show
 
 EXAMPLES = """
 secateur shrink gemmule --experts 24 --types Q4_K_M -o out
-secateur shrink MODEL --experts 103 --types Q4_K_M --corpus mix.yaml --prompts test.jsonl -o out
-secateur shrink MODEL --experts 90 --types Q4_K_M --stats out/evidence/statistics.safetensors \\
-    --no-measure -o smaller
+secateur shrink MODEL --experts 103 --types Q4_K_M --corpus mix.yaml \\
+    --prompts test.jsonl -o out
+secateur shrink MODEL --experts 90 --types Q4_K_M --no-measure \\
+    --stats out/evidence/statistics.safetensors -o smaller
 """
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=EXAMPLES)(with_groups(shrink))
+    add_command(app, shrink, group=ONE_GO, examples=EXAMPLES)
 
 
 def shrink(
@@ -42,7 +43,7 @@ def shrink(
     no_measure: NoMeasure = False,
     workers: Workers = None,
 ) -> None:
-    """The whole line: calibrate, plan, apply, measure, report.
+    """Calibrate, plan, apply, measure and report.
 
     An interrupted run resumes at the stage where it stopped.
     """

@@ -8,25 +8,37 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.help import Command
+from secateur.cli.help import FILES, LOOKING
 from secateur.cli.options.arguments import Statistics
 from secateur.cli.options.output import Force, Json, Out
 from secateur.cli.options.pruning import Aggregation, Criterion, Gate, PerSample, RandomSeed
 from secateur.cli.options.running import Revision, Workers
 from secateur.cli.progress import show_progress
+from secateur.cli.register import add_command
 from secateur.cli.terminal import note, show
 
 MERGE_EXAMPLES = """
 secateur merge a.safetensors b.safetensors -o all.safetensors
-secateur merge part1.safetensors part2.safetensors --model MODEL -o all.safetensors
+secateur merge part1.safetensors part2.safetensors --model MODEL -o all.st
+"""
+COVERAGE_EXAMPLES = """
+secateur coverage stats.safetensors --least 100
+"""
+SCORES_EXAMPLES = """
+secateur scores stats.safetensors
+secateur scores stats.safetensors --criterion reap
 """
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(cls=Command, epilog=MERGE_EXAMPLES)(merge)
-    app.command(cls=Command, epilog="secateur coverage stats.safetensors --least 100")(coverage)
-    app.command(cls=Command, epilog="secateur scores stats.safetensors --criterion reap")(scores)
+    add_command(app, merge, group=FILES, examples=MERGE_EXAMPLES)
+    add_command(
+        app, coverage, group=LOOKING, examples="secateur coverage stats.safetensors --least 100"
+    )
+    add_command(
+        app, scores, group=LOOKING, examples="secateur scores stats.safetensors --criterion reap"
+    )
 
 
 def merge(
@@ -47,7 +59,7 @@ def merge(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Merge statistics of several runs or machines; exact, in any order.
+    """Merge statistics of several runs or machines: exact, in any order.
 
     Without --model the merged file lacks the default criterion `rerouted`. Files that share a
     document are refused: it would count twice.
@@ -78,26 +90,25 @@ def coverage(
 
 def scores(
     statistics: Statistics,
-    criterion: Criterion = None,
+    criterion: Criterion = "rerouted",
     aggregation: Aggregation = "pooled",
     gate: Gate = "true",
     random_seed: RandomSeed = 0,
     protect_per_sample: PerSample = 16,
     as_json: Json = False,
 ) -> None:
-    """Every expert's score by a criterion; experts with higher scores are kept."""
+    """What every expert is worth by a criterion: the highest are kept."""
     from secateur.api.requests import Pruning
     from secateur.api.statistics import scores as run
     from secateur.cli.render.statistics import score_lines
-    from secateur.pruning.criteria.registry import DEFAULT
 
     request = Pruning(
-        criterion=criterion or DEFAULT,
+        criterion=criterion,
         aggregation=aggregation,
         gate=gate,
         random_seed=random_seed,
         protect_per_sample=protect_per_sample,
     )
     found = {str(layer): values for layer, values in run(statistics, request).items()}
-    data = {"criterion": criterion or DEFAULT, "layers": found}
-    show(data, score_lines(criterion or DEFAULT, found), as_json)
+    data = {"criterion": criterion, "layers": found}
+    show(data, score_lines(criterion, found), as_json)

@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.choices import complete, models
+
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
+        autocompletion=complete(models),
         help="Model folder, hub id (owner/name), or 'gemmule', the small model included here.",
     ),
 ]

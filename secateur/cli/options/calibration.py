@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from secateur.cli.choices import complete, corpora, observers
+
 if TYPE_CHECKING:
     from secateur.api.requests import Calibration
 
@@ -17,8 +19,9 @@ CALIBRATION = "Calibration"
 Corpus = Annotated[
     str | None,
     typer.Option(
-        metavar="MIX",
-        help="A mix by name or YAML path, or a JSONL or text file.",
+        metavar="NAME|FILE",
+        autocompletion=complete(corpora),
+        help="What to read: a mix by name or YAML path, or a JSONL or text file.",
         rich_help_panel=TEXT,
     ),
 ]
@@ -61,7 +64,6 @@ RerouteTokens = Annotated[
 OnNan = Annotated[
     Literal["stop", "skip"],
     typer.Option(
-        metavar="stop|skip",
         help="Stop when a token becomes NaN or infinite, or skip such tokens.",
         rich_help_panel=CALIBRATION,
     ),
@@ -69,7 +71,8 @@ OnNan = Annotated[
 Observe = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="SUM",
+        metavar="NAME",
+        autocompletion=complete(observers),
         help="A sum to make in addition to the built-in ones; may be repeated.",
         rich_help_panel=CALIBRATION,
     ),

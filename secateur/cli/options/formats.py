@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from secateur.cli.choices import complete, complete_list, formats, tower_types, types
+
 if TYPE_CHECKING:
     from secateur.api.requests import Formats
 
@@ -18,6 +20,7 @@ To = Annotated[
     typer.Option(
         metavar="FORMAT[,FORMAT...]",
         help="Formats to write. Default: safetensors, and what the types are for.",
+        autocompletion=complete_list(formats),
         rich_help_panel=FORMATS,
     ),
 ]
@@ -27,6 +30,7 @@ Types = Annotated[
         "--types",
         "--recipe",
         metavar="TYPE[,TYPE...]",
+        autocompletion=complete_list(types),
         help="File types (Q4_K_M), recipes (`secateur recipe list`), suites (suite:bartowski) or "
         "YAML files; comma-separated or repeated.",
         rich_help_panel=FORMATS,
@@ -44,9 +48,9 @@ TensorTypeFile = Annotated[
 LayerImportance = Annotated[
     str | None,
     typer.Option(
-        metavar="rerouted|contribution|FILE",
-        help="What ranks layers for recipes with tiers: a measure of the statistics (default: "
-        "rerouted), or a JSON file with a number per layer.",
+        metavar="NAME|FILE",
+        help="What ranks layers for recipes with tiers: a measure of the statistics "
+        "(rerouted, the default, or contribution), or a JSON file with a number per layer.",
         rich_help_panel=FORMATS,
     ),
 ]
@@ -69,8 +73,10 @@ SplitMaxSize = Annotated[
 Mmproj = Annotated[
     str | None,
     typer.Option(
-        metavar="F16|BF16|F32|Q8_0|none",
-        help="Type of the vision tower's own GGUF. Default: F16 if there is a tower.",
+        metavar="TYPE|none",
+        autocompletion=complete(tower_types),
+        help="Type of the vision tower's own GGUF: F16 (the default if there is a tower), BF16, "
+        "F32, Q8_0, or none to leave it out.",
         rich_help_panel=FORMATS,
     ),
 ]
@@ -85,7 +91,6 @@ Imatrix = Annotated[
 UnseenExperts = Annotated[
     Literal["uniform", "mean", "stop"],
     typer.Option(
-        metavar="uniform|mean|stop",
         help="Experts without importance data: all columns alike (as llama.cpp), the mean of "
         "their layer, or stop.",
         rich_help_panel=FORMATS,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from secateur.cli.choices import complete, gates
+
 if TYPE_CHECKING:
     from secateur.api.requests import Measuring
 
@@ -67,9 +69,10 @@ QualityGates = Annotated[
     list[str] | None,
     typer.Option(
         "--gate",
-        metavar="METRIC<=NUMBER",
+        metavar="METRIC<=N",
+        autocompletion=complete(gates),
         help="Exit with 3 when a number misses its limit, as in kl_p99<=1.5 or "
-        "top1_agreement>=0.9; may be repeated. Metrics:",
+        "top1_agreement>=0.9; may be repeated.",
         rich_help_panel=MEASURING,
     ),
 ]

@@ -7,11 +7,21 @@ from typing import Annotated
 
 import typer
 
-OUTPUT = "Output"
+from secateur.cli.help import OUTPUT
 
 Out = Annotated[
     Path,
     typer.Option("--out", "-o", metavar="PATH", help="Where to write.", rich_help_panel=OUTPUT),
+]
+OutOrStdout = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="Where to write, instead of to stdout.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Overwrite the file that is there.", rich_help_panel=OUTPUT)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from secateur.cli.choices import aggregations, complete, criteria
+
 if TYPE_CHECKING:
     from secateur.api.requests import Pruning
 
@@ -34,17 +36,19 @@ DropMap = Annotated[
     ),
 ]
 Criterion = Annotated[
-    str | None,
+    str,
     typer.Option(
-        metavar="CRITERION",
-        help="What an expert is worth. Default: rerouted.",
+        metavar="NAME",
+        help="What an expert is worth.",
+        autocompletion=complete(criteria),
         rich_help_panel=PRUNING,
     ),
 ]
 Aggregation = Annotated[
     str,
     typer.Option(
-        metavar="AGGREGATION",
+        metavar="NAME",
+        autocompletion=complete(aggregations),
         help="How scores of several categories of text become one.",
         rich_help_panel=PRUNING,
     ),
@@ -53,8 +57,7 @@ Gate = Annotated[
     Literal["true", "reference"],
     typer.Option(
         "--routing-weight",
-        metavar="true|reference",
-        help="Routing weight: as applied, or softmax only as in REAP's code.",
+        help="Routing weight as it is applied, or softmax only, as in REAP's code.",
         rich_help_panel=PRUNING,
     ),
 ]
@@ -102,7 +105,7 @@ class PruningOptions:
     experts: Experts = None
     drop: Drop = None
     drop_map: DropMap = None
-    criterion: Criterion = None
+    criterion: Criterion = "rerouted"
     aggregation: Aggregation = "pooled"
     gate: Gate = "true"
     random_seed: RandomSeed = 0
@@ -117,7 +120,7 @@ class PruningOptions:
         return Pruning(
             experts=self.experts,
             drop=self.drop,
-            criterion=self.criterion or Pruning.criterion,
+            criterion=self.criterion,
             aggregation=self.aggregation,
             gate=self.gate,
             protect_per_sample=self.protect_per_sample,

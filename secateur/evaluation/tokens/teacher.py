@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ from secateur.system.atomic import write_safetensors
 from secateur.system.progress import Progress, no_progress
 
 TOP_K = 256
+_log = logging.getLogger(__name__)
+
 FORMAT = "secateur teacher 1"
 
 
@@ -154,6 +157,7 @@ def teacher_for(
         check_same_answers(teacher, answers, path)
         if teacher.sha256 != key:
             raise InputError(f"{path} was made from another original: delete it")
+        _log.info("%s: the original's probabilities of an earlier run, used again", path)
         return teacher
     teacher = teach(source, identity, answers, top_k=top_k, workers=workers, progress=progress)
     save_teacher(teacher, path)

@@ -1,0 +1,119 @@
+"""What the values of options may be: for help pages, and for completion in a shell.
+
+Registries are imported when they are asked for, so that every other start of the command line
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+Choices = Iterable[tuple[str, str]]
+"""Values with what they are; an empty text where the name says it."""
+
+
+def criteria() -> Choices:
+    """All pruning criteria, the default first."""
+    from secateur.pruning.criteria.registry import CRITERIA
+
+    return [(one.name, one.help) for one in CRITERIA.values()]
+
+
+def aggregations() -> Choices:
+    """The ways to aggregate scores over categories, the default first."""
+    from secateur.pruning.criteria.aggregations import AGGREGATIONS
+
+    return [(one.name, one.help) for one in AGGREGATIONS.values()]
+
+
+def observers() -> Choices:
+    """The sums that are made on request."""
+    from secateur.calibration.observers.registry import OBSERVERS
+
+    return [(one.name, one.help) for one in OBSERVERS.values()]
+
+
+def formats() -> Choices:
+    """All output formats."""
+    from secateur.outputs.registry import FORMATS
+
+    return [(name, "") for name in FORMATS]
+
+
+def gates() -> Choices:
+    """All metrics that a limit may be set to."""
+    from secateur.evaluation.metrics.registry import gate_names
+
+    return [(name, "") for name in gate_names()]
+
+
+def recipes() -> Choices:
+    """The recipes that come with secateur."""
+    from secateur.api.recipes import recipes as find
+
+    return [(name, facts["about"]) for name, facts in find().items()]
+
+
+def file_types() -> Choices:
+    """File types of llama.cpp."""
+    from secateur.recipes.llama_mixes import FILE_TYPES
+
+    return [(name, "") for name in FILE_TYPES]
+
+
+def types() -> Choices:
+    """File types of llama.cpp, recipes and suites."""
+    from secateur.api.recipes import suites
+
+    yield from file_types()
+    yield from recipes()
+    yield from ((f"suite:{name}", ", ".join(words)) for name, words in suites().items())
+
+
+def models() -> Choices:
+    """The one model that needs no path."""
+    yield "gemmule", "the small model included here"
+
+
+def corpora() -> Choices:
+    """The mixes that come with secateur."""
+    from secateur.corpus.mix import list_mixes
+
+    return [(name, "") for name in list_mixes()]
+
+
+def tower_types() -> Choices:
+    """What a vision tower may be written as."""
+    yield from ((name, "") for name in ("F16", "BF16", "F32", "Q8_0", "none"))
+
+
+SHOWN: dict[str, Callable[[], Choices]] = {
+    "criterion": criteria,
+    "aggregation": aggregations,
+    "observe": observers,
+    "to": formats,
+    "quality_gates": gates,
+}
+"""Option (by its name in Python) -> the values that its help lists."""
+
+
+def complete(choices: Callable[[], Choices]) -> Callable[[str], Choices]:
+    """A completion of one value, in upper or lower case."""
+
+    def matching(incomplete: str) -> Choices:
+        return [one for one in choices() if one[0].lower().startswith(incomplete.lower())]
+
+    return matching
+
+
+def complete_list(choices: Callable[[], Choices]) -> Callable[[str], Choices]:
+    """A completion of the last of several values with commas between them."""
+
+    def matching(incomplete: str) -> Iterator[tuple[str, str]]:
+        *given, last = incomplete.split(",")
+        before = "".join(f"{word}," for word in given)
+        for value, text in complete(choices)(last):
+            if value not in given:
+                yield before + value, text
+
+    return matching

@@ -1,0 +1,112 @@
+"""Help pages of every command, found by walking the app; -v, -q, and completion in shells."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from tiny_line import Line, Run
+
+from secateur.cli.choices import SHOWN
+from secateur.cli.help import COMMAND_GROUPS, OPTIONS, describe, describe_all, first_sentence
+from secateur.cli.main import app
+
+SCRIPT = Path(sys.executable).with_name("secateur")
+
+
+def pages(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command and group of commands, with the words that call it."""
+    yield words, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from pages(below, (*words, name))
+
+
+PAGES = dict(pages(typer.main.get_command(app)))
+COMMANDS = {words: page for words, page in PAGES.items() if not hasattr(page, "commands")}
+
+
+def name(words: tuple[str, ...]) -> str:
+    return " ".join(words) or "secateur"
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.parametrize("words", PAGES, ids=name)
+@pytest.mark.usefixtures("narrow")
+def test_every_page_reads_well(words: tuple[str, ...], run: Run) -> None:
+    """An example, 80 columns, no type of Python, and -h is --help."""
+    page = run(*words, "-h")
+    assert (page.code, page.err) == (0, "")
+    assert page.out == run(*words, "--help").out
+    assert page.out.startswith(f"Usage: {' '.join(('secateur', *words))} [OPTIONS]")
+    assert f"Examples:\n  secateur {' '.join(words)}" in page.out
+    assert all(len(line) <= 80 for line in page.out.splitlines())
+    odd = r"<\w+(\[\w+\])?( range)?>|\[?x[<>]=|\bNone\b|\{\w+\}|\b(list|tuple|dict)\["
+    assert not re.findall(odd, page.out)
+    assert first_sentence(PAGES[words].help)
+
+
+@pytest.mark.parametrize("words", [words for words in PAGES if words not in COMMANDS], ids=name)
+@pytest.mark.usefixtures("narrow")
+def test_a_group_has_its_commands_whole_in_a_line_each(words: tuple[str, ...], run: Run) -> None:
+    lines = [line.strip() for line in run(*words, "-h").out.splitlines()]
+    for below, command in PAGES[words].commands.items():
+        sentence = first_sentence(command.help)
+        assert any(re.fullmatch(rf"{below} +{re.escape(sentence)}", line) for line in lines), below
+    if not words:
+        commands = PAGES[words].commands.values()
+        assert {command.rich_help_panel for command in commands} == set(COMMAND_GROUPS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=name)
+def test_every_option_says_its_place_its_values_and_its_default(words: tuple[str, ...]) -> None:
+    command = COMMANDS[words]
+    options = [param for param in command.params if param.param_type_name == "option"]
+    entries = {entry.name: entry for entry in describe_all(command.params)}
+    for names in ("-v, --verbose", "-q, --quiet"):
+        assert names in entries
+    for param in options:
+        entry = describe(param)
+        assert param.help, entry.name
+        if not (param.is_flag or param.count or param.required or param.default is None):
+            assert f"[default: {param.default}]" in entry.text
+        for choice in param.type_descriptor.choices or ():
+            assert str(choice) in entry.name
+        if param.name in SHOWN:
+            assert entry.choices == tuple(SHOWN[param.name]())
+    crowded = [entry.name for entry in entries.values() if entry.group == OPTIONS]
+    assert len(crowded) <= 6, f"{crowded} need groups"
+
+
+def test_quiet_leaves_the_result_and_verbose_adds_what_is_done(
+    run: Run, line: Line, tmp_path: Path
+) -> None:
+    words = ("calibrate", line.model, "--corpus", line.corpus, "--workers", "1")
+    quiet = run(*words, "-q", out=tmp_path / "a")
+    assert (quiet.code, quiet.err) == (0, "")
+    assert "tokens of 12 documents" in quiet.out
+    told = run(*words, out=tmp_path / "b").err
+    assert told
+    assert "secateur.system.atomic" not in told
+    more = run(*words, "-v", out=tmp_path / "c")
+    assert "secateur.system.atomic: " in more.err
+    assert more.out.replace("/c", "/a") == quiet.out
+
+
+def test_an_error_is_told_however_quiet_and_traced_when_asked(run: Run) -> None:
+    for flags in (("-q",), ()):
+        ran = run("inspect", "/nowhere", *flags)
+        assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+    ran = run("inspect", "/nowhere", "-vv")
+    assert ran.code == 2
+    assert "Traceback" in ran.err
+    assert ran.err.splitlines()[-1].startswith("secateur: ")
