@@ -103,7 +103,7 @@ COMMANDS = {
         "apply {plan} --model {model} --imatrix {file} -o {out}",
         "imatrix merge {imatrix} {file} -o {out}",
         "imatrix show {file}",
-        "imatrix convert {file} -o {out} --experts 8",
+        "imatrix convert {file} -o {out} --experts-in-file 8",
     ],
     "model.gguf": ["audit {file}", "measure {file} --against {model} --answers {answers}"],
     "output": ["verify {file}"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,3 +111,57 @@ def test_an_error_is_told_however_quiet_and_traced_when_asked(run: Run) -> None:
     assert ran.code == 2
     assert "Traceback" in ran.err
     assert ran.err.splitlines()[-1].startswith("secateur: ")
+
+
+COMPLETIONS = {
+    "secateur sh": ["shrink"],
+    "secateur recipe ex": ["export"],
+    "secateur recipe show apex-mini": ["apex-mini", "apex-mini-wegener"],
+    "secateur plan gem": ["gemmule"],
+    "secateur plan ": [],
+    "secateur plan gemmule --criterion re": ["rerouted", "reap"],
+    "secateur plan gemmule --types IQ3_XX": ["IQ3_XXS"],
+    "secateur shrink gemmule --types Q4_K_M,suite:b": ["Q4_K_M,suite:bartowski"],
+    "secateur plan gemmule --to gguf,ml": ["gguf,mlx"],
+    "secateur calibrate gemmule --on-nan s": ["stop", "skip"],
+    "secateur calibrate gemmule --corpus gem": ["gemmule"],
+    "secateur measure out --gate top": ["top1_agreement"],
+    "secateur calibrate gemmule --seq": ["--sequence-length"],
+}
+
+
+@pytest.mark.parametrize("typed", COMPLETIONS)
+def test_shells_complete(typed: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the functions that `--show-completion` prints for bash, zsh and fish ask for."""
+    expected = COMPLETIONS[typed]
+    words = typed.split(" ")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", typed)
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    found = {}
+    for shell in ("bash", "fish", "zsh"):
+        monkeypatch.setenv("_SECATEUR_COMPLETE", f"complete_{shell}")
+        found[shell] = run().out
+    assert found["bash"].split() == expected
+    assert [line.split("\t")[0] for line in found["fish"].split("\n") if line] == expected
+    if expected:
+        assert (
+            re.findall(r'^(?:_arg.*\(\()?"([^"]+)"', found["zsh"].replace(r"\\:", ":"), re.M)
+            == expected
+        )
+    else:
+        assert found["zsh"].strip() == "_files"
+
+
+def test_completion_is_installed_for_bash(tmp_path: Path) -> None:
+    """The script that is written completes in a real bash."""
+    env = {"HOME": str(tmp_path), "PATH": f"{SCRIPT.parent}:/usr/bin:/bin"}
+    script = (
+        "secateur --install-completion >&2; . ~/.bashrc; COMP_WORDS=(secateur fi); COMP_CWORD=1;"
+        'complete -p secateur >&2; _secateur_completion secateur; echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "fit\n"

@@ -251,4 +251,4 @@ def test_choosing_needs_statistics_or_a_map(tiny: TINY) -> None:
     everyone = choose(tiny("gemma4"), None, Pruning(experts=8))
     assert set(everyone.keep.values()) == {tuple(range(8))}
     with pytest.raises(PlanError, match="layer 1 is protected, but has no routed"):
-        choose(tiny("qwen3_moe"), None, Pruning(experts=8, protected={1: (0,)}))
+        choose(tiny("qwen3_moe"), None, Pruning(experts=8, protect={1: (0,)}))

@@ -6,6 +6,7 @@ costs nothing.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
 Choices = Iterable[tuple[str, str]]
@@ -87,6 +88,9 @@ def tower_types() -> Choices:
     yield from ((name, "") for name in ("F16", "BF16", "F32", "Q8_0", "none"))
 
 
+WIDEST = 60
+"""Columns of a text next to a completion: a shell shows a line, and must not get two."""
+
 SHOWN: dict[str, Callable[[], Choices]] = {
     "criterion": criteria,
     "aggregation": aggregations,
@@ -98,10 +102,23 @@ SHOWN: dict[str, Callable[[], Choices]] = {
 
 
 def complete(choices: Callable[[], Choices]) -> Callable[[str], Choices]:
-    """A completion of one value, in upper or lower case."""
+    """A completion of one value."""
 
     def matching(incomplete: str) -> Choices:
-        return [one for one in choices() if one[0].lower().startswith(incomplete.lower())]
+        return [
+            (value, textwrap.shorten(text, WIDEST, placeholder=" ..."))
+            for value, text in choices()
+            if value.startswith(incomplete)
+        ]
+
+    return matching
+
+
+def complete_or_path(choices: Callable[[], Choices]) -> Callable[[str], Choices]:
+    """A completion of one value where a path may stand: of nothing, the shell offers files."""
+
+    def matching(incomplete: str) -> Choices:
+        return complete(choices)(incomplete) if incomplete else ()
 
     return matching
 

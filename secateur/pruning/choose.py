@@ -35,8 +35,9 @@ class Pruning:
 
     Exactly one of `experts` (how many are kept) and `drop` (the share that is pruned), unless
     `drop_map` names a file with the whole selection. `criterion` is a name
-    (pruning.criteria.registry) or a Criterion; `gate`, `aggregation`, `protect_per_sample` and
-    `random_seed` are its settings (pruning.criteria.base). `protected` experts are kept, by layer;
+    (pruning.criteria.registry) or a Criterion; `routing_weight`, `aggregation`,
+    `protect_per_sample` and `random_seed` are its settings (pruning.criteria.base, where the first
+    is the gate). `protect` names experts to keep in any case, by layer;
     `protect_super_experts` adds those whose activations stand out.
     """
 
@@ -44,17 +45,19 @@ class Pruning:
     drop: float | None = None
     criterion: str | Criterion = DEFAULT
     aggregation: str = POOLED
-    gate: Gate = "true"
+    routing_weight: Gate = "true"
     protect_per_sample: int = 16
     random_seed: int = 0
-    protected: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    protect: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     protect_super_experts: bool = False
     drop_map: Path | None = None
 
     @property
     def settings(self) -> Settings:
         """What the criterion is asked with."""
-        return Settings(self.gate, self.aggregation, self.protect_per_sample, self.random_seed)
+        return Settings(
+            self.routing_weight, self.aggregation, self.protect_per_sample, self.random_seed
+        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def _describe(request: Pruning, count: int, limits: Constraints) -> dict[str, An
     described = {key: value for key, value in values.items() if value is not None}
     described["criterion"] = find_criterion(request.criterion).name
     described["experts"] = count
-    described["protected"] = {str(k): sorted(v) for k, v in limits.protected.items()}
+    described["protect"] = {str(k): sorted(v) for k, v in limits.protected.items()}
     return described
 
 
@@ -154,7 +157,7 @@ def constraints_of(
     checkpoint: Checkpoint, request: Pruning, statistics: Statistics | None
 ) -> Constraints:
     """What the model's router and the user's protection demand of a selection."""
-    protected = {layer: set(experts) for layer, experts in request.protected.items()}
+    protected = {layer: set(experts) for layer, experts in request.protect.items()}
     if odd := sorted(set(protected) - set(checkpoint.moe_layers)):
         raise PlanError(f"layer {odd[0]} is protected, but has no routed experts")
     for layer, experts in protected.items():

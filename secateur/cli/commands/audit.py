@@ -43,7 +43,7 @@ def audit(
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="The model's config, instead of the file's own header."),
+        typer.Option(metavar="MODEL", help="A model whose config counts, not the file's header."),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 when anything is wrong.")

@@ -22,7 +22,9 @@ Files = Annotated[
 ]
 InFile = Annotated[
     int | None,
-    typer.Option("--experts", metavar="N", help="Experts per layer, where a .dat does not say."),
+    typer.Option(
+        "--experts-in-file", metavar="N", help="Experts per layer, for a .dat that does not say."
+    ),
 ]
 
 

@@ -32,9 +32,8 @@ Work = Annotated[
         "of ~/.cache/secateur.",
     ),
 ]
-Artefact = Annotated[
-    Path, typer.Argument(metavar="ARTEFACT", help="A model folder (MLX too) or a GGUF.")
-]
+First = Annotated[Path, typer.Argument(metavar="FIRST", help="A model folder (MLX too) or a GGUF.")]
+Second = Annotated[Path, typer.Argument(metavar="SECOND", help="Another one.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -81,8 +80,8 @@ def measure(
 
 
 def compare(
-    first: Artefact,
-    second: Artefact,
+    first: First,
+    second: Second,
     against: Against,
     answering: AnswerOptions,
     running: RunOptions,

@@ -21,7 +21,7 @@ secateur apply plan.json --stats stats.safetensors -o out
 secateur apply plan.json --model /mnt/models/gemma --imatrix imatrix.gguf -o out
 """
 
-Output = Annotated[Path, typer.Argument(metavar="FOLDER", help="An output of `apply` or `shrink`.")]
+Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="An output of `apply` or `shrink`.")]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -11,7 +11,13 @@ import typer
 from secateur.cli.help import FILES, LOOKING
 from secateur.cli.options.arguments import Statistics
 from secateur.cli.options.output import Force, Json, Out
-from secateur.cli.options.pruning import Aggregation, Criterion, Gate, PerSample, RandomSeed
+from secateur.cli.options.pruning import (
+    Aggregation,
+    Criterion,
+    PerSample,
+    RandomSeed,
+    RoutingWeight,
+)
 from secateur.cli.options.running import Revision, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
@@ -92,7 +98,7 @@ def scores(
     statistics: Statistics,
     criterion: Criterion = "rerouted",
     aggregation: Aggregation = "pooled",
-    gate: Gate = "true",
+    routing_weight: RoutingWeight = "true",
     random_seed: RandomSeed = 0,
     protect_per_sample: PerSample = 16,
     as_json: Json = False,
@@ -105,7 +111,7 @@ def scores(
     request = Pruning(
         criterion=criterion,
         aggregation=aggregation,
-        gate=gate,
+        routing_weight=routing_weight,
         random_seed=random_seed,
         protect_per_sample=protect_per_sample,
     )

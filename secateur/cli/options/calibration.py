@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from secateur.cli.choices import complete, corpora, observers
+from secateur.cli.choices import complete, complete_or_path, corpora, observers
 
 if TYPE_CHECKING:
     from secateur.api.requests import Calibration
@@ -20,7 +20,7 @@ Corpus = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
-        autocompletion=complete(corpora),
+        autocompletion=complete_or_path(corpora),
         help="What to read: a mix by name or YAML path, or a JSONL or text file.",
         rich_help_panel=TEXT,
     ),
@@ -100,8 +100,9 @@ Stats = Annotated[
     Path | None,
     typer.Option(
         "--stats",
+        "--statistics",
         metavar="FILE",
-        help="Statistics that `calibrate` wrote.",
+        help="Statistics of a calibration that was made already.",
         rich_help_panel=CALIBRATION,
     ),
 ]

@@ -23,7 +23,7 @@ Drop = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        help="Share of the experts to drop, instead: 0.30 of 128 is 38.",
+        help="Share of the experts to drop, instead of --experts: 0.30 of 128 is 38.",
         rich_help_panel=PRUNING,
     ),
 ]
@@ -31,7 +31,7 @@ DropMap = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="JSON that names the experts to keep or drop, instead.",
+        help="JSON that names the experts to keep or drop, instead of a number.",
         rich_help_panel=PRUNING,
     ),
 ]
@@ -53,10 +53,9 @@ Aggregation = Annotated[
         rich_help_panel=PRUNING,
     ),
 ]
-Gate = Annotated[
+RoutingWeight = Annotated[
     Literal["true", "reference"],
     typer.Option(
-        "--routing-weight",
         help="Routing weight as it is applied, or softmax only, as in REAP's code.",
         rich_help_panel=PRUNING,
     ),
@@ -107,7 +106,7 @@ class PruningOptions:
     drop_map: DropMap = None
     criterion: Criterion = "rerouted"
     aggregation: Aggregation = "pooled"
-    gate: Gate = "true"
+    routing_weight: RoutingWeight = "true"
     random_seed: RandomSeed = 0
     protect: Protect = None
     protect_per_sample: PerSample = 16
@@ -122,10 +121,10 @@ class PruningOptions:
             drop=self.drop,
             criterion=self.criterion,
             aggregation=self.aggregation,
-            gate=self.gate,
+            routing_weight=self.routing_weight,
             protect_per_sample=self.protect_per_sample,
             random_seed=self.random_seed,
-            protected=read_protected(self.protect or ()),
+            protect=read_protected(self.protect or ()),
             protect_super_experts=self.protect_super_experts,
             drop_map=self.drop_map,
         )

@@ -119,7 +119,7 @@ def split_stacks(imatrix: Imatrix, experts: int | None = None) -> Imatrix:
         if not number:
             raise FormatError(
                 f"{name} is a stack of experts, of which the .dat form has lost the number: "
-                "say it with --experts"
+                "say it with --experts-in-file"
             )
         entries[name] = _split(name, entries[name], number)
     return replace(imatrix, entries=entries)
