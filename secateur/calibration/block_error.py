@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,26 +39,11 @@ GRAMS_LIMIT = 768 << 20
 """Bytes of Gram matrices held at once."""
 _GRAM_TOKENS = 16
 """Tokens per Gram task: small, and fixed so that the bits do not depend on the workers."""
-_PAIRS = 1 << 16
-"""Sets evaluated at once."""
-
-
-class Terms(NamedTuple):
-    """What the error of a set depends on, before the coefficients are normalised; float64 [...]."""
-
-    size: NDArray[np.float64]
-    """w'^T P w'"""
-    measured: NDArray[np.float64]
-    """w'^T M w'"""
-    along: NDArray[np.float64]
-    """w'^T M u"""
-    strength: NDArray[np.float64]
-    """sum of a_j over the set"""
 
 
 @dataclass(frozen=True)
 class BlockError:
-    """Squared error of a layer's MoE block output for any chosen experts, on sampled tokens."""
+    """What the error of a layer's MoE block is made of, on sampled tokens, whoever is chosen."""
 
     plain: NDArray[np.float32]
     """[S, R + 1, R + 1]: P"""
@@ -78,38 +62,6 @@ class BlockError:
     hidden: int
     eps: float | None
     """the norm's, None without one"""
-
-    def terms(self, token: NDArray[np.int64], chosen: NDArray[np.int64]) -> Terms:
-        """Terms of sets `chosen` [P, K], as ranks up to R, for the tokens [P]."""
-        parts = [
-            self._terms(token[start : start + _PAIRS], chosen[start : start + _PAIRS])
-            for start in range(0, max(1, len(token)), _PAIRS)
-        ]
-        return Terms(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def _terms(self, token: NDArray[np.int64], chosen: NDArray[np.int64]) -> Terms:
-        slots = self.plain.shape[-1]
-        rows = token[:, None] * slots + chosen
-        raw = self.raw.reshape(-1).take(rows)
-        cells = rows[:, :, None] * slots + chosen[:, None, :]
-        pairs = raw[:, :, None] * raw[:, None, :]
-        size = (self.plain.reshape(-1).take(cells) * pairs).sum((1, 2))
-        measured = size
-        if self.weighted is not self.plain:
-            measured = (self.weighted.reshape(-1).take(cells) * pairs).sum((1, 2))
-        along = (self.along.reshape(-1).take(rows) * raw).sum(1)
-        return Terms(size, measured, along, self.strength.reshape(-1).take(rows).sum(1))
-
-    def evaluate(
-        self, terms: Terms, energy: NDArray[np.float64], total: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Squared error, [...], of evaluated sets; `total` is the sum of a_j over all survivors."""
-        over = divisor(self.routing, terms.strength[..., None], total)
-        scale = np.divide(1.0, over, out=np.zeros_like(over), where=over > 0)
-        if self.eps is not None:
-            scale = scale / np.sqrt(scale**2 * terms.size / self.hidden + self.eps)
-        error = scale**2 * terms.measured - 2.0 * scale * terms.along + energy
-        return np.maximum(error, 0.0)
 
 
 def most_tokens(ranks: int, *, norm: bool) -> int:

@@ -11,8 +11,8 @@ mix of what the model will be used for, and what it seldom shows must not be pru
 Greedy is enough: on gemmule no exchange of two experts improves its sets, and exchanges lead from
 random sets to the same ones (docs/log.md has this and what else was tried).
 
-Deterministic: of equals the lower expert number is removed first, sums have a fixed order, and the
-only threads run experts, whose results do not depend on their number.
+Deterministic: of equals the lower expert number is removed first, sums have a fixed order, and
+threads run experts or an objective each, whose results do not depend on their number.
 
 Shapes: S tokens, E experts, R ranks (a token's experts, best first), K chosen, C categories,
 H hidden, I expert width.
@@ -20,19 +20,27 @@ H hidden, I expert width.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.calibration.block_error import BlockError, Terms, block_error
-from secateur.calibration.routing import ALL, Routing, apply_rule, choose
+from secateur.calibration.block_error import BlockError, block_error
+from secateur.calibration.removal_kernels import (
+    BY_ALL,
+    BY_NONE,
+    BY_SELECTED,
+    Rule,
+    State,
+    Tokens,
+    add_errors,
+    update,
+)
+from secateur.calibration.routing import ALL, NONE, SELECTED, Routing, apply_rule
 from secateur.forward.norms import Norm
-
-_TINIEST = 1e-15
-"""Share of a sum that is left at least when its largest part is taken away."""
 
 BALANCE = 0.5
 """How much a token counts: its experts' share of all choices to the power of minus this. Higher
@@ -81,20 +89,6 @@ class Removal:
     """[E]: place in the order of removal, higher = keep"""
 
 
-class _State(NamedTuple):
-    """A set of survivors, and what each token gets: now, and with one expert less."""
-
-    alive: NDArray[np.bool_]
-    near: NDArray[np.int64]
-    """[S, K + 1]: ranks of the chosen and of the next in line (with groups [S, K]: the chosen)"""
-    now: Terms
-    """[S]"""
-    relevant: NDArray[np.int64]
-    """[S, W]: experts whose removal changes what the token gets; -1 fills up"""
-    without: Terms
-    """[S, W]"""
-
-
 def solve_layer(
     experts: nn.Module,
     norm: Norm | None,
@@ -117,7 +111,9 @@ def solve_layer(
         experts, norm, sample.inputs, (routing, prepared), workers, skip_bad=skip_bad
     )
     search = Search(error, sample.categories.numpy(), balance_weights(sample), categories)
-    return {"pooled": search.remove("pooled"), "worst": search.remove("worst")}
+    objectives: tuple[Objective, ...] = ("pooled", "worst")
+    with ThreadPoolExecutor(min(len(objectives), max(1, workers))) as pool:
+        return dict(zip(objectives, pool.map(search.remove, objectives), strict=True))
 
 
 def balance_weights(sample: LayerSample) -> NDArray[np.float64]:
@@ -152,14 +148,14 @@ class Search:
         weights: NDArray[np.float64],
         count: int,
     ) -> None:
-        self.error = error
-        self.routing = error.routing
-        self.experts = error.scored.order.shape[-1]
-        self._ranks = error.plain.shape[-1] - 1
-        self._categories = categories
-        self._count = count
-        self._weights = weights
-        energy = np.bincount(categories, self._weights * error.energy, count)
+        self.routing, scored = error.routing, error.scored
+        self.experts = scored.order.shape[-1]
+        self._tokens = Tokens(
+            error.plain, error.weighted, error.along, error.raw, error.strength, error.energy,
+            scored.order, scored.ranks, scored.choice, scored.strength, categories, weights,
+        )  # fmt: skip
+        self._rule = _rule_of(error)
+        energy = np.bincount(categories, weights * error.energy, count)
         self._energy = np.where(energy > 0, energy, 1.0)
         self._share = energy / max(float(energy.sum()), np.finfo(np.float64).tiny)
 
@@ -167,49 +163,47 @@ class Search:
         """Greedy removal from all experts down to the fewest that the router can do with."""
         experts = self.experts
         keep = np.zeros((experts + 1, experts), np.bool_)
-        by_category = np.full((experts + 1, self._count), np.nan)
+        by_category = np.full((experts + 1, len(self._share)), np.nan)
         scores = np.zeros(experts)
         state = self.state(np.ones(experts, np.bool_))
         for kept in range(experts, self.routing.fewest - 1, -1):
             keep[kept] = state.alive
-            by_category[kept] = self.errors(state)
-            ordered = self.order_candidates(self.errors_without(state), state.alive, objective)
+            by_category[kept], less = self.errors(state)
+            ordered = self.order_candidates(less, state.alive, objective)
             if kept > self.routing.fewest:
                 scores[ordered[0]] = experts - kept
-                alive = state.alive.copy()
-                alive[ordered[0]] = False
-                state = self.state(alive, state)
+                self.drop(state, int(ordered[0]))
             else:
                 scores[ordered] = np.arange(experts - kept, experts)
         return Removal(keep, by_category @ self._share, by_category, scores)
 
-    def errors(self, state: _State) -> NDArray[np.float64]:
-        """Relative error of a set of survivors per category, [C]."""
-        return self._sums(self._categories, self._now(state), self._count) / self._energy
+    def state(self, alive: NDArray[np.bool_]) -> State:
+        """Evaluate a set of survivors."""
+        tokens = len(self._tokens.energy)
+        groups = self.routing.groups
+        relevant = self.routing.top_k + (groups * self.routing.group_best if groups > 1 else 0)
+        state = State(
+            alive.copy(),
+            np.zeros(tokens, np.int16),
+            np.full((tokens, relevant), -1, np.int16),
+            np.zeros((tokens, 1 + relevant, 4)),
+            np.zeros((tokens, 1 + relevant)),
+            np.ones(tokens),
+        )
+        update(self._tokens, self._rule, state, self._candidates(alive), -1)
+        return state
 
-    def errors_without(self, state: _State) -> NDArray[np.float64]:
-        """Relative error per category after removing each expert as well, [C, E]."""
-        energy, experts = self.error.energy, self.experts
-        now = self._now(state)
-        total = self._total(state.alive)[:, None]
-        relevant = np.maximum(state.relevant, 0)
-        strength = np.where(state.alive, self.error.scored.strength, 0.0)
-        less = np.maximum(total - strength, _TINIEST * total)
-        fewer = np.take_along_axis(less, relevant, -1)
-        change = self.error.evaluate(state.without, energy[:, None], fewer) - now[:, None]
-        sums = self._sums(self._categories, now, self._count)[:, None].repeat(experts, 1)
-        if self.routing.normalise == ALL:
-            # Every token is rescaled when the sum over all survivors changes.
-            column = Terms(*(part[:, None] for part in state.now))
-            rescaled = self.error.evaluate(column, energy[:, None], less) - now[:, None]
-            for category in range(self._count):
-                mine = self._categories == category
-                sums[category] += (rescaled[mine] * self._weights[mine, None]).sum(0)
-            change -= np.take_along_axis(rescaled, relevant, -1)
-        place = self._categories[:, None] * experts + relevant
-        change = np.where(state.relevant >= 0, change, 0.0) * self._weights[:, None]
-        changes = np.bincount(place.reshape(-1), change.reshape(-1), self._count * experts)
-        return (sums + changes.reshape(self._count, experts)) / self._energy[:, None]
+    def drop(self, state: State, expert: int) -> None:
+        """Take a survivor out of a state."""
+        state.alive[expert] = False
+        update(self._tokens, self._rule, state, self._candidates(state.alive), expert)
+
+    def errors(self, state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Relative error per category, [C], and after removing each expert as well, [C, E]."""
+        now = np.zeros(len(self._share))
+        less = np.zeros((len(now), self.experts))
+        add_errors(self._tokens, self._rule, state, now, less)
+        return now / self._energy, (now[:, None] + less) / self._energy[:, None]
 
     def order_candidates(
         self, errors: NDArray[np.float64], alive: NDArray[np.bool_], objective: Objective
@@ -220,94 +214,20 @@ class Search:
         candidates = np.flatnonzero(self._candidates(alive))
         return candidates[np.lexsort(tuple(key[candidates] for key in keys))]
 
-    def state(self, alive: NDArray[np.bool_], known: _State | None = None) -> _State:
-        """Evaluate a set of survivors; tokens that get the same as in `known` keep their values."""
-        near = self._near(alive)
-        relevant = self._relevant(alive, near[:, : self.routing.top_k])
-        if known is not None and self.routing.groups == 1:
-            token = np.flatnonzero((known.near != near).any(-1))
-        else:
-            token, known = np.arange(len(near)), None
-        now = self.error.terms(token, near[token, : self.routing.top_k])
-        row, slot = np.nonzero(relevant[token] >= 0)
-        pair = token[row]
-        evaluated = self.error.terms(pair, self._without(alive, near, relevant, (pair, slot)))
-        without = Terms(*(np.ones(relevant.shape) for _ in evaluated))
-        if known is not None:
-            now = Terms(*(_put(old, token, new) for old, new in zip(known.now, now, strict=True)))
-            without = Terms(*(part.copy() for part in known.without))
-        for part, new in zip(without, evaluated, strict=True):
-            part[pair, slot] = new
-        return _State(alive, near, now, relevant, without)
-
-    def _near(self, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
-        scores, ranks, top_k = self.error.scored, self._ranks, self.routing.top_k
-        if self.routing.groups > 1:
-            dead = np.int16(self.experts)
-            return choose(self.routing, scores.choice, np.where(alive, scores.ranks, dead))
-        place = np.arange(ranks + 1, dtype=np.int16)
-        living = np.where(alive[scores.order[:, :ranks]], place[:-1], place[-1])
-        # One more column of no expert, for when K + 1 are more than there are ranks.
-        living = np.pad(living, ((0, 0), (0, 1)), constant_values=ranks)
-        best = np.partition(living, top_k, axis=-1)[:, : top_k + 1]
-        best.sort(axis=-1)
-        return best.astype(np.int64)
-
-    def _without(
-        self,
-        alive: NDArray[np.bool_],
-        near: NDArray[np.int64],
-        relevant: NDArray[np.int64],
-        pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
-    ) -> NDArray[np.int64]:
-        """int64 [P, K]: what tokens get once one of their relevant experts is gone."""
-        token, slot = pairs
-        top_k = self.routing.top_k
-        if self.routing.groups == 1:
-            column = np.arange(top_k)
-            return near[token[:, None], column + (column >= slot[:, None])]
-        scores = self.error.scored
-        fewer = np.where(alive, scores.ranks, np.int16(self.experts))[token]
-        fewer[np.arange(len(token)), relevant[token, slot]] = self.experts
-        return choose(self.routing, scores.choice[token], fewer)
-
-    def _relevant(self, alive: NDArray[np.bool_], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[S, W]: the chosen; with groups also the experts that make their group what it is."""
-        scores, ranks = self.error.scored, self._ranks
-        experts = np.take_along_axis(scores.order, np.minimum(chosen, ranks - 1), -1)
-        relevant = np.where(chosen < ranks, experts, -1).astype(np.int64)
-        if self.routing.groups > 1:
-            groups, best = self.routing.groups, self.routing.group_best
-            size = self.experts // groups
-            grouped = np.where(alive, scores.ranks, self.experts).reshape(-1, groups, size)
-            inside = np.argsort(grouped, -1, kind="stable")[..., :best]
-            tops = (inside + np.arange(groups)[:, None] * size).reshape(len(chosen), -1)
-            taken = (tops[:, :, None] == relevant[:, None, :]).any(-1)
-            relevant = np.concatenate([relevant, np.where(taken, -1, tops)], -1)
-        # Index -1 reads the last expert, but stays -1 itself.
-        return np.where(self._candidates(alive)[relevant], relevant, -1)
-
     def _candidates(self, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """bool [E]: survivors that may be removed next: groups stay of equal size."""
         size = alive.reshape(self.routing.groups, -1).sum(-1)
         return np.repeat(size == size.max(), self.experts // self.routing.groups) & alive
 
-    def _total(self, alive: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """[S]: sum of a_j over the survivors."""
-        return np.asarray(np.where(alive, self.error.scored.strength, 0.0).sum(-1))
 
-    def _now(self, state: _State) -> NDArray[np.float64]:
-        return self.error.evaluate(state.now, self.error.energy, self._total(state.alive))
-
-    def _sums(
-        self, places: NDArray[np.int64], values: NDArray[np.float64], count: int
-    ) -> NDArray[np.float64]:
-        return np.bincount(places, self._weights * values, count).astype(np.float64)
-
-
-def _put(
-    old: NDArray[np.float64], token: NDArray[np.int64], new: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    result = old.copy()
-    result[token] = new
-    return result
+def _rule_of(error: BlockError) -> Rule:
+    routing = error.routing
+    return Rule(
+        routing.top_k,
+        routing.groups,
+        routing.used_groups,
+        routing.group_best,
+        {SELECTED: BY_SELECTED, ALL: BY_ALL, NONE: BY_NONE}[routing.normalise],
+        error.hidden,
+        -1.0 if error.eps is None else error.eps,
+    )

@@ -25,6 +25,11 @@ def inlined(function: _Function) -> _Function:
     return _compiled(function, inline="always")
 
 
+def inner(function: _Function) -> _Function:
+    """As `compiled`, for callers that are compiled too: takes half the time to compile."""
+    return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
 def reordered(function: _Function) -> _Function:
     """As `compiled`, but sums are added in the order that the processor's vectors make.
 
