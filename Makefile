@@ -10,7 +10,7 @@ DEMO := out/gemmule-24e
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow check format bench llama-tools size clean
+.PHONY: demo test slow check format reference bench llama-tools size clean
 
 demo: $(READY)  ## the main job on gemmule: calibrate, plan, prune, quantize, measure, report
 	rm -rf $(DEMO)
@@ -23,13 +23,16 @@ slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 check: $(READY)  ## style, types
-	$(BIN)/ruff format --check secateur tests benchmarks gemmule
-	$(BIN)/ruff check secateur tests benchmarks gemmule
+	$(BIN)/ruff format --check secateur tests benchmarks gemmule docs
+	$(BIN)/ruff check secateur tests benchmarks gemmule docs
 	$(BIN)/mypy --strict -p secateur
 
 format: $(READY)
-	$(BIN)/ruff format secateur tests benchmarks gemmule
-	$(BIN)/ruff check --fix secateur tests benchmarks gemmule
+	$(BIN)/ruff format secateur tests benchmarks gemmule docs
+	$(BIN)/ruff check --fix secateur tests benchmarks gemmule docs
+
+reference: $(READY)  ## docs/reference, made from the code
+	$(BIN)/python docs/generator/reference.py
 
 bench: $(READY)  ## every claim in docs/ and README.md, measured again into benchmarks/*.json
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

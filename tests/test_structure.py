@@ -22,6 +22,7 @@ PACKAGES = (
     "families",
     "checkpoint",
     "formats",
+    "rounding",
     "corpus",
     "statistics",
     "forward",

@@ -37,6 +37,20 @@ FAMILY_FILE = "family_file"
 SHAPE_ONLY = "shape_only"
 """Among a checkpoint's facts: only its config was there."""
 
+MODEL_KEYS = {
+    "source": "folder's name, hub id, or gemmule",
+    "revision": "commit of a hub id",
+    "identity": "hash of the config and all weights",
+    "family": "its family",
+    FAMILY_FILE + ".name": "the user's file of the family, where there is one",
+    FAMILY_FILE + ".sha256": "sha256 of that file",
+    "layers": "decoder layers",
+    "experts": "routed experts of a layer",
+    "top_k": "experts that work on a token",
+    SHAPE_ONLY: "true where only its config was there",
+}
+"""The facts by which plans and statistics recognise a checkpoint (`Checkpoint.facts`)."""
+
 _EXPECTED = "the config of a model (`secateur audit` looks at GGUF files)"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 

@@ -35,6 +35,19 @@ _JINJA = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_
 _TURNS = ("system", "user", "thought", "assistant")
 
 
+FIELD_KEYS = {
+    "messages": "the field that holds the conversation",
+    "text": "the field that holds plain text",
+    "system": "the system's turn",
+    "user": "the question",
+    "thought": "what the model thinks before its answer",
+    "assistant": "the answer",
+    "tools": "the field that holds the tools that may be called",
+    "tool_calls": "the field that holds the calls that are the answer",
+}
+"""The keys of a field mapping, and what each names; turns may be templates."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fields:
     """A checked field mapping; None: not mapped."""
@@ -74,11 +87,10 @@ class Content(NamedTuple):
 
 def parse_fields(given: Mapping[Any, Any], where: str) -> Fields:
     """Check a mapping. Raises CorpusError when a key is unknown, missing or does not fit."""
-    known = [member.name for member in fields(Fields)]
     for key, value in given.items():
-        if key not in known:
+        if key not in FIELD_KEYS:
             raise CorpusError(
-                f"{where}: fields: unknown key {key!r:.60}; known: {', '.join(known)}"
+                f"{where}: fields: unknown key {key!r:.60}; known: {', '.join(FIELD_KEYS)}"
             )
         if not isinstance(value, str) or not value:
             raise CorpusError(

@@ -1,25 +1,15 @@
 """A mix: the YAML file that says which texts calibrate a model, and how many of each.
 
-    seed: 42                  # decides which documents, and their order
-    sequence_length: 2048     # tokens a row
-    overlong: split           # split | truncate | drop: documents longer than that
-    pack: true                # several documents in a row; false: one each
-    tokens: 48600             # optional total, shared out by each source's `weight`
-    thought: "<|channel>thought\\n{thought}\\n<channel|>"   # optional, see `thoughts.py`
+    name: my-mix
+    seed: 42
+    sequence_length: 2048
+    tokens: 48600
     sources:
-      - name: chat
-        path: chat.jsonl      # .jsonl, a text file, or a folder that `datasets` reads; or
-        hub: owner/name       #   a data set of the hub, with config, split, revision
-        category: chat        # or category_field: the field that names it; or the source's name
-        fields: {messages: messages, tools: tools}      # see `fields.py`
-        samples: 1000         # or tokens: 20000, or weight: 0.3, or nothing: all of it
-        allow_short: false    # true: fewer than that is a warning, not an error
-        separator: "\\n\\n"     # text files only: what stands between documents
-        thought_tags: ["<think>", "</think>"]           # thoughts inside the answers
-        template: {enable_thinking: true}               # arguments of the chat template
+      - {name: chat, path: chat.jsonl, weight: 0.7}
+      - {name: code, hub: owner/name, fields: {text: content}, weight: 0.3}
 
 A mix is named by its path or, if it comes with secateur, by its name. Paths in it are relative
-to the file.
+to the file. A .jsonl or .txt file in the place of a mix is a mix of that one source.
 """
 
 from __future__ import annotations
@@ -37,14 +27,39 @@ from secateur.system.settings import Settings, read_yaml
 MIXES = Path(__file__).parent / "mixes"
 
 Overlong = Literal["split", "truncate", "drop"]
-_MIX_KEYS = (
-    "name", "description", "seed", "sequence_length", "overlong", "pack", "tokens", "thought",
-    "sources",
-)  # fmt: skip
-_SOURCE_KEYS = (
-    "name", "path", "hub", "config", "split", "revision", "category", "category_field", "fields",
-    "samples", "tokens", "weight", "allow_short", "separator", "thought_tags", "template",
-)  # fmt: skip
+MIX_KEYS = {
+    "name": "what the mix is called; the file's name by default",
+    "description": "for people",
+    "seed": "decides which documents are taken, and their order; 42 by default",
+    "sequence_length": "tokens of a row; 2048 by default",
+    "overlong": "what becomes of longer documents: split (default), truncate or drop",
+    "pack": "true (default): several documents in a row; false: one each",
+    "tokens": "tokens in all, shared out by each source's `weight`",
+    "thought": "how a thought before an answer is written, with {thought} once in it; by default "
+    "as the model's chat template does",
+    "sources": "the list of sources, at least one",
+}
+"""The keys of a mix, and what each holds."""
+
+SOURCE_KEYS = {
+    "name": "what the source is called; required, and unlike any other",
+    "path": "a .jsonl file, a text file, or a folder that `datasets` reads; either this or `hub`",
+    "hub": "a data set of the hub, owner/name (`pip install 'secateur[hub-data]'`)",
+    "config": "the data set's configuration, where it has several",
+    "split": "its split; train by default",
+    "revision": "its commit, branch or tag",
+    "category": "the category of all its documents; the source's name by default",
+    "category_field": "the field of a record that names its category, instead",
+    "fields": "which fields of a record are used, and how; see below",
+    "samples": "documents to take; without `samples`, `tokens` and `weight` all of them",
+    "tokens": "tokens to take, instead",
+    "weight": "share of the mix's `tokens`, instead",
+    "allow_short": "true: fewer than asked for is a warning; false (default): an error",
+    "separator": "text files only: what stands between two documents",
+    "thought_tags": "[opening, closing]: what stands around a thought inside an answer",
+    "template": "arguments of the chat template, as in {enable_thinking: true}",
+}
+"""The keys of a source of a mix, and what each holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +137,9 @@ class _Share(NamedTuple):
 def _parse_mix(content: object, path: Path) -> Mix:
     where = str(path)
     for key in content if isinstance(content, dict) else ():
-        if key in _SOURCE_KEYS and key not in _MIX_KEYS:
+        if key in SOURCE_KEYS and key not in MIX_KEYS:
             raise CorpusError(f"{where}: `{key}` belongs in a source: put it under `sources`")
-    given = Settings.of(content, where, _MIX_KEYS, CorpusError)
+    given = Settings.of(content, where, MIX_KEYS, CorpusError)
     entries = given.listing("sources")
     if not entries:
         raise CorpusError(f"{where}: no sources; list at least one under `sources`")
@@ -170,11 +185,11 @@ def _share_out(total: int | None, shares: list[_Share], where: str) -> tuple[Sou
 
 def _parse_source(entry: object, index: int, mix: Path, total: int | None) -> _Share:
     for key in entry if isinstance(entry, dict) else ():
-        if key in _MIX_KEYS and key not in _SOURCE_KEYS:
+        if key in MIX_KEYS and key not in SOURCE_KEYS:
             raise CorpusError(
                 f"{mix}: sources[{index}]: `{key}` is of the whole mix: put it above `sources`"
             )
-    given = Settings.of(entry, f"{mix}: sources[{index}]", _SOURCE_KEYS, CorpusError)
+    given = Settings.of(entry, f"{mix}: sources[{index}]", SOURCE_KEYS, CorpusError)
     name = given.text("name")
     if name is None:
         raise CorpusError(f"{given.where}: no name; every source needs one")

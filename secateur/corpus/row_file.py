@@ -1,4 +1,9 @@
-"""`--rows FILE.jsonl`: rows of tokens made elsewhere, used exactly as given."""
+"""Rows of tokens made elsewhere, used exactly as given: JSONL, one row a line.
+
+    {"input_ids": [2, 105, 2364, 107], "category": "chat"}
+
+Each row is one document of its own: it is never split, packed, shuffled or left out.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,13 @@ from secateur.corpus.json_lines import read_json_lines
 from secateur.corpus.rows import PADDING, Corpus, Row, Sample, make_corpus
 from secateur.errors import CorpusError
 
-_KEYS = ("input_ids", "attention_mask", "category")
+ROW_KEYS = {
+    "input_ids": "list of token ids of the model's tokenizer; required",
+    "attention_mask": "list of 0 and 1, as long: tokens with 0 are padding",
+    "category": "the category that the row counts for; `rows` by default",
+}
+"""The keys of a row, and what each holds."""
+
 _CATEGORY = "rows"
 
 
@@ -49,9 +60,11 @@ def load_rows(path: Path | str, vocab_size: int) -> Corpus:
 
 
 def _parse_row(record: Mapping[str, Any], sample: int, vocab_size: int, where: str) -> Row:
-    unknown = sorted(set(record) - set(_KEYS))
+    unknown = sorted(set(record) - set(ROW_KEYS))
     if unknown:
-        raise CorpusError(f"{where}: unknown key {unknown[0]!r:.40}; a row has {', '.join(_KEYS)}")
+        raise CorpusError(
+            f"{where}: unknown key {unknown[0]!r:.40}; a row has {', '.join(ROW_KEYS)}"
+        )
     if "input_ids" not in record:
         raise CorpusError(f"{where}: no input_ids; a row is a list of token ids under that key")
     category = record.get("category", _CATEGORY)

@@ -102,7 +102,7 @@ class TokenizerRules:
 
 @dataclass(frozen=True, slots=True)
 class GgufRules:
-    """[gguf]: a family's form in llama.cpp.
+    """[gguf]: a family's form in llama.cpp. Its keys:
 
     architecture  llama.cpp's name for it
     tokenizer     TokenizerRules
@@ -127,7 +127,7 @@ class GgufRules:
 
 @dataclass(frozen=True, slots=True)
 class MlxRules:
-    """[mlx]: a family's form in mlx-lm.
+    """[mlx]: a family's form in mlx-lm. Its keys:
 
     prefix   model_type -> what mlx-lm puts before the running model's names
     require  keys of the text model's section without which mlx-lm does not load, or takes

@@ -58,13 +58,16 @@ Find = Callable[[str], FamilySource | None]
 
 
 @dataclass(frozen=True)
-class _Branch:
+class Branch:
+    """[branch]: what follows the experts' sum. `post_norm` is the norm between it and the residual
+    stream, a row's name."""
+
     post_norm: str | None = None
 
 
 @dataclass(frozen=True)
-class _FamilyTable:
-    """The whole file, as `read_table` checks it."""
+class FamilyTable:
+    """The whole file."""
 
     title: str
     model_types: tuple[str, ...]
@@ -73,7 +76,7 @@ class _FamilyTable:
     router: RouterRule
     rows: tuple[TensorRow, ...] = field(metadata={"key": "tensor"})
     also: tuple[AlsoKey, ...] = ()
-    branch: _Branch = field(default_factory=_Branch)
+    branch: Branch = field(default_factory=Branch)
     shape: ShapeRules = field(default_factory=ShapeRules)
     memory: MemoryRules | None = None
     published: Published = field(default_factory=Published)
@@ -142,7 +145,7 @@ def _without(table: Table, keys: Sequence[str]) -> Table:
 
 
 def _family(source: FamilySource, table: Table) -> Family:
-    read = read_table(_FamilyTable, table)
+    read = read_table(FamilyTable, table)
     config = dict(read.config)
     numbers = table.entries["config"]
     for key in config:
@@ -181,9 +184,7 @@ def _family(source: FamilySource, table: Table) -> Family:
     )
 
 
-def _check_rows(
-    table: Table, read: _FamilyTable, places: Sequence[Origin], names: set[str]
-) -> None:
+def _check_rows(table: Table, read: FamilyTable, places: Sequence[Origin], names: set[str]) -> None:
     """What one row says of another, or of the axes, holds."""
     for row, place in zip(read.rows, places, strict=True):
         if row.into is not None and row.into not in names:

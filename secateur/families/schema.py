@@ -44,19 +44,28 @@ from secateur.errors import FamilyError
 from secateur.families.format_rules import AlsoKey, GgufRules, MlxRules
 
 EXPERT = "expert"
-NUMBERS = (
-    "layers", "experts", "top_k", "heads", "kv_heads", "hidden", "expert_width", "dense_width",
-    "vocab", "groups", "used_groups", "extra_layers",
-)  # fmt: skip
-"""The numbers of a config that a family may name in [config]. `extra_layers` is how many come after
-the model's own layers: blocks that predict further tokens, which are left out."""
+NUMBERS = {
+    "layers": "decoder layers",
+    "experts": "routed experts of a layer",
+    "top_k": "experts that work on a token",
+    "heads": "attention heads",
+    "kv_heads": "heads of keys and values",
+    "hidden": "width of the residual stream",
+    "expert_width": "width inside an expert",
+    "dense_width": "width inside a dense MLP",
+    "vocab": "entries of the vocabulary",
+    "groups": "groups of experts",
+    "used_groups": "groups that a token may choose from",
+    "extra_layers": "blocks after the model's own layers that predict further tokens; left out",
+}
+"""The numbers of a config that a family may name in [config]."""
 
 _ANY_PATTERN = re.compile("")
 
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One [[tensor]]: a kind of tensor, described once for all layers.
+    """[[tensor]]: a kind of tensor, described once for all layers.
 
     `into` is the name of another row whose tensor in the running model this one is a part of
     (per-expert matrices of a stack), or an older name of. `when` is the condition on which a model

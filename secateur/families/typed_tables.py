@@ -28,11 +28,7 @@ _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 def read_table(cls: type[_T], table: Table) -> _T:
     """The table as a `cls`. Raises FamilyError with file and line for what it cannot be."""
     hints = get_type_hints(cls)
-    known = {
-        field.metadata.get("key", field.name): field
-        for field in fields(cls)  # type: ignore[arg-type]
-        if not field.metadata.get("derived")
-    }
+    known = keys_of(cls)
     for key in table.entries:
         if key not in known:
             raise table.error(key, f"{table.title} has no key {key!r}{nearest(key, tuple(known))}")
@@ -43,6 +39,15 @@ def read_table(cls: type[_T], table: Table) -> _T:
         elif field.default is MISSING and field.default_factory is MISSING:
             raise table.error(None, f"{table.title} lacks the key {key!r}")
     return cls(**values)
+
+
+def keys_of(cls: type) -> dict[str, Field[Any]]:
+    """{key in TOML: field} of all that such a table may have."""
+    return {
+        field.metadata.get("key", field.name): field
+        for field in fields(cls)
+        if not field.metadata.get("derived")
+    }
 
 
 def _read_field(table: Table, key: str, field: Field[Any], hint: Any) -> Any:

@@ -1,26 +1,14 @@
 """The plan: for every output tensor its sources, what happens to it, its type and exact bytes.
 
 A plan holds no globs, defaults or "auto": it is what a person reviews (and may edit) before a
-single weight is read, and all that `apply` obeys. As JSON it is one object:
-
-    {"secateur": "0.1.0", "model": {...}, "selection": {...}, "notes": [...],
-     "experts": 32, "keep": {"0": [0, 2, ...], ...},
-     "tensors": [{"format", "name", "action", "sources", "type", "shape", "bytes",
-                  "fallback_from"?, "reason"?}, ...],
-     "tensor_bytes": {format: n}, "file_bytes": {format: n}, "files": {format: {name: n}},
-     "formats": {format: {"to", "recipe", "base", "sha256"}},
-     "memory": {"context", "kv_cache_bytes", ..., "formats": [format, ...]},
-     "decided": {"selection", "keep": {layer: ...}, "types": {format: ...}},
-     "outputs": {format: {"parameters", "bits_per_weight", "fallback_tensors", "fallback_share",
-                          "needs_imatrix", "memory_bytes"}}}
+single weight is read, and all that `apply` obeys. Edit what is kept (`keep`) and a tensor's `type`;
+numbers that follow from them are computed again, `decided` stays as it is, and the manifest and
+the report say that the plan was edited.
 
 A format is `safetensors`, or what it is for and the name of its recipe, as in `gguf-Q4_K_M`,
-`gguf-apex-mini`, `mlx-mixed-4-8` or `mmproj-F16`, the GGUF of a vision tower (recipe.py);
-`formats` says which recipe that was. A plan made from a config without a tokenizer knows every
-tensor of a GGUF to the byte, but not the file: its size is null. `memory` is what llama.cpp needs
-besides the weights (memory.py); `outputs` follows from the rest, `fallback_share` being the share
-of parameters. `decided` are digests by which edits are found (edits.py): whoever edits a plan
-leaves them as they are, and need not correct the numbers that follow from the edit.
+`gguf-apex-mini`, `mlx-mixed-4-8` or `mmproj-F16`, the GGUF of a vision tower. A plan made from a
+config without a tokenizer knows every tensor of a GGUF to the byte, but not the file: its size is
+null. A dotted key is a key within a key, and `*` stands for a name that depends on the model.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
-"""Drop maps: which experts a pruned model has, as JSON that a person can read and write.
+"""A drop map: which experts a pruned model has, as JSON that a person can read and write.
 
-{"experts": 32, "layers": {"0": {"keep": [0, 2], "drop": [1, 3]}, ...}}
+    {"experts": 32, "layers": {"0": {"keep": [0, 2]}, "1": {"drop": [5]}, ...}}
+
+Every layer with routed experts is named. Every output holds its own drop map
+(expert_drop_metadata.json); it can be given to another model of the same shape.
 """
 
 from __future__ import annotations
@@ -12,6 +15,14 @@ from typing import Any
 from secateur.errors import PlanError
 from secateur.pruning.selection import Keep
 from secateur.system.text_files import explain, read_json
+
+DROP_MAP_KEYS = {
+    "experts": "experts of a layer of the unpruned model; not read",
+    "layers": "the layers by number, in quotes",
+    "layers.*.keep": "list of the experts to keep",
+    "layers.*.drop": "list of the experts to drop; one of the two is enough",
+}
+"""The keys of a drop map; `*` is the number of a layer. Others are not looked at."""
 
 
 def drop_map(keep: Keep, experts: int) -> dict[str, Any]:

@@ -1,23 +1,16 @@
 """A recipe: which type every tensor of an output gets, said by role, layer and name.
 
-    name: apex-mini
-    about: one line for people
-    to: gguf                    # gguf | mlx
-    base: Q3_K_M                # what no rule names: a file type of llama.cpp, or for MLX a type
-    embedding: Q8_0             # optional: llama-quantize's --token-embedding-type
-    output: Q8_0                # optional: --output-tensor-type
-    imatrix: true               # optional: refuse to plan without an importance matrix
-    pad: false                  # optional: widen rows with zeros where a type needs it
-    tiers: {high: "0", middle: "1-6,10"}        # optional, see `layers.py`
-    rules:                      # the first that matches a tensor decides
-      - {role: expert, layers: edge 5, type: Q6_K}
-      - {role: [attention.q, attention.k], type: Q5_K}
+    name: my-mix
+    base: Q4_K_M
+    tiers: {high: "0", middle: "1-6,10"}
+    rules:
+      - {role: expert.down, layers: edge 5, type: Q6_K}
+      - {role: [attention.q, attention.k], layers: high, type: Q5_K}
       - {name: 'blk\\.\\d+\\.ffn_down\\.weight', type: Q8_0, if_present: true}
 
-A rule names `role` (as in the family's rows; `expert` stands for every `expert.*`), `layers`,
-`name` (a regular expression that the whole output name matches) or several of them. One that
-matches no tensor is an error, unless it says `if_present`. What a rule gives is an explicit type:
-rows that it does not divide fall back as llama-quantize's overrides do.
+The first rule that matches a tensor decides. A rule that matches no tensor is an error, unless it
+says `if_present`. What a rule gives is an explicit type: rows that it does not divide fall back as
+llama-quantize's overrides do.
 
 A file type of llama.cpp (`Q4_K_M`) is a recipe without rules; `_L` and `_XL` are those with the
 embedding and the output in Q8_0. A --tensor-type-file of llama-quantize makes one together with
@@ -46,10 +39,30 @@ BASES: dict[str, Callable[[str], str]] = {"gguf": file_type, "mlx": str}
 """{what recipes can be for, the first by default: the function that reads their `base`}. A new
 format that takes recipes adds itself here."""
 
-_KEYS = (
-    "name", "about", "to", "base", "embedding", "output", "imatrix", "pad", "tiers", "rules",
-)  # fmt: skip
-_RULE_KEYS = ("role", "layers", "name", "type", "if_present")
+RECIPE_KEYS = {
+    "name": "what the recipe is called; the file's name by default",
+    "about": "one line for people",
+    "to": "the format that it is for: gguf (default) or mlx",
+    "base": "what tensors get that no rule names: a file type of llama.cpp (Q3_K_M), or for MLX a "
+    "type; required",
+    "embedding": "type of the token embedding: llama-quantize's --token-embedding-type",
+    "output": "type of the output matrix: its --output-tensor-type",
+    "imatrix": "true: refuse to plan without an importance matrix",
+    "pad": "true: widen rows with zeros where a type needs it, instead of another type",
+    "tiers": "names for groups of layers, most important first: a list of layers in text, or a "
+    "share of all layers as a number below 1",
+    "rules": "list of rules, see below",
+}
+"""The keys of a recipe, and what each holds."""
+
+RULE_KEYS = {
+    "role": "a role or a list of roles; `expert` stands for every `expert.*`",
+    "layers": "layers, as below, or the name of a tier",
+    "name": "a regular expression that the whole name of the output's tensor matches",
+    "type": "the type that matching tensors get; required",
+    "if_present": "true: it is no error when nothing matches",
+}
+"""The keys of a rule, and what each holds. Without `role`, `layers` or `name`: any."""
 
 LARGE = {
     "Q6_K_L": "Q6_K",
@@ -189,7 +202,7 @@ def recipe_of_types(path: Path, base: str) -> Recipe:
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises PlanError naming the file and the rule that cannot be used."""
     where = str(path)
-    given = Settings.of(read_yaml(path, PlanError), where, _KEYS, PlanError)
+    given = Settings.of(read_yaml(path, PlanError), where, RECIPE_KEYS, PlanError)
     to = given.choice("to", tuple(BASES))
     base = given.text("base")
     if base is None:
@@ -213,7 +226,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _rule(entry: object, where: str) -> Rule:
-    given = Settings.of(entry, where, _RULE_KEYS, PlanError)
+    given = Settings.of(entry, where, RULE_KEYS, PlanError)
     kind = given.text("type")
     if kind is None:
         raise PlanError(f"{where}: type is missing")

@@ -5,7 +5,8 @@ it wrote is scored, the end of its turn included: `input_ids[begin:]`, each toke
 the position before it. Documents of plain text are a second kind ("documents"), scored from their
 second token on and never mixed with answers (plain text ranks chat models wrongly).
 
-The file is JSONL: a header line, then one answer a line.
+The file is JSONL: a header line, then one answer a line. It is what secateur keeps of answers that
+were generated here; answers from elsewhere come as conversations (`prompts.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,23 @@ Kind = Literal["answers", "documents"]
 Finish = Literal["stop", "length", "given"]
 
 FORMAT = "secateur answers 2"
+
+HEADER_KEYS = {
+    "format": FORMAT,
+    "sha256": "over the answers, in order",
+    "provenance": "how they were made: prompts, template, model, settings, seed",
+}
+"""The keys of the header line."""
+
+ANSWER_KEYS = {
+    "id": "name of the prompt",
+    "domain": "what the numbers are grouped by",
+    "kind": "answers, or documents (plain text)",
+    "input_ids": "list of token ids: prompt and answer",
+    "begin": "position of the first token that is scored",
+    "finish": "how it ended: stop (end of the turn), length (cut), given (not generated)",
+}
+"""The keys of an answer's line."""
 
 
 class Answer(NamedTuple):
@@ -172,9 +190,9 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
 
 def answer_from_json(data: Mapping[str, Any], where: str, vocab_size: int | None = None) -> Answer:
     """The answer of one JSON object. Raises CorpusError, naming the place, when it is none."""
-    if set(data) != set(Answer._fields):
+    if set(data) != set(ANSWER_KEYS):
         raise CorpusError(
-            f"{where}: keys are {', '.join(sorted(data))}, expected {', '.join(Answer._fields)}"
+            f"{where}: keys are {', '.join(sorted(data))}, expected {', '.join(ANSWER_KEYS)}"
         )
     ids = _token_ids(data["input_ids"], where, vocab_size)
     begin = data["begin"]

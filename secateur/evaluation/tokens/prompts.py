@@ -1,9 +1,10 @@
 """Prompts: conversations in the model's chat format, up to where the model has to answer.
 
-A file of JSON lines, each {"messages": [...]} or {"text": "..."}, with "id" (default: the line's
-number), "domain" (default: "all") and, with messages, "tools"; other keys are not looked at.
-An assistant's message at the end is the answer of somebody else: it is dropped (`read_prompts`),
-or taken as the answer (`given_answers`), for answers that the original wrote elsewhere.
+    {"domain": "code", "messages": [{"role": "user", "content": "Reverse a list in C."}]}
+
+JSONL, a conversation a line. An assistant's message at its end is the answer of somebody else: as
+prompts (`--prompts`) the lines lose it, as answers (`--answers`), which the original wrote
+elsewhere, it is what is scored.
 """
 
 from __future__ import annotations
@@ -24,6 +25,16 @@ from secateur.evaluation.tokens.answers import Answer, AnswerSet, Kind, answer_s
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+PROMPT_KEYS = {
+    "messages": "the conversation: list of messages, each with a `role` (system, user, assistant, "
+    "tool) and `content`, where the chat template knows them with `tool_calls` too",
+    "text": "plain text instead: a document, scored from its second token on, apart from answers",
+    "domain": "what the numbers are grouped by; `all` by default",
+    "id": "a name of its own; the number of the line by default",
+    "tools": "with messages: the tools that the model may call, as the chat template takes them",
+}
+"""The keys of a prompt, and what each holds. Others are not looked at."""
 
 DOCUMENT_TOKENS = 512
 """Tokens of a document that are used; what follows them is left out."""

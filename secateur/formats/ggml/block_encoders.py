@@ -18,6 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.formats.ggml.code_layout import (
+    pack_bits,
+    pack_eighths,
+    pack_nibbles,
+    pack_two_bits,
+)
 from secateur.formats.ggml.scale_kernels import fit_positive, sum_squares
 from secateur.formats.ggml.search_kernels import (
     AFFINE,
@@ -123,13 +129,6 @@ def _split_scales(
     return d, m, scale_codes, min_codes
 
 
-def _pack_two_bits(codes: NDArray[np.integer[Any]]) -> Codes:
-    """uint8 [S, 64] of codes [S, 256] below 4."""
-    four = codes.reshape(len(codes), 2, 4, 32)
-    packed = four[:, :, 0] | four[:, :, 1] << 2 | four[:, :, 2] << 4 | four[:, :, 3] << 6
-    return np.asarray(packed.reshape(len(codes), 64))
-
-
 def _encode_q2_k(rows: Floats, importance: Floats | None) -> Codes:
     if importance is None:
         search = Search(16, AFFINE, F(3), SIZE, Trials(F(-0.5), F(0.1), 15), absolute=True)
@@ -141,7 +140,7 @@ def _encode_q2_k(rows: Floats, importance: Floats | None) -> Codes:
     real_d, real_m = _scale_blocks(d, both & 15), _scale_blocks(m, both >> 4)
     codes = encode_affine(rows.reshape(-1), F(3), real_d, real_m, found)
     return _join(
-        rows, both, _pack_two_bits(codes.reshape(-1, SUPER)), _view_bytes(d), _view_bytes(m)
+        rows, both, pack_two_bits(codes.reshape(-1, SUPER)), _view_bytes(d), _view_bytes(m)
     )
 
 
@@ -163,13 +162,11 @@ def _encode_q4_or_q5_k(rows: Floats, importance: Floats | None, most: int) -> Co
         axis=1,
     )
     real_d, real_m = _scale_blocks(d, scales), _scale_blocks(m, mins)
-    codes = encode_affine(rows.reshape(-1), F(most), real_d, real_m, found).reshape(-1, 4, 2, 32)
-    low = (codes[:, :, 0] & 15 | codes[:, :, 1] << 4).reshape(-1, 128)
+    codes = encode_affine(rows.reshape(-1), F(most), real_d, real_m, found).reshape(-1, SUPER)
+    low = pack_nibbles(codes, 32)
     if most == 15:
         return _join(rows, _view_bytes(d), _view_bytes(m), packed, low)
-    eighths = codes.reshape(-1, 8, 32) >> 4
-    high = np.bitwise_or.reduce(eighths << np.arange(8, dtype=np.uint8)[:, None], axis=1)
-    return _join(rows, _view_bytes(d), _view_bytes(m), packed, high, low)
+    return _join(rows, _view_bytes(d), _view_bytes(m), packed, pack_eighths(codes >> 4), low)
 
 
 def _encode_q3_k(rows: Floats, importance: Floats | None) -> Codes:
@@ -188,9 +185,7 @@ def _encode_q3_k(rows: Floats, importance: Floats | None) -> Codes:
     real_d = _scale_blocks(d, codes6.astype(np.int32) - 32)
     codes = encode_symmetric(rows.reshape(-1), F(4), real_d, found)
     codes = codes.reshape(-1, SUPER)
-    eighths = (codes > 3).astype(np.uint8).reshape(-1, 8, 32)
-    high = np.bitwise_or.reduce(eighths << np.arange(8, dtype=np.uint8)[:, None], axis=1)
-    return _join(rows, high, _pack_two_bits(codes & 3), packed, _view_bytes(d))
+    return _join(rows, pack_eighths(codes >> 2), pack_two_bits(codes & 3), packed, _view_bytes(d))
 
 
 def _encode_q6_k(rows: Floats, importance: Floats | None) -> Codes:
@@ -207,9 +202,8 @@ def _encode_q6_k(rows: Floats, importance: Floats | None) -> Codes:
     codes = encode_symmetric(rows.reshape(-1), F(32), _scale_blocks(d, eight), found)
     codes = codes.reshape(-1, SUPER)
     codes[empty] = 0
-    four = codes.reshape(-1, 2, 4, 32)
-    low = (four[:, :, :2] & 15 | four[:, :, 2:] << 4).reshape(-1, 128)
-    return _join(rows, low, _pack_two_bits(codes >> 4), eight.view(np.uint8), _view_bytes(d))
+    low = pack_nibbles(codes, 64)
+    return _join(rows, low, pack_two_bits(codes >> 4), eight.view(np.uint8), _view_bytes(d))
 
 
 def _encode_legacy(rows: Floats, importance: Floats | None, bits: int, offset: bool) -> Codes:
@@ -227,8 +221,8 @@ def _encode_legacy(rows: Floats, importance: Floats | None, bits: int, offset: b
         heads = [_view_bytes(_round_to_half(found[0]))]
     codes = codes.reshape(-1, 32)
     if bits == 5:
-        heads.append(np.packbits(codes >> 4, axis=1, bitorder="little"))
-    return _join(rows, *heads, codes[:, :16] & 15 | codes[:, 16:] << 4)
+        heads.append(pack_bits(codes >> 4))
+    return _join(rows, *heads, pack_nibbles(codes, 16))
 
 
 def _encode_iq4(rows: Floats, importance: Floats | None, size: int) -> Codes:
@@ -252,9 +246,8 @@ def _encode_iq4(rows: Floats, importance: Floats | None, size: int) -> Codes:
             high = np.bitwise_or.reduce(six >> 4 << 2 * np.arange(8), axis=1).astype("<u2")
             heads = [_view_bytes(_round_to_half(d[:, 0])), _view_bytes(high), low]
         inverse = np.where(real != 0, F(1) / real, F(0)).reshape(-1)
-    codes = encode_nonlinear(rows.reshape(-1), inverse).reshape(-1, 2, 16)
-    packed = (codes[:, 0] | codes[:, 1] << 4).reshape(len(heads[0]), -1)
-    return _join(rows, *heads, packed)
+    codes = encode_nonlinear(rows.reshape(-1), inverse).reshape(len(heads[0]), -1)
+    return _join(rows, *heads, pack_nibbles(codes, 16))
 
 
 ENCODERS: Mapping[str, Encoder] = {

@@ -1,0 +1,90 @@
+"""Every key of a plan and what it holds, for the reference; a test holds plans against it.
+
+A dotted name is a key within a key; `*` stands for a name that depends on the model or the request.
+"""
+
+from __future__ import annotations
+
+from secateur.checkpoint.reader import MODEL_KEYS
+
+SELECTION_KEYS = {
+    "criterion": "what chose the experts; null where all are kept",
+    "experts": "experts kept in each layer, as asked for",
+    "drop": "share of the experts to drop, as asked for",
+    "aggregation": "how scores of several categories became one",
+    "gate": "the routing weight that scores were made with: true or reference",
+    "protect_per_sample": "experts that `contribution` protects per sample",
+    "random_seed": "seed of the criterion `random`",
+    "protected.*": "experts kept in any case, by layer",
+    "protect_super_experts": "whether experts with outstanding activations are kept",
+    "drop_map": "name of the drop map that holds the selection, instead of all the above",
+    "stand_in": "true in a plan from a config alone: the first experts stand in for those chosen",
+    "statistics_sha256": "sha256 of the statistics that it was made with",
+    "imatrix": "what GGUF files say of their importance matrix; null: they are made without",
+    "imatrix.*": "llama.cpp's keys quantize.imatrix.*",
+    "imatrix_from": "where the matrix comes from",
+    "imatrix_from.from": "statistics or file",
+    "imatrix_from.sha256": "sha256 of that file",
+    "imatrix_from.unseen_experts": "what becomes of experts without data: uniform, mean or stop",
+    "imatrix_from.experts_without_data": "the experts kept that have none, as LAYER:EXPERT",
+    "imatrix_from.experts_below_32_tokens": "how many experts kept have little",
+}
+"""How experts were selected."""
+
+PLAN_KEYS = {
+    "secateur": "version that wrote the plan",
+    "model": "the model that it is for",
+    **{f"model.{key}": about for key, about in MODEL_KEYS.items()},
+    "model.path": "the folder as it was named, where it was one",
+    "selection": "how experts were selected",
+    **{f"selection.{key}": about for key, about in SELECTION_KEYS.items()},
+    "notes": "what a person should know, in sentences",
+    "experts": "experts in each layer of the output; follows from `keep`",
+    "keep": "the decision which experts are kept",
+    "keep.*": "the experts kept in this layer, ascending, by their numbers in the model",
+    "tensors": "the decision about every tensor of every format: a list, in the order of writing",
+    "tensors.format": "the format that it is of",
+    "tensors.name": "its name in the output",
+    "tensors.action": "copy; select (the kept experts' bytes); convert (into the type); pad (zeros "
+    "up to the shape); generate (from the config); or several, joined by +",
+    "tensors.type": "its type",
+    "tensors.shape": "its shape, row-major",
+    "tensors.bytes": "bytes of its data; follows from type and shape",
+    "tensors.sources": "names of the model's tensors that it is made from",
+    "tensors.fallback_from": "the type that was wanted, where rows are not divisible by its blocks",
+    "tensors.reason": "why it has this type",
+    "formats": "the recipe behind every format but safetensors",
+    "formats.*.to": "gguf, mlx or mmproj",
+    "formats.*.recipe": "name of the recipe",
+    "formats.*.base": "its base",
+    "formats.*.sha256": "sha256 of its content",
+    "formats.*.pad": "true where rows are widened with zeros",
+    "formats.*.needs_imatrix": "whether llama.cpp refuses to make it without a matrix",
+    "files": "files of every format",
+    "files.*.*": "exact bytes of this file; null where a plan from a config has no tokenizer",
+    "tensor_bytes.*": "bytes of all tensors of this format",
+    "file_bytes.*": "bytes of all its files, or null",
+    "outputs": "every format at a glance; follows from the tensors",
+    "outputs.*.parameters": "numbers that it holds",
+    "outputs.*.bits_per_weight": "bits of tensor data for each of them",
+    "outputs.*.fallback_tensors": "tensors that have another type than was wanted",
+    "outputs.*.fallback_share": "their share of the parameters",
+    "outputs.*.needs_imatrix": "as above; null where that is no question",
+    "outputs.*.memory_bytes": "what llama.cpp takes: weights, cache and logits; null for others",
+    "memory": "what llama.cpp takes besides the weights",
+    "memory.context": "tokens of context that are counted",
+    "memory.kv_cache_bytes": "keys and values of all layers",
+    "memory.kv_cache.layers": "of each kind of layer: how many there are",
+    "memory.kv_cache.window": "its sliding window in tokens; 0: the whole context",
+    "memory.kv_cache.tokens": "tokens that it keeps",
+    "memory.kv_cache.bytes": "what that takes",
+    "memory.layers_without_cache": "layers that use the keys of another",
+    "memory.logits_bytes": "logits of one micro-batch",
+    "memory.rule": "what the numbers rest on",
+    "memory.formats": "formats that it is counted for",
+    "decided": "digests of the decisions as they were made, by which edits are found: leave them",
+    "decided.selection": "of the selection",
+    "decided.keep.*": "of the experts kept in a layer",
+    "decided.types.*": "of a format's types",
+}
+"""All keys of plan.json."""

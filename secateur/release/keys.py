@@ -1,0 +1,73 @@
+"""Every key of manifest.json and report.json, for the reference; a test holds outputs against it.
+
+A dotted name is a key within a key; `*` stands for a name that depends on the output.
+"""
+
+from __future__ import annotations
+
+from secateur.checkpoint.reader import MODEL_KEYS
+from secateur.planning.keys import SELECTION_KEYS
+
+MADE_KEYS = {
+    "model": "the model that it was made from",
+    **{f"model.{key}": about for key, about in MODEL_KEYS.items()},
+    "experts": "experts in each layer",
+    "selection": "how they were selected, as in the plan",
+    **{f"selection.{key}": about for key, about in SELECTION_KEYS.items()},
+    "plan_sha256": "sha256 of the plan, without the path of its model",
+    "edited": "what a person changed in the plan, in sentences",
+    "edits": "edits of weights; always empty so far",
+    "calibration.tokens.*": "tokens of each category that experts were observed on",
+    "calibration.samples": "documents",
+    "calibration.skipped_tokens": "tokens left out as NaN or infinite",
+    "calibration.coverage": "experts that saw few tokens, in sentences",
+    "calibration.corpora.mix": "name of the mix",
+    "calibration.corpora.rows_file": "name of the file of rows, instead",
+    "calibration.corpora.sha256": "sha256 of the rows that were made of it",
+    "calibration.warnings": "what was odd about the text",
+}
+"""What an output was made from."""
+
+MANIFEST_KEYS = {
+    "secateur": "version that made the output",
+    **MADE_KEYS,
+    "versions.*": "versions of Python and of the libraries that can change a result",
+    "files": "every file of the output but this one",
+    "files.*.bytes": "its size",
+    "files.*.sha256": "its sha256",
+}
+"""All keys of manifest.json."""
+
+REPORT_KEYS = {
+    "secateur": "version that measured",
+    "original": "the original model",
+    "original_bytes": "bytes of its weights",
+    "made": "the facts of the manifest; empty for an artefact that is not ours",
+    **{f"made.{key}": about for key, about in MADE_KEYS.items()},
+    "sizes.*.predicted": "bytes of a format's files, as planned",
+    "sizes.*.written": "bytes of its files",
+    "pruned.*": "the experts of this layer that were dropped",
+    "answers": "what was measured on",
+    "answers.answers": "conversations",
+    "answers.documents": "documents of plain text",
+    "answers.tokens": "tokens of the answers, which are what is scored",
+    "answers.finishes.*": "how many answers ended so: stop, length (cut) or given",
+    "answers.sha256": "sha256 of the answers: the same, the same tokens",
+    "answers.top_k": "most probable tokens of which the original's probabilities are kept",
+    "answers.provenance.**": "how the answers were made: file, template, model, settings, seed",
+    "artefacts": "everything that was measured: a list",
+    "artefacts.name": "file or folder",
+    "artefacts.bytes": "bytes of its weights",
+    "artefacts.measurements.name": "the metric",
+    "artefacts.measurements.value": "the number",
+    "artefacts.measurements.unit": "its unit",
+    "artefacts.measurements.n.*": "how many answers, documents, tokens stand behind it",
+    "artefacts.measurements.low": "lower end of the interval; null where there is none",
+    "artefacts.measurements.high": "upper end",
+    "artefacts.measurements.confidence": "of the interval: 0.95",
+    "artefacts.measurements.domain": "the domain, or pooled",
+    "artefacts.measurements.kind": "answers, documents, or engine (llama.cpp itself)",
+    "notes": "what a person should know, in sentences",
+    "gates": "the limits that were asked for",
+}
+"""All keys of report.json."""

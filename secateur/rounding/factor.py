@@ -1,0 +1,56 @@
+"""What an error in one column is worth in the others: the factor of a Gram matrix.
+
+The squared error that rounding W [R, C] to Q adds to a linear layer's outputs, over its inputs X
+[T, C], is the trace of (W - Q) H (W - Q)^T with the Gram matrix H = X^T X. With H = F F^T, F upper
+triangular, it is the sum of the squares of (W - Q) F, of which column j depends on columns up to j
+only. So columns are rounded one after the other, each to what makes up for those before it:
+
+    q[j] = round(w[j] + sum over i < j of (w[i] - q[i]) F[i, j] / F[j, j])
+
+That is the error feedback of GPTQ (arXiv 2210.17323, algorithm 1), whose Cholesky factor of the
+inverse of H is the inverse of F: the same numbers, with no inverse to compute. As there, H is
+damped by a share of its mean diagonal, and columns are taken by falling diagonal.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.rounding.blas import one_blas_thread
+
+DAMPING = 0.1
+"""Of the mean diagonal; from 0.01 to 0.5 it hardly matters (docs/log.md)."""
+
+
+class Factor(NamedTuple):
+    """The order in which C columns are rounded, and the feedback between them."""
+
+    order: NDArray[np.intp]
+    """[C]: columns, by falling diagonal"""
+    feedback: NDArray[np.float32]
+    """[C, C]: F[i, j] / F[j, j] for columns in that order; only i < j counts"""
+
+
+def factorize(gram: NDArray[np.floating], damping: float = DAMPING) -> Factor | None:
+    """The factor of a Gram matrix [C, C]; None for inputs that were always zero.
+
+    Any multiple of the matrix gives the same. Only its upper triangle is read. Peak memory: three
+    times the matrix in float64.
+    """
+    diagonal = np.diagonal(gram).astype(np.float64)
+    mean = diagonal.mean()
+    if not mean > 0:
+        return None
+    order = np.argsort(-diagonal, kind="stable")
+    # Reversed, so that LAPACK's lower factor of it is the upper one of the matrix, reversed.
+    turned = order[::-1]
+    whole = np.triu(gram).astype(np.float64)
+    whole += np.triu(whole, 1).T
+    whole = whole[np.ix_(turned, turned)]
+    whole[np.diag_indices_from(whole)] += damping * mean
+    with one_blas_thread():
+        upper = np.linalg.cholesky(whole)[::-1, ::-1]
+    return Factor(order, np.ascontiguousarray(upper / np.diagonal(upper), dtype=np.float32))

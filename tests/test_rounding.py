@@ -1,0 +1,157 @@
+"""Rounding with error feedback: the solver against its definition, and every grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from secateur.checkpoint.tensors import NamedTensor
+from secateur.formats.ggml.codec import decode, encode
+from secateur.formats.ggml.types import bytes_of
+from secateur.formats.mlx.codec import dequantize, mlx_type, quantize
+from secateur.rounding.factor import DAMPING, factorize
+from secateur.rounding.feedback import choose_codes, round_with_feedback
+from secateur.rounding.ggml_grids import GGML_GRIDS
+from secateur.rounding.grid import Levels, Scales, integers
+from secateur.rounding.mlx_grids import MlxGrid
+
+ROWS, COLUMNS = 70, 512
+MLX = ("affine-2-64", "affine-3-32", "affine-4-64", "affine-5-128", "affine-6-64", "affine-8-64")
+
+
+@pytest.fixture(scope="module")
+def weights() -> NDArray[np.float32]:
+    chance = np.random.default_rng(0)
+    return (chance.standard_normal((ROWS, COLUMNS)) * 0.02).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def gram() -> NDArray[np.float32]:
+    """Of inputs that depend on each other, as hidden states do; some much larger than others."""
+    chance = np.random.default_rng(1)
+    mixed = chance.standard_normal((2000, 64)) @ chance.standard_normal((64, COLUMNS))
+    inputs = (mixed + chance.standard_normal(mixed.shape)) * np.geomspace(0.1, 3, COLUMNS)
+    return (inputs.T @ inputs).astype(np.float32)
+
+
+def output_error(
+    rows: NDArray[np.float32], rounded: NDArray[np.float32], gram: NDArray[np.float32]
+) -> float:
+    """The squared error of a layer's outputs over the inputs behind the Gram matrix."""
+    off = rows.astype(np.float64) - rounded
+    return float(((off @ gram) * off).sum())
+
+
+def by_definition(
+    rows: NDArray[np.float32], scales: Scales, levels: Levels, gram: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """GPTQ as its paper writes it: errors spread by the Cholesky factor of the inverse, float64."""
+    h = gram.astype(np.float64)
+    h[np.diag_indices_from(h)] += DAMPING * np.diagonal(h).mean()
+    order = np.argsort(-np.diagonal(gram), kind="stable")
+    upper = np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
+    left = rows.astype(np.float64)[:, order]
+    group = rows.shape[1] // scales.scale.shape[1]
+    found = np.empty_like(left)
+    for at, column in enumerate(order):
+        scale, offset = (part[:, column // group].astype(np.float64) for part in scales)
+        distance = abs(scale[:, None] * levels.values + offset[:, None] - left[:, at, None])
+        found[:, at] = scale * levels.values[distance.argmin(1)] + offset
+        error = (left[:, at] - found[:, at]) / upper[at, at]
+        left[:, at:] -= error[:, None] * upper[at, at:]
+    return found[:, np.argsort(order)]
+
+
+@pytest.mark.parametrize(
+    "levels", [integers(0, 7), GGML_GRIDS["IQ4_NL"].levels], ids=["even", "uneven"]
+)
+def test_the_blocked_solver_is_gptq_in_float64(
+    weights: NDArray[np.float32], gram: NDArray[np.float32], levels: Levels
+) -> None:
+    size = np.ptp(levels.values)
+    scale = np.ptp(weights.reshape(ROWS, -1, 32), axis=2) / size
+    offset = weights.reshape(ROWS, -1, 32).min(2) - scale * levels.values[0]
+    scales = Scales(scale, offset)
+    factor = factorize(gram)
+    assert factor is not None
+    codes = choose_codes(weights, scales, levels, factor)
+    number = np.repeat(scale, 32, 1) * levels.values[codes] + np.repeat(offset, 32, 1)
+    expected = by_definition(weights, scales, levels, gram)
+    # In float32 a number half way between two levels may go the other way, and those after it too.
+    assert np.isclose(number, expected, atol=1e-6).mean() > 0.98
+    ours, theirs = (output_error(weights, one, gram) for one in (number, expected))
+    assert ours == pytest.approx(theirs, rel=2e-3)
+
+
+def test_rows_are_rounded_independently_of_each_other(
+    weights: NDArray[np.float32], gram: NDArray[np.float32]
+) -> None:
+    factor = factorize(gram)
+    assert factor is not None
+    grid = GGML_GRIDS["Q4_K"]
+    whole = round_with_feedback(weights, encode(weights, "Q4_K"), grid, factor)
+    few = weights[5:9].copy()
+    part = round_with_feedback(few, encode(few, "Q4_K"), grid, factor)
+    assert (whole[5:9] != part).mean() < 0.01
+
+
+def test_inputs_that_were_always_zero_have_no_factor() -> None:
+    assert factorize(np.zeros((64, 64), np.float32)) is None
+
+
+def test_a_gram_matrix_counts_by_its_shape_and_not_its_size(gram: NDArray[np.float32]) -> None:
+    one, other = factorize(gram), factorize(gram / np.float32(1024))
+    assert one is not None and other is not None
+    assert (one.order == other.order).all()
+    assert np.array_equal(one.feedback, other.feedback)
+
+
+@pytest.mark.parametrize("name", GGML_GRIDS)
+def test_every_ggml_grid_reads_and_writes_what_ggml_decodes(
+    weights: NDArray[np.float32], gram: NDArray[np.float32], name: str
+) -> None:
+    grid = GGML_GRIDS[name]
+    importance = None if name in ("MXFP4", "NVFP4") else np.diagonal(gram).copy()
+    nearest = encode(weights, name, importance)
+    scales = grid.scales(nearest, COLUMNS)
+    decoded = decode(nearest, name, weights.shape)
+    scale, offset = (np.repeat(part, grid.group, 1) for part in scales)
+    # Every number of the block is one of the grid's, to the bit.
+    candidates = scale[..., None] * grid.levels.values + offset[..., None]
+    places = abs(candidates - decoded[..., None]).argmin(2).astype(np.uint8)
+    assert np.array_equal(
+        np.take_along_axis(candidates, places[..., None].astype(int), 2)[..., 0], decoded
+    )
+    assert np.array_equal(decode(grid.with_codes(nearest, places), name, weights.shape), decoded)
+    factor = factorize(gram)
+    assert factor is not None
+    rounded = round_with_feedback(weights, nearest, grid, factor)
+    assert rounded.shape == (ROWS, bytes_of(name, (COLUMNS,)))
+    error = output_error(weights, decode(rounded, name, weights.shape), gram)
+    assert error < 0.5 * output_error(weights, decoded, gram)
+
+
+@pytest.mark.parametrize("name", [*MLX, "mxfp4"])
+def test_every_mlx_grid_reads_and_writes_what_mlx_decodes(
+    weights: NDArray[np.float32], gram: NDArray[np.float32], name: str
+) -> None:
+    kind = mlx_type(name)
+    grid = MlxGrid(kind, "BF16")
+    nearest = quantize(weights, kind, "BF16")
+
+    def decoded(stored: object) -> NDArray[np.float32]:
+        codes, scales, biases = stored  # type: ignore[misc]
+        of_scales = NamedTensor("", "U8" if biases is None else "BF16", scales)
+        of_biases = None if biases is None else NamedTensor("", "BF16", biases)
+        return dequantize(codes, of_scales, of_biases, kind)
+
+    factor = factorize(gram)
+    assert factor is not None
+    rounded = round_with_feedback(weights, nearest, grid, factor)
+    assert rounded.codes.shape == nearest.codes.shape
+    scale, offset = (np.repeat(part, kind.group, 1) for part in grid.scales(nearest, COLUMNS))
+    codes = choose_codes(weights, grid.scales(nearest, COLUMNS), grid.levels, factor)
+    assert np.array_equal(decoded(rounded), scale * grid.levels.values[codes] + offset)
+    error = output_error(weights, decoded(rounded), gram)
+    assert error < 0.5 * output_error(weights, decoded(nearest), gram)
