@@ -23,13 +23,13 @@ slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 check: $(READY)  ## style, types
-	$(BIN)/ruff format --check secateur tests benchmarks gemmule docs
-	$(BIN)/ruff check secateur tests benchmarks gemmule docs
+	$(BIN)/ruff format --check secateur tests benchmarks gemmule docs/generator
+	$(BIN)/ruff check secateur tests benchmarks gemmule docs/generator
 	$(BIN)/mypy --strict -p secateur
 
 format: $(READY)
-	$(BIN)/ruff format secateur tests benchmarks gemmule docs
-	$(BIN)/ruff check --fix secateur tests benchmarks gemmule docs
+	$(BIN)/ruff format secateur tests benchmarks gemmule docs/generator
+	$(BIN)/ruff check --fix secateur tests benchmarks gemmule docs/generator
 
 reference: $(READY)  ## docs/reference, made from the code
 	$(BIN)/python docs/generator/reference.py
