@@ -1,7 +1,10 @@
-"""The pages of docs/reference, made from the code: `make reference`.
+"""The pages that are made from the code and from benchmarks/*.json: `make reference`.
 
-python docs/generator/reference.py            writes them
-python docs/generator/reference.py --check    says which are not what the code says, and exits with 1
+    python docs/generator/reference.py            writes them
+    python docs/generator/reference.py --check    says which are not current; exit code 1
+
+They are docs/reference/*.md, docs/measured.md, docs/criteria.md with its picture, and the table of
+results in README.md, between its two comments.
 """
 
 from __future__ import annotations
@@ -10,39 +13,59 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import picture
 from command_page import commands
 from file_pages import FILES
+from measured_pages import criteria_page, measured_page, readme_table
 from name_page import names
+from python_page import python
 
-FOLDER = Path(__file__).resolve().parents[1] / "reference"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+FOLDER = DOCS / "reference"
+README = ROOT / "README.md"
 
-PAGES: Mapping[str, Callable[[], str]] = {**FILES, "commands": commands, "names": names}
-"""{file's stem: its text}"""
+PAGES: Mapping[Path, Callable[[], str]] = {
+    **{FOLDER / f"{name}.md": make for name, make in FILES.items()},
+    FOLDER / "commands.md": commands,
+    FOLDER / "names.md": names,
+    FOLDER / "python.md": python,
+    DOCS / "measured.md": measured_page,
+    DOCS / "criteria.md": criteria_page,
+}
+"""{file: its text}"""
 
-HEAD = "<!-- made by `make reference` from the code: change it there -->\n\n"
+HEAD = "<!-- made by `make reference` from the code and benchmarks/*.json: change it there -->\n\n"
+BEGIN, END = "<!-- results: made by `make reference` -->", "<!-- end of results -->"
 
 
 def pages() -> dict[Path, str]:
     """Every page with its text."""
-    return {FOLDER / f"{name}.md": HEAD + make() for name, make in PAGES.items()}
+    text = README.read_text("utf-8")
+    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    made = {path: HEAD + make() for path, make in PAGES.items()}
+    return {**made, README: f"{text[:begin]}\n{readme_table()}\n{text[end:]}"}
 
 
 def differences() -> list[Path]:
-    """The pages that are missing or not what the code says, and those that are too many."""
+    """The pages that are missing or not current, and those that are too many."""
     made = pages()
     changed = [p for p, text in made.items() if not p.is_file() or p.read_text("utf-8") != text]
-    return changed + sorted(set(FOLDER.glob("*.md")) - set(made))
+    stale = [] if picture.is_current() else [picture.PICTURE]
+    return changed + stale + sorted(set(FOLDER.glob("*.md")) - set(made))
 
 
 def main() -> None:
     if sys.argv[1:] == ["--check"]:
         for path in (found := differences()):
-            print(f"{path} is not what the code says: make reference")
+            print(f"{path} is not current: make reference")
         sys.exit(1 if found else 0)
-    for path in set(FOLDER.glob("*.md")) - set(pages()):
+    for path in set(FOLDER.glob("*.md")) - set(PAGES):
         path.unlink()
     for path, text in pages().items():
         path.write_text(text, "utf-8")
+    if not picture.is_current():
+        picture.draw()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""The JSON of benchmarks/, and the numbers of it that pages show. Nothing is written by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+OURS, THEIRS = "rerouted", "reap"
+
+
+@cache
+def result(name: str) -> Any:
+    """What the benchmark of that name wrote."""
+    return json.loads((BENCHMARKS / f"{name}.json").read_text("utf-8"))
+
+
+class Spread(NamedTuple):
+    """A number with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+class Loss(NamedTuple):
+    """What dropping a share of the experts by a criterion cost."""
+
+    kl: Spread
+    of_reap: Spread
+
+
+def losses(calibrated_on: str = "all") -> dict[tuple[str, float], Loss]:
+    """(criterion, share dropped) -> loss; what was measured again replaces what was before."""
+    rows: dict[tuple[str, float], Loss] = {}
+    for name in ("criteria", "criteria_some"):
+        for row in result(name)[f"calibrated_on_{calibrated_on}"]:
+            rows[row["criterion"], row["dropped"]] = Loss(
+                Spread(**row["divergence"]), Spread(**row["of_reap"])
+            )
+    return rows
+
+
+def shares() -> list[float]:
+    """The shares of the experts that were dropped."""
+    return sorted({share for _, share in losses()})
+
+
+def criteria() -> list[str]:
+    """The criteria, by what half of the experts cost on average over the shares."""
+    found = losses()
+    names = {name for name, _ in found}
+    return sorted(names, key=lambda name: sum(found[name, share].kl.value for share in shares()))
+
+
+def held_out() -> tuple[int, int]:
+    """Documents and tokens that criteria are compared on."""
+    parts: Mapping[str, Mapping[str, int]] = result("criteria")["held_out"]
+    return sum(p["documents"] for p in parts.values()), sum(p["tokens"] for p in parts.values())
+
+
+def percent(share: float) -> str:
+    """12.5 %"""
+    return f"{100 * share:g} %"
+
+
+def gib(nbytes: float) -> str:
+    """3.31 GiB"""
+    return f"{nbytes / 2**30:.2f} GiB"
+
+
+def gb(nbytes: float) -> str:
+    """0.33 GB"""
+    return f"{nbytes / 1e9:.2f} GB"
