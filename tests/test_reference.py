@@ -70,7 +70,7 @@ def test_other_plans_are_described(line: Line, stats: Path, real: Path, tmp_path
     named = tmp_path / "map.json"
     layers = {str(layer): {"drop": [0]} for layer in load(stats).layers}
     named.write_text(json.dumps({"layers": layers}))
-    drop = Pruning(drop=0.25, protected={0: (1,)}, protect_super_experts=True)
+    drop = Pruning(drop=0.25, protect={0: (1,)}, protect_super_experts=True)
     for decided in (
         plan(line.model, drop, Formats(types=("Q4_K_M",), pad=True), statistics=stats),
         plan(line.model, Pruning(drop_map=named), Formats()),

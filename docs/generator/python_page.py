@@ -70,5 +70,3 @@ def _shown(value: Any) -> str:
         return "..."
     text = repr(value)
     return text if len(text) <= 60 and "<" not in text and " object " not in text else "..."
-
-
