@@ -16,6 +16,7 @@ from secateur.corpus.row_file import load_rows
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import RequestError
 from secateur.statistics import file as statistics_file
+from secateur.statistics.gram_file import gram_path
 from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
 from secateur.system.progress import Progress, no_progress
@@ -38,7 +39,8 @@ def calibrate(
 ) -> Statistics:
     """Observe a model on a corpus and write the statistics to `out`.
 
-    With `keep_sample`, or of a shard, the token sample is written next to it (sample_path).
+    With `keep_sample`, or of a shard, the token sample is written next to it (sample_path), and
+    with `gram` the Gram matrices (gram_path).
     `force` overwrites what is there. `on_message` is called with what the run will cost before it
     starts. Raises CorpusError, CheckpointError, OutputError; NumericError (see
     calibration.layer_pass).
@@ -113,14 +115,13 @@ def observe(
     # Without its sample a part could not be merged into what a pass over the whole corpus gives.
     kept = request.reroute_tokens > 0 and (request.keep_sample or shard.parts > 1)
     sample = sample_path(out) if kept else None
-    on_message(
-        f"calibrating on {corpus.tokens:,} tokens: "
-        f"{cost_of(checkpoint, corpus, request.reroute_tokens).sentence()}"
-    )
+    gram = None if request.gram == "none" else request.gram
+    cost = cost_of(checkpoint, corpus, request.reroute_tokens, gram)
+    on_message(f"calibrating on {corpus.tokens:,} tokens: {cost.sentence()}")
     found = run(
         checkpoint,
         corpus,
-        sampling=Sampling(request.reroute_tokens, keep=sample),
+        sampling=Sampling(request.reroute_tokens, 0, sample, gram, gram_path(out)),
         shard=shard,
         workers=workers,
         skip_bad=request.on_nan == "skip",
@@ -130,6 +131,9 @@ def observe(
     statistics_file.save(found, out)
     if sample is not None:
         on_message(f"token sample: {sample}, {show_bytes(sample.stat().st_size)}")
+    if gram is not None:
+        made = gram_path(out)
+        on_message(f"Gram matrices: {made}, {show_bytes(made.stat().st_size)}")
     return found
 
 

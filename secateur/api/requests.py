@@ -31,6 +31,7 @@ __all__ = [
     "DEFAULT_ASSUMPTIONS",
     "Calibration",
     "Formats",
+    "Gram",
     "Measuring",
     "OnNan",
     "PlanningAssumptions",
@@ -50,6 +51,9 @@ Words = str | Sequence[str]
 OnNan = Literal["stop", "skip"]
 """What becomes of tokens that turn into NaN or infinity."""
 
+Gram = Literal["none", "shared", "own"]
+"""Which Gram matrices are made (statistics.gram.GramKind)."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -59,7 +63,9 @@ class Calibration:
     the criterion `rerouted`. `observe` names sums to make in addition to the built-in ones
     (calibration.observers.registry). `keep_sample` writes the token sample next to the statistics,
     from which `rerouted` is solved again after a merge. `shard` is a part of the corpus, as in
-    "2/3": its sample is kept, and nothing is solved.
+    "2/3": its sample is kept, and nothing is solved. `gram` writes Gram matrices of all linear
+    layers' inputs next to the statistics, for rounding with error feedback: "shared" has one of a
+    layer for what its experts' `down` sees, "own" one for each expert.
     """
 
     corpus: str | None = None
@@ -71,6 +77,7 @@ class Calibration:
     observe: tuple[str, ...] = ()
     keep_sample: bool = False
     shard: str | None = None
+    gram: Gram = "none"
 
     def __post_init__(self) -> None:
         for name in ("seed", "sequence_length"):

@@ -171,6 +171,7 @@ def _statistics_key(checkpoint: Checkpoint, corpus: Corpus, request: ShrinkReque
         "reroute_tokens": calibration.reroute_tokens,
         "on_nan": calibration.on_nan,
         "observe": calibration.observe,
+        "gram": calibration.gram,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 

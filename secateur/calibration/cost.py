@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from secateur.calibration.block_error import most_tokens
 from secateur.calibration.removal_search import count_flops
@@ -10,7 +11,9 @@ from secateur.calibration.routing import routing_of
 from secateur.checkpoint.inspection import inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
+from secateur.statistics.gram import GramKind, stored_numbers
 from secateur.statistics.token_sample import REROUTE_TOKENS
+from secateur.system.sizes import show_bytes
 
 
 @dataclass(frozen=True)
@@ -18,24 +21,38 @@ class Cost:
     """Floating point operations of a calibration.
 
     `forward` is the pass itself (two per active parameter and token, attention over the context
-    left out), `reroute` what the criterion `rerouted` adds.
+    left out), `reroute` what the criterion `rerouted` adds, and `gram` the Gram matrices, of which
+    a file of about `gram_bytes` is made.
     """
 
     forward: float
     reroute: float
+    gram: float = 0.0
+    gram_bytes: int = 0
 
     def sentence(self) -> str:
         """For a person, before the run."""
         text = f"about {self.forward / 1e12:.3g} TFLOP for the pass"
-        if not self.reroute:
-            return text
-        return text + (
-            f" and {self.reroute / 1e12:.3g} TFLOP ({self.reroute / self.forward:.2f} times that) "
-            "to solve the criterion 'rerouted'"
-        )
+        more = []
+        if self.gram:
+            more.append(f"{self._share(self.gram)} for Gram matrices")
+        if self.reroute:
+            more.append(f"{self._share(self.reroute)} to solve the criterion 'rerouted'")
+        text = " and ".join([text, *more])
+        if self.gram:
+            text += f"; the Gram matrices take about {show_bytes(self.gram_bytes)} of disk"
+        return text
+
+    def _share(self, flops: float) -> str:
+        return f"{flops / 1e12:.3g} TFLOP ({flops / self.forward:.2f} times that)"
 
 
-def cost_of(checkpoint: Checkpoint, corpus: Corpus, reroute_tokens: int = REROUTE_TOKENS) -> Cost:
+def cost_of(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    reroute_tokens: int = REROUTE_TOKENS,
+    gram: GramKind | None = None,
+) -> Cost:
     """What calibrating a checkpoint on a corpus will cost. Reads headers only."""
     family, config = checkpoint.family, checkpoint.config
     sampled = min(limit_sample(checkpoint, reroute_tokens), corpus.tokens)
@@ -49,10 +66,43 @@ def cost_of(checkpoint: Checkpoint, corpus: Corpus, reroute_tokens: int = REROUT
     )
     embedding = family.number(config, "vocab") * family.number(config, "hidden")
     active = inspect_checkpoint(checkpoint).active - embedding
+    inputs = () if gram is None else list_inputs(checkpoint, gram)
     return Cost(
         forward=2.0 * active * corpus.tokens,
         reroute=per_layer * len(checkpoint.moe_layers) if sampled else 0.0,
+        gram=sum(2.0 * one.times * stored_numbers(one.columns) for one in inputs) * corpus.tokens,
+        gram_bytes=sum(8 * one.matrices * stored_numbers(one.columns) for one in inputs),
     )
+
+
+class LinearInput(NamedTuple):
+    """An input that linear layers share: its columns, its Gram matrices, and how often a token
+    goes into them."""
+
+    columns: int
+    matrices: int
+    times: int
+
+
+def list_inputs(checkpoint: Checkpoint, kind: GramKind) -> list[LinearInput]:
+    """The inputs of all linear layers, as the names and shapes of their weights tell: those of one
+    module with as many columns are taken to be one, except for what leads out of it."""
+    found: dict[tuple[int, str, bool, int], LinearInput] = {}
+    for name, place in checkpoint.matches.items():
+        shape = checkpoint.specs[name].shape
+        if place.layer is None or len(shape) < 2 or place.role.split(".")[0] not in _ROUNDED:
+            continue
+        module = checkpoint.family.running_name(place).removesuffix(".weight").rpartition(".")[0]
+        experts, _, part = place.role.rpartition(".")
+        inner = experts == "expert" and part == "down"
+        matrices = checkpoint.experts if inner and kind == "own" else 1
+        one = LinearInput(shape[-1], matrices, checkpoint.top_k if inner else 1)
+        found[place.layer, module, part in ("o", "down"), shape[-1]] = one
+    return list(found.values())
+
+
+_ROUNDED = ("attention", "dense", "shared", "expert")
+"""Roles, before the dot, of the weights that are rounded to a few bits."""
 
 
 def limit_sample(checkpoint: Checkpoint, tokens: int) -> int:

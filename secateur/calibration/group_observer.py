@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.calibration.gram_sums import GramSums
 from secateur.calibration.observers.base import Observations, Observer, measured_rows
 from secateur.calibration.token_sample import Drawn, Seen, join_drawn, see
 from secateur.forward.batches import Group
@@ -40,8 +41,10 @@ class GroupObserver:
         experts: int,
         drawn: Mapping[int, Drawn],
         observers: Sequence[Observer] = (),
+        gram: GramSums | None = None,
     ) -> None:
         self.group = group
+        self.gram = gram
         self.mask = torch.cat([part.reshape(-1) for part in masks])
         self.seen: Seen | None = None
         self.tokens = np.zeros(experts, np.int64)
@@ -51,6 +54,7 @@ class GroupObserver:
         self._drawn = join_drawn(group, drawn)
         self._linears: list[dict[str, NDArray[np.float64]]] = [{} for _ in group]
         self._last: list[tuple[Tensor, NDArray[np.float64]] | None] = [None] * len(group)
+        self._gram_inputs: list[tuple[Tensor, str] | None] = [None] * len(group)
         self._scores: list[Tensor | None] = [None] * len(group)
         self._all_scores = self._experts = torch.empty(0)
         self._assignments: Assignments | None = None
@@ -99,6 +103,9 @@ class GroupObserver:
         add_squares(self.inner_squares, inner, self._owner, tile.first)
         bits = self._largest.view(np.int32), outputs, outputs.view(np.int32)
         note_sizes(self._norms, *bits, tile.first)
+        if self.gram is not None:
+            owner = self._owner[tile.first : tile.first + len(inputs)]
+            self.gram.add_inner(tile.inner, owner)
         for observer, rows in zip(self.observers, self.measured, strict=True):
             if observer.measure is not None:
                 rows[tile.first : tile.first + len(outputs)] = observer.measure(tile).numpy()
@@ -112,6 +119,18 @@ class GroupObserver:
             add_squares(squares, flat, self._row_owners[member], 0)
             last = self._last[member] = inputs, squares[0]
         self._linears[member][path] = last[1]
+
+    def gram_inputs(self, member: int, name: str, inputs: Tensor) -> None:
+        """Gram matrix of a linear's inputs; those that follow with the same inputs share it."""
+        if self.gram is None:
+            return
+        last = self._gram_inputs[member]
+        if last is None or last[0] is not inputs:
+            rows = inputs.reshape(-1, inputs.shape[-1]).float()
+            unmasked = torch.from_numpy(self._row_owners[member] == 0)
+            self.gram.add_rows(name, rows if unmasked.all() else rows[unmasked])
+            last = self._gram_inputs[member] = inputs, name
+        self.gram.share(name, last[1])
 
     def linears(self) -> dict[str, NDArray[np.float64]]:
         """{running name: squared inputs float64 [N]}, added in the order of the members."""

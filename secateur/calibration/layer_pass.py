@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from secateur.calibration.cost import cost_of, limit_sample
 from secateur.calibration.documents import Documents, list_documents
+from secateur.calibration.gram_sums import GramSums
 from secateur.calibration.group_observer import GroupObserver
 from secateur.calibration.layer_sums import LayerSums, list_kinds
 from secateur.calibration.model_hooks import hook_layer
@@ -39,6 +42,8 @@ from secateur.forward.batches import (
 from secateur.forward.skeleton import find_path, get_decoder_layers
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
+from secateur.statistics.gram import GramKind
+from secateur.statistics.gram_file import LayerGrams, write_grams
 from secateur.statistics.sample_file import (
     LayerTokens,
     SampleDescription,
@@ -68,6 +73,8 @@ class _Task:
     """called with the tokens of a group that went through a layer, and `solving` after solving"""
     solving: int
     """as many tokens cost as much as solving a layer"""
+    gram: GramKind | None
+    grams: Callable[[LayerGrams], None] | None
 
 
 def calibrate(
@@ -84,9 +91,10 @@ def calibrate(
     """Run the corpus through the checkpoint once and sum what its experts did.
 
     `sampling` says how many tokens are sampled for the criterion `rerouted` (fewer, where a
-    family's router needs more memory per token than there is for them), and where the sample is
-    kept. `observers` add sums of their own to the built-in ones (statistics.sums). Of a `shard`
-    only its part of the corpus is run, and nothing is solved: that takes the samples of all parts.
+    family's router needs more memory per token than there is for them), where the sample is
+    kept, and whether Gram matrices are made. `observers` add sums of their own to the built-in
+    ones (statistics.sums). Of a `shard` only its part of the corpus is run, and nothing is solved:
+    that takes the samples of all parts.
     `workers` are the cores to use (default: all); the result does not depend on them. A token
     that becomes NaN or infinite raises NumericError, or is left out and counted when `skip_bad`.
     Raises CorpusError when the corpus has no tokens, or fewer groups of documents than parts.
@@ -111,11 +119,16 @@ def calibrate(
                 skip_bad, origin_of(begun),
             )  # fmt: skip
             keep = stack.enter_context(write_sample(sampling.keep, described, tokens.keys))
+        grams = None
+        if sampling.gram is not None and sampling.gram_file is not None:
+            grams = stack.enter_context(
+                write_grams(sampling.gram_file, sampling.gram, origin_of(begun))
+            )
         solve = shard.parts == 1 and wanted > 0
         count, solving = _count_steps(checkpoint, documents, wanted if solve else 0, progress)
         task = _Task(
             checkpoint, documents, observers, tokens.by_batch(), tokens, sizes, solve, keep,
-            count, solving,
+            count, solving, sampling.gram, grams,
         )  # fmt: skip
         forward = stack.enter_context(
             ForwardPass(
@@ -194,10 +207,18 @@ def _observe_layer(
     number = int(getattr(experts, "num_experts", 0))
     observers: dict[int, GroupObserver] = {}
     seen: list[Seen] = []
+    names = _name_inputs(layer, path, experts) if experts is not None else ("", "")
+
+    def begin_gram() -> GramSums | None:
+        return None if task.gram is None else GramSums(task.gram, number, *names)
+
+    total = begin_gram()
 
     def observe(group: Group) -> GroupObserver:
         masks = [forward.mask(batch) for batch in group]
-        observers[group[0].index] = GroupObserver(group, masks, number, task.drawn, sums.observers)
+        observers[group[0].index] = GroupObserver(
+            group, masks, number, task.drawn, sums.observers, begin_gram()
+        )
         return observers[group[0].index]
 
     def add(group: Group) -> None:
@@ -206,6 +227,8 @@ def _observe_layer(
             _add_experts(sums, observer, layer, path)
         if observer.seen is not None:
             seen.append(observer.seen)
+        if total is not None and observer.gram is not None:
+            total.merge(observer.gram)
         unmasked = int(observer.mask.sum())
         for name, squares in observer.linears().items():
             sums.add_squares(name, squares[None], [unmasked])
@@ -213,6 +236,8 @@ def _observe_layer(
 
     with hook_layer(layer.module, layer.prefix, layer.family, layer.number):
         forward.run(layer.module, layer.number, observe, add)
+    if total is not None and task.grams is not None:
+        task.grams(total.layer())
     return seen
 
 
@@ -224,8 +249,14 @@ def _add_experts(sums: LayerSums, observer: GroupObserver, layer: LoadedLayer, p
             f"correct [router] in {layer.family.file}"
         )
     sums.add(observer)
-    experts = layer.module.get_submodule(path)
-    first = "gate_up_proj" if getattr(experts, "has_gate", True) else "up_proj"
-    sums.add_squares(f"{full}.{first}", observer.outer_squares, observer.tokens)
+    outer, inner = _name_inputs(layer, path, layer.module.get_submodule(path))
+    sums.add_squares(outer, observer.outer_squares, observer.tokens)
     if observer.inner_squares.size:
-        sums.add_squares(f"{full}.down_proj", observer.inner_squares, observer.tokens)
+        sums.add_squares(inner, observer.inner_squares, observer.tokens)
+
+
+def _name_inputs(layer: LoadedLayer, path: str, experts: nn.Module) -> tuple[str, str]:
+    """Running names of the experts' weights that see the layer's input, and their own inner one."""
+    full = f"{layer.prefix}.{path}"
+    first = "gate_up_proj" if getattr(experts, "has_gate", True) else "up_proj"
+    return f"{full}.{first}", f"{full}.down_proj"

@@ -38,8 +38,15 @@ def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> Ex
             observer, member = _find_member()
             if observer is not None:
                 observer.linear(member, name, arguments[0])
+                if not name.startswith(f"{prefix}.{router}"):  # never rounded to a few bits
+                    observer.gram_inputs(member, name, arguments[0])
 
         return note
+
+    def note_expert_inputs(_: nn.Module, arguments: Any) -> None:
+        observer, member = _find_member()
+        if observer is not None and observer.gram is not None:
+            observer.gram_inputs(member, observer.gram.outer_name, arguments[0])
 
     for path, child in module.named_modules():
         if path == router and any(is_experts(other) for other in module.modules()):
@@ -47,6 +54,8 @@ def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> Ex
         if isinstance(child, nn.Linear):
             handle = child.register_forward_pre_hook(note_inputs(f"{prefix}.{path}.weight"))
             stack.callback(handle.remove)
+        if is_experts(child):
+            stack.callback(child.register_forward_pre_hook(note_expert_inputs).remove)
     return stack
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from secateur.calibration.removal_search import LayerSample
 from secateur.corpus.rows import Corpus
 from secateur.forward.batches import Group, MicroBatch
+from secateur.statistics.gram import GramKind
 from secateur.statistics.sample_file import LayerTokens
 from secateur.statistics.token_sample import (
     REROUTE_TOKENS,
@@ -37,11 +38,17 @@ _CANDIDATES = 1 << 20
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many `tokens` are sampled (0: none), with what seed, and the file to keep them in."""
+    """What of the pass is kept besides its sums over experts.
+
+    `tokens` are sampled (0: none) with `seed`, and kept in the file `keep`; Gram matrices of all
+    linear layers' inputs, of the kind `gram`, in the file `gram_file`.
+    """
 
     tokens: int = REROUTE_TOKENS
     seed: int = 0
     keep: Path | None = None
+    gram: GramKind | None = None
+    gram_file: Path | None = None
 
 
 class Drawn(NamedTuple):

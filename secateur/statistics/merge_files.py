@@ -1,4 +1,4 @@
-"""Statistics files and their token samples as one file each."""
+"""Statistics files, their token samples and their Gram matrices as one file each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from secateur.errors import StatisticsError
 from secateur.statistics.file import load
+from secateur.statistics.gram_file import GramFile, gram_path, merge_grams
 from secateur.statistics.merge import merge
 from secateur.statistics.sample_file import SampleFile, merge_samples, sample_path
 from secateur.statistics.statistics import Statistics
@@ -18,12 +19,15 @@ SOLUTION = "rerouted.pooled.scores"
 
 @dataclass(frozen=True)
 class Merged:
-    """Merged statistics, not yet saved, and the files that lack a token sample."""
+    """Merged statistics, not yet saved, and the files that lack a token sample, or the Gram
+    matrices that others have."""
 
     statistics: Statistics
     samples: tuple[SampleFile, ...]
     without_sample: tuple[Path, ...]
     lost_sums: tuple[str, ...]
+    grams: tuple[GramFile, ...] = ()
+    without_grams: tuple[Path, ...] = ()
 
     def notes(self, statistics: Statistics) -> list[str]:
         """What the merged file lacks, as it is saved, and what to do about it."""
@@ -34,6 +38,11 @@ class Merged:
             notes.append(
                 f"left out, since not every file has it: {', '.join(self.lost_sums)} "
                 "(calibrate all of them with the same --observe)"
+            )
+        if self.grams and self.without_grams:
+            notes.append(
+                f"no Gram matrices in the merged file, since {self.without_grams[0]} has none: "
+                "calibrate all of them with the same --gram"
             )
         if statistics.has(SOLUTION):
             return notes
@@ -69,6 +78,7 @@ def merge_files(paths: Sequence[Path]) -> Merged:
     whole: Statistics | None = None
     sums: set[str] = set()
     samples, without = [], []
+    grams, without_grams = [], []
     for path in paths:
         part = load(path)
         sums |= set(part.sums)
@@ -77,13 +87,21 @@ def merge_files(paths: Sequence[Path]) -> Merged:
             samples[-1].check_origin(part, path)
         else:
             without.append(path)
+        if gram_path(path).exists():
+            grams.append(GramFile(gram_path(path)))
+            grams[-1].check_origin(part, path)
+        else:
+            without_grams.append(path)
         try:
             whole = part if whole is None else merge(whole, part)
         except StatisticsError as error:
             raise StatisticsError(f"{path}, and what is named before it: {error}") from None
     assert whole is not None
     lost = sums - set(whole.sums)
-    return Merged(whole, tuple(samples), tuple(without), tuple(sorted(lost)))
+    return Merged(
+        whole, tuple(samples), tuple(without), tuple(sorted(lost)), tuple(grams),
+        tuple(without_grams),
+    )  # fmt: skip
 
 
 def write_merged_sample(merged: Merged, out: Path) -> SampleFile | None:
@@ -95,3 +113,12 @@ def write_merged_sample(merged: Merged, out: Path) -> SampleFile | None:
         return None
     merge_samples(merged.samples, merged.statistics, sample_path(out))
     return SampleFile(sample_path(out))
+
+
+def write_merged_grams(merged: Merged, out: Path) -> None:
+    """Write the merged Gram matrices next to the statistics file `out`, where every part has them.
+
+    Raises StatisticsError for parts of different kinds, WriteError when the disk refuses.
+    """
+    if merged.grams and not merged.without_grams:
+        merge_grams(merged.grams, merged.statistics, gram_path(out))

@@ -1,0 +1,62 @@
+"""Gram matrices of the inputs of linear layers, as exact sums.
+
+G = X^T X [C, C] of the inputs X [T, C] says what an error in one column of a weight is worth in
+another (rounding.factor). It is symmetric: kept are panels of STEP columns with the rows above and
+beside their diagonal. Sums are integers, in units of UNIT: what a micro-batch adds is rounded once,
+by at most 2**-17, so that parts of a corpus and machines merge to the same bits in any order. A sum
+may grow to 7e13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+GramKind = Literal["shared", "own"]
+"""Of the experts' inner inputs (what `down` sees): one matrix for a layer, or one for each expert.
+What all experts of a layer see, and every other linear layer's input, has one."""
+
+UNIT = 2.0**-16
+STEP = 256
+Sums = NDArray[np.int64]
+
+
+class Panel(NamedTuple):
+    """Columns `first:last` of the rows before `last`; at `place` among the numbers of a matrix."""
+
+    first: int
+    last: int
+    place: slice
+
+
+def panels(columns: int) -> Iterator[Panel]:
+    """The panels of a matrix, in the order in which they are stored."""
+    start = 0
+    for first in range(0, columns, STEP):
+        last = min(first + STEP, columns)
+        size = last * (last - first)
+        yield Panel(first, last, slice(start, start + size))
+        start += size
+
+
+def stored_numbers(columns: int) -> int:
+    """Numbers that are kept of a matrix [columns, columns]."""
+    return sum(panel.last * (panel.last - panel.first) for panel in panels(columns))
+
+
+def whole_matrix(sums: Sums, columns: int) -> NDArray[np.float64]:
+    """float64 [C, C] of stored sums [stored_numbers(C)]; only its upper triangle counts."""
+    whole = np.zeros((columns, columns))
+    for panel in panels(columns):
+        values = sums[panel.place].reshape(panel.last, -1)
+        whole[: panel.last, panel.first : panel.last] = values * UNIT
+    return whole
+
+
+def stored_sums(matrix: NDArray[np.floating]) -> Sums:
+    """What is stored of a whole matrix [C, C]."""
+    parts = [matrix[: p.last, p.first : p.last].reshape(-1) for p in panels(len(matrix))]
+    return np.rint(np.concatenate(parts).astype(np.float64) / UNIT).astype(np.int64)
