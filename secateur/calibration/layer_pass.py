@@ -6,8 +6,8 @@ Peak memory: that of forward.stream, the sample of one layer and what solving it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -112,18 +112,10 @@ def calibrate(
     arrays: dict[str, Array] = {}
     sizes = hidden, checkpoint.experts, checkpoint.top_k
     with ExitStack() as stack:
-        keep = None
-        if sampling.keep is not None and wanted:
-            described = SampleDescription(
-                wanted, sampling.seed, corpus.categories, tuple(checkpoint.moe_layers), sizes,
-                skip_bad, origin_of(begun),
-            )  # fmt: skip
-            keep = stack.enter_context(write_sample(sampling.keep, described, tokens.keys))
-        grams = None
-        if sampling.gram is not None and sampling.gram_file is not None:
-            grams = stack.enter_context(
-                write_grams(sampling.gram_file, sampling.gram, origin_of(begun))
-            )
+        keep = stack.enter_context(
+            _keep_sample(checkpoint, sampling, tokens, begun, skip_bad=skip_bad)
+        )
+        grams = stack.enter_context(_keep_grams(sampling, begun))
         solve = shard.parts == 1 and wanted > 0
         count, solving = _count_steps(checkpoint, documents, wanted if solve else 0, progress)
         task = _Task(
@@ -143,6 +135,41 @@ def calibrate(
             arrays.update(_calibrate_layer(forward, layer, task))
         skipped = forward.skipped
     return replace(begun, skipped=skipped, arrays=dict(sorted(arrays.items())))
+
+
+@contextmanager
+def _keep_sample(
+    checkpoint: Checkpoint,
+    sampling: Sampling,
+    tokens: TokenDraw,
+    begun: Statistics,
+    *,
+    skip_bad: bool,
+) -> Iterator[Callable[[LayerTokens], None] | None]:
+    """What takes the layers' samples for the sample's file; None where none is asked for."""
+    wanted = limit_sample(checkpoint, sampling.tokens)
+    if sampling.keep is None or not wanted:
+        yield None
+        return
+    hidden = checkpoint.family.number(checkpoint.config, "hidden")
+    described = SampleDescription(
+        wanted, sampling.seed, begun.categories, tuple(checkpoint.moe_layers),
+        (hidden, checkpoint.experts, checkpoint.top_k), skip_bad, origin_of(begun),
+    )  # fmt: skip
+    with write_sample(sampling.keep, described, tokens.keys) as keep:
+        yield keep
+
+
+@contextmanager
+def _keep_grams(
+    sampling: Sampling, begun: Statistics
+) -> Iterator[Callable[[LayerGrams], None] | None]:
+    """What takes the layers' Gram matrices for their file; None where none are asked for."""
+    if sampling.gram is None or sampling.gram_file is None:
+        yield None
+        return
+    with write_grams(sampling.gram_file, sampling.gram, origin_of(begun)) as grams:
+        yield grams
 
 
 def _count_steps(
