@@ -21,6 +21,8 @@ from secateur.evaluation.tokens.answers import ANSWER_KEYS, HEADER_KEYS, Answer
 from secateur.evaluation.tokens.prompts import PROMPT_KEYS
 from secateur.families.schema import NUMBERS
 from secateur.families.typed_tables import keys_of
+from secateur.formats.gguf.reader import read_gguf
+from secateur.formats.imatrix.matrix import IMATRIX_KEYS, QUANTIZE_KEYS
 from secateur.planning.document import to_json
 from secateur.planning.keys import PLAN_KEYS
 from secateur.pruning.drop_map import DROP_MAP_KEYS
@@ -36,6 +38,7 @@ READ: Mapping[str, list[Mapping[str, object]]] = {
     "recipe": [RECIPE_KEYS, RULE_KEYS],
     "drop-map": [DROP_MAP_KEYS],
     "family": [NUMBERS, *(keys_of(cls) for cls in FAMILY_TABLES)],
+    "imatrix": [IMATRIX_KEYS, QUANTIZE_KEYS],
     "plan": [PLAN_KEYS],
     "output": [MANIFEST_KEYS, REPORT_KEYS],
     "statistics": [statistics_keys.HEADER_KEYS],
@@ -59,6 +62,13 @@ def test_what_an_output_holds_is_described(made: Path) -> None:
     assert unknown(read(made / "manifest.json"), MANIFEST_KEYS) == []
     assert unknown(read(made / "report.json"), REPORT_KEYS) == []
     assert unknown(read(made / "expert_drop_metadata.json"), DROP_MAP_KEYS) == []
+
+
+def test_an_importance_matrix_has_the_keys_that_are_described(made: Path) -> None:
+    assert set(read_gguf(made / "imatrix.gguf").metadata) == set(IMATRIX_KEYS)
+    (quantized,) = made.glob("*-Q4_K_M.gguf")
+    found = {key for key in read_gguf(quantized).metadata if key.startswith("quantize.")}
+    assert found == set(QUANTIZE_KEYS)
 
 
 def test_what_statistics_hold_is_described(stats: Path) -> None:

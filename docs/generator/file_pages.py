@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, get_type_hints
 
 from page_parts import code, default_of, docstring, keys, table, value_of
@@ -108,12 +109,17 @@ def statistics_files() -> str:
         f"## Keys of the header (JSON, in the metadata under `{METADATA}`)", keys(HEADER_KEYS),
         "## Sums", docstring(sums),
         table(("sum", "kind"), [(code(name), kind) for name, kind in sums.BUILT_IN.items()]),
-        "## Sample file", docstring(sample_file),
+        "## Sample file", docstring(sample_file), docstring(sample_file.SampleDescription),
+        _fields_table(sample_file.SampleDescription),
     )  # fmt: skip
 
 
 def imatrices() -> str:
-    return page("Importance matrix", docstring(matrix), "## .dat", docstring(dat_file))
+    return page(
+        "Importance matrix", docstring(matrix), "## Keys", keys(matrix.IMATRIX_KEYS),
+        "A GGUF that was quantized with it has these:", keys(matrix.QUANTIZE_KEYS),
+        "## .dat", docstring(dat_file),
+    )  # fmt: skip
 
 
 FILES: Mapping[str, Callable[[], str]] = {
@@ -130,6 +136,15 @@ FILES: Mapping[str, Callable[[], str]] = {
     "imatrix": imatrices,
 }
 """{file's stem: its text}"""
+
+
+def _fields_table(cls: type) -> str:
+    """The fields of a dataclass that is written as JSON."""
+    hints: dict[str, Any] = get_type_hints(cls)
+    return table(
+        ("key", "value", "default"),
+        [(code(f.name), value_of(hints[f.name]), default_of(f)) for f in fields(cls)],
+    )
 
 
 def _family_table(cls: type) -> list[str]:

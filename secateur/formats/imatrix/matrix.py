@@ -23,6 +23,22 @@ from secateur.formats.gguf.container import STRING, TensorInfo, Value
 from secateur.formats.gguf.reader import GgufFile, read_gguf
 from secateur.formats.gguf.writer import TensorChunk, write_gguf
 
+IMATRIX_KEYS = {
+    "general.type": "imatrix",
+    "imatrix.datasets": "names of the text that was read",
+    "imatrix.chunk_count": "chunks of it",
+    "imatrix.chunk_size": "tokens of a chunk",
+}
+"""The metadata of the file: key -> what it holds."""
+
+QUANTIZE_KEYS = {
+    "quantize.imatrix.file": "name of the matrix's file",
+    "quantize.imatrix.dataset": "the first of its texts",
+    "quantize.imatrix.entries_count": "weights that it has sums of",
+    "quantize.imatrix.chunks_count": "its chunks",
+}
+"""What a GGUF that was quantized with a matrix says of it."""
+
 _SUMS = ".in_sum2"
 _COUNTS = ".counts"
 
