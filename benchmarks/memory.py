@@ -91,10 +91,13 @@ def child(folder: Path, rows: Path, reroute: int) -> None:
     return_large_blocks()  # as the command line does
     checkpoint, corpus = open_checkpoint(folder), load_rows(rows, VOCAB)
     print("layer 0", flush=True)
+    told = [0]
 
     def tell(stage: str, done: int, total: int, unit: str) -> None:
-        if done % corpus.tokens == 0:
-            print(f"layer {done // corpus.tokens}", flush=True)
+        layer = done * checkpoint.layers // total
+        if layer > told[-1]:
+            told.append(layer)
+            print(f"layer {layer}", flush=True)
 
     calibrate(checkpoint, corpus, sampling=Sampling(reroute), workers=2, progress=tell)
 

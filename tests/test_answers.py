@@ -347,13 +347,13 @@ def test_an_interrupted_run_resumes_where_it_stopped(
     assert not path.exists()
     monkeypatch.setattr(generate, "_append", keep)
     asked: list[int] = []
-    work = generate._answer_batch
+    work = generate.answer_batch
 
     def noted(loaded: Any, batch: Any, **options: Any) -> Any:
         asked.append(len(batch))
         return work(loaded, batch, **options)
 
-    monkeypatch.setattr(generate, "_answer_batch", noted)
+    monkeypatch.setattr(generate, "answer_batch", noted)
     again = answered(model, prompts, path, temperature=1.0)
     assert asked == [1]
     assert again.sha256 == whole.sha256

@@ -33,6 +33,7 @@ PACKAGES = (
     "outputs",
     "serving",
     "evaluation",
+    "estimation",
     "release",
     "audit",
     "api",

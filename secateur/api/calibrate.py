@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from secateur.api.estimating import Task, announce
 from secateur.api.models import File, Model, check_file, open_weights
 from secateur.api.requests import Calibration
 from secateur.checkpoint.reader import Checkpoint
@@ -42,8 +43,8 @@ def calibrate(
     With `keep_sample`, or of a shard, the token sample is written next to it (sample_path), and
     with `gram` the Gram matrices (gram_path).
     `force` overwrites what is there. `on_message` is called with what the run will cost before it
-    starts. Raises CorpusError, CheckpointError, OutputError; NumericError (see
-    calibration.layer_pass).
+    starts. Raises CorpusError, CheckpointError, OutputError; RequestError where memory or disk
+    cannot suffice; NumericError (see calibration.layer_pass).
     """
     out = Path(out)
     check_file(out, force)
@@ -51,6 +52,7 @@ def calibrate(
     check_text(checkpoint, request)
     check_model(checkpoint, workers, progress)
     corpus = build_corpus(checkpoint, request, progress)
+    announce(checkpoint, Task(out, corpus, request), on_message, workers, progress)
     return observe(
         checkpoint, corpus, request, out, workers=workers, on_message=on_message, progress=progress
     )

@@ -80,6 +80,14 @@ def file_hashes(
     return known
 
 
+def bytes_to_hash(files: Collection[Path]) -> int:
+    """Bytes of the files whose sha256 is not known: what `file_hashes` will read."""
+    stamps = {path: _stamp(path) for path in files if _name_of_blob(path) is None}
+    remembered = _load()
+    known = {path for path, stamp in stamps.items() if remembered.get(_key(path), [()])[0] == stamp}
+    return sum(stamps[path][0] for path in stamps.keys() - known)
+
+
 def _read_all(
     files: Collection[Path], stamps: Mapping[Path, Stamp], count: Counter, workers: int
 ) -> dict[Path, str]:

@@ -13,13 +13,17 @@ from secateur.forward.weights import CheckpointWeights
 
 
 @contextmanager
-def whole_model(checkpoint: Checkpoint) -> Iterator[Any]:
+def whole_model(checkpoint: Checkpoint, layers: int | None = None) -> Iterator[Any]:
     """The text model with all its weights, as the streamed forward would run it.
 
-    Peak memory: see `memory.weight_bytes`, and once more the largest tensor.
+    `layers` keeps only the first so many, to try what they take. Peak memory: see
+    `memory.weight_bytes`, and once more the largest tensor.
     """
     source = CheckpointWeights(checkpoint)
     model = build_skeleton(source)
+    if layers is not None:
+        model.base_model.layers = model.base_model.layers[:layers]
+        model.config.num_hidden_layers = layers
     present = set(source.names())
     names = {name: name for name in model.state_dict() if name in present}
     with fill_parameters(model, names, source):

@@ -8,9 +8,10 @@ from secateur.cli.help import STEPS
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.calibration import CalibrationOptions, KeepSample, Observe, ShardOf
 from secateur.cli.options.output import Force, Out
-from secateur.cli.options.running import RunOptions, Workers
+from secateur.cli.options.running import EstimateOnly, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
+from secateur.cli.render.estimate import show_estimate
 from secateur.cli.terminal import note, show
 
 EXAMPLES = """
@@ -36,11 +37,26 @@ def calibrate(
     shard: ShardOf = None,
     workers: Workers = None,
     force: Force = False,
+    estimate: EstimateOnly = False,
 ) -> None:
     """Read a corpus once: statistics of the experts, and imatrix sums."""
     from secateur.api.calibrate import calibrate as run
 
     request = text.request(observe=tuple(observe or ()), keep_sample=keep_sample, shard=shard)
+    if estimate:
+        from secateur.api.estimate import estimate_calibration
+
+        with show_progress() as progress:
+            expected = estimate_calibration(
+                running.open(model, weights=True),
+                out,
+                request,
+                revision=running.revision,
+                workers=workers,
+                progress=progress,
+            )
+        show_estimate(expected, running.as_json)
+        return
     with show_progress() as progress:
         found = run(
             running.open(model, weights=True),

@@ -38,6 +38,16 @@ Workers = Annotated[
 ]
 
 
+EstimateOnly = Annotated[
+    bool,
+    typer.Option(
+        "--estimate",
+        help="Say how long it would take here, how much memory and disk, and do nothing.",
+        rich_help_panel=RUNNING,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """How a model is found, and how results are shown."""

@@ -114,8 +114,8 @@ def generate_answers(
     count(len(found) * longest)
     if pending:
         check_memory(checkpoint, free_memory() if memory is None else memory)
-        work = partial(_answer_batch, stop_ids=stop_ids, settings=settings, count=count)
-        with whole_model(checkpoint) as model, _single_threaded_workers(workers) as pool:
+        work = partial(answer_batch, stop_ids=stop_ids, settings=settings, count=count)
+        with whole_model(checkpoint) as model, single_threaded_workers(workers) as pool:
             # The model's own defaults would be merged into ours.
             model.generation_config = cast(Any, GenerationConfig)()
             for answers in pool.map(partial(work, model), pending):
@@ -132,7 +132,7 @@ def generate_answers(
 
 
 @contextmanager
-def _single_threaded_workers(workers: int) -> Iterator[ThreadPoolExecutor]:
+def single_threaded_workers(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Workers that compute with one torch thread each, so that their number changes no bits."""
     threads = torch.get_num_threads()
     try:
@@ -155,7 +155,7 @@ def _make_batches(asked: Sequence[Prompt], size: int) -> list[list[Prompt]]:
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def _answer_batch(
+def answer_batch(
     model: Any,
     batch: Sequence[Prompt],
     *,

@@ -104,11 +104,13 @@ def teach(
     *,
     top_k: int = TOP_K,
     workers: int = 1,
+    layers: int | None = None,
     progress: Progress = no_progress,
 ) -> Teacher:
     """Run the original over the answers. `identity`: its hash, `Checkpoint.identity()`.
 
-    K is `top_k`, or the whole vocabulary when that is smaller. Peak memory: the streamed
+    K is `top_k`, or the whole vocabulary when that is smaller. `layers`: as `run_teacher_forced`
+    takes them. Peak memory: the streamed
     forward's, and 8 * (K + 2) bytes per scored token.
     """
     vocab = source.family.number(source.config, "vocab")
@@ -128,7 +130,7 @@ def teach(
         best_N[chunk.token] = logits.argmax(-1).numpy()
 
     best_N = np.empty(count, np.int32)
-    run_teacher_forced(source, answers, work, workers=workers, progress=progress)
+    run_teacher_forced(source, answers, work, workers=workers, layers=layers, progress=progress)
     return Teacher(
         ids_NK, top_NK, rest_N, actual_N, best_N, answers.sha256, _provenance(identity, kept)
     )

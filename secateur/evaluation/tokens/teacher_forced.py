@@ -43,15 +43,16 @@ def run_teacher_forced(
     work: Callable[[Chunk, Tensor], None],
     *,
     workers: int = 1,
+    layers: int | None = None,
     progress: Progress = no_progress,
 ) -> None:
     """Call `work(chunk, logits)` for all scored tokens; logits are float32 [n, V].
 
     `work` runs in worker threads, on chunks that do not overlap; chunks do not depend on the number
     of workers. Two stages are reported, both in tokens: "layers" (all tokens), then "logits" (those
-    that are scored). Raises NumericError, naming the
-    answer and the token, when a hidden state or a logit is NaN or infinite, and FamilyError when
-    the vocabulary lacks a token.
+    that are scored). `layers` runs only the first so many, to try what the head takes. Raises
+    NumericError, naming the answer and the token, when a hidden state or a logit is NaN or
+    infinite, and FamilyError when the vocabulary lacks a token.
     """
     vocab = source.family.number(source.config, "vocab")
     largest = max(max(entry.input_ids) for entry in answers.answers)
@@ -62,7 +63,8 @@ def run_teacher_forced(
         )
     size = max(1, LOGITS_BYTES // (4 * vocab))
     batches = make_micro_batches(answers.rows, source.family.number(source.config, "hidden"))
-    layers = source.family.number(source.config, "layers")
+    if layers is None:
+        layers = source.family.number(source.config, "layers")
 
     with ForwardPass(source, batches, workers=workers) as forward:
         tokens = count_tokens(batches)

@@ -1,0 +1,33 @@
+"""`--estimate`: what a command would take, without doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from secateur.api.calibrate import build_corpus, check_text, load_libraries
+from secateur.api.estimating import Task, estimate
+from secateur.api.models import File, Model, open_weights
+from secateur.api.requests import Calibration
+from secateur.estimation.stage import Estimate
+from secateur.system.progress import Progress, no_progress
+
+
+def estimate_calibration(
+    model: Model,
+    out: File,
+    request: Calibration,
+    *,
+    revision: str | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Estimate:
+    """What `calibrate` would take. Reads the text, and tries a few seconds of what is long.
+
+    Raises CorpusError and CheckpointError as `calibrate` does.
+    """
+    checkpoint = open_weights(model, revision, "calibrating")
+    check_text(checkpoint, request)
+    load_libraries(progress)
+    corpus = build_corpus(checkpoint, request, progress)
+    task = Task(Path(out), corpus, request)
+    return estimate(checkpoint, task, workers=workers, progress=progress)

@@ -1,0 +1,174 @@
+"""How long work will take on this machine, and what memory and disk it needs.
+
+Everything is counted first, as the commands themselves count it. When that alone says that the
+work may take longer than `stage.SHORT`, a few seconds of it are tried (estimation.probe).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secateur.api.requests import Calibration
+from secateur.checkpoint.identity import bytes_to_hash
+from secateur.checkpoint.reader import Checkpoint
+from secateur.corpus.rows import Corpus
+from secateur.estimation.stage import SHORT, Estimate, Need, Stage
+from secateur.estimation.table import table
+from secateur.estimation.work import Answering, Calibrating, Scoring, Work, writing_of
+from secateur.planning.document import Plan
+from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import cache_folder, cores, free_memory
+
+if TYPE_CHECKING:
+    from secateur.estimation.arithmetic import Shape
+    from secateur.estimation.probe import RunPass
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be estimated: the parts of a request that will be done, as they were prepared.
+
+    `corpus` with its request is calibrated on, `plan` is written to `out`, `answering` and
+    `scoring` are what measuring will ask and run; `artefacts` {name: how its stages are called}.
+    `hashes`: whether the model has to be identified first.
+    """
+
+    out: Path
+    corpus: Corpus | None = None
+    calibration: Calibration = Calibration()
+    plan: Plan | None = None
+    answering: Answering | None = None
+    scoring: Scoring | None = None
+    artefacts: Mapping[str, str] = field(default_factory=dict)
+    hashes: bool = True
+
+
+def estimate(
+    checkpoint: Checkpoint,
+    task: Task,
+    *,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Estimate:
+    """The stages of a task with time, memory and disk. Loads torch; tries for some seconds what
+    may take long, which `progress` calls "estimate"."""
+    from secateur.estimation.arithmetic import shape_of, stages
+    from secateur.estimation.assumed import assumed_rates
+
+    workers = workers or cores()
+    shape, work = shape_of(checkpoint), _work(checkpoint, task)
+    rates = assumed_rates(shape, work.calibrating, workers)
+    if sum(stage.seconds for stage in stages(shape, work, rates, workers)) > SHORT:
+        from secateur.estimation.measure import measure_rates
+
+        progress("estimate", 0, 1, "")
+        rates = measure_rates(
+            checkpoint,
+            shape,
+            work,
+            task.corpus,
+            _pass_of(checkpoint, task.calibration, workers),
+            plan=task.plan,
+            folder=task.out.parent,
+            workers=workers,
+        )
+        progress("estimate", 1, 1, "")
+    made = stages(shape, work, rates, workers)
+    return Estimate(made, _needs(task, shape, made), workers, rates.probed)
+
+
+def _pass_of(checkpoint: Checkpoint, request: Calibration, workers: int) -> RunPass:
+    """A calibration of the request, on whatever corpus."""
+    from secateur.calibration.layer_pass import calibrate
+    from secateur.calibration.observers.registry import find_observers
+    from secateur.calibration.token_sample import Sampling
+
+    def run(corpus: Corpus, sampled: int, progress: Progress) -> object:
+        return calibrate(
+            checkpoint,
+            corpus,
+            sampling=Sampling(sampled),
+            workers=workers,
+            skip_bad=True,
+            observers=find_observers(request.observe),
+            progress=progress,
+        )
+
+    return run
+
+
+def _work(checkpoint: Checkpoint, task: Task) -> Work:
+    from secateur.calibration.cost import cost_of, limit_sample
+    from secateur.calibration.shards import read_shard
+
+    calibrating = None
+    if task.corpus is not None:
+        wanted = task.calibration.reroute_tokens
+        cost = cost_of(checkpoint, task.corpus, wanted)
+        parts = read_shard(task.calibration.shard).parts if task.calibration.shard else 1
+        tokens = task.corpus.tokens // parts
+        # Of a part nothing is solved.
+        sampled = min(limit_sample(checkpoint, wanted), tokens) if parts == 1 else 0
+        each = cost.reroute / max(1, sampled * len(checkpoint.moe_layers))
+        calibrating = Calibrating(tokens, sampled, each)
+    return Work(
+        unhashed=bytes_to_hash(checkpoint.shards) if task.hashes else 0,
+        calibrating=calibrating,
+        writing=() if task.plan is None else writing_of(task.plan, checkpoint.nbytes),
+        answering=task.answering,
+        original=task.scoring,
+        artefacts=task.artefacts,
+    )
+
+
+def _needs(task: Task, shape: Shape, made: Sequence[Stage]) -> tuple[Need, ...]:
+    from secateur.estimation.arithmetic import hidden_file
+
+    disk = {stage.name: stage.disk for stage in made}
+    out = sum(size for name, size in disk.items() if name.startswith("write"))
+    cached = sum(s for name, s in disk.items() if name == "original" or name.startswith("measure"))
+    tokens = max(
+        0 if task.corpus is None else task.corpus.tokens,
+        0 if task.scoring is None else task.scoring.tokens,
+    )
+    hidden = Path(tempfile.gettempdir())
+    needs = (
+        Need("output", task.out.parent, out, "make room, or choose another disk for the output"),
+        Need(
+            "statistics",
+            task.out.parent,
+            disk.get("calibrate", 0),
+            "make room, or choose another disk for the output",
+        ),
+        Need(
+            "hidden states",
+            hidden,
+            hidden_file(shape, tokens),
+            f"set TMPDIR to a folder of a larger disk than that of {hidden}, or calibrate in parts "
+            "(shard)",
+        ),
+        Need("cache", cache_folder(), cached, "`secateur cache clean`, or set XDG_CACHE_HOME"),
+    )
+    return tuple(need for need in needs if need.bytes)
+
+
+def announce(
+    checkpoint: Checkpoint,
+    task: Task,
+    on_message: Callable[[str], None],
+    workers: int | None,
+    progress: Progress,
+) -> Estimate:
+    """Estimate a task that is about to begin, and say it if it is long.
+
+    Raises RequestError when this machine's memory or disks cannot suffice.
+    """
+    found = estimate(checkpoint, task, workers=workers, progress=progress)
+    found.check(free_memory())
+    if found.probed:
+        on_message("\n".join(table(found)))
+    return found

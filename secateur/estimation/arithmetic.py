@@ -1,0 +1,234 @@
+"""Work and rates to stages: the one place where time, memory and disk are reckoned.
+
+Every function gives one stage. `Shape` is the model's side, `Rates` the machine's.
+
+Memory is what was found to matter (benchmarks/estimate.json compares it with what was resident):
+the libraries; the hidden states up to a limit, beyond which they lie in a file; the parts of the
+groups in flight; the layer without its experts, in float32; stacks of experts up to the size to
+which they are read whole; for every thread a matrix of an expert and a piece of logits; and what
+solving `rerouted` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from secateur.calibration.block_error import GRAMS_LIMIT, OUTPUTS_LIMIT
+from secateur.checkpoint.reader import Checkpoint
+from secateur.estimation.rates import Rates
+from secateur.estimation.stage import Amount, Stage
+from secateur.estimation.work import (
+    Answering,
+    Calibrating,
+    LayerWork,
+    Scoring,
+    Work,
+    Writing,
+    layers_of,
+)
+from secateur.evaluation.memory import weight_bytes
+from secateur.evaluation.tokens.teacher import TOP_K
+from secateur.evaluation.tokens.teacher_forced import LOGITS_BYTES
+from secateur.forward.batches import MAX_GROUP_TOKENS
+from secateur.forward.stream import GROUPS_IN_FLIGHT, HIDDEN_LIMIT
+from secateur.forward.weights import EAGER_STACK_BYTES
+
+LIBRARIES = 450 << 20
+"""Bytes that torch and transformers take once they are loaded."""
+_IN_FLIGHT = 5
+"""How many times the hidden states of a group are held while it waits."""
+_BLOCKS = 12 << 20
+"""Bytes that a thread that writes holds."""
+_WIDE_LOGITS = 4
+"""How many times a piece of logits is held while probabilities are made of it."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides time and memory. Bytes are of files and of memory."""
+
+    layers: tuple[LayerWork, ...]
+    moe_layers: int
+    hidden: int
+    vocab: int
+    ranks_bytes: int
+    stack_bytes: int
+    expert_elements: int
+    sums: int
+    bytes: int
+    whole: int
+
+
+def shape_of(checkpoint: Checkpoint) -> Shape:
+    """From headers."""
+    family, config = checkpoint.family, checkpoint.config
+    experts = [
+        (spec, checkpoint.matches[name].layer)
+        for name, spec in checkpoint.specs.items()
+        if checkpoint.matches[name].role.startswith("expert.") and len(spec.shape) > 1
+    ]
+    of_a_layer = [spec for spec, layer in experts if layer == checkpoint.moe_layers[0]]
+    total = sum(spec.nbytes for spec in of_a_layer)
+    largest = max(spec.elements for spec in of_a_layer)
+    if len(of_a_layer) <= checkpoint.experts:
+        largest //= checkpoint.experts  # all experts in one tensor
+    hidden = family.number(config, "hidden")
+    width = family.number(config, "expert_width")
+    return Shape(
+        layers=layers_of(checkpoint),
+        moe_layers=len(checkpoint.moe_layers),
+        hidden=hidden,
+        vocab=family.number(config, "vocab"),
+        ranks_bytes=4 * checkpoint.experts**2 * (2 if family.post_norm is not None else 1),
+        stack_bytes=total if total <= 2 * EAGER_STACK_BYTES else 0,
+        expert_elements=largest,
+        sums=8 * checkpoint.experts * (hidden + width) * len(checkpoint.moe_layers),
+        bytes=checkpoint.nbytes,
+        whole=weight_bytes(checkpoint),
+    )
+
+
+def stages(shape: Shape, work: Work, rates: Rates, workers: int) -> tuple[Stage, ...]:
+    """All stages of some work, in the order in which they come."""
+    found = []
+    if work.unhashed:
+        found.append(hashing(work.unhashed, rates))
+    if work.calibrating is not None:
+        found.append(calibrating(shape, work.calibrating, rates, workers))
+    found += [writing(one, rates, workers) for one in work.writing]
+    if work.answering is not None:
+        found.append(answering(shape, work.answering, rates, workers))
+    if work.original is not None:
+        found.append(knowing(shape, work.original, rates, workers))
+        found += [
+            measuring(name, shape, work.original, rates, workers, (reports,))
+            for name, reports in work.artefacts.items()
+        ]
+    return tuple(found)
+
+
+def hashing(unhashed: int, rates: Rates) -> Stage:
+    """Reading weights once, to know which model it is."""
+    seconds = unhashed / min(rates.hash, rates.read)
+    work = (Amount(unhashed, "bytes"),)
+    return Stage("hash weights", work, seconds, LIBRARIES // 4, 0, ("hash weights",))
+
+
+def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> Stage:
+    """The calibration pass, and solving `rerouted` in every MoE layer."""
+    passed = rates.start + _pass_seconds(work.tokens, rates) + _read_seconds(shape, rates)
+    solved = (rates.solve * work.sampled + rates.solve_layer) * shape.moe_layers
+    flops = work.tokens * sum(layer.flops for layer in shape.layers)
+    flops += work.sampled * work.solving * shape.moe_layers
+    memory = _forward_memory(shape, work.tokens, workers) + 2 * shape.sums
+    if work.sampled:
+        grams = min(GRAMS_LIMIT, work.sampled * shape.ranks_bytes)
+        memory += OUTPUTS_LIMIT + grams + 10 * work.sampled * shape.hidden
+    return Stage(
+        "calibrate",
+        (Amount(work.tokens, "tokens"), Amount(flops / 1e12, "TFLOP")),
+        passed + solved * (work.sampled > 0),
+        memory,
+        shape.sums,
+        ("calibrate",),
+    )
+
+
+def writing(work: Writing, rates: Rates, workers: int) -> Stage:
+    """One pass over the weights that writes outputs."""
+    slowest = max(rates.encode.values(), default=0.0)
+    seconds = sum(n * rates.encode.get(kind, slowest) for kind, n in work.elements.items())
+    seconds += work.read / rates.read + work.written / rates.write
+    return Stage(
+        f"write {work.name}",
+        (Amount(work.written, "bytes"),),
+        seconds,
+        LIBRARIES // 2 + workers * _BLOCKS,
+        work.written,
+        ("write",),
+    )
+
+
+def answering(shape: Shape, work: Answering, rates: Rates, workers: int) -> Stage:
+    """The original answers prompts, whole in memory; at most, since answers may end early."""
+    batches = -(-work.prompts // work.batch)
+    rounds = -(-batches // workers)
+    seconds = rounds * work.answer_tokens * rates.step + shape.whole / rates.read
+    seconds += _pass_seconds(work.prompt_tokens, rates)
+    tokens = work.prompts * work.answer_tokens
+    longest = work.answer_tokens + work.prompt_tokens // max(1, work.prompts)
+    memory = LIBRARIES + shape.whole + workers * work.batch * longest * shape.hidden * 8
+    return Stage(
+        "answers", (Amount(tokens, "tokens"),), seconds, memory, 0, ("answers",), at_most=True
+    )
+
+
+def knowing(shape: Shape, work: Scoring, rates: Rates, workers: int) -> Stage:
+    """What the original says of every token of the answers."""
+    kept = work.scored * (8 * min(TOP_K, shape.vocab) + 16)
+    return _scoring("original", shape, work, rates, workers, kept, ("original",))
+
+
+def measuring(
+    name: str, shape: Shape, work: Scoring, rates: Rates, workers: int, reports: Sequence[str]
+) -> Stage:
+    """An artefact is run over the answers, and compared."""
+    return _scoring(f"measure {name}", shape, work, rates, workers, 24 * work.scored, reports)
+
+
+def _scoring(
+    name: str,
+    shape: Shape,
+    work: Scoring,
+    rates: Rates,
+    workers: int,
+    disk: int,
+    reports: Sequence[str],
+) -> Stage:
+    seconds = _pass_seconds(work.tokens, rates) + _read_seconds(shape, rates) + rates.start
+    seconds += work.scored * rates.head
+    flops = work.tokens * sum(layer.flops for layer in shape.layers)
+    flops += 2.0 * work.scored * shape.vocab * shape.hidden
+    memory = _forward_memory(shape, work.tokens, workers)
+    memory += workers * _WIDE_LOGITS * LOGITS_BYTES + work.scored * 8 * min(TOP_K, shape.vocab)
+    return Stage(
+        name,
+        (Amount(work.tokens, "tokens"), Amount(flops / 1e12, "TFLOP")),
+        seconds,
+        memory,
+        disk,
+        tuple(reports),
+    )
+
+
+def hidden_file(shape: Shape, tokens: int) -> int:
+    """Bytes of the file of hidden states; 0 where they stay in memory."""
+    held = 4 * tokens * shape.hidden
+    return held if held > HIDDEN_LIMIT else 0
+
+
+def _pass_seconds(tokens: int, rates: Rates) -> float:
+    """Of all layers, without reading them."""
+    if tokens >= rates.group:
+        return sum(rates.layers.values()) * tokens / rates.group
+    few = sum(rates.rest.values())
+    fixed = sum(rates.layers.values()) - few * rates.group
+    return max(0.0, fixed) * min(1, tokens) + few * tokens
+
+
+def _read_seconds(shape: Shape, rates: Rates) -> float:
+    return shape.bytes / rates.read
+
+
+def _forward_memory(shape: Shape, tokens: int, workers: int) -> int:
+    hidden = min(4 * tokens * shape.hidden, HIDDEN_LIMIT)
+    group = min(tokens, GROUPS_IN_FLIGHT * MAX_GROUP_TOKENS)
+    return (
+        LIBRARIES
+        + hidden
+        + _IN_FLIGHT * 4 * group * shape.hidden
+        + 4 * max(layer.dense for layer in shape.layers)
+        + shape.stack_bytes
+        + 2 * workers * 4 * shape.expert_elements
+    )

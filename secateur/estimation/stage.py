@@ -1,0 +1,156 @@
+"""An estimate: the stages of some work, each with its time, memory and disk. Data, no arithmetic.
+
+Read this first; `rates.py` is what a probe measures, `work.py` what there is to do, and
+`arithmetic.py` makes stages of the two.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from secateur.errors import RequestError
+from secateur.system.sizes import show_bytes
+
+SHORT = 20.0
+"""Seconds of work for which nothing is probed, and nothing said before it unless asked for."""
+
+PROBED, GUESSED = 1.3, 3.0
+"""Factor that a time may be off, either way: after a probe, and from the size of the work alone."""
+
+
+class Amount(NamedTuple):
+    """How much of something: 61388 tokens, 0.52 TFLOP, 35e6 bytes."""
+
+    number: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of some work.
+
+    `memory` is what the process takes at its peak, `disk` what the stage leaves or holds there, in
+    bytes. `reports` are the beginnings of the names under which its Progress comes, by which
+    what it took is found. `at_most`: the time is a bound, since answers may end early.
+    """
+
+    name: str
+    work: tuple[Amount, ...]
+    seconds: float
+    memory: int
+    disk: int = 0
+    reports: tuple[str, ...] = ()
+    at_most: bool = False
+
+
+class Need(NamedTuple):
+    """Bytes that something takes in a folder, and what to do where they are not free."""
+
+    what: str
+    folder: Path
+    bytes: int
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All stages in order, and what they need of disks. `probed`: whether times were measured on
+    this machine; otherwise they follow from the size of the work, and are rough."""
+
+    stages: tuple[Stage, ...]
+    needs: tuple[Need, ...]
+    workers: int
+    probed: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages together."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory at the peak of the stage that needs most."""
+        return max((stage.memory for stage in self.stages), default=0)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of disk, of all that is needed there."""
+        return sum(need.bytes for need in self.needs)
+
+    @property
+    def factor(self) -> float:
+        """How much the time may be off, either way."""
+        return PROBED if self.probed else GUESSED
+
+    def check(self, free_memory: int) -> None:
+        """Raise RequestError when memory or a disk cannot suffice, with what would help.
+
+        A stage's memory is estimated, so it is refused only when it misses by a quarter.
+        """
+        for stage in self.stages:
+            if stage.memory > 1.25 * free_memory:
+                raise RequestError(
+                    f"the stage {stage.name!r} takes about {show_bytes(stage.memory)} of memory, "
+                    f"but {show_bytes(free_memory)} are free: use fewer workers or a smaller "
+                    "reroute_tokens, or a larger machine"
+                )
+        for free, needs in _by_disk(self.needs):
+            wanted = sum(need.bytes for need in needs)
+            if wanted > free:
+                largest = max(needs, key=lambda need: need.bytes)
+                parts = ", ".join(f"{need.what} {show_bytes(need.bytes)}" for need in needs)
+                raise RequestError(
+                    f"the disk of {largest.folder} has {show_bytes(free)} free, but "
+                    f"{show_bytes(wanted)} are needed ({parts}): {largest.remedy}"
+                )
+
+    def to_json(self, took: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """As JSON; with what each stage `took` in seconds where that is known."""
+        stages = [
+            {
+                "stage": stage.name,
+                "work": {amount.unit: amount.number for amount in stage.work},
+                "estimated_seconds": round(stage.seconds, 3),
+                "at_most": stage.at_most,
+                "memory_bytes": stage.memory,
+                "disk_bytes": stage.disk,
+            }
+            for stage in self.stages
+        ]
+        for entry in stages:
+            if took and entry["stage"] in took:
+                entry["took_seconds"] = round(took[str(entry["stage"])], 3)
+        return {
+            "stages": stages,
+            "estimated_seconds": round(self.seconds, 3),
+            "factor": self.factor,
+            "memory_bytes": self.memory,
+            "disk_bytes": self.disk,
+            "disks": [
+                {"what": n.what, "folder": str(n.folder), "bytes": n.bytes} for n in self.needs
+            ],
+            "workers": self.workers,
+            "probed": self.probed,
+            "notes": list(self.notes),
+        }
+
+
+def _by_disk(needs: tuple[Need, ...]) -> Iterator[tuple[int, list[Need]]]:
+    """(bytes free on a disk, what is needed there)"""
+    disks: defaultdict[int, list[Need]] = defaultdict(list)
+    folders: dict[int, Path] = {}
+    for need in needs:
+        path = Path(os.path.abspath(need.folder))
+        there = next(folder for folder in (path, *path.parents) if folder.is_dir())
+        device = there.stat().st_dev
+        disks[device].append(need)
+        folders[device] = there
+    for device, wanted in disks.items():
+        yield shutil.disk_usage(folders[device]).free, wanted

@@ -1,0 +1,94 @@
+"""An estimate as a table of plain text, for a terminal of 80 columns and for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from secateur.estimation.stage import Amount, Estimate, Stage
+from secateur.system.sizes import show_bytes
+
+_HEAD = ("stage", "work", "time", "memory", "disk")
+
+
+def table(estimate: Estimate, took: Mapping[str, float] | None = None) -> list[str]:
+    """A line for every stage, and the total with how far it may be off.
+
+    `took` {stage: seconds} adds what it took in the end.
+    """
+    rows = [_row(stage) for stage in estimate.stages]
+    rows.append(
+        (
+            "all",
+            "",
+            show_duration(estimate.seconds),
+            show_bytes(estimate.memory),
+            show_bytes(estimate.disk) if estimate.disk else "-",
+        )
+    )
+    head: tuple[str, ...] = _HEAD
+    if took is not None:
+        head = (*_HEAD, "took")
+        times = [took.get(stage.name) for stage in estimate.stages]
+        known = [seconds for seconds in times if seconds is not None]
+        rows = [
+            (*row, "-" if seconds is None else show_duration(seconds))
+            for row, seconds in zip(rows, [*times, sum(known)], strict=True)
+        ]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+             for row in (head, *rows)]  # fmt: skip
+    return [*lines, _sure(estimate), *(f"note: {text}" for text in estimate.notes)]
+
+
+def show_duration(seconds: float) -> str:
+    """For people: 0.4 s, 35 s, 12 min, 3 h 20 min, 2 d 5 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minute = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minute} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def _row(stage: Stage) -> tuple[str, ...]:
+    return (
+        stage.name,
+        ", ".join(map(_show, stage.work)),
+        ("at most " if stage.at_most else "") + show_duration(stage.seconds),
+        show_bytes(stage.memory),
+        show_bytes(stage.disk) if stage.disk else "-",
+    )
+
+
+def _show(amount: Amount) -> str:
+    if amount.unit == "bytes":
+        return show_bytes(amount.number)
+    if amount.unit == "TFLOP":
+        power, letter = next(
+            (power, letter)
+            for power, letter in ((6, "E"), (3, "P"), (0, "T"), (-3, "G"))
+            if amount.number >= 10**power or power < 0
+        )
+        return f"{amount.number / 10**power:.3g} {letter}FLOP"
+    if amount.number >= 1e6:
+        return f"{amount.number / 1e6:.1f} M {amount.unit}"
+    return f"{amount.number:,.0f} {amount.unit}"
+
+
+def _sure(estimate: Estimate) -> str:
+    low, high = (
+        show_duration(estimate.seconds / estimate.factor),
+        show_duration(estimate.seconds * estimate.factor),
+    )
+    how = (
+        "tried for some seconds on this machine as it is now"
+        if estimate.probed
+        else "from the size of the work alone, nothing was tried"
+    )
+    threads = "1 thread" if estimate.workers == 1 else f"{estimate.workers} threads"
+    return f"{low} to {high} in all with {threads}: {how}"

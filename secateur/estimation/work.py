@@ -1,0 +1,134 @@
+"""What there is to do: counted from headers, rows, plans and prompts; nothing is run for it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from secateur.checkpoint.reader import Checkpoint
+from secateur.outputs.registry import planned_format
+from secateur.planning.document import Plan
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """One decoder layer: multiplications and additions per token (attention over the context left
+    out), elements that are widened to float32 whole, and what tells layers of one kind."""
+
+    flops: float
+    dense: int
+    kind: tuple[tuple[str, tuple[int, ...]], ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Calibrating:
+    """A pass over so many tokens, `sampled` of them for `rerouted` (0: it is not solved), which
+    takes `solving` operations per sampled token and MoE layer."""
+
+    tokens: int
+    sampled: int
+    solving: float
+
+
+@dataclass(frozen=True)
+class Writing:
+    """The outputs that one writer makes in one pass: elements by the type that they are encoded
+    in, and bytes."""
+
+    name: str
+    elements: Mapping[str, int]
+    written: int
+    read: int
+    encoded: bool
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Prompts that the original answers, `batch` at a time on every worker."""
+
+    prompts: int
+    prompt_tokens: int
+    answer_tokens: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Tokens that a model is run over, and those whose probabilities are compared."""
+
+    tokens: int
+    scored: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that one command will do, in order; what it will not do is None or empty.
+
+    `unhashed` are the bytes of weights whose hash is not known; `artefacts` {name: how the names
+    of its stages begin}.
+    """
+
+    unhashed: int = 0
+    calibrating: Calibrating | None = None
+    writing: tuple[Writing, ...] = ()
+    answering: Answering | None = None
+    original: Scoring | None = None
+    artefacts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether the model, or an artefact, is run."""
+        return self.calibrating is not None or self.original is not None
+
+
+def layers_of(checkpoint: Checkpoint) -> tuple[LayerWork, ...]:
+    """The work of every decoder layer, from headers."""
+    flops: Counter[int] = Counter()
+    dense: Counter[int] = Counter()
+    kinds: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
+    for name, spec in checkpoint.specs.items():
+        place = checkpoint.matches[name]
+        if place.layer is None or not place.row.axes:
+            continue
+        routed = place.expert is not None or place.row.expert_axis is not None
+        share = checkpoint.top_k / checkpoint.experts if routed and _is_expert(place.role) else 1.0
+        if len(spec.shape) > 1:
+            flops[place.layer] += int(2 * spec.elements * share)
+        if not _is_expert(place.role):
+            dense[place.layer] += spec.elements
+        kinds.setdefault(place.layer, []).append((place.role, spec.shape))
+    return tuple(
+        LayerWork(float(flops[layer]), dense[layer], tuple(sorted(kinds.get(layer, []))))
+        for layer in range(checkpoint.layers)
+    )
+
+
+def writing_of(plan: Plan, source_bytes: int) -> tuple[Writing, ...]:
+    """The passes over the weights that write a plan; each reads the bytes of the experts kept."""
+    groups: dict[str, list[str]] = {}
+    for format_id in plan.formats:
+        writer = planned_format(plan, format_id).written_with
+        groups.setdefault(writer, []).append(format_id)
+    kept = plan.experts / int(plan.model["experts"])
+    found = []
+    for writer, ids in groups.items():
+        elements: Counter[str] = Counter()
+        for tensor in plan.tensors:
+            if tensor.format in ids and tensor.action not in ("copy", "select", "generate"):
+                elements[tensor.type] += math.prod(tensor.shape)
+        written = sum(size or 0 for one in ids for size in plan.files[one].values())
+        read = int(source_bytes * kept)
+        found.append(Writing(writer, dict(elements), written, read, bool(elements)))
+    return tuple(found)
+
+
+def count(lengths: Iterable[tuple[int, int]]) -> Scoring:
+    """Of answers as (all tokens, scored tokens)."""
+    pairs = list(lengths)
+    return Scoring(sum(whole for whole, _ in pairs), sum(scored for _, scored in pairs))
+
+
+def _is_expert(role: str) -> bool:
+    return role.startswith("expert.")

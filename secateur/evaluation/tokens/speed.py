@@ -1,0 +1,133 @@
+"""How long the parts of measuring take that the calibration pass does not have: tried in seconds.
+
+The head, with what is made of its logits, and one more token of every answer of a batch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from statistics import mean
+from typing import Any, cast
+
+import numpy as np
+from torch import nn
+from transformers import GenerationConfig
+
+from secateur.checkpoint.reader import Checkpoint
+from secateur.evaluation.tokens.answers import Answer, answer_set
+from secateur.evaluation.tokens.generate import Generation, answer_batch, single_threaded_workers
+from secateur.evaluation.tokens.prompts import Prompt
+from secateur.evaluation.tokens.teacher import teach
+from secateur.evaluation.tokens.teacher_forced import LOGITS_BYTES
+from secateur.evaluation.whole_model import whole_model
+from secateur.forward.skeleton import get_decoder_layers
+from secateur.forward.weights import CheckpointWeights
+
+_MOST_TOKENS = 1024
+"""Scored tokens that the head is tried on, or a piece of logits on every worker."""
+_STEPS = 6
+"""Tokens that are generated."""
+_LOADED = 2 << 30
+"""Bytes of the layers that are loaded to generate, at most, but one layer at least."""
+
+
+def head_seconds(checkpoint: Checkpoint, workers: int) -> float:
+    """Seconds per scored token: its logits, and what the original says of it."""
+    vocab = checkpoint.family.number(checkpoint.config, "vocab")
+    tokens = max(1, min(_MOST_TOKENS, LOGITS_BYTES // (4 * vocab)))
+    ids = np.random.default_rng(0).integers(0, vocab, (workers, tokens + 1))
+    answers = [
+        Answer(str(number), "all", "answers", tuple(row.tolist()), 1, "given")
+        for number, row in enumerate(ids)
+    ]
+    marks: list[float] = []
+
+    def mark(stage: str, done: int, total: int, unit: str) -> None:
+        if stage == "logits":
+            marks.append(time.perf_counter())
+
+    teach(
+        CheckpointWeights(checkpoint),
+        "",
+        answer_set(answers, {}),
+        workers=workers,
+        layers=0,
+        progress=mark,
+    )
+    return (marks[-1] - marks[0]) / (workers * tokens)
+
+
+def step_seconds(
+    checkpoint: Checkpoint, prompt_tokens: int, workers: int, settings: Generation
+) -> float:
+    """Seconds until every answer of a batch has one more token, while every worker has a batch.
+
+    Of a large model only the first layers are loaded, and the others are taken to be as they are.
+    """
+    whole, layers = sum(spec.nbytes for spec in checkpoint.specs.values()), checkpoint.layers
+    loaded = max(1, min(layers, int(layers * _LOADED / max(1, whole))))
+    vocab = checkpoint.family.number(checkpoint.config, "vocab")
+    short = Generation(
+        max_new_tokens=_STEPS, temperature=settings.temperature, batch_size=settings.batch_size
+    )
+    batches = [
+        _prompts(worker, prompt_tokens, short.batch_size, vocab) for worker in range(workers)
+    ]
+    with whole_model(checkpoint, loaded) as model, single_threaded_workers(workers) as pool:
+        # As where answers are generated: the model's own defaults would be merged into ours.
+        model.generation_config = cast(Any, GenerationConfig)()
+        watch = _Watch(get_decoder_layers(model))
+        work = partial(_time_batch, model, watch, short)
+        found = list(pool.map(work, batches))
+    steps, inside = (mean(column) for column in zip(*found, strict=True))
+    return float(max(0.0, steps - inside) + inside * layers / loaded)
+
+
+class _Watch:
+    """Adds up the time that layers take in a thread; a thread runs one call at a time."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        self._local = threading.local()
+        for layer in layers:
+            layer.register_forward_pre_hook(self._begin)
+            layer.register_forward_hook(self._end)
+
+    def restart(self) -> None:
+        self._local.total = 0.0
+
+    @property
+    def total(self) -> float:
+        return float(self._local.total)
+
+    def _begin(self, *_: Any) -> None:
+        self._local.begun = time.perf_counter()
+
+    def _end(self, *_: Any) -> None:
+        self._local.total += time.perf_counter() - self._local.begun
+
+
+def _time_batch(
+    model: Any, watch: _Watch, settings: Generation, batch: Sequence[Prompt]
+) -> tuple[float, float]:
+    """Seconds of a step, and what of them was in the layers."""
+    marks: list[tuple[float, float]] = []
+    watch.restart()
+
+    def mark(_: int) -> None:
+        marks.append((time.perf_counter(), watch.total))
+
+    answer_batch(model, batch, stop_ids=frozenset(), settings=settings, count=mark)
+    # The first is after the prompts, the last but one after the last token.
+    (begun, before), (ended, after) = marks[0], marks[_STEPS - 1]
+    return (ended - begun) / (_STEPS - 1), (after - before) / (_STEPS - 1)
+
+
+def _prompts(worker: int, tokens: int, count: int, vocab: int) -> list[Prompt]:
+    ids = np.random.default_rng(worker).integers(0, vocab, (count, max(1, tokens)))
+    return [
+        Prompt(f"{worker}-{number}", "all", "answers", tuple(row.tolist()))
+        for number, row in enumerate(ids)
+    ]

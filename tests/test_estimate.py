@@ -1,0 +1,190 @@
+"""What work will take, told before it begins: counted, tried for a moment, checked, shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_line import Line, Run
+
+from secateur.api import estimating
+from secateur.calibration.layer_pass import calibrate
+from secateur.calibration.token_sample import Sampling
+from secateur.checkpoint.reader import Checkpoint
+from secateur.corpus.load import load_corpus, load_tokenizer
+from secateur.corpus.rows import Corpus
+from secateur.errors import RequestError
+from secateur.estimation.arithmetic import calibrating, hidden_file, shape_of, stages
+from secateur.estimation.assumed import assumed_rates
+from secateur.estimation.probe import encode_seconds, probe_pass
+from secateur.estimation.stage import Amount, Estimate, Need, Stage
+from secateur.estimation.table import show_duration, table
+from secateur.estimation.work import Answering, Calibrating, Scoring, Work, Writing
+from secateur.forward.stream import HIDDEN_LIMIT
+from secateur.system.disk_speed import read_speed, write_speed
+from secateur.system.progress import Progress
+from secateur.system.stopwatch import Stopwatch
+
+STAGES = (
+    Stage("calibrate", (Amount(45e6, "tokens"), Amount(3.4e5, "TFLOP")), 7.2e5, 3 << 30, 1 << 27),
+    Stage("answers", (Amount(25600, "tokens"),), 5400.0, 52 << 30, at_most=True),
+)
+
+
+def estimate_of(*needs: Need) -> Estimate:
+    return Estimate(STAGES, needs, 2, probed=True, notes=("answers may end early",))
+
+
+def test_the_table_has_a_line_a_stage_and_says_how_sure_it_is() -> None:
+    assert table(estimate_of(Need("output", Path(), 10**9, ""))) == [
+        "stage      work                      time            memory    disk",
+        "calibrate  45.0 M tokens, 340 PFLOP  8 d 8 h         3.22 GB   134.22 MB",
+        "answers    25,600 tokens             at most 90 min  55.83 GB  -",
+        "all                                  8 d 9 h         55.83 GB  1.00 GB",
+        "6 d 11 h to 10 d 21 h in all with 2 threads: tried for some seconds on this machine as it "
+        "is now",
+        "note: answers may end early",
+    ]
+    took = table(estimate_of(), {"calibrate": 7e5})
+    assert [line.split()[-1] for line in took[:2]] == ["took", "h"]
+    assert took[2].endswith("  -")
+    assert [show_duration(s) for s in (0.44, 35, 121, 7300, 190000)] == [
+        "0.4 s", "35 s", "2 min", "2 h 2 min", "2 d 4 h",
+    ]  # fmt: skip
+
+
+def test_memory_and_disk_that_cannot_suffice_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    found = estimate_of(Need("output", tmp_path / "new", 10**9, "choose another disk"))
+    found.check(64 << 30)
+    with pytest.raises(RequestError, match="'answers' takes about 55.83 GB of memory, but 8.00 GB"):
+        found.check(8 * 10**9)
+    huge = Need("hidden states", tmp_path, 10**18, "set TMPDIR to a larger disk")
+    small = Need("output", tmp_path, 1, "choose another disk")
+    with pytest.raises(RequestError, match=r"hidden states 1000000.00 TB.*set TMPDIR"):
+        estimate_of(small, huge).check(64 << 30)
+
+
+@pytest.fixture(scope="module")
+def text(line: Line) -> tuple[Checkpoint, Corpus]:
+    from secateur.checkpoint.reader import open_checkpoint
+
+    checkpoint = open_checkpoint(line.model)
+    return checkpoint, load_corpus(line.corpus, load_tokenizer(checkpoint.path))
+
+
+def test_time_grows_with_tokens_and_memory_up_to_a_limit(text: tuple[Checkpoint, Corpus]) -> None:
+    shape = shape_of(text[0])
+    work = Calibrating(10**6, 1000, 1e6)
+    rates = assumed_rates(shape, work, 2)
+    once, twice = (
+        calibrating(shape, replace(work, tokens=tokens), rates, 2) for tokens in (10**6, 2 * 10**6)
+    )
+    fixed = calibrating(shape, replace(work, tokens=0), rates, 2).seconds
+    assert twice.seconds - fixed == pytest.approx(2 * (once.seconds - fixed))
+    assert (
+        replace(work, sampled=0) and calibrating(shape, replace(work, sampled=0), rates, 2) != once
+    )
+    assert hidden_file(shape, 1000) == 0
+    many = HIDDEN_LIMIT // (4 * shape.hidden) + 1
+    assert hidden_file(shape, many) == 4 * shape.hidden * many
+    flat = [calibrating(shape, replace(work, tokens=n * many), rates, 2).memory for n in (1, 9)]
+    assert flat[0] == flat[1]
+
+
+def test_stages_come_in_the_order_of_the_work(text: tuple[Checkpoint, Corpus]) -> None:
+    shape = shape_of(text[0])
+    work = Work(
+        unhashed=10**6,
+        calibrating=Calibrating(1000, 100, 1e6),
+        writing=(Writing("gguf", {"Q4_K": 10**6}, 600_000, 2 * 10**6, encoded=True),),
+        answering=Answering(12, 400, 256, 16),
+        original=Scoring(3400, 3000),
+        artefacts={"a-Q4_K_M.gguf": "a-Q4_K_M.gguf"},
+    )
+    found = stages(shape, work, assumed_rates(shape, work.calibrating, 2), 2)
+    assert [stage.name for stage in found] == [
+        "hash weights", "calibrate", "write gguf", "answers", "original", "measure a-Q4_K_M.gguf",
+    ]  # fmt: skip
+    assert all(stage.seconds > 0 and stage.memory > 0 for stage in found)
+    assert [stage.name for stage in found if stage.at_most] == ["answers"]
+
+
+@pytest.mark.parametrize("sampled", [0, 64])
+def test_a_probe_times_the_pass_and_solving(text: tuple[Checkpoint, Corpus], sampled: int) -> None:
+    checkpoint, corpus = text
+    ran: list[tuple[int, int]] = []
+
+    def run(part: Corpus, some: int, progress: Progress) -> object:
+        ran.append((part.tokens, some))
+        return calibrate(checkpoint, part, sampling=Sampling(some), workers=1, progress=progress)
+
+    layers = shape_of(checkpoint).layers
+    found = probe_pass(checkpoint, corpus, Calibrating(corpus.tokens, sampled, 1e6), layers, run)
+    assert set(found.layers) == set(found.rest) == set(range(checkpoint.layers))
+    assert all(seconds > 0 for seconds in found.layers.values())
+    assert (found.solve + found.solve_layer > 0) == (sampled > 0)
+    assert ran[0] == ran[1] and ran[2][0] > ran[1][0]
+    assert max(some for _, some in ran) <= sampled
+
+
+def test_encoders_and_disks_are_tried(tmp_path: Path) -> None:
+    found = encode_seconds({"Q4_K": 256, "Q8_0": 64, "affine-4": 64}, 1)
+    assert found.keys() == {"Q4_K", "Q8_0"} and all(0 < each < 1e-3 for each in found.values())
+    (tmp_path / "shard").write_bytes(bytes(1 << 20))
+    assert read_speed([tmp_path / "shard"]) > 0
+    assert write_speed(tmp_path) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"]
+
+
+@pytest.mark.parametrize("probed", [False, True])
+def test_an_estimate_does_nothing_else(
+    probed: bool, line: Line, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimating, "SHORT", 0.0 if probed else 1e9)
+    words = ("calibrate", line.model, "-o", tmp_path / "stats", "--estimate")
+    found = run(*words, corpus=line.corpus, json=True)
+    assert found.code == 0
+    assert found.json["probed"] is probed
+    assert [stage["stage"] for stage in found.json["stages"]][-1] == "calibrate"
+    assert found.json["estimated_seconds"] > 0 and found.json["memory_bytes"] > 0
+    assert list(tmp_path.iterdir()) == []
+    if not probed:
+        assert "nothing was tried" in run(*words, corpus=line.corpus).out
+
+
+def test_too_little_memory_is_said_before_the_pass(
+    line: Line, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimating, "free_memory", lambda: 1 << 20)
+    found = run("calibrate", line.model, "-o", tmp_path / "stats", corpus=line.corpus)
+    assert found.code == 2
+    assert "the stage 'calibrate' takes about" in found.err and "use fewer workers" in found.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopwatch_gives_every_second_to_one_stage() -> None:
+    now = 0.0
+    told: list[str] = []
+    watch = Stopwatch(lambda stage, *_: told.append(stage), lambda: now)
+    for second, stage in ((1, "calibrate"), (4, "calibrate"), (6, "write GGUF"), (7, "x: a")):
+        now = float(second)
+        watch(stage, 1, 2, "tokens")
+    assert watch.seconds("calibrate") == 4.0
+    assert watch.seconds("write", "x") == 3.0
+    assert told == ["calibrate", "calibrate", "write GGUF", "x: a"]
+
+
+Tiny = Callable[[str], Checkpoint]
+
+
+def test_work_is_counted_for_every_layout(tiny: Tiny) -> None:
+    for form in ("gemma4", "mixtral", "qwen3_moe"):
+        checkpoint = tiny(form)
+        shape = shape_of(checkpoint)
+        assert len(shape.layers) == checkpoint.layers
+        assert all(layer.flops > 0 and layer.dense > 0 for layer in shape.layers)
+        family, config = checkpoint.family, checkpoint.config
+        width = family.number(config, "hidden") * family.number(config, "expert_width")
+        assert shape.expert_elements in (width, 2 * width)
