@@ -89,7 +89,7 @@ def test_what_fits_is_sorted_and_fits(run: Run, real: Path) -> None:
     )
     assert rows[1]["file"] == decided.file_bytes("gguf-Q3_K_M")
     assert rows[1]["total"] == decided.output("gguf-Q3_K_M").memory_bytes
-    assert "109 experts" in run("fit", real / CONFIG, **options).out
+    assert "109  Q3_K_M" in run("fit", real / CONFIG, **options).out
 
 
 def test_a_model_with_weights_fits_as_its_plan_says() -> None:

@@ -31,9 +31,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class PrunedSize:
+    """The model with `experts` in every layer that has some: parameters, and bytes of its tensors
+    as they are now. `memory` is what these take with the cache and the logits of `context` tokens;
+    None for a family whose cache is not described."""
+
+    experts: int
+    parameters: int
+    bytes: int
+    memory: int | None
+    context: int | None
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """A checkpoint at a glance. `active` counts the parameters that a
-    token is multiplied with; `notes` say what was left out, or that there are no weights."""
+    """A checkpoint at a glance. `active` counts the parameters that a token is multiplied with;
+    `sizes` what it would be with fewer experts; `notes` say what was left out, or that there are
+    no weights."""
 
     source: str
     revision: str | None
@@ -51,6 +65,7 @@ class Inspection:
     bytes_per_expert: int
     parameters_per_expert: int
     notes: tuple[str, ...] = ()
+    sizes: tuple[PrunedSize, ...] = ()
 
     def with_experts(self, kept: int) -> tuple[int, int]:
         """(parameters, bytes) of the tensors when `kept` experts stay in every MoE layer."""

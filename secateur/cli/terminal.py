@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from secateur.cli.render.table import Table, plain_lines, print_on_terminal
 
 LOGGER = "secateur"
 """The name of the logger whose level is how much is told."""
@@ -37,7 +40,7 @@ def tells(level: str) -> bool:
     return logging.getLogger(LOGGER).isEnabledFor(logging.getLevelNamesMapping()[level])
 
 
-def show(data: Any, lines: list[str], as_json: bool) -> None:
+def show(data: Any, lines: Sequence[str | Table], as_json: bool) -> None:
     """Print a result: `data` as one JSON document, or `lines` for people."""
     if as_json:
         sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
@@ -51,9 +54,12 @@ def note(sentence: str) -> None:
         sys.stderr.write(f"{sentence}\n")
 
 
-def write_lines(lines: list[str]) -> None:
-    """Print lines on stdout."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+def write_lines(lines: Sequence[str | Table]) -> None:
+    """Print lines and tables on stdout."""
+    if sys.stdout.isatty():
+        print_on_terminal(lines)
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in plain_lines(lines)))
 
 
 LONGEST = 4000

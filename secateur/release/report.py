@@ -107,6 +107,22 @@ def table_metrics() -> list[Metric]:
     return [metric for metric in all_metrics() if metric.in_table]
 
 
+def worst_domain(artefact: ArtefactReport) -> Measurement | None:
+    """The first summary metric in the domain where it is farthest from the original.
+
+    None where there is no more than one domain.
+    """
+    first = summary_metrics()[0]
+    found = [
+        entry
+        for entry in artefact.measurements
+        if (entry.name, entry.kind) == (first.name, "answers") and entry.domain != POOLED
+    ]
+    if len(found) < 2:
+        return None
+    return (max if first.better == "lower" else min)(found, key=lambda entry: entry.value)
+
+
 def write_report(report: Report, folder: Path) -> None:
     """Write report.json and report.md into `folder`, each complete or as it was.
 

@@ -12,7 +12,7 @@ from secateur.cli.options.measuring import AnswerOptions, GateOptions
 from secateur.cli.options.running import RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
-from secateur.cli.terminal import show
+from secateur.cli.terminal import show, tells
 
 EXAMPLES = """
 secateur measure out --against gemmule
@@ -75,7 +75,7 @@ def measure(
         )
     from secateur.cli.render.measurement import measurement_lines
 
-    show(found.to_json(), measurement_lines(found), running.as_json)
+    show(found.to_json(), measurement_lines(found, by_domain=tells("INFO")), running.as_json)
     found.check_gate()
 
 

@@ -14,10 +14,10 @@ from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import FormatOptions, Types
 from secateur.cli.options.output import Force
 from secateur.cli.options.planning import Context, Tokenizer, WithImatrix
-from secateur.cli.options.pruning import PruningOptions
+from secateur.cli.options.pruning import Counts, PruningOptions
 from secateur.cli.options.running import RunOptions
 from secateur.cli.register import add_command
-from secateur.cli.terminal import show, write_lines
+from secateur.cli.terminal import show, tells, write_lines
 
 PLAN_EXAMPLES = """
 secateur plan gemmule --stats stats.safetensors --experts 24 --types Q4_K_M \\
@@ -79,7 +79,7 @@ def plan(
     if running.as_json:
         sys.stdout.write(to_json(decided))
     else:
-        write_lines(plan_lines(decided, out, tensors=tensors))
+        write_lines(plan_lines(decided, out, types=tells("INFO"), tensors=tensors))
 
 
 def fit(
@@ -88,18 +88,18 @@ def fit(
     memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory there is: 12GiB, 16GB, or bytes.")
     ],
-    experts: Annotated[
-        str | None,
-        typer.Option(metavar="N[,N...]", help="Numbers of experts to try. Default: useful ones."),
-    ] = None,
+    experts: Counts = None,
     types: Types = None,
     tokenizer: Tokenizer = None,
     context: Context = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show all that fit, not only the best fifteen.")
+    ] = False,
 ) -> None:
     """Which numbers of experts and file types fit in a given memory."""
     from secateur.api.plan import fit as run
     from secateur.api.requests import read_counts
-    from secateur.cli.render.plan import fit_lines
+    from secateur.cli.render.fit import fit_lines
 
     found = run(
         running.open(model),
@@ -110,4 +110,4 @@ def fit(
         context=context,
         revision=running.revision,
     )
-    show(found.to_json(), fit_lines(found), running.as_json)
+    show(found.to_json(), fit_lines(found, everything=everything), running.as_json)

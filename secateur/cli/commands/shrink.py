@@ -14,7 +14,7 @@ from secateur.cli.options.pruning import PruningOptions
 from secateur.cli.options.running import RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
-from secateur.cli.terminal import note, show
+from secateur.cli.terminal import note, show, tells
 
 EXAMPLES = """
 secateur shrink gemmule --experts 24 --types Q4_K_M -o out
@@ -78,5 +78,5 @@ def shrink(
         manifest = read_manifest(out)
         show(manifest, output_lines(out, manifest), running.as_json)
     else:
-        show(report.to_json(), shrink_lines(report, out), running.as_json)
+        show(report.to_json(), shrink_lines(report, out, by_domain=tells("INFO")), running.as_json)
         report.check_gate()

@@ -22,6 +22,7 @@ from secateur.cli.options.running import Revision, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.terminal import note, show
+from secateur.errors import RequestError
 
 MERGE_EXAMPLES = """
 secateur merge a.safetensors b.safetensors -o all.safetensors
@@ -32,7 +33,7 @@ secateur coverage stats.safetensors --least 100
 """
 SCORES_EXAMPLES = """
 secateur scores stats.safetensors
-secateur scores stats.safetensors --criterion reap
+secateur scores stats.safetensors --criterion reap --layer 3
 """
 
 
@@ -101,12 +102,20 @@ def scores(
     routing_weight: RoutingWeight = "true",
     random_seed: RandomSeed = 0,
     protect_per_sample: PerSample = 16,
+    layer: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Show all experts of this layer.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show all experts of all layers.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """What every expert is worth by a criterion: the highest are kept."""
     from secateur.api.requests import Pruning
     from secateur.api.statistics import scores as run
-    from secateur.cli.render.statistics import score_lines
+    from secateur.cli.render.scores import layer_lines, overview_lines
+    from secateur.pruning.criteria.aggregations import POOLED
+    from secateur.pruning.criteria.registry import find_criterion
 
     request = Pruning(
         criterion=criterion,
@@ -115,6 +124,18 @@ def scores(
         random_seed=random_seed,
         protect_per_sample=protect_per_sample,
     )
-    found = {str(layer): values for layer, values in run(statistics, request).items()}
-    data = {"criterion": criterion, "layers": found}
-    show(data, score_lines(criterion, found), as_json)
+    found = {str(number): values for number, values in run(statistics, request).items()}
+    if layer is not None:
+        found = _only(found, layer)
+    asked = find_criterion(criterion)
+    unit = asked.unit if aggregation == POOLED else f"{aggregation} over categories"
+    head = f"{asked.name}: {asked.help}; unit: {unit}; the higher, the longer it is kept"
+    data = {"criterion": asked.name, "unit": unit, "layers": found}
+    lines = (layer_lines if everything or layer is not None else overview_lines)(head, found)
+    show(data, lines, as_json)
+
+
+def _only(layers: dict[str, list[float]], layer: int) -> dict[str, list[float]]:
+    if str(layer) not in layers:
+        raise RequestError(f"--layer {layer}: the layers with experts are {', '.join(layers)}")
+    return {str(layer): layers[str(layer)]}

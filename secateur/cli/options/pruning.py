@@ -19,6 +19,15 @@ Experts = Annotated[
     int | None,
     typer.Option(metavar="N", help="Experts to keep in each layer.", rich_help_panel=PRUNING),
 ]
+Counts = Annotated[
+    str | None,
+    typer.Option(
+        "--experts",
+        metavar="N[,N...]",
+        help="Numbers of experts to keep in each layer. Default: some that make sense.",
+        rich_help_panel=PRUNING,
+    ),
+]
 Drop = Annotated[
     float | None,
     typer.Option(

@@ -5,33 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from secateur.cli.render.table import Table
 from secateur.evaluation.compare import Comparison
 from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
-from secateur.evaluation.measurement import POOLED
-from secateur.release.report import Report, summary_metrics
+from secateur.evaluation.measurement import POOLED, Measurement
+from secateur.release.report import (
+    ArtefactReport,
+    Report,
+    summary_metrics,
+    table_metrics,
+    worst_domain,
+)
 from secateur.system.sizes import show_bytes
 
 
-def measurement_lines(report: Report) -> list[str]:
-    """Per artefact the pooled numbers, then the first metric of every domain, then llama.cpp's."""
-    printed = summary_metrics()
-    lines = [
+def measurement_lines(report: Report, *, by_domain: bool = False) -> list[str | Table]:
+    """A row per artefact, then llama.cpp's; with `by_domain` a table of domains for each."""
+    lines: list[str | Table] = [
         f"against {report.original}, on {report.answers['answers']} of its own answers "
-        f"({report.answers['tokens']:,} assistant tokens):"
+        f"({report.answers['tokens']:,} assistant tokens); in brackets 95 % intervals over answers",
+        _summary(report),
     ]
-    for artefact in report.artefacts:
-        share = artefact.bytes / report.original_bytes
-        lines.append(
-            f"  {artefact.name}: {show_bytes(artefact.bytes)}, {share:.1%} of the original"
-        )
-        found = [artefact.value(metric.name) for metric in printed]
-        found += [
-            artefact.value(printed[0].name, domain)
-            for kind, domain in artefact.groups
-            if kind == "answers" and domain != POOLED
-        ]
-        found += [artefact.value(metric.name, kind=KIND) for metric in ENGINE_METRICS]
-        lines += [f"    {entry}" for entry in found if entry is not None]
+    if by_domain:
+        for artefact in report.artefacts:
+            lines += [f"{artefact.name}, by domain:", _domains(artefact)]
+    engine = [(one.name, _engine_cells(one)) for one in report.artefacts]
+    if rows := [[name, *cells] for name, cells in engine if any(cells)]:
+        head = ["in llama.cpp", *(f"{metric.title} ({metric.unit})" for metric in ENGINE_METRICS)]
+        lines.append(Table(head, rows))
     return lines
 
 
@@ -49,10 +50,58 @@ def comparison_lines(names: tuple[str, str], found: Sequence[Comparison]) -> lis
     ]
 
 
-def shrink_lines(report: Report, out: Path) -> list[str]:
-    """The end of the main job: what was found, and where the report lies."""
-    lines = [f"note: {note}" for note in report.notes]
-    for form, sizes in report.sizes.items():
-        same = "as predicted" if sizes["predicted"] == sizes["written"] else "NOT as predicted"
-        lines.append(f"{form}: {sizes['written']:,} bytes, {same}")
-    return [*lines, *measurement_lines(report), f"report: {out / 'report.md'}"]
+def shrink_lines(report: Report, out: Path, *, by_domain: bool = False) -> list[str | Table]:
+    """The end of the main job: what was found, what to know of it, and where the report lies."""
+    odd = [
+        f"{form}: {sizes['written']:,} bytes, NOT {sizes['predicted']:,} as predicted"
+        for form, sizes in report.sizes.items()
+        if sizes["written"] != sizes["predicted"]
+    ]
+    return [
+        *measurement_lines(report, by_domain=by_domain),
+        *(odd or ["all sizes are as the plan predicted, to the byte"]),
+        *(f"note: {note}" for note in report.notes),
+        f"report: {out / 'report.md'}",
+    ]
+
+
+def _summary(report: Report) -> Table:
+    metrics = summary_metrics()
+    rows = [["the original", show_bytes(report.original_bytes), "100 %", *[""] * len(metrics), ""]]
+    for artefact in report.artefacts:
+        found = [artefact.value(metric.name) for metric in metrics]
+        worst = worst_domain(artefact)
+        rows.append(
+            [
+                artefact.name,
+                show_bytes(artefact.bytes),
+                f"{100 * artefact.bytes / report.original_bytes:.1f} %",
+                *(_cell(entry, spread=place == 0) for place, entry in enumerate(found)),
+                "" if worst is None else f"{worst.domain} {worst.value:.3g}",
+            ]
+        )
+    head = ["", "size", "share", *(metric.title for metric in metrics), "worst domain"]
+    return Table(head, rows)
+
+
+def _domains(artefact: ArtefactReport) -> Table:
+    metrics = table_metrics()
+    rows = []
+    for kind, domain in artefact.groups:
+        found = [artefact.value(metric.name, domain, kind) for metric in metrics]
+        samples = next(entry.n for entry in found if entry is not None)
+        cells = [_cell(entry, spread=place == 0) for place, entry in enumerate(found)]
+        rows.append([domain, f"{samples[kind]} {kind}", f"{samples['tokens']:,}", *cells])
+    return Table(["domain", "n", "tokens", *(metric.title for metric in metrics)], rows)
+
+
+def _engine_cells(artefact: ArtefactReport) -> list[str]:
+    return [_cell(artefact.value(metric.name, kind=KIND), spread=True) for metric in ENGINE_METRICS]
+
+
+def _cell(entry: Measurement | None, *, spread: bool) -> str:
+    """Three digits, with the interval if that is wanted and known."""
+    if entry is None:
+        return ""
+    known = spread and entry.low is not None
+    return f"{entry.value:.3g}" + (f" [{entry.low:.3g}, {entry.high:.3g}]" if known else "")

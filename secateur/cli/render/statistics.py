@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,3 @@ def calibration_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {summary['skipped']} tokens became NaN or infinite and were left out")
     lines += [f"  warning: {warning}" for warning in summary["warnings"]]
     return lines + [f"  {sentence}" for sentence in summary["coverage"]]
-
-
-def score_lines(criterion: str, layers: Mapping[str, Sequence[float]]) -> list[str]:
-    """A line per layer: the scores in the experts' order."""
-    return [
-        f"{criterion}, layer {layer}: {' '.join(f'{value:.4g}' for value in values)}"
-        for layer, values in layers.items()
-    ]

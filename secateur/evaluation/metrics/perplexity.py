@@ -32,7 +32,7 @@ METRICS = (
     ),
     Metric(
         name="perplexity_ratio",
-        title="perplexity, times the original's",
+        title="perplexity ratio",
         unit="times the original",
         better="lower",
         help="perplexity to the artefact, divided by that to the original",

@@ -45,7 +45,8 @@ class Criterion(Protocol):
     """What an expert is worth.
 
     `help` is one line for `--help`. `sums` are the arrays of the statistics that `score` reads, by
-    name; `remedy` is what to do when they lack one. `aggregations` are the names that it knows.
+    name; `remedy` is what to do when they lack one. `aggregations` are the names that it knows;
+    `unit` is that of a pooled score.
     """
 
     @property
@@ -58,6 +59,8 @@ class Criterion(Protocol):
     def remedy(self) -> str: ...
     @property
     def aggregations(self) -> tuple[str, ...]: ...
+    @property
+    def unit(self) -> str: ...
 
     def score(self, statistics: Statistics, layer: int, settings: Settings) -> Scores:
         """float64 [E]: one layer's scores; the sums and the aggregation are there."""
@@ -89,6 +92,7 @@ class Formula:
     formula: Callable[[LayerSums, Settings], Scores]
     remedy: str = "calibrate again with this version of secateur"
     aggregations: tuple[str, ...] = tuple(AGGREGATIONS)
+    unit: str = "none given"
 
     def score(self, statistics: Statistics, layer: int, settings: Settings) -> Scores:
         """float64 [E]: see Criterion."""

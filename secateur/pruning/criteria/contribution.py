@@ -36,4 +36,5 @@ CONTRIBUTION = Formula(
     ("sample_norms",),
     _contribution,
     remedy="calibrate again with --observe sample_norms",
+    unit="samples",
 )

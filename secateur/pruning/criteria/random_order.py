@@ -14,4 +14,4 @@ def _shuffle(sums: LayerSums, settings: Settings) -> Scores:
     return generator.permutation(sums.experts).astype(np.float64)
 
 
-RANDOM = Formula("random", "a random order, as a control", (), _shuffle)
+RANDOM = Formula("random", "a random order, as a control", (), _shuffle, unit="place in that order")

@@ -12,5 +12,9 @@ def _reap(sums: LayerSums, _: Settings) -> Scores:
 
 
 REAP = Formula(
-    "reap", "mean of routing weight times output norm (REAP)", ("gate_norm", "tokens"), _reap
+    "reap",
+    "mean of routing weight times output norm (REAP)",
+    ("gate_norm", "tokens"),
+    _reap,
+    unit="weighted norm per token",
 )
