@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         slice_imatrix as slice_imatrix,
     )
     from secateur.api.inspect import inspect as inspect
+    from secateur.api.job import run as run
     from secateur.api.measure import compare as compare, measure as measure
     from secateur.api.plan import fit as fit, plan as plan, save_plan as save_plan
     from secateur.api.recipes import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from secateur.api.requests import (
         Calibration as Calibration,
         Formats as Formats,
+        Job as Job,
         Measuring as Measuring,
         PlanningAssumptions as PlanningAssumptions,
         ShrinkRequest as ShrinkRequest,
@@ -104,6 +106,8 @@ _HOMES = {
     "Audit": "api.audit",
     "audit_model": "api.audit",
     "ShrinkRequest": "api.requests",
+    "Job": "api.requests",
+    "run": "api.job",
     "shrink": "api.shrink",
     "Checkpoint": "checkpoint.reader",
     "open_checkpoint": "checkpoint.reader",

@@ -428,7 +428,7 @@ USAGE: dict[str, tuple[dict[str, object], str]] = {
     "types without gguf": ({"to": "safetensors", "types": "Q8_0", "drop": 0}, "add gguf"),
     "no format": ({"to": "", "drop": 0}, "to is empty"),
     "nothing": ({}, "--experts"),
-    "experts and drop": ({"experts": 6, "drop": 0.25}, "--experts"),
+    "experts and drop": ({"experts": 6, "drop": 0.25}, "experts and drop"),
     "drop below 0": ({"drop": -0.25}, "-0.25"),
     "drop all": ({"drop": 1}, "1"),
     "drop more": ({"drop": 25}, "25"),
@@ -446,7 +446,7 @@ USAGE: dict[str, tuple[dict[str, object], str]] = {
     "protect a negative expert": ({"protect": "0:-1", "drop": 0.25}, "-1"),
     "protect an unknown layer": ({"protect": "2:0", "drop": 0.25}, "layer 2"),
     "protect too many": ({"protect": "0:0,1,2,3,4", "experts": 4}, "4"),
-    "drop map and count": ({"drop_map": "x.json", "experts": 4}, "--drop-map"),
+    "drop map and count": ({"drop_map": "x.json", "experts": 4}, "experts and drop_map"),
     "no drop map": ({"drop_map": "x.json"}, "x.json"),
 }
 

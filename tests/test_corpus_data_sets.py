@@ -118,7 +118,7 @@ def test_the_commit_that_was_read_is_recorded(tmp_path, tokenizer, monkeypatch):
     described = load_corpus(mix, tokenizer).description
     assert hub.calls == [("some/data", "small", "test", "v2")]
     origin = described["sources"][0]
-    assert (origin["hub"], origin["revision"], origin["asked"]) == ("some/data", COMMIT, "v2")
+    assert (origin["hub"], origin["revision"]) == ("some/data", COMMIT)
     assert described["warnings"] == []
 
 

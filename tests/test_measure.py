@@ -110,7 +110,7 @@ def test_length_and_temperature_of_answers_are_options(line: Line, tmp_path: Pat
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"answer_tokens": 0}, "answer_tokens is 0, expected at least 1"),
+        ({"answer_tokens": 0}, "answer_tokens is 0, expected 1 or more"),
         ({"temperature": -1.0}, "temperature is -1.0, expected"),
         ({"temperature": float("nan")}, "temperature is nan, expected"),
         ({"prompts": Path("a"), "answers": Path("b")}, "either prompts or answers"),

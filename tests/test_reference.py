@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from file_pages import FAMILY_TABLES
+from file_pages import FAMILY_TABLES, JOB_SECTIONS
 from reference import FOLDER, differences
 from tiny_line import Line
 
@@ -30,9 +30,11 @@ from secateur.recipes.recipe import RECIPE_KEYS, RULE_KEYS
 from secateur.release.keys import MANIFEST_KEYS, REPORT_KEYS
 from secateur.statistics import keys as statistics_keys
 from secateur.statistics.file import load
+from secateur.system import typed_yaml
 
 READ: Mapping[str, list[Mapping[str, object]]] = {
     "mix": [MIX_KEYS, SOURCE_KEYS, FIELD_KEYS],
+    "job": [typed_yaml.keys_of(cls) for cls in JOB_SECTIONS],
     "rows": [ROW_KEYS],
     "prompts-and-answers": [PROMPT_KEYS, HEADER_KEYS, ANSWER_KEYS],
     "recipe": [RECIPE_KEYS, RULE_KEYS],

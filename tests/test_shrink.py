@@ -165,7 +165,7 @@ def test_statistics_serve_the_next_variant(
     assert "calibrate" not in ran.err
     found, whole = files_of(tmp_path / "out"), files_of(made)
     assert ran.json == json.loads(found["manifest.json"])
-    changed = {"manifest.json"}
+    changed = {"manifest.json", "job.yaml"}
     assert {name: found[name] for name in found.keys() - changed} == {
         name: whole[name] for name in whole.keys() - changed - {"report.json", "report.md"}
     }

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 from page_parts import code, default_of, docstring, keys, table, value_of
 
+from secateur.api import job, requests
 from secateur.corpus import fields as corpus_fields
 from secateur.corpus import mix, row_file
 from secateur.evaluation.tokens import answers, prompts
@@ -23,6 +24,13 @@ from secateur.release.keys import MANIFEST_KEYS, REPORT_KEYS
 from secateur.statistics import sample_file, statistics, sums
 from secateur.statistics.file import METADATA
 from secateur.statistics.keys import HEADER_KEYS
+from secateur.system import typed_yaml
+
+JOB_SECTIONS: tuple[type, ...] = (
+    requests.Job, requests.Pruning, requests.Formats, requests.Calibration, requests.Measuring,
+    requests.Running,
+)  # fmt: skip
+"""A job and its sections, in the order of the page."""
 
 FAMILY_TABLES: tuple[type, ...] = (
     loading.FamilyTable, schema.ShapeRules, schema.RouterRule, loading.Branch, schema.TensorRow,
@@ -44,6 +52,11 @@ def mixes() -> str:
         keys(mix.SOURCE_KEYS), "## fields", docstring(corpus_fields),
         keys(corpus_fields.FIELD_KEYS),
     )  # fmt: skip
+
+
+def jobs() -> str:
+    sections = [part for cls in JOB_SECTIONS for part in _job_section(cls)]
+    return page("Job (YAML)", docstring(job), *sections)
 
 
 def rows() -> str:
@@ -123,6 +136,7 @@ def imatrices() -> str:
 
 
 FILES: Mapping[str, Callable[[], str]] = {
+    "job": jobs,
     "mix": mixes,
     "rows": rows,
     "prompts-and-answers": answers_and_prompts,
@@ -145,6 +159,16 @@ def _fields_table(cls: type) -> str:
         ("key", "value", "default"),
         [(code(f.name), value_of(hints[f.name]), default_of(f)) for f in fields(cls)],
     )
+
+
+def _job_section(cls: type) -> list[str]:
+    hints: dict[str, Any] = get_type_hints(cls)
+    lines = [
+        (code(key), value_of(hints[key]), default_of(field))
+        for key, field in typed_yaml.keys_of(cls).items()
+    ]
+    name = "the job" if cls is requests.Job else f"section `{cls.__name__.lower()}`"
+    return [f"## Keys of {name}", docstring(cls), table(("key", "value", "default"), lines)]
 
 
 def _family_table(cls: type) -> list[str]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
 
 
+_NEEDS_TEXT = "say what to calibrate on: either a mix (corpus) or rows of tokens (rows)"
+
+
 def calibrate(
     model: Model,
     out: File,
@@ -64,14 +67,12 @@ def check_text(checkpoint: Checkpoint, request: Calibration) -> None:
     Raises RequestError, or CorpusError for a mix that cannot be read or names a file that is not
     there.
     """
-    if (request.corpus is None) == (request.rows is None):
-        raise RequestError(
-            "say what to calibrate on: either a mix (corpus) or rows of tokens (rows)"
-        )
     if request.rows is not None:
         load_rows(request.rows, _vocabulary(checkpoint))
         return
-    check_mix(str(request.corpus))
+    if request.corpus is None:
+        raise RequestError(_NEEDS_TEXT)
+    check_mix(request.corpus)
 
 
 def load_libraries(progress: Progress) -> None:
@@ -145,8 +146,10 @@ def build_corpus(
     """The rows of a calibration request, checked against the model's vocabulary."""
     if request.rows is not None:
         return load_rows(request.rows, _vocabulary(checkpoint))
+    if request.corpus is None:
+        raise RequestError(_NEEDS_TEXT)
     return load_corpus(
-        str(request.corpus),
+        request.corpus,
         load_tokenizer(checkpoint.path),
         seed=request.seed,
         sequence_length=request.sequence_length,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secateur.errors import InputError
 from secateur.evaluation.gate import Gate, make_gate, parse_gate
+from secateur.system.settings import check_least
 
 ANSWER_TOKENS = 256
 TEMPERATURE = 1.0
@@ -41,8 +42,8 @@ class Measuring:
     def __post_init__(self) -> None:
         if self.prompts is not None and self.answers is not None:
             raise InputError("measuring takes either prompts or answers, not both: leave one out")
-        if self.answer_tokens < 1:
-            raise InputError(f"answer_tokens is {self.answer_tokens}, expected at least 1")
+        for name in ("answer_tokens", "per_domain"):
+            check_least(name, getattr(self, name), 1, InputError)
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"temperature is {self.temperature}, expected a number of at least 0")
         _ = self.limits

@@ -14,6 +14,7 @@ from typing import Literal
 
 from secateur.api.measuring import Measuring
 from secateur.checkpoint.reader import Checkpoint
+from secateur.corpus.mix import Mix
 from secateur.errors import RequestError
 from secateur.outputs.base import DEFAULT_ASSUMPTIONS, Output, PlanningAssumptions
 from secateur.outputs.gguf.format import TOWER
@@ -25,6 +26,7 @@ from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES
 from secateur.recipes.recipe import Recipe, recipe_of_types
 from secateur.recipes.suites import find_recipes
 from secateur.statistics.token_sample import REROUTE_TOKENS
+from secateur.system.settings import check_least
 from secateur.system.sizes import read_size
 
 __all__ = [
@@ -32,16 +34,19 @@ __all__ = [
     "Calibration",
     "Formats",
     "Gram",
+    "Job",
     "Measuring",
     "OnNan",
     "PlanningAssumptions",
     "Policy",
     "Pruning",
+    "Running",
     "ShrinkRequest",
     "read_counts",
     "read_protected",
     "read_words",
     "resolve_outputs",
+    "resolve_recipes",
     "resolve_split",
 ]
 
@@ -57,7 +62,7 @@ Gram = Literal["none", "shared", "own"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What to calibrate on, and how. Exactly one of `corpus` (a mix by name or path) and `rows`.
+    """What to calibrate on, and how. One of `corpus` (a mix, or its name or path) and `rows`.
 
     `seed` and `sequence_length` take the place of the mix's own; `reroute_tokens` are sampled for
     the criterion `rerouted`. `observe` names sums to make in addition to the built-in ones
@@ -68,7 +73,7 @@ class Calibration:
     layer for what its experts' `down` sees, "own" one for each expert.
     """
 
-    corpus: str | None = None
+    corpus: str | Mix | None = None
     rows: Path | None = None
     seed: int | None = None
     sequence_length: int | None = None
@@ -80,6 +85,10 @@ class Calibration:
     gram: Gram = "none"
 
     def __post_init__(self) -> None:
+        if self.corpus is not None and self.rows is not None:
+            raise RequestError("either corpus or rows is calibrated on, not both: leave one out")
+        for name, least in (("seed", 0), ("sequence_length", 1), ("reroute_tokens", 0)):
+            check_least(name, getattr(self, name), least, RequestError)
         for name in ("seed", "sequence_length"):
             if self.rows is not None and getattr(self, name) is not None:
                 raise RequestError(
@@ -122,6 +131,9 @@ class ShrinkRequest:
     `statistics` of an earlier run take the place of a calibration. `imatrix` is an importance
     matrix of llama.cpp to use instead of the statistics' own; `unseen_experts` says what becomes
     of experts without data in it. Without `measuring` the files are written and not measured.
+
+    `content` are hashes that inputs have to have, by what names them (api.job_content); `written`
+    says how a job file wrote a path. Neither decides anything of the output.
     """
 
     pruning: Pruning
@@ -131,6 +143,8 @@ class ShrinkRequest:
     statistics: Path | None = None
     imatrix: Path | None = None
     unseen_experts: Policy = "uniform"
+    content: Mapping[str, str] | None = field(default=None, repr=False)
+    written: Mapping[Path, str] = field(default_factory=dict, repr=False, metadata={"key": False})
 
     def __post_init__(self) -> None:
         text = self.calibration.corpus or self.calibration.rows
@@ -141,13 +155,42 @@ class ShrinkRequest:
             )
 
 
+@dataclass(frozen=True)
+class Running:
+    """How a job is run. Decides no byte of the output.
+
+    `workers`: threads (default: all cores).
+    """
+
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        check_least("workers", self.workers, 1, RequestError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(ShrinkRequest):
+    """A request with the model that it is for, and where its output goes.
+
+    `model` is a folder, a hub id or `gemmule`, `revision` a commit, branch or tag of a hub id,
+    `family` the user's file of the model's family. `secateur` is the version that resolved it.
+    """
+
+    model: str
+    revision: str | None = None
+    family: Path | None = None
+    out: str | None = None
+    running: Running = Running()
+    secateur: str | None = None
+
+
 def resolve_outputs(formats: Formats, checkpoint: Checkpoint) -> tuple[Output, ...]:
     """The outputs for a model, in order: the pruned checkpoint, the recipes' files, the tower's.
 
     Reads recipe files, so it is called once. Raises RequestError for formats and types that
     contradict each other, PlanError for an unknown type or recipe.
     """
-    recipes = _resolve_recipes(formats)
+    recipes = resolve_recipes(formats)
     made: set[str] = {recipe.to for recipe in recipes}
     wanted = read_words(formats.to or ())
     if formats.to is not None and not wanted:
@@ -199,8 +242,11 @@ def read_protected(entries: Iterable[str]) -> Mapping[int, tuple[int, ...]]:
     return protected
 
 
-def _resolve_recipes(formats: Formats) -> tuple[Recipe, ...]:
-    """The recipes of the words and those made in Python, padded where that is asked for."""
+def resolve_recipes(formats: Formats) -> tuple[Recipe, ...]:
+    """The recipes of the words and those made in Python, padded where that is asked for.
+
+    Raises RequestError or PlanError for a word that is no type or recipe.
+    """
     words = read_words(formats.types)
     last: tuple[Recipe, ...] = ()
     if formats.tensor_type_file is not None:

@@ -22,17 +22,27 @@ from secateur.api.answers import check_can_tokenize
 from secateur.api.apply import write_plan
 from secateur.api.calibrate import build_corpus, check_model, load_libraries, observe
 from secateur.api.early_checks import check_shrink
-from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
+from secateur.api.job_content import (
+    MODEL,
+    ROWS,
+    check_content,
+    check_files,
+    resolved_job,
+    with_mix,
+)
+from secateur.api.job_file import JOB
+from secateur.api.models import File, Model, load_imatrix, open_weights
 from secateur.api.plan import plan
 from secateur.api.requests import Calibration, Measuring, ShrinkRequest
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
 from secateur.errors import SecateurError
-from secateur.outputs.apply import check_plan
+from secateur.outputs.apply import CheckedPlan, check_plan
 from secateur.planning.checks import PlanSources
 from secateur.pruning.criteria.registry import find_criterion
 from secateur.release.manifest import versions
-from secateur.system.atomic import remove_partials
+from secateur.statistics import file as statistics_file
+from secateur.system.atomic import remove_partials, write_text
 from secateur.system.progress import Progress, no_progress
 from secateur.system.workdir import publish, refuse_existing, work_folder
 
@@ -64,16 +74,17 @@ def shrink(
     out = Path(out)
     refuse_existing(out)
     checkpoint = open_weights(model, revision, "shrinking")
-    request = replace(request, calibration=_with_corpus(request, checkpoint))
+    request = replace(request, calibration=with_mix(_with_corpus(request, checkpoint)))
     imatrix = load_imatrix(request.imatrix, checkpoint)
     check_shrink(checkpoint, request, out)
-    checkpoint.identity(progress, workers)
+    files = check_files(request, checkpoint, progress)
+    check_content(request, MODEL, checkpoint.identity(progress, workers), checkpoint.name)
     if request.measuring is not None:
         load_libraries(progress)
         check_can_tokenize(checkpoint, request.measuring)
     with work_folder(out) as work:
         observed = _observe(checkpoint, request, work, workers, on_message, progress)
-        statistics = load_statistics(observed)
+        statistics = statistics_file.load(observed)
         decided = plan(
             checkpoint,
             request.pruning,
@@ -83,12 +94,14 @@ def shrink(
             unseen_experts=request.unseen_experts,
         )
         checked = check_plan(decided, PlanSources(checkpoint, statistics, imatrix))
-        made = work / f"output-{checked.key}"
+        job = resolved_job(request, checkpoint, statistics, files)
+        made = work / f"output-{_output_key(checked, job)}"
         if not made.exists():
+            write_text(work / JOB, job)
             write_plan(
                 checked,
                 made,
-                copies={STATISTICS: observed},
+                copies={STATISTICS: observed, JOB: work / JOB},
                 workers=workers,
                 progress=progress,
             )
@@ -136,6 +149,7 @@ def _observe(
     check_model(checkpoint, workers, progress)
     request = replace(request, calibration=_with_observers(request))
     corpus = build_corpus(checkpoint, request.calibration, progress)
+    check_content(request, ROWS, corpus.sha256, "what the model is calibrated on")
     path = work / f"statistics-{_statistics_key(checkpoint, corpus, request)}.safetensors"
     if not path.exists():
         observe(
@@ -174,6 +188,11 @@ def _statistics_key(checkpoint: Checkpoint, corpus: Corpus, request: ShrinkReque
         "gram": calibration.gram,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _output_key(checked: CheckedPlan, job: str) -> str:
+    """A hash of all that decides an output's files."""
+    return hashlib.sha256(f"{checked.key} {job}".encode()).hexdigest()[:16]
 
 
 def _with_corpus(request: ShrinkRequest, checkpoint: Checkpoint) -> Calibration:

@@ -44,6 +44,11 @@ def has_shards(folder: Path) -> bool:
     return not shards or any(is_there(folder / shard) for shard in shards)
 
 
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a hub id, owner/name."""
+    return text.count("/") == 1 and not text.startswith((".", "/", "~"))
+
+
 def resolve(
     source: str | Path, revision: str | None, *, weights: bool = True
 ) -> tuple[Path, str | None]:
@@ -59,7 +64,7 @@ def resolve(
     if path.is_dir():
         return path, revision
     text = str(source)
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+    if not is_hub_id(text):
         raise CheckpointError(
             f"{text} does not exist, and is no hub id (owner/name) and not {GEMMULE!r}: check the "
             "path"

@@ -23,6 +23,7 @@ from secateur.cli.commands import (
     output,
     plan,
     recipe,
+    run,
     shrink,
     statistics,
 )
@@ -47,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (inspect, calibrate, statistics, plan, output, measure, shrink, audit):
+for module in (inspect, calibrate, statistics, plan, output, measure, shrink, run, audit):
     module.add_to(app)
 app.add_typer(imatrix.app, name="imatrix", rich_help_panel=FILES)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=FILES)

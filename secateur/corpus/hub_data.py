@@ -69,13 +69,11 @@ def load_data_set(source: Source) -> DataSet:
             {"path": source.location, "sha256": _hash_folder(source.path), **origin},
         )
     files = [str(entry["filename"]) for entry in data.cache_files]
-    revision = source.revision
     return DataSet(
         data.select_columns(wanted),
         {
             "hub": source.hub,
-            "revision": _find_commit(files) or revision,
-            "asked": revision,
+            "revision": _find_commit(files) or source.revision,
             **origin,
         },
     )

@@ -35,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def check_mix(mix: Path | str) -> None:
+def check_mix(mix: Path | str | Mix) -> None:
     """Raise what `load_corpus` would about the mix itself and the places of its sources.
 
     Takes no time: reads no source, loads no tokenizer and none of the large libraries. Raises
@@ -50,7 +50,7 @@ def check_mix(mix: Path | str) -> None:
 
 
 def load_corpus(
-    mix: Path | str,
+    mix: Path | str | Mix,
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int | None = None,

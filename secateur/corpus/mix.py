@@ -8,8 +8,9 @@
       - {name: chat, path: chat.jsonl, weight: 0.7}
       - {name: code, hub: owner/name, fields: {text: content}, weight: 0.3}
 
-A mix is named by its path or, if it comes with secateur, by its name. Paths in it are relative
-to the file. A .jsonl or .txt file in the place of a mix is a mix of that one source.
+A mix is named by its path or, if it comes with secateur, by its name; a job file may hold one.
+Paths in it are relative to the file, or to the `folder` that it names. A .jsonl or .txt file in
+the place of a mix is a mix of that one source.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ Overlong = Literal["split", "truncate", "drop"]
 MIX_KEYS = {
     "name": "what the mix is called; the file's name by default",
     "description": "for people",
+    "folder": "what the paths of its sources are relative to; the file's folder by default",
     "seed": "decides which documents are taken, and their order; 42 by default",
     "sequence_length": "tokens of a row; 2048 by default",
     "overlong": "what becomes of longer documents: split (default), truncate or drop",
@@ -95,9 +97,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """A checked mix; weights are resolved to tokens. `thought`: see `thoughts.py`."""
+    """A checked mix; weights are resolved to tokens. `thought`: see `thoughts.py`.
+
+    `folder`: what the paths of its sources are relative to.
+    """
 
     name: str
+    folder: Path
     seed: int
     sequence_length: int
     overlong: Overlong
@@ -111,14 +117,16 @@ def list_mixes() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in MIXES.glob("*.yaml")))
 
 
-def read_mix(name: str | Path) -> Mix:
+def read_mix(name: str | Path | Mix) -> Mix:
     """Read a mix by path or name. A .jsonl or .txt file is a mix of that one source.
 
     Raises CorpusError with the file, the source and the key that is wrong.
     """
+    if isinstance(name, Mix):
+        return name
     path = Path(name)
     if path.suffix in (".jsonl", ".txt"):
-        return _parse_mix({"sources": [{"name": path.stem, "path": path.name}]}, path)
+        return parse_mix({"sources": [{"name": path.stem, "path": path.name}]}, path)
     if path.suffix not in (".yaml", ".yml"):
         if str(name) not in list_mixes():
             raise CorpusError(
@@ -126,7 +134,7 @@ def read_mix(name: str | Path) -> Mix:
                 f"{', '.join(list_mixes())}"
             )
         path = MIXES / f"{name}.yaml"
-    return _parse_mix(read_yaml(path, CorpusError), path)
+    return parse_mix(read_yaml(path, CorpusError), path)
 
 
 class _Share(NamedTuple):
@@ -134,8 +142,12 @@ class _Share(NamedTuple):
     weight: Fraction
 
 
-def _parse_mix(content: object, path: Path) -> Mix:
-    where = str(path)
+def parse_mix(content: object, path: Path, where: str | None = None) -> Mix:
+    """The mix in the content of a YAML file at `path`; `where` is what errors call it.
+
+    Raises CorpusError as `read_mix` does.
+    """
+    where = where or str(path)
     for key in content if isinstance(content, dict) else ():
         if key in SOURCE_KEYS and key not in MIX_KEYS:
             raise CorpusError(f"{where}: `{key}` belongs in a source: put it under `sources`")
@@ -144,7 +156,11 @@ def _parse_mix(content: object, path: Path) -> Mix:
     if not entries:
         raise CorpusError(f"{where}: no sources; list at least one under `sources`")
     total = given.whole("tokens", 1)
-    shares = [_parse_source(entry, index, path, total) for index, entry in enumerate(entries)]
+    folder = path.parent / (given.text("folder") or "")
+    shares = [
+        _parse_source(entry, f"{where}: sources[{index}]", folder, total)
+        for index, entry in enumerate(entries)
+    ]
     names = [share.source.name for share in shares]
     for name in names:
         if names.count(name) > 1:
@@ -155,6 +171,7 @@ def _parse_mix(content: object, path: Path) -> Mix:
     given.text("description")
     return Mix(
         name=given.text("name") or path.stem,
+        folder=folder,
         seed=42 if (seed := given.whole("seed", 0)) is None else seed,
         sequence_length=given.whole("sequence_length", 1) or 2048,
         overlong=cast(Overlong, given.choice("overlong", ("split", "truncate", "drop"))),
@@ -183,17 +200,15 @@ def _share_out(total: int | None, shares: list[_Share], where: str) -> tuple[Sou
     return tuple(sources)
 
 
-def _parse_source(entry: object, index: int, mix: Path, total: int | None) -> _Share:
+def _parse_source(entry: object, where: str, folder: Path, total: int | None) -> _Share:
     for key in entry if isinstance(entry, dict) else ():
         if key in MIX_KEYS and key not in SOURCE_KEYS:
-            raise CorpusError(
-                f"{mix}: sources[{index}]: `{key}` is of the whole mix: put it above `sources`"
-            )
-    given = Settings.of(entry, f"{mix}: sources[{index}]", SOURCE_KEYS, CorpusError)
+            raise CorpusError(f"{where}: `{key}` is of the whole mix: put it above `sources`")
+    given = Settings.of(entry, where, SOURCE_KEYS, CorpusError)
     name = given.text("name")
     if name is None:
         raise CorpusError(f"{given.where}: no name; every source needs one")
-    where = f"{mix}: source {name!r}"
+    where = f"{where.rpartition(': ')[0]}: source {name!r}"
     given = replace(given, where=where)
     path, hub = given.text("path"), given.text("hub")
     location = path if hub is None else hub
@@ -207,7 +222,7 @@ def _parse_source(entry: object, index: int, mix: Path, total: int | None) -> _S
     source = Source(
         name=name,
         location=location,
-        path=None if path is None else mix.parent / path,
+        path=None if path is None else folder / path,
         hub=hub,
         config=given.text("config"),
         split=given.text("split") or "train",

@@ -20,6 +20,7 @@ from secateur.pruning.selection import (
     Constraints,
     Keep,
     check_count,
+    check_share,
     hints,
     kept_count,
     router_constraints,
@@ -27,6 +28,7 @@ from secateur.pruning.selection import (
     super_experts,
 )
 from secateur.statistics.statistics import Statistics
+from secateur.system.settings import check_least
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Pruning:
     `protect_per_sample` and `random_seed` are its settings (pruning.criteria.base, where the first
     is the gate). `protect` names experts to keep in any case, by layer;
     `protect_super_experts` adds those whose activations stand out.
+
+    Raises PlanError for values that contradict each other, or cannot be.
     """
 
     experts: int | None = None
@@ -51,6 +55,19 @@ class Pruning:
     protect: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     protect_super_experts: bool = False
     drop_map: Path | None = None
+
+    def __post_init__(self) -> None:
+        given = [one for one in ("experts", "drop", "drop_map") if getattr(self, one) is not None]
+        if len(given) > 1:
+            raise PlanError(
+                f"{given[0]} and {given[1]} each say how many experts are kept: leave one out"
+            )
+        find_criterion(self.criterion)
+        check_aggregation(self.aggregation)
+        if self.drop is not None:
+            check_share(self.drop)
+        for name, least in (("experts", 1), ("random_seed", 0), ("protect_per_sample", 1)):
+            check_least(name, getattr(self, name), least, PlanError)
 
     @property
     def settings(self) -> Settings:
@@ -82,8 +99,6 @@ def check_request(checkpoint: Checkpoint, request: Pruning) -> None:
 
     Raises PlanError as `choose` would.
     """
-    find_criterion(request.criterion)
-    check_aggregation(request.aggregation)
     if request.drop_map is not None:
         choose(checkpoint, None, request)
     else:
@@ -100,8 +115,6 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, request: Pruni
     """
     limits = constraints_of(checkpoint, request, statistics)
     if request.drop_map is not None:
-        if request.experts is not None or request.drop is not None:
-            raise PlanError("--drop-map holds the whole selection: leave --experts and --drop out")
         keep = read_drop_map(request.drop_map, checkpoint.experts, checkpoint.moe_layers)
         return Choice(keep, {"drop_map": request.drop_map.name}, _notes(checkpoint, keep))
     count = kept_count(checkpoint.experts, keep=request.experts, drop=request.drop)

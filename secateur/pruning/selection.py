@@ -61,15 +61,18 @@ def kept_count(experts: int, *, keep: int | None = None, drop: float | None = No
             "is pruned (--drop R, drop=R; 0 keeps them all)"
         )
     if drop is not None:
-        if not 0.0 <= drop < 1.0:
-            hint = f" (--drop {drop / 100:g}?)" if 1.0 < drop < 100.0 else ""
-            raise PlanError(
-                f"--drop is {drop:g}, expected a share of at least 0 and less than 1{hint}"
-            )
+        check_share(drop)
         return experts - int(experts * drop)
     if keep is None or not 1 <= keep <= experts:
         raise PlanError(f"--experts is {keep}, but the model has {experts} experts per layer")
     return keep
+
+
+def check_share(drop: float) -> None:
+    """Raises PlanError for a share of pruned experts that cannot be."""
+    if not 0.0 <= drop < 1.0:
+        hint = f" ({drop / 100:g}?)" if 1.0 < drop < 100.0 else ""
+        raise PlanError(f"drop is {drop:g}, expected a share of at least 0 and less than 1{hint}")
 
 
 def check_count(keep: int, limits: Constraints) -> None:

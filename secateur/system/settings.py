@@ -19,18 +19,32 @@ def read_yaml(path: Path, error: type[InputError]) -> object:
     """The content of a YAML file. Raises `error` naming the file, and the line if it can."""
     text = read_text(path, "settings in YAML", error, LARGEST_SETTINGS)
     try:
-        return yaml.load(text, _UniqueKeys)
-    except yaml.MarkedYAMLError as found:
-        mark = found.problem_mark or found.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise error(f"{path} is not usable YAML ({place}{found.problem:.80})") from None
-    except RecursionError:
-        raise error(f"{path} is not usable YAML (it is nested too deeply)") from None
-    except (yaml.YAMLError, ValueError) as found:
-        raise error(f"{path} is not usable YAML ({explain(found)})") from None
+        return yaml.load(text, UniqueKeys)
+    except (yaml.YAMLError, ValueError, RecursionError) as found:
+        raise unusable(path, found, error) from None
 
 
-class _UniqueKeys(yaml.SafeLoader):
+def unusable(where: Path | str, found: Exception, error: type[InputError]) -> InputError:
+    """The error for a text that YAML's parser refuses, with the line if it says one."""
+    match found:
+        case yaml.MarkedYAMLError():
+            mark = found.problem_mark or found.context_mark
+            place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+            reason = f"{place}{found.problem:.80}"
+        case RecursionError():
+            reason = "it is nested too deeply"
+        case _:
+            reason = explain(found)
+    return error(f"{where} is not usable YAML ({reason})")
+
+
+def check_least(name: str, value: int | None, least: int, error: type[InputError]) -> None:
+    """Raise `error` for a number that is too small."""
+    if value is not None and value < least:
+        raise error(f"{name} is {value}, expected {least} or more")
+
+
+class UniqueKeys(yaml.SafeLoader):
     """A key given twice is an error; plain YAML forgets the first in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -77,8 +91,7 @@ class Settings:
     def whole(self, key: str, least: int) -> int | None:
         """A whole number of at least `least`."""
         value = self._of_kind(key, int, "a whole number")
-        if value is not None and value < least:
-            raise self.error(f"{self.where}: {key} is {value}, expected {least} or more")
+        check_least(f"{self.where}: {key}", value, least, self.error)
         return value
 
     def flag(self, key: str, default: bool) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from secateur.cli.help import ONE_GO
@@ -11,17 +14,30 @@ from secateur.cli.options.formats import FormatOptions
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, NoMeasure
 from secateur.cli.options.output import Out
 from secateur.cli.options.pruning import PruningOptions
-from secateur.cli.options.running import RunOptions, Workers
+from secateur.cli.options.running import RUNNING, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.terminal import note, show, tells
 
+if TYPE_CHECKING:
+    from secateur.release.report import Report
+
+WriteJob = Annotated[
+    Path | None,
+    typer.Option(
+        "--write-job",
+        metavar="FILE",
+        help="Write all this as a job file for `secateur run`, and do nothing else.",
+        rich_help_panel=RUNNING,
+    ),
+]
 EXAMPLES = """
 secateur shrink gemmule --experts 24 --types Q4_K_M -o out
 secateur shrink MODEL --experts 103 --types Q4_K_M --corpus mix.yaml \\
     --prompts test.jsonl -o out
 secateur shrink MODEL --experts 90 --types Q4_K_M --no-measure \\
     --stats out/evidence/statistics.safetensors -o smaller
+secateur shrink gemmule --experts 24 -o out --write-job job.yaml
 """
 
 
@@ -42,14 +58,18 @@ def shrink(
     stats: Stats = None,
     no_measure: NoMeasure = False,
     workers: Workers = None,
+    write_job: WriteJob = None,
 ) -> None:
     """Calibrate, plan, apply, measure and report.
 
     An interrupted run resumes at the stage where it stopped.
     """
-    from secateur.api.requests import ShrinkRequest
+    from secateur.api.requests import Job, Running
 
-    request = ShrinkRequest(
+    job = Job(
+        model=model,
+        revision=running.revision,
+        family=running.family,
         pruning=pruning.request(),
         formats=formats.request(),
         calibration=text.request(),
@@ -57,26 +77,31 @@ def shrink(
         statistics=stats,
         imatrix=formats.imatrix,
         unseen_experts=formats.unseen_experts,
+        out=str(out),
+        running=Running(workers=workers),
     )
-    from secateur.api.shrink import shrink as run
+    if write_job is not None:
+        from secateur.api.job_text import save_job
+
+        save_job(job, write_job)
+        note(f"written to {write_job}: secateur run {write_job}")
+        return
+    from secateur.api.job import run
 
     with show_progress() as progress:
-        report = run(
-            running.open(model, weights=True),
-            out,
-            request,
-            revision=running.revision,
-            workers=workers,
-            on_message=note,
-            progress=progress,
-        )
+        report = run(job, on_message=note, progress=progress)
+    show_result(report, out, running.as_json)
+
+
+def show_result(report: Report | None, out: Path, as_json: bool) -> None:
+    """Print what was made; without a report what the manifest says. Raises GateError."""
     from secateur.cli.render.measurement import shrink_lines
     from secateur.cli.render.output import output_lines
     from secateur.release.manifest import read_manifest
 
     if report is None:
         manifest = read_manifest(out)
-        show(manifest, output_lines(out, manifest), running.as_json)
+        show(manifest, output_lines(out, manifest), as_json)
     else:
-        show(report.to_json(), shrink_lines(report, out, by_domain=tells("INFO")), running.as_json)
+        show(report.to_json(), shrink_lines(report, out, by_domain=tells("INFO")), as_json)
         report.check_gate()

@@ -1,0 +1,61 @@
+"""`secateur run`: the whole line from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.commands.shrink import show_result
+from secateur.cli.help import ONE_GO
+from secateur.cli.options.output import Json
+from secateur.cli.progress import show_progress
+from secateur.cli.register import add_command
+from secateur.cli.terminal import note
+
+EXAMPLES = """
+secateur run job.yaml
+secateur run job.yaml --set pruning.experts=90 \\
+    --set formats.types=Q4_K_M,Q8_0 -o out90
+secateur run out/job.yaml -o again
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(app, run, group=ONE_GO, examples=EXAMPLES)
+
+
+def run(
+    job: Annotated[
+        Path, typer.Argument(metavar="JOB", help="A job file, or the job.yaml of an output.")
+    ],
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Put a value into the job: pruning.experts=90; may be repeated.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="PATH", help="Where to write. Default: the job's out."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Do what a job file says: calibrate, plan, apply, measure, report.
+
+    The file is what the options of `shrink` are, and every output holds it with nothing left open
+    (job.yaml): running that gives the same bytes.
+    """
+    from secateur.api.job import place_of
+    from secateur.api.job import run as run_job
+    from secateur.api.job_file import read_job
+
+    asked = read_job(job, values or ())
+    folder = place_of(asked, out)
+    with show_progress() as progress:
+        report = run_job(asked, folder, on_message=note, progress=progress)
+    show_result(report, folder, as_json)
