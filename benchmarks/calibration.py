@@ -38,6 +38,7 @@ from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import MicroBatch, batch_documents, make_micro_batches
 from secateur.statistics.token_sample import REROUTE_TOKENS
 from secateur.system.allocator import LARGE_BLOCK, return_large_blocks
@@ -161,7 +162,9 @@ def serve_calibrate(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) ->
     """A process that calibrates when it is told to."""
     transformers.utils.logging.disable_progress_bar()
     return_large_blocks()  # as the command line does
-    calibrate(checkpoint, corpus, sampling=Sampling(0), workers=THREADS)  # compiles, the first time
+    calibrate(
+        checkpoint, corpus, sampling=Sampling(0), backend=CpuBackend(THREADS)
+    )  # compiles, the first time
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
     filled = sum(batch.input_ids.numel() for batch in make_micro_batches(corpus.rows, hidden))
     pipe.send({"filled_tokens": filled})

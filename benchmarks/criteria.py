@@ -43,8 +43,9 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, make_corpus
 from secateur.evaluation.intervals import bootstrap
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import (
-    MAX_MICRO_BATCH_TOKENS,
+    ON_CPU,
     MicroBatch,
     batch_documents,
     make_micro_batches,
@@ -143,7 +144,7 @@ def part(corpus: Corpus, wanted: Callable[[str, int], bool]) -> Corpus:
 
 
 def held_out(model: Masked, corpus: Corpus) -> HeldOut:
-    batches = batch_documents(corpus.rows, MAX_MICRO_BATCH_TOKENS)
+    batches = batch_documents(corpus.rows, ON_CPU.most)
     document = []
     for batch in batches:
         rows = np.repeat([line.row for line in batch.lines], batch.input_ids.shape[1])
@@ -250,7 +251,7 @@ def plain_forward(checkpoint: Checkpoint, corpus: Corpus, workers: int) -> None:
     """The streamed forward alone: no sums, no criterion."""
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
     batches = make_micro_batches(corpus.rows, hidden)
-    with ForwardPass(CheckpointWeights(checkpoint), batches, workers=workers) as forward:
+    with ForwardPass(CheckpointWeights(checkpoint), batches, CpuBackend(workers)) as forward:
         for layer in range(checkpoint.layers):
             with forward.load_layer(layer) as module:
                 forward.run(module, layer)
@@ -259,9 +260,10 @@ def plain_forward(checkpoint: Checkpoint, corpus: Corpus, workers: int) -> None:
 def costs(checkpoint: Checkpoint, corpus: Corpus, workers: int) -> tuple[Statistics, Any]:
     """Statistics of all domains, and what `rerouted` added to the pass."""
     _, plain = timed(lambda: plain_forward(checkpoint, corpus, workers))
-    _, without = timed(lambda: calibrate(checkpoint, corpus, sampling=Sampling(0), workers=workers))
+    backend = CpuBackend(workers)
+    _, without = timed(lambda: calibrate(checkpoint, corpus, sampling=Sampling(0), backend=backend))
     statistics, whole = timed(
-        lambda: calibrate(checkpoint, corpus, observers=[SAMPLE_NORMS], workers=workers)
+        lambda: calibrate(checkpoint, corpus, observers=[SAMPLE_NORMS], backend=backend)
     )
     hidden, width = (
         checkpoint.family.number(checkpoint.config, what) for what in ("hidden", "expert_width")
@@ -322,7 +324,9 @@ def main() -> None:
     calibration = read_sets(checkpoint, "calibration")
     everything, spent = costs(checkpoint, calibration, options.workers)
     alone = part(calibration, lambda domain, _: domain == options.alone)
-    narrow = calibrate(checkpoint, alone, observers=[SAMPLE_NORMS], workers=options.workers)
+    narrow = calibrate(
+        checkpoint, alone, observers=[SAMPLE_NORMS], backend=CpuBackend(options.workers)
+    )
     test = part(read_sets(checkpoint, "test"), lambda _, so_far: so_far < options.tokens)
     model = Masked(checkpoint)
     data = held_out(model, test)

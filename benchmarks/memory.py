@@ -86,6 +86,7 @@ def child(folder: Path, rows: Path, reroute: int) -> None:
     from secateur.calibration.token_sample import Sampling
     from secateur.checkpoint.reader import open_checkpoint
     from secateur.corpus.load import load_rows
+    from secateur.forward.backends.cpu import CpuBackend
     from secateur.system.allocator import return_large_blocks
 
     return_large_blocks()  # as the command line does
@@ -99,7 +100,7 @@ def child(folder: Path, rows: Path, reroute: int) -> None:
             told.append(layer)
             print(f"layer {layer}", flush=True)
 
-    calibrate(checkpoint, corpus, sampling=Sampling(reroute), workers=2, progress=tell)
+    calibrate(checkpoint, corpus, sampling=Sampling(reroute), backend=CpuBackend(2), progress=tell)
 
 
 def status(pid: int) -> dict[str, int]:

@@ -37,6 +37,7 @@ from secateur.evaluation.tokens.prompts import (
     read_prompts,
     turn_end_ids,
 )
+from secateur.forward.backends.cpu import CpuBackend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -131,7 +132,7 @@ def answered(
         path,
         stop_ids=frozenset({1, TURN_END}),
         settings=Generation(**{"max_new_tokens": 8, "batch_size": 2, **settings}),
-        workers=workers,
+        backend=CpuBackend(workers),
     )
 
 

@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from secateur.forward import batches
 from secateur.forward.batches import (
-    MAX_MICRO_BATCH_TOKENS,
-    MICRO_BATCH_OVERHEAD_TOKENS,
+    ON_CPU,
     batch_documents,
     group_micro_batches,
     make_micro_batches,
@@ -38,7 +36,7 @@ def row(lengths: list[int]) -> Documents:
 def cost(lengths: list[int], cuts: tuple[int, ...]) -> int:
     """Tokens with padding, and the overhead of each part, of falling lengths cut at `cuts`."""
     return sum(
-        lengths[a] * (b - a) + MICRO_BATCH_OVERHEAD_TOKENS
+        lengths[a] * (b - a) + ON_CPU.overhead
         for a, b in itertools.pairwise((0, *cuts, len(lengths)))
     )
 
@@ -60,7 +58,7 @@ def test_no_other_cut_takes_fewer_tokens(lengths: list[int], tokens: int) -> Non
             for a, b in itertools.pairwise((0, *cuts, len(ordered)))
         )
     )
-    assert sum(count * length + MICRO_BATCH_OVERHEAD_TOKENS for count, length in sizes) == best
+    assert sum(count * length + ON_CPU.overhead for count, length in sizes) == best
 
 
 @settings(deadline=None, max_examples=40)
@@ -79,9 +77,7 @@ def test_every_token_is_in_one_place_and_groups_are_bounded(lengths: list[list[i
     together = group_micro_batches(found)
     assert [batch for group in together for batch in group] == list(found)
     for group in together:
-        assert (
-            len(group) == 1 or sum(b.input_ids.numel() for b in group) <= batches.MAX_GROUP_TOKENS
-        )
+        assert len(group) == 1 or sum(b.input_ids.numel() for b in group) <= ON_CPU.group
 
 
 def test_narrow_models_have_longer_micro_batches() -> None:
@@ -90,8 +86,8 @@ def test_narrow_models_have_longer_micro_batches() -> None:
         max(batch.input_ids.numel() for batch in make_micro_batches(rows, hidden))
         for hidden in (2816, 256)
     )
-    assert wide <= MAX_MICRO_BATCH_TOKENS
-    assert MAX_MICRO_BATCH_TOKENS < narrow <= 2 * MAX_MICRO_BATCH_TOKENS
+    assert wide <= ON_CPU.most
+    assert ON_CPU.most < narrow <= 2 * ON_CPU.most
 
 
 @settings(deadline=None)

@@ -23,7 +23,9 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_rows
 from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
 from secateur.errors import CorpusError, NumericError
-from secateur.forward import batches, weights
+from secateur.forward import weights
+from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.batches import ON_CPU
 from secateur.pruning.criteria.base import Settings, score
 from secateur.pruning.criteria.reap import REAP
 from secateur.statistics.file import load as load_statistics
@@ -266,7 +268,9 @@ def as_bytes(statistics: Statistics, folder: Path) -> bytes:
 @pytest.mark.parametrize("form", FORMS)
 def test_sums_equal_brute_force_on_the_real_model(form: str, tiny: TINY, tmp_path: Path) -> None:
     checkpoint, rows = tiny(form), corpus()
-    found = calibrate(checkpoint, rows, sampling=Sampling(0), workers=2, observers=[SAMPLE_NORMS])
+    found = calibrate(
+        checkpoint, rows, sampling=Sampling(0), backend=CpuBackend(2), observers=[SAMPLE_NORMS]
+    )
     assert found.tokens == {"code": 18, "prose": 28}
     assert found.skipped == 0
     assert [(s["category"], s["tokens"]) for s in found.samples] == [
@@ -296,7 +300,9 @@ def test_masked_tokens_and_padding_never_count(form: str, tiny: TINY, tmp_path: 
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     rows = load_rows(path, VOCAB)
-    found = calibrate(tiny(form), rows, sampling=Sampling(0), workers=2, observers=[SAMPLE_NORMS])
+    found = calibrate(
+        tiny(form), rows, sampling=Sampling(0), backend=CpuBackend(2), observers=[SAMPLE_NORMS]
+    )
     assert sum(found.tokens.values()) == sum(sum(line["attention_mask"]) for line in lines)
     for layer in found.layers:
         assert found.count(layer).sum() == TOP_K * rows.tokens
@@ -307,7 +313,10 @@ def test_masked_tokens_and_padding_never_count(form: str, tiny: TINY, tmp_path: 
 def test_any_number_of_workers_gives_the_same_bytes(form: str, tiny: TINY, tmp_path: Path) -> None:
     rows = long_corpus()
     files = [
-        as_bytes(calibrate(tiny(form), rows, sampling=Sampling(64), workers=workers), tmp_path)
+        as_bytes(
+            calibrate(tiny(form), rows, sampling=Sampling(64), backend=CpuBackend(workers)),
+            tmp_path,
+        )
         for workers in (1, 2, 3)
     ]
     assert files[0] == files[1] == files[2]
@@ -355,17 +364,15 @@ def test_parts_of_a_corpus_merge_to_the_whole(tiny: TINY) -> None:
         assert merged.importance()[name][0] == pytest.approx(squares, rel=1e-4)
 
 
-def test_parts_that_are_whole_groups_merge_to_the_same_bytes(
-    tiny: TINY, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "MIN_MICRO_BATCH_TOKENS", 256)
-    monkeypatch.setattr(batches, "MAX_GROUP_TOKENS", 512)
+def test_parts_that_are_whole_groups_merge_to_the_same_bytes(tiny: TINY, tmp_path: Path) -> None:
+    backend = CpuBackend(2, replace(ON_CPU, least=256, group=512))
     # Documents of 64 tokens, 4 to a micro-batch, 8 to a group, in the order of the rows.
     whole = corpus([("code", f"{n:02d}", 64) for n in range(32)])
     parts = parts_of(whole, [4, 12])  # two documents a row: 1, 2 and 1 groups
-    found = [calibrate(tiny("gemma4"), part, sampling=Sampling(0)) for part in parts]
+    options = {"sampling": Sampling(0), "backend": backend}
+    found = [calibrate(tiny("gemma4"), part, **options) for part in parts]
     merged = merge(merge(found[2], found[0]), found[1])
-    once = calibrate(tiny("gemma4"), whole, sampling=Sampling(0))
+    once = calibrate(tiny("gemma4"), whole, **options)
     same = replace(merged, corpora=once.corpora)
     assert as_bytes(same, tmp_path) == as_bytes(once, tmp_path)
 
@@ -404,7 +411,7 @@ def test_nan_stops_and_names_layer_expert_and_sample(broken: Checkpoint) -> None
 
 def test_skipped_tokens_are_counted_and_leave_no_trace(broken: Checkpoint, tiny: TINY) -> None:
     rows = corpus()
-    found = calibrate(broken, rows, sampling=Sampling(0), skip_bad=True, workers=2)
+    found = calibrate(broken, rows, sampling=Sampling(0), skip_bad=True, backend=CpuBackend(2))
     sound = Reference(tiny("gemma4"), rows)
     # Layer 0 is as it was; in layer 1 the tokens of expert 3 are out, with all their experts.
     assert np.array_equal(found.count(0), sound.sums(0, lambda _: 1))

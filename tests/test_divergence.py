@@ -26,6 +26,7 @@ from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import Answer, AnswerSet, answer_set
 from secateur.evaluation.tokens.teacher import load_teacher, teach, teacher_for
 from secateur.families.schema import Family
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.weights import CheckpointWeights
 
 Tiny = Callable[[str], Checkpoint]
@@ -106,7 +107,7 @@ def direct(checkpoint: Checkpoint, answers: AnswerSet, noise: float) -> np.ndarr
 def test_the_original_does_not_diverge_from_itself(tiny: Tiny, form: str) -> None:
     source, answers = CheckpointWeights(tiny(form)), some_answers()
     teacher = teach(source, "original", answers, top_k=16)
-    scores = score(teacher, source, "itself", answers, workers=2)
+    scores = score(teacher, source, "itself", answers, backend=CpuBackend(2))
     assert scores.arrays["kl"].max() == 0
     assert scores.arrays["agrees"].all()
     assert np.array_equal(scores.arrays["log_prob"], scores.arrays["log_prob_original"])
@@ -138,11 +139,13 @@ def test_fewer_bins_bound_the_divergence_from_below(tiny: Tiny) -> None:
 def test_workers_change_no_bit(tiny: Tiny) -> None:
     checkpoint, answers = tiny("gemma4"), some_answers(30)
     teachers = [
-        teach(CheckpointWeights(checkpoint), "original", answers, workers=workers)
+        teach(CheckpointWeights(checkpoint), "original", answers, backend=CpuBackend(workers))
         for workers in (1, 3)
     ]
     scores = [
-        score(teachers[0], Perturbed(checkpoint, 0.1), "noisy", answers, workers=workers)
+        score(
+            teachers[0], Perturbed(checkpoint, 0.1), "noisy", answers, backend=CpuBackend(workers)
+        )
         for workers in (1, 3)
     ]
     for name in ("top_ids", "top", "rest", "actual", "best"):
@@ -155,7 +158,8 @@ def test_progress_counts_layers_then_tokens(tiny: Tiny) -> None:
     calls: list[tuple[str, int, int, str]] = []
     teach(CheckpointWeights(checkpoint), "original", answers, progress=lambda *c: calls.append(c))
     layers = [call for call in calls if call[0] == "layers"]
-    assert layers == [("layers", i, 3, "layers") for i in (1, 2, 3)]
+    assert (layers[0][1], layers[-1][1]) == (0, layers[-1][2])
+    assert {call[3] for call in layers} == {"tokens"}
     assert calls[-1] == ("logits", answers.tokens, answers.tokens, "tokens")
 
 

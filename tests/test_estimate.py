@@ -22,6 +22,7 @@ from secateur.estimation.probe import encode_seconds, probe_pass
 from secateur.estimation.stage import Amount, Estimate, Need, Stage
 from secateur.estimation.table import show_duration, table
 from secateur.estimation.work import Answering, Calibrating, Scoring, Work, Writing
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.system.disk_speed import read_speed, write_speed
 from secateur.system.progress import Progress
@@ -118,7 +119,9 @@ def test_a_probe_times_the_pass_and_solving(text: tuple[Checkpoint, Corpus], sam
 
     def run(part: Corpus, some: int, progress: Progress) -> object:
         ran.append((part.tokens, some))
-        return calibrate(checkpoint, part, sampling=Sampling(some), workers=1, progress=progress)
+        return calibrate(
+            checkpoint, part, sampling=Sampling(some), backend=CpuBackend(1), progress=progress
+        )
 
     layers = shape_of(checkpoint).layers
     found = probe_pass(checkpoint, corpus, Calibrating(corpus.tokens, sampled, 1e6), layers, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
 from secateur.errors import NumericError, StatisticsError
-from secateur.forward import batches
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.batches import ON_CPU
 from secateur.statistics.file import save
 from secateur.statistics.gram import GramKind, stored_sums, whole_matrix
 from secateur.statistics.gram_file import GramFile, gram_path
@@ -41,10 +44,10 @@ def run(
     kind: GramKind = "shared",
     *,
     shard: Shard = WHOLE,
-    workers: int = 2,
+    backend: Backend | None = None,
 ) -> GramFile:
     sampling = Sampling(0, gram=kind, gram_file=gram_path(path))
-    save(calibrate(checkpoint, rows, sampling=sampling, shard=shard, workers=workers), path)
+    save(calibrate(checkpoint, rows, sampling=sampling, shard=shard, backend=backend), path)
     return GramFile(gram_path(path))
 
 
@@ -125,16 +128,13 @@ def test_projections_of_one_input_share_a_matrix(tiny: TINY, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["shared", "own"])
-def test_shards_merge_to_the_bytes_of_one_pass(
-    kind: GramKind, tiny: TINY, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "MIN_MICRO_BATCH_TOKENS", 256)
-    monkeypatch.setattr(batches, "MAX_GROUP_TOKENS", 512)
+def test_shards_merge_to_the_bytes_of_one_pass(kind: GramKind, tiny: TINY, tmp_path: Path) -> None:
+    size = replace(ON_CPU, least=256, group=512)
     rows = corpus([("code", f"{n:02d}", 64) for n in range(24)])
-    once = run(tiny("gemma4"), rows, tmp_path / "once", kind, workers=1)
+    once = run(tiny("gemma4"), rows, tmp_path / "once", kind, backend=CpuBackend(1, size))
     parts = [tmp_path / f"part{n}" for n in (1, 2, 3)]
     for number, part in enumerate(parts, 1):
-        run(tiny("gemma4"), rows, part, kind, shard=Shard(number, 3), workers=3)
+        run(tiny("gemma4"), rows, part, kind, shard=Shard(number, 3), backend=CpuBackend(3, size))
     for number, order in enumerate(list(permutations(parts))[::2]):
         merge_api(order, tmp_path / f"merged{number}")
         assert gram_path(tmp_path / f"merged{number}").read_bytes() == once.path.read_bytes()

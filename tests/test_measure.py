@@ -25,6 +25,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import CorpusError, EngineError, InputError
 from secateur.evaluation import scores
 from secateur.evaluation.scores import load_scores
+from secateur.forward.backends.cpu import CpuBackend
 
 
 @pytest.fixture
@@ -97,13 +98,13 @@ def test_length_and_temperature_of_answers_are_options(line: Line, tmp_path: Pat
         Measuring(prompts=line.prompts, answer_tokens=5, temperature=0.0),
         Measuring(prompts=line.prompts, answer_tokens=5, temperature=1.0),
     ]
-    found = [get_answers(original, request, tmp_path) for request in requests]
+    found = [get_answers(original, request, tmp_path, backend=CpuBackend()) for request in requests]
     assert [max(answer.scored for answer in answers.answers) for answers in found] == [3, 5, 5]
     assert found[1].sha256 != found[2].sha256
     assert len(list(tmp_path.glob("answers-*.jsonl"))) == 3
     generation = found[2].provenance["generation"]
     assert (generation["max_new_tokens"], generation["temperature"]) == (5, 1.0)
-    again = get_answers(original, requests[0], tmp_path)
+    again = get_answers(original, requests[0], tmp_path, backend=CpuBackend())
     assert again.sha256 == found[0].sha256
 
 
@@ -139,7 +140,7 @@ def test_answers_that_are_kept_need_no_memory(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, request = open_checkpoint(line.model), Measuring(prompts=line.prompts, per_domain=1)
-    get_answers(original, request, tmp_path)
+    get_answers(original, request, tmp_path, backend=CpuBackend())
     monkeypatch.setattr(original_answers, "free_memory", lambda: 1000)
     check_can_answer(original, request, tmp_path)
     with pytest.raises(EngineError):

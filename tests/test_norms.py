@@ -11,6 +11,7 @@ from tiny_models import FORMS
 from torch import Tensor, nn
 
 from secateur.checkpoint.reader import Checkpoint
+from secateur.forward.backends.cpu import WidenedWeights
 from secateur.forward.norms import detect_norm, fuse_norms
 from secateur.forward.skeleton import (
     build_skeleton,
@@ -93,7 +94,7 @@ def test_what_is_called_with_more_runs_by_itself() -> None:
 def test_every_familys_norms_are_taken_and_agree(form: str, tiny: TINY) -> None:
     """All modules that transformers calls an RMSNorm, in every decoder layer of every family."""
     checkpoint = tiny(form)
-    source = CheckpointWeights(checkpoint)
+    source = WidenedWeights(CheckpointWeights(checkpoint))
     model = build_skeleton(source)
     for layer in range(checkpoint.layers):
         module = get_decoder_layers(model)[layer]

@@ -48,7 +48,7 @@ def test_no_operation_widens_the_whole_head(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(output_head, "SLICE_ELEMENTS", 1 << 17)
     checkpoint = open_checkpoint("gemmule")
     batches = make_micro_batches(corpus().rows, 256)
-    with ForwardPass(CheckpointWeights(checkpoint), batches, workers=1) as forward:
+    with ForwardPass(CheckpointWeights(checkpoint), batches) as forward:
         whole = forward.model.get_input_embeddings().weight.numel()
         with LargestResult() as largest, forward.load_head():
             logits = forward.logits(batches[0], torch.arange(3))

@@ -35,6 +35,7 @@ from secateur.formats.gguf.padding import (
 from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.imatrix.file import save_imatrix
 from secateur.formats.imatrix.matrix import ImatrixEntry
+from secateur.forward.backends.cpu import WidenedWeights
 from secateur.forward.skeleton import build_skeleton, fill_parameters
 from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
 from secateur.outputs.gguf.padding import all_widths, padded_config, padded_tensors
@@ -124,7 +125,7 @@ def test_llama_cpp_gives_the_same_logits(kind: str, twins: Mapping[str, tuple[Pa
 
 def logits(path: Path, original: Checkpoint) -> list[Tensor]:
     """[T, V] of every prompt, by the artefact's decoded weights."""
-    source = open_artefact(path, original).source
+    source = WidenedWeights(open_artefact(path, original).source)
     model = build_skeleton(source)
     present = set(source.names())
     names = {name: name for name in model.state_dict() if name in present}

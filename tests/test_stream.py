@@ -18,20 +18,25 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.rows import Corpus
 from secateur.errors import CheckpointError, FamilyError
 from secateur.forward import layer_calls
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import batch_documents, make_micro_batches
 from secateur.forward.layer_calls import LayerCalls
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
 
 TINY = Callable[[str], Checkpoint]
+CPU = CpuBackend(2)
 
 
-def streamed(checkpoint: Checkpoint, rows: Corpus, **options: Any) -> dict[Any, torch.Tensor]:
+def streamed(
+    checkpoint: Checkpoint, rows: Corpus, backend: Backend = CPU, **options: Any
+) -> dict[Any, torch.Tensor]:
     """{(row, document): logits of its tokens}"""
-    options = {"workers": 2, **options}
     found = {}
-    batches = make_micro_batches(rows.rows, checkpoint.family.number(checkpoint.config, "hidden"))
-    with ForwardPass(CheckpointWeights(checkpoint), batches, **options) as forward:
+    hidden = checkpoint.family.number(checkpoint.config, "hidden")
+    batches = make_micro_batches(rows.rows, hidden, backend.batch_size)
+    with ForwardPass(CheckpointWeights(checkpoint), batches, backend, **options) as forward:
         for layer in range(checkpoint.layers):
             with forward.load_layer(layer) as module:
                 forward.run(module, layer)
@@ -68,7 +73,7 @@ def test_where_the_state_is_kept_changes_no_bit(
         return other.keys() == once.keys() and all(torch.equal(other[k], once[k]) for k in once)
 
     assert same(streamed(tiny(form), rows, hidden_limit=0))
-    assert same(streamed(tiny(form), rows, workers=1))
+    assert same(streamed(tiny(form), rows, CpuBackend(1)))
     monkeypatch.setattr(layer_calls, "CALLS_LIMIT", -1)
     assert same(streamed(tiny(form), rows))
 
@@ -81,9 +86,10 @@ def test_recorded_calls_count_all_that_they_hold(
     rows = corpus()
     checkpoint = tiny(form)
     batches = batch_documents(rows.rows, 64)
-    with ForwardPass(CheckpointWeights(checkpoint), batches, workers=1) as forward:
+    with ForwardPass(CheckpointWeights(checkpoint), batches) as forward:
         hidden = [forward.hidden(batch) for batch in batches]
-        calls = LayerCalls(forward.model, batches, hidden)
+        device = torch.device("cpu")
+        calls = LayerCalls(forward.model, batches, hidden, device)
         tables = [calls.of(batch, 0).kwargs["position_embeddings"] for batch in batches]
         nbytes = sum(table.nbytes for pair in tables for table in pair)
         assert nbytes > 0
@@ -91,7 +97,7 @@ def test_recorded_calls_count_all_that_they_hold(
         # One line of each table serves all documents of a micro-batch.
         assert all(len(table) == 1 for pair in tables for table in pair)
         monkeypatch.setattr(layer_calls, "CALLS_LIMIT", calls.held // 2)
-        fewer = LayerCalls(forward.model, batches, hidden)
+        fewer = LayerCalls(forward.model, batches, hidden, device)
         assert fewer.held < calls.held
         assert 0 < len(fewer._kept) < len(batches)
 
@@ -136,7 +142,7 @@ def test_a_pass_that_cannot_begin_leaves_nothing_behind(tiny: TINY) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        with pytest.raises(FamilyError), ForwardPass(Broken(checkpoint), batches, workers=2):
+        with pytest.raises(FamilyError), ForwardPass(Broken(checkpoint), batches, CpuBackend(2)):
             pass
         assert torch.get_num_threads() == 3
     finally:

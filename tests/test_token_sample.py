@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, make_corpus
 from secateur.errors import CorpusError, StatisticsError
-from secateur.forward import batches
-from secateur.forward.batches import make_micro_batches
+from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.batches import ON_CPU, make_micro_batches
 from secateur.statistics.file import load, save
 from secateur.statistics.sample_file import SampleFile, sample_path
 from secateur.statistics.token_sample import document_key, hash_places
@@ -29,11 +30,8 @@ TINY = Callable[[str], Checkpoint]
 TOKENS = 60
 
 
-@pytest.fixture
-def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups of 512 tokens, so that a short corpus has several."""
-    monkeypatch.setattr(batches, "MIN_MICRO_BATCH_TOKENS", 256)
-    monkeypatch.setattr(batches, "MAX_GROUP_TOKENS", 512)
+BACKEND = CpuBackend(2, replace(ON_CPU, least=256, group=512))
+"""Groups of 512 tokens, so that a short corpus has several."""
 
 
 def long_corpus() -> Corpus:
@@ -46,11 +44,10 @@ def run_part(checkpoint: Checkpoint, whole: Corpus, path: Path, shard: Shard | N
     """Calibrate (a part of) a corpus and keep the sample."""
     sampling = Sampling(TOKENS, keep=sample_path(path))
     options = {} if shard is None else {"shard": shard}
-    save(calibrate(checkpoint, whole, sampling=sampling, workers=2, **options), path)
+    save(calibrate(checkpoint, whole, sampling=sampling, backend=BACKEND, **options), path)
     return path
 
 
-@pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize("form", ["gemma4", "deepseek_v3"])
 def test_merged_shards_are_one_pass_to_the_byte(form: str, tiny: TINY, tmp_path: Path) -> None:
     model, whole = tiny(form), long_corpus()
@@ -68,7 +65,6 @@ def test_merged_shards_are_one_pass_to_the_byte(form: str, tiny: TINY, tmp_path:
             assert merged.read_bytes() == sample_path(once).read_bytes()
 
 
-@pytest.mark.usefixtures("small_groups")
 def test_merging_in_steps_gives_the_same_bytes(tiny: TINY, tmp_path: Path) -> None:
     model, whole = tiny("gemma4"), long_corpus()
     once = run_part(model, whole, tmp_path / "once")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.api.measuring import Measuring
 from secateur.checkpoint.reader import Checkpoint
@@ -26,6 +26,9 @@ from secateur.evaluation.tokens.prompts import (
 )
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cache_folder, free_memory
+
+if TYPE_CHECKING:
+    from secateur.forward.backends.base import Backend
 
 
 def measure_folder(original: Checkpoint) -> Path:
@@ -94,7 +97,7 @@ def get_answers(
     request: Measuring,
     folder: Path,
     *,
-    workers: int = 1,
+    backend: Backend,
     progress: Progress = no_progress,
 ) -> AnswerSet:
     """The original's answers: given, kept in `folder` from an earlier run, or generated now.
@@ -116,7 +119,7 @@ def get_answers(
         path,
         stop_ids=stop_tokens(original, load_tokenizer(original.path)),
         settings=Generation(request.answer_tokens, request.temperature),
-        workers=workers,
+        backend=backend,
         progress=progress,
     )
 

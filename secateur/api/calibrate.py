@@ -54,8 +54,11 @@ def calibrate(
     checkpoint = open_weights(model, revision, "calibrating")
     check_text(checkpoint, request)
     check_model(checkpoint, workers, progress)
+    from secateur.forward.backends.choose import is_cpu
+
     corpus = build_corpus(checkpoint, request, progress)
-    announce(checkpoint, Task(out, corpus, request), on_message, workers, progress)
+    if is_cpu(request.device):  # rates of other devices are not tried
+        announce(checkpoint, Task(out, corpus, request), on_message, workers, progress)
     return observe(
         checkpoint, corpus, request, out, workers=workers, on_message=on_message, progress=progress
     )
@@ -112,6 +115,7 @@ def observe(
     from secateur.calibration.observers.registry import find_observers
     from secateur.calibration.shards import WHOLE, read_shard
     from secateur.calibration.token_sample import Sampling
+    from secateur.forward.backends.choose import choose_backend, product_type
 
     observers = find_observers(request.observe)
     shard = read_shard(request.shard) if request.shard else WHOLE
@@ -126,7 +130,7 @@ def observe(
         corpus,
         sampling=Sampling(request.reroute_tokens, 0, sample, gram, gram_path(out)),
         shard=shard,
-        workers=workers,
+        backend=choose_backend(request.device, workers=workers, dtype=product_type(checkpoint)),
         skip_bad=request.on_nan == "skip",
         observers=observers,
         progress=progress,

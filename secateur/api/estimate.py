@@ -8,6 +8,7 @@ from secateur.api.calibrate import build_corpus, check_text, load_libraries
 from secateur.api.estimating import Task, estimate
 from secateur.api.models import File, Model, open_weights
 from secateur.api.requests import Calibration
+from secateur.errors import RequestError
 from secateur.estimation.stage import Estimate
 from secateur.system.progress import Progress, no_progress
 
@@ -29,5 +30,11 @@ def estimate_calibration(
     check_text(checkpoint, request)
     load_libraries(progress)
     corpus = build_corpus(checkpoint, request, progress)
+    from secateur.forward.backends.choose import is_cpu
+
+    if not is_cpu(request.device):
+        raise RequestError(
+            f"device {request.device}: estimates are made for the CPU: add --device cpu"
+        )
     task = Task(Path(out), corpus, request)
     return estimate(checkpoint, task, workers=workers, progress=progress)

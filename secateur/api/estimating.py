@@ -86,13 +86,14 @@ def _pass_of(checkpoint: Checkpoint, request: Calibration, workers: int) -> RunP
     from secateur.calibration.layer_pass import calibrate
     from secateur.calibration.observers.registry import find_observers
     from secateur.calibration.token_sample import Sampling
+    from secateur.forward.backends.cpu import CpuBackend
 
     def run(corpus: Corpus, sampled: int, progress: Progress) -> object:
         return calibrate(
             checkpoint,
             corpus,
             sampling=Sampling(sampled),
-            workers=workers,
+            backend=CpuBackend(workers),
             skip_bad=True,
             observers=find_observers(request.observe),
             progress=progress,

@@ -27,6 +27,8 @@ from secateur.evaluation.scores import Scores, score_once
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher, teacher_for
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.choose import choose_backend
 from secateur.forward.skeleton import check_config
 from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.base import Artefact
@@ -35,7 +37,6 @@ from secateur.release.manifest import MANIFEST, check_undamaged
 from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report
 from secateur.system.atomic import remove_abandoned, writing
 from secateur.system.progress import Progress, no_progress, within
-from secateur.system.resources import cores
 
 
 def measure(
@@ -107,23 +108,23 @@ class _Run:
     original: Checkpoint
     request: Measuring
     folder: Path
-    workers: int
+    backend: Backend
     progress: Progress
 
     def open(self, path: Path) -> Artefact:
-        return open_artefact(path, self.original, workers=self.workers)
+        return open_artefact(path, self.original, workers=self.backend.workers)
 
     def ask_original(self) -> tuple[AnswerSet, Teacher]:
         """The original's answers and what it says of every token of them."""
         answers = get_answers(
-            self.original, self.request, self.folder, workers=self.workers, progress=self.progress
+            self.original, self.request, self.folder, backend=self.backend, progress=self.progress
         )
         teacher = teacher_for(
             CheckpointWeights(self.original),
             self.original.identity(),
             answers,
             self.folder,
-            workers=self.workers,
+            backend=self.backend,
             progress=within("original", self.progress),
         )
         return answers, teacher
@@ -135,13 +136,15 @@ class _Run:
             self.identify(artefact),
             answers,
             self.folder,
-            workers=self.workers,
+            backend=self.backend,
             progress=within(artefact.name, self.progress),
         )
 
     def identify(self, artefact: Artefact) -> str:
         """A hash that sees every byte of the artefact's files (and its config)."""
-        hashes = file_hashes(artefact.files, within(artefact.name, self.progress), self.workers)
+        hashes = file_hashes(
+            artefact.files, within(artefact.name, self.progress), self.backend.workers
+        )
         content = [artefact.identity, *(hashes[file] for file in artefact.files)]
         return sha256(" ".join(content).encode()).hexdigest()
 
@@ -152,7 +155,7 @@ class _Run:
                 artefact.path,
                 artefact.source,
                 engine_prompts(answers),
-                workers=self.workers,
+                backend=self.backend,
                 progress=within(artefact.name, self.progress),
             )
         nbytes = sum(file.stat().st_size for file in artefact.files)
@@ -171,9 +174,10 @@ def _start(
     original = open_weights(against, revision, "measuring")
     check_can_measure(original, request, Path(work) if work is not None else None)
     check_config(original.config)
+    backend = choose_backend(request.device, workers=workers)
     original.identity(progress, workers)
     folder = Path(work) if work is not None else measure_folder(original)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
-    return _Run(original, request, folder, workers or cores(), progress)
+    return _Run(original, request, folder, backend, progress)

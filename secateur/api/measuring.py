@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secateur.errors import InputError
 from secateur.evaluation.gate import Gate, make_gate, parse_gate
+from secateur.system.device_names import read_device
 from secateur.system.settings import check_least
 
 ANSWER_TOKENS = 256
@@ -22,7 +23,8 @@ class Measuring:
     `prompts` are answered by the original first, with at most `answer_tokens` tokens each, drawn
     at `temperature` (0: greedy); `answers` were answered by it elsewhere. With neither, the test
     set in the model's folder is taken (gemmule has one). `per_domain` takes that many of each
-    domain. `engine` also runs GGUF files in llama.cpp and compares.
+    domain. `engine` also runs GGUF files in llama.cpp and compares. `device` is where the models
+    run: auto, cpu, cuda, cuda:N or mps.
 
     `gates` are limits such as "kl_mean<=0.1" (evaluation.gate); `max_kl` is short for
     "kl_mean<=...", in nats, and `min_top1` for "top1_agreement>=...". Raises InputError for a
@@ -38,8 +40,10 @@ class Measuring:
     answer_tokens: int = ANSWER_TOKENS
     temperature: float = TEMPERATURE
     engine: bool = False
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        read_device(self.device)
         if self.prompts is not None and self.answers is not None:
             raise InputError("measuring takes either prompts or answers, not both: leave one out")
         for name in ("answer_tokens", "per_domain"):

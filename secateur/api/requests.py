@@ -26,6 +26,7 @@ from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES
 from secateur.recipes.recipe import Recipe, recipe_of_types
 from secateur.recipes.suites import find_recipes
 from secateur.statistics.token_sample import REROUTE_TOKENS
+from secateur.system.device_names import read_device
 from secateur.system.settings import check_least
 from secateur.system.sizes import read_size
 
@@ -71,6 +72,7 @@ class Calibration:
     "2/3": its sample is kept, and nothing is solved. `gram` writes Gram matrices of all linear
     layers' inputs next to the statistics, for rounding with error feedback: "shared" has one of a
     layer for what its experts' `down` sees, "own" one for each expert.
+    `device` is where the model runs: auto, cpu, cuda, cuda:N or mps (forward.backends.choose).
     """
 
     corpus: str | Mix | None = None
@@ -83,8 +85,10 @@ class Calibration:
     keep_sample: bool = False
     shard: str | None = None
     gram: Gram = "none"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        read_device(self.device)
         if self.corpus is not None and self.rows is not None:
             raise RequestError("either corpus or rows is calibrated on, not both: leave one out")
         for name, least in (("seed", 0), ("sequence_length", 1), ("reroute_tokens", 0)):

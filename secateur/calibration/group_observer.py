@@ -77,7 +77,7 @@ class GroupObserver:
             return  # `unscored` is then true, and the caller raises
         self._all_scores = torch.cat(scores)
         self._experts, self._assignments = experts, assignments
-        self.tokens = np.array(assignments.counts, np.int64)
+        self.tokens = assignments.counts.numpy()
         self._owner = np.repeat(np.arange(len(self.tokens)), self.tokens)
         self._norms = np.empty(len(assignments.token))
         self._largest = np.empty(len(assignments.token), np.float32)

@@ -6,17 +6,17 @@ Peak memory: that of forward.stream, the sample of one layer and what solving it
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-
-from torch import nn
+from typing import Any
 
 from secateur.calibration.cost import cost_of, limit_sample
+from secateur.calibration.device_sums import DeviceSums
 from secateur.calibration.documents import Documents, list_documents
 from secateur.calibration.gram_sums import GramSums
-from secateur.calibration.group_observer import GroupObserver
-from secateur.calibration.layer_sums import LayerSums, list_kinds
+from secateur.calibration.layer_sums import ExpertNames, LayerSums, list_kinds
 from secateur.calibration.model_hooks import hook_layer
 from secateur.calibration.observers.base import Observer
 from secateur.calibration.shards import WHOLE, Shard, take_groups
@@ -33,6 +33,8 @@ from secateur.calibration.token_sample import (
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
 from secateur.errors import CorpusError, FamilyError
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import (
     Group,
     count_tokens,
@@ -84,7 +86,7 @@ def calibrate(
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     observers: Sequence[Observer] = (),
     shard: Shard = WHOLE,
-    workers: int | None = None,
+    backend: Backend | None = None,
     skip_bad: bool = False,
     progress: Progress = no_progress,
 ) -> Statistics:
@@ -94,22 +96,22 @@ def calibrate(
     family's router needs more memory per token than there is for them), where the sample is
     kept, and whether Gram matrices are made. `observers` add sums of their own to the built-in
     ones (statistics.sums). Of a `shard` only its part of the corpus is run, and nothing is solved:
-    that takes the samples of all parts.
-    `workers` are the cores to use (default: all); the result does not depend on them. A token
-    that becomes NaN or infinite raises NumericError, or is left out and counted when `skip_bad`.
+    that takes the samples of all parts. The result depends on the kind of the `backend` (default:
+    all cores of the CPU), not on its workers. A token that becomes NaN or infinite raises
+    NumericError, or is left out and counted when `skip_bad`.
     Raises CorpusError when the corpus has no tokens, or fewer groups of documents than parts.
     """
+    backend = backend or CpuBackend(cores())
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
-    whole = make_micro_batches(corpus.rows, hidden)
+    whole = make_micro_batches(corpus.rows, hidden, backend.batch_size)
     if not whole:
         raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
-    groups, numbers = take_groups(group_micro_batches(whole), shard)
+    groups, numbers = take_groups(group_micro_batches(whole, backend.batch_size), shard)
     batches = [batch for group in groups for batch in group]
     documents = list_documents(corpus, batches)
     wanted = limit_sample(checkpoint, sampling.tokens)
     tokens = draw(whole, corpus, wanted, sampling.seed).renumber(numbers)
-    begun = _describe_run(checkpoint, documents, observers, shard)
-    arrays: dict[str, Array] = {}
+    begun = _describe_run(checkpoint, documents, observers, shard, backend.name)
     sizes = hidden, checkpoint.experts, checkpoint.top_k
     with ExitStack() as stack:
         keep = stack.enter_context(
@@ -124,17 +126,25 @@ def calibrate(
         )  # fmt: skip
         forward = stack.enter_context(
             ForwardPass(
-                CheckpointWeights(checkpoint),
-                batches,
-                workers=workers or cores(),
-                skip_bad=skip_bad,
-                groups=groups,
+                CheckpointWeights(checkpoint), batches, backend, skip_bad=skip_bad, groups=groups
             )
         )
-        for layer in range(checkpoint.layers):
-            arrays.update(_calibrate_layer(forward, layer, task))
+        arrays = _run_layers(forward, task)
         skipped = forward.skipped
     return replace(begun, skipped=skipped, arrays=dict(sorted(arrays.items())))
+
+
+def _run_layers(forward: ForwardPass, task: _Task) -> dict[str, Array]:
+    """All layers' parts of the statistics. Those of a layer are fetched when the next one was
+    begun: a device does not stand still."""
+    arrays: dict[str, Array] = {}
+    unfinished: deque[Callable[[], dict[str, Array]]] = deque()
+    for layer in range(task.checkpoint.layers):
+        unfinished.append(_calibrate_layer(forward, layer, task))
+        if len(unfinished) > 1:
+            arrays.update(unfinished.popleft()())
+    arrays.update(unfinished.popleft()())
+    return arrays
 
 
 @contextmanager
@@ -185,7 +195,11 @@ def _count_steps(
 
 
 def _describe_run(
-    checkpoint: Checkpoint, documents: Documents, observers: Sequence[Observer], shard: Shard
+    checkpoint: Checkpoint,
+    documents: Documents,
+    observers: Sequence[Observer],
+    shard: Shard,
+    device: str,
 ) -> Statistics:
     """The statistics before anything is run: what the arrays will be about."""
     corpus = documents.corpus
@@ -199,18 +213,24 @@ def _describe_run(
         arrays={},
         sums=list_kinds(observers),
         shards=((corpus.sha256, shard.part, shard.parts),) if shard.parts > 1 else (),
+        devices=(device,),
     )
 
 
-def _calibrate_layer(forward: ForwardPass, number: int, task: _Task) -> dict[str, Array]:
-    """A layer's part of the statistics; its weights and its sample are held no longer."""
-    sums = LayerSums(number, task.documents, task.checkpoint.experts, task.observers)
+def _calibrate_layer(
+    forward: ForwardPass, number: int, task: _Task
+) -> Callable[[], dict[str, Array]]:
+    """Run a layer; what is returned gives its part of the statistics.
+
+    Its weights and its sample are held no longer.
+    """
+    sums = _make_sums(forward.backend, number, task)
     prefix = find_path(forward.model, get_decoder_layers(forward.model)[number])
     routed = number in task.checkpoint.moe_layers
+    solution: dict[str, Array] = {}
     with forward.load_layer(number) as module:
         layer = LoadedLayer(module, prefix, number, forward.family, forward.config)
         seen = _observe_layer(forward, layer, sums, task)
-        arrays = sums.arrays(routed=routed)
         if routed and (task.solve or task.keep):
             tokens = join_seen(seen, len(task.tokens.batch), task.sizes)
             seen.clear()  # else it would be held twice while the removals are solved
@@ -219,46 +239,56 @@ def _calibrate_layer(forward: ForwardPass, number: int, task: _Task) -> dict[str
             if task.solve:
                 sample = to_layer_sample(tokens, task.tokens.keys)
                 del tokens
-                arrays |= solve_loaded(
-                    layer, sample, sums.categories, forward.workers, skip_bad=forward.skip_bad
+                solution = solve_loaded(
+                    layer, sample, sums.categories, forward.backend, skip_bad=forward.skip_bad
                 )
                 task.count(task.solving)
-    return arrays
+
+    def finish() -> dict[str, Array]:
+        forward.check_layer(number)
+        return {**sums.arrays(routed=routed), **solution}
+
+    return finish
+
+
+def _make_sums(backend: Backend, layer: int, task: _Task) -> LayerSums | DeviceSums:
+    of_layer = layer, task.documents, task.checkpoint.experts, task.observers
+    return DeviceSums(*of_layer, backend.device) if backend.queued else LayerSums(*of_layer)
 
 
 def _observe_layer(
-    forward: ForwardPass, layer: LoadedLayer, sums: LayerSums, task: _Task
+    forward: ForwardPass, layer: LoadedLayer, sums: LayerSums | DeviceSums, task: _Task
 ) -> list[Seen]:
     """Run one layer and add up what it did; returns what the sampled tokens brought to it."""
-    path, experts = layer.find_experts()
-    number = int(getattr(experts, "num_experts", 0))
-    observers: dict[int, GroupObserver] = {}
+    names = _name_experts(layer)
+    observers: dict[int, Any] = {}
     seen: list[Seen] = []
-    names = _name_inputs(layer, path, experts) if experts is not None else ("", "")
 
     def begin_gram() -> GramSums | None:
-        return None if task.gram is None else GramSums(task.gram, number, *names)
+        if task.gram is None:
+            return None
+        return GramSums(task.gram, task.checkpoint.experts, *(names or ()))
 
     total = begin_gram()
 
-    def observe(group: Group) -> GroupObserver:
+    def observe(group: Group) -> Any:
         masks = [forward.mask(batch) for batch in group]
-        observers[group[0].index] = GroupObserver(
-            group, masks, number, task.drawn, sums.observers, begin_gram()
-        )
+        gram = begin_gram()
+        observers[group[0].index] = sums.observe(group, masks, task.drawn, gram)
         return observers[group[0].index]
 
     def add(group: Group) -> None:
         observer = observers.pop(group[0].index)
-        if experts is not None:
-            _add_experts(sums, observer, layer, path)
+        if names is not None and observer.unscored:
+            raise FamilyError(
+                f"the router of {names.first!r} was never called as "
+                f"{layer.family.router.module!r}: correct [router] in {layer.family.file}"
+            )
+        sums.add(observer, names)
         if observer.seen is not None:
             seen.append(observer.seen)
         if total is not None and observer.gram is not None:
             total.merge(observer.gram)
-        unmasked = int(observer.mask.sum())
-        for name, squares in observer.linears().items():
-            sums.add_squares(name, squares[None], [unmasked])
         task.count(count_tokens(group))
 
     with hook_layer(layer.module, layer.prefix, layer.family, layer.number):
@@ -268,22 +298,10 @@ def _observe_layer(
     return seen
 
 
-def _add_experts(sums: LayerSums, observer: GroupObserver, layer: LoadedLayer, path: str) -> None:
-    full = f"{layer.prefix}.{path}"
-    if observer.unscored:
-        raise FamilyError(
-            f"the router of {full!r} was never called as {layer.family.router.module!r}: "
-            f"correct [router] in {layer.family.file}"
-        )
-    sums.add(observer)
-    outer, inner = _name_inputs(layer, path, layer.module.get_submodule(path))
-    sums.add_squares(outer, observer.outer_squares, observer.tokens)
-    if observer.inner_squares.size:
-        sums.add_squares(inner, observer.inner_squares, observer.tokens)
-
-
-def _name_inputs(layer: LoadedLayer, path: str, experts: nn.Module) -> tuple[str, str]:
-    """Running names of the experts' weights that see the layer's input, and their own inner one."""
-    full = f"{layer.prefix}.{path}"
+def _name_experts(layer: LoadedLayer) -> ExpertNames | None:
+    path, experts = layer.find_experts()
+    if experts is None:
+        return None
     first = "gate_up_proj" if getattr(experts, "has_gate", True) else "up_proj"
-    return f"{full}.{first}", f"{full}.down_proj"
+    full = f"{layer.prefix}.{path}"
+    return ExpertNames(f"{full}.{first}", f"{full}.down_proj")

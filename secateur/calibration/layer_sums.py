@@ -8,16 +8,20 @@ Shapes: T tokens of a group, P assignments, C categories, E experts, S samples (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from secateur.calibration.documents import Documents
+from secateur.calibration.gram_sums import GramSums
 from secateur.calibration.group_observer import GroupObserver
 from secateur.calibration.observers.base import Observations, Observer
+from secateur.calibration.token_sample import Drawn
 from secateur.errors import NumericError
+from secateur.forward.batches import Group
 from secateur.statistics import exact
 from secateur.statistics.statistics import array_name
 from secateur.statistics.sums import BUILT_IN, Array, Kind, shape_of
@@ -37,6 +41,14 @@ class _Totals(NamedTuple):
     largest: NDArray[np.float32]
 
 
+class ExpertNames(NamedTuple):
+    """The running names of the matrices of a layer's experts: those that see the hidden states, and
+    the down projections."""
+
+    first: str
+    down: str
+
+
 class LayerSums:
     """The sums of one layer over all groups so far."""
 
@@ -45,7 +57,8 @@ class LayerSums:
     ) -> None:
         self._layer = layer
         self._documents = documents
-        self.observers = observers
+        self._experts = experts
+        self._observers = observers
         self._kinds = list_kinds(observers)
         sizes = len(documents.corpus.categories), experts, len(documents.samples)
         self._arrays: dict[str, Array] = {
@@ -56,8 +69,29 @@ class LayerSums:
         self._squares: dict[str, exact.Limbs] = {}
         self._behind: dict[str, NDArray[np.int64]] = {}
 
-    def add(self, observer: GroupObserver) -> None:
-        """Add the experts' work on a group. Raises NumericError for NaN and infinity."""
+    def observe(
+        self,
+        group: Group,
+        masks: Sequence[Tensor],
+        drawn: Mapping[int, Drawn],
+        gram: GramSums | None,
+    ) -> GroupObserver:
+        """What notes the experts' work on a group."""
+        return GroupObserver(group, masks, self._experts, drawn, self._observers, gram)
+
+    def add(self, observer: GroupObserver, names: ExpertNames | None) -> None:
+        """Add what was noted of a group; `names` are those of its experts' matrices. Raises
+        NumericError for NaN and infinity."""
+        if names is not None:
+            self._add_assignments(observer)
+            self._add_squares(names.first, observer.outer_squares, observer.tokens)
+            if observer.inner_squares.size:
+                self._add_squares(names.down, observer.inner_squares, observer.tokens)
+        unmasked = int(observer.mask.sum())
+        for name, squares in observer.linears().items():
+            self._add_squares(name, squares[None], [unmasked])
+
+    def _add_assignments(self, observer: GroupObserver) -> None:
         seen = observer.observations()
         finite = np.isfinite(seen.gate * seen.norm)
         if not finite.all():
@@ -69,7 +103,7 @@ class LayerSums:
         for name, kind in BUILT_IN.items():
             if kind == "sum":
                 arrays[name] = exact.add(arrays[name], exact.limbs(getattr(totals, name)))
-        for one, rows in zip(self.observers, observer.measured, strict=True):
+        for one, rows in zip(self._observers, observer.measured, strict=True):
             arrays[one.name] = one.add(arrays[one.name], seen, rows, owners)
 
     def _begin(self, name: str) -> Array:
@@ -77,7 +111,7 @@ class LayerSums:
         array = self._arrays[name]
         return np.zeros(array.shape[1:]) if BUILT_IN[name] == "sum" else array
 
-    def add_squares(self, name: str, squares: NDArray[np.float64], tokens: ArrayLike) -> None:
+    def _add_squares(self, name: str, squares: NDArray[np.float64], tokens: ArrayLike) -> None:
         """Add squared inputs [M, N] of the matrices called `name`, seen by `tokens` [M]."""
         values = exact.limbs(squares)
         behind = np.asarray(tokens, np.int64)

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.calibration.device_observer import DeviceObserver
 from secateur.calibration.group_observer import GroupObserver
 from secateur.families.schema import Family
-from secateur.forward.expert_batch import Member
 from secateur.forward.experts import CURRENT_MEMBER, is_experts
 
 
 def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> ExitStack:
     """Watch a loaded decoder layer; close the stack to stop.
 
-    Puts the router's scores and the linears' inputs into the group's GroupObserver.
+    Puts the router's scores and the linears' inputs into the group's observer.
     """
     stack = ExitStack()
     router = family.fill(family.router.module, layer).removeprefix(prefix + ".")
@@ -59,9 +59,9 @@ def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> Ex
     return stack
 
 
-def _find_member() -> tuple[GroupObserver | None, int]:
+def _find_member() -> tuple[GroupObserver | DeviceObserver | None, int]:
     """The observer of the group that this thread's micro-batch belongs to, and its number there."""
     member = CURRENT_MEMBER.get()
-    if isinstance(member, Member) and isinstance(member.batch.observer, GroupObserver):
-        return member.batch.observer, member.number
+    if member is not None and isinstance(member.observer, GroupObserver | DeviceObserver):
+        return member.observer, member.number
     return None, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,15 +17,10 @@ from secateur.calibration.routing import Routing, routing_of
 from secateur.calibration.token_sample import to_layer_sample
 from secateur.checkpoint.reader import Checkpoint
 from secateur.families.schema import Family
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.experts import is_experts
-from secateur.forward.norms import fuse_norms
-from secateur.forward.skeleton import (
-    build_skeleton,
-    fill_parameters,
-    find_path,
-    get_decoder_layers,
-    name_layer_tensors,
-)
+from secateur.forward.skeleton import build_skeleton, find_path, load_decoder_layer
 from secateur.forward.weights import CheckpointWeights
 from secateur.statistics.sample_file import SampleFile
 from secateur.statistics.statistics import Statistics, array_name
@@ -68,11 +64,11 @@ class LoadedLayer:
         if row is None:
             return None
         value = self.module.state_dict()[self._inside(row.name)]
-        return np.asarray(value.double().numpy())
+        return np.asarray(value.cpu().double().numpy())
 
 
 def solve_loaded(
-    layer: LoadedLayer, sample: LayerSample, categories: int, workers: int, *, skip_bad: bool
+    layer: LoadedLayer, sample: LayerSample, categories: int, backend: Backend, *, skip_bad: bool
 ) -> dict[str, Array]:
     """The order of removal of one layer, for both objectives, under the names of the statistics.
 
@@ -82,12 +78,12 @@ def solve_loaded(
     if experts is None or not len(sample.weights):
         return {}
     removals = solve_layer(
-        experts,
+        copy.deepcopy(experts).cpu() if backend.queued else experts,
         read_norm(layer.find_post_norm()),
         layer.find_routing(),
         sample,
         categories=categories,
-        workers=workers,
+        workers=backend.workers,
         skip_bad=skip_bad,
     )
     return {
@@ -103,6 +99,7 @@ def solve_sample(
     sample: SampleFile,
     *,
     workers: int | None = None,
+    backend: Backend | None = None,
     progress: Progress = no_progress,
 ) -> Statistics:
     """The statistics with `rerouted` solved from their token sample.
@@ -110,25 +107,25 @@ def solve_sample(
     The same bytes as a pass over the whole corpus gives. Reads every MoE layer's weights once.
     Peak memory: one layer of the sample, and that of block_error.
     """
+    backend = backend or CpuBackend(workers or cores())
     source = CheckpointWeights(checkpoint)
-    model = build_skeleton(source)
+    model = build_skeleton(source, backend)
     arrays = dict(statistics.arrays)
     layers = sample.description.layers
     progress("solve", 0, len(layers), "layers")
-    for done, number in enumerate(layers, start=1):
-        module = get_decoder_layers(model)[number]
-        tokens = to_layer_sample(sample.layer(number), sample.keys)
-        names = name_layer_tensors(model, number)
-        with fill_parameters(module, names, source), fuse_norms(module):
-            layer = LoadedLayer(
-                module, find_path(model, module), number, source.family, source.config
-            )
-            arrays |= solve_loaded(
-                layer,
-                tokens,
-                len(statistics.categories),
-                workers or cores(),
-                skip_bad=sample.description.skip_bad,
-            )
-        progress("solve", done, len(layers), "layers")
+    with backend.open(source) as weights:
+        for done, number in enumerate(layers, start=1):
+            tokens = to_layer_sample(sample.layer(number), sample.keys)
+            with load_decoder_layer(model, number, weights, backend) as module:
+                layer = LoadedLayer(
+                    module, find_path(model, module), number, source.family, source.config
+                )
+                arrays |= solve_loaded(
+                    layer,
+                    tokens,
+                    len(statistics.categories),
+                    backend,
+                    skip_bad=sample.description.skip_bad,
+                )
+            progress("solve", done, len(layers), "layers")
     return replace(statistics, arrays={name: arrays[name] for name in sorted(arrays)})

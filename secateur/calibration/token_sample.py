@@ -181,9 +181,10 @@ def see(
     The inputs are rounded to bfloat16, so that a sample that is kept is the one that was solved.
     """
     alive = mask[drawn.positions]
-    positions = drawn.positions[alive]
+    rows = drawn.rows[alive]
+    positions = drawn.positions[alive].to(hidden.device, non_blocking=True)
     return Seen(
-        drawn.rows[alive],
+        rows,
         hidden[positions].to(torch.bfloat16),
         scores[positions],
         experts[positions],
@@ -202,10 +203,10 @@ def join_seen(parts: Sequence[Seen], tokens: int, sizes: tuple[int, int, int]) -
     )
     for part in parts:
         rows = part.rows.numpy()
-        found.inputs[rows] = part.inputs.view(torch.int16).numpy().view(np.uint16)
-        found.scores[rows] = part.scores.float().numpy()
-        found.experts[rows] = part.experts.numpy()
-        found.gates[rows] = part.gates.float().numpy()
+        found.inputs[rows] = part.inputs.cpu().view(torch.int16).numpy().view(np.uint16)
+        found.scores[rows] = part.scores.float().cpu().numpy()
+        found.experts[rows] = part.experts.cpu().numpy()
+        found.gates[rows] = part.gates.float().cpu().numpy()
     return found
 
 

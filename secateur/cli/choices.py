@@ -88,6 +88,12 @@ def tower_types() -> Choices:
     yield from ((name, "") for name in ("F16", "BF16", "F32", "Q8_0", "none"))
 
 
+def devices() -> Choices:
+    """Where a model may run."""
+    yield "auto", "the first CUDA GPU, or the CPU where there is none"
+    yield from ((name, "") for name in ("cpu", "cuda", "mps"))
+
+
 WIDEST = 60
 """Columns of a text next to a completion: a shell shows a line, and must not get two."""
 

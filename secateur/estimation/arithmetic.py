@@ -29,8 +29,8 @@ from secateur.estimation.work import (
 )
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.tokens.teacher import TOP_K
-from secateur.evaluation.tokens.teacher_forced import LOGITS_BYTES
-from secateur.forward.batches import MAX_GROUP_TOKENS
+from secateur.forward.backends.cpu import LOGITS_BYTES
+from secateur.forward.batches import ON_CPU
 from secateur.forward.stream import GROUPS_IN_FLIGHT, HIDDEN_LIMIT
 from secateur.forward.weights import EAGER_STACK_BYTES
 
@@ -223,7 +223,7 @@ def _read_seconds(shape: Shape, rates: Rates) -> float:
 
 def _forward_memory(shape: Shape, tokens: int, workers: int) -> int:
     hidden = min(4 * tokens * shape.hidden, HIDDEN_LIMIT)
-    group = min(tokens, GROUPS_IN_FLIGHT * MAX_GROUP_TOKENS)
+    group = min(tokens, GROUPS_IN_FLIGHT * ON_CPU.group)
     return (
         LIBRARIES
         + hidden

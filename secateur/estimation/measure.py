@@ -16,7 +16,7 @@ from secateur.estimation.assumed import assumed_rates
 from secateur.estimation.probe import PassRates, RunPass, encode_seconds, probe_pass
 from secateur.estimation.rates import COPIED, Rates
 from secateur.estimation.work import Calibrating, Work
-from secateur.forward.batches import MAX_GROUP_TOKENS
+from secateur.forward.batches import ON_CPU
 from secateur.planning.document import Plan
 from secateur.system.disk_speed import read_speed, write_speed
 
@@ -62,7 +62,7 @@ def measure_rates(
         step = step_seconds(checkpoint, mean, workers, settings)
     return Rates(
         layers=passed.layers,
-        group=MAX_GROUP_TOKENS,
+        group=ON_CPU.group,
         rest=passed.rest,
         solve=passed.solve,
         solve_layer=passed.solve_layer,
@@ -108,7 +108,7 @@ def _hash_speed() -> float:
 def _random_corpus(checkpoint: Checkpoint, tokens: int) -> Corpus:
     vocab = checkpoint.family.number(checkpoint.config, "vocab")
     draw = np.random.default_rng(0)
-    count = max(1, min(tokens, 4 * MAX_GROUP_TOKENS) // _ROW)
+    count = max(1, min(tokens, 4 * ON_CPU.group) // _ROW)
     rows = [
         Row(
             draw.integers(0, vocab, _ROW),

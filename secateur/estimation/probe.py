@@ -22,14 +22,14 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus, Row, make_corpus
 from secateur.estimation.work import Calibrating, LayerWork
 from secateur.formats.ggml.codec import ENCODABLE, encode
-from secateur.forward.batches import MAX_GROUP_TOKENS
+from secateur.forward.batches import ON_CPU
 from secateur.system.progress import Progress
 
 BUDGET = 2.0
 """Seconds that a layer of the larger pass should take."""
 _TOKENS, _SAMPLED = 256, 32
 """Of the smaller pass."""
-_MOST_TOKENS = 3 * MAX_GROUP_TOKENS
+_MOST_TOKENS = 3 * ON_CPU.group
 _ENCODED = 1 << 19
 """Elements that every worker encodes: a block of the writer."""
 
@@ -154,14 +154,14 @@ def _steps(checkpoint: Checkpoint, corpus: Corpus, sampled: int) -> list[tuple[i
 
 def _fit(small: PassTimes, large: PassTimes, layers: Sequence[LayerWork]) -> PassRates:
     """Rates of all layers from two passes over some of them."""
-    groups = large.tokens / MAX_GROUP_TOKENS
+    groups = large.tokens / ON_CPU.group
     full: dict[int, float] = {}
     rest: dict[int, float] = {}
     by_kind: dict[object, list[tuple[float, float]]] = {}
     for number in small.running.keys() & large.running.keys():
         before, after = small.running[number], large.running[number]
         each = max(0.0, after - before) / max(1, large.tokens - small.tokens)
-        whole = after / groups if groups >= 1 else after + each * (MAX_GROUP_TOKENS - large.tokens)
+        whole = after / groups if groups >= 1 else after + each * (ON_CPU.group - large.tokens)
         by_kind.setdefault(layers[number].kind, []).append((whole, after / large.tokens))
     known = {kind: tuple(map(median, zip(*pairs, strict=True))) for kind, pairs in by_kind.items()}
     first = next(layer for layer in layers if layer.kind in known)

@@ -24,6 +24,8 @@ from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import Answer, AnswerSet, answer_set
 from secateur.evaluation.tokens.prompts import Prompt
 from secateur.evaluation.tokens.teacher_forced import Chunk, run_teacher_forced
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.weights import WeightSource
 from secateur.serving.llama_server import NAME, EngineToken, llama_server
 from secateur.system.progress import Progress, no_progress
@@ -54,7 +56,7 @@ def measure_engine(
     prompts: Sequence[Prompt],
     *,
     count: int = TOKENS,
-    workers: int = 1,
+    backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     progress: Progress = no_progress,
 ) -> tuple[Measurement, ...]:
     """Compare llama.cpp on a GGUF with its decoded weights, on what llama.cpp generates.
@@ -66,7 +68,7 @@ def measure_engine(
     steps: list[EngineToken] = []
     made: list[Answer] = []
     progress("llama.cpp", 0, len(prompts), "prompts")
-    with llama_server(model, context=longest + count + _SPARE, workers=workers) as server:
+    with llama_server(model, context=longest + count + _SPARE, workers=backend.workers) as server:
         for number, prompt in enumerate(prompts, start=1):
             found = server.complete(prompt.input_ids, count)
             progress("llama.cpp", number, len(prompts), "prompts")
@@ -78,7 +80,7 @@ def measure_engine(
     if not made:
         raise EngineError(f"{NAME} with {model} generated no token after any of the prompts")
     generated = answer_set(made, {"engine": NAME})
-    scores = _score(source, generated, steps, workers, progress)
+    scores = _score(source, generated, steps, backend, progress)
     return tuple(
         replace(found, kind=KIND) for found in summarise(scores, generated, metrics=ENGINE_METRICS)
     )
@@ -88,7 +90,7 @@ def _score(
     source: WeightSource,
     generated: AnswerSet,
     steps: Sequence[EngineToken],
-    workers: int,
+    backend: Backend,
     progress: Progress,
 ) -> Scores:
     """Per generated token: whether the decoded weights choose it too, and how far their
@@ -97,13 +99,13 @@ def _score(
     difference = np.empty(generated.tokens, np.float64)
 
     def work(chunk: Chunk, logits: Tensor) -> None:
-        ours = logits.double().log_softmax(-1).numpy()
-        best = torch.argmax(logits, -1).numpy()
+        ours = logits.double().log_softmax(-1).cpu().numpy()
+        best = torch.argmax(logits, -1).cpu().numpy()
         for row, token in enumerate(chunk.token):
             step = steps[token]
             agrees[token] = best[row] == step.id
             difference[token] = np.abs(ours[row, list(step.top_ids)] - np.array(step.top)).mean()
 
-    run_teacher_forced(source, generated, work, workers=workers, progress=progress)
+    run_teacher_forced(source, generated, work, backend=backend, progress=progress)
     arrays = {"agrees": agrees, "difference": difference}
     return Scores(arrays, generated.sha256, {"artefact": NAME, "teacher": ""})

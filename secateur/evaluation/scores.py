@@ -19,8 +19,10 @@ from secateur.errors import InputError, NumericError
 from secateur.evaluation.metrics.base import ScoredTokens
 from secateur.evaluation.metrics.registry import token_arrays
 from secateur.evaluation.tokens.answers import AnswerSet
-from secateur.evaluation.tokens.teacher import Teacher, bins, check_same_answers
+from secateur.evaluation.tokens.teacher import Bins, Teacher, bins, check_same_answers
 from secateur.evaluation.tokens.teacher_forced import Chunk, place, run_teacher_forced
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.weights import WeightSource
 from secateur.system.array_file import read_arrays
 from secateur.system.atomic import write_safetensors
@@ -50,7 +52,7 @@ def score(
     identity: str,
     answers: AnswerSet,
     *,
-    workers: int = 1,
+    backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     progress: Progress = no_progress,
 ) -> Scores:
     """Run an artefact over the answers and compare it with the original.
@@ -78,7 +80,7 @@ def score(
                 raise NumericError(f"{place(answers, token)}: {array.name} is not finite")
             arrays[array.name][chunk.token] = values
 
-    run_teacher_forced(source, answers, work, workers=workers, progress=progress)
+    run_teacher_forced(source, answers, work, backend=backend, progress=progress)
     provenance = {"artefact": identity, "teacher": teacher.sha256}
     return Scores(arrays, answers.sha256, provenance)
 
@@ -90,7 +92,7 @@ def score_once(
     answers: AnswerSet,
     folder: Path,
     *,
-    workers: int = 1,
+    backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     progress: Progress = no_progress,
 ) -> Scores:
     """The scores kept in `folder`, or computed and put there.
@@ -107,7 +109,7 @@ def score_once(
             raise InputError(f"{path} holds the scores of something else: delete it")
         _log.info("%s: scored earlier, used again", path)
         return found
-    found = score(teacher, source, identity, answers, workers=workers, progress=progress)
+    found = score(teacher, source, identity, answers, backend=backend, progress=progress)
     save_scores(found, path)
     return found
 
@@ -130,8 +132,9 @@ def load_scores(path: Path) -> Scores:
 
 
 def _compare(teacher: Teacher, chunk: Chunk, logits: Tensor) -> ScoredTokens:
-    ids = torch.from_numpy(teacher.top_ids[chunk.token].astype(np.int64))
-    found = bins(logits, ids, torch.from_numpy(chunk.target))
+    ids = torch.from_numpy(teacher.top_ids[chunk.token].astype(np.int64)).to(logits.device)
+    target = torch.from_numpy(chunk.target).to(logits.device)
+    found = Bins(*(part.cpu() for part in bins(logits, ids, target)))
     rest = teacher.rest[chunk.token, None]
     return ScoredTokens(
         original=np.concatenate([teacher.top[chunk.token], rest], -1),
@@ -139,5 +142,5 @@ def _compare(teacher: Teacher, chunk: Chunk, logits: Tensor) -> ScoredTokens:
         original_actual=teacher.actual[chunk.token],
         artefact_actual=found.actual.numpy(),
         original_best=teacher.best[chunk.token],
-        artefact_best=logits.argmax(-1).numpy(),
+        artefact_best=logits.argmax(-1).cpu().numpy(),
     )

@@ -5,11 +5,11 @@ micro-batch: causal attention then cannot reach another document or the padding,
 without a mask. (Masks for packed rows are no alternative: transformers 5.23 makes none for
 gpt_oss, whose forward does not pass positions on, and documents attend to each other silently.)
 
-Micro-batches are small, because attention and norms are quickest in the cache; groups of them go
-through a layer's experts together (forward.expert_batch), where many tokens are quickest.
+On a CPU micro-batches are small, because attention and norms are quickest in the cache; groups of
+them go through a layer's experts together (forward.expert_batch), where many tokens are quickest.
 
-Both depend on the rows alone, never on threads, so that every group gives the same bits wherever
-it runs.
+Both depend on the rows and the kind of machine alone, never on threads, so that every group gives
+the same bits wherever it runs.
 """
 
 from __future__ import annotations
@@ -24,19 +24,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MAX_MICRO_BATCH_TOKENS = 1024
-"""Tokens of a micro-batch at most (unless one document is longer, or the model is narrow)."""
 MIN_WORK_ELEMENTS = 1 << 19
-"""Numbers of a piece of work for one thread at least: with fewer it is over so soon that the
+"""Numbers of a piece of work for one CPU thread at least: with fewer it is over so soon that the
 thread waits as long for Python's lock."""
-MIN_MICRO_BATCH_TOKENS = 512
-"""Tokens below which splitting further costs more than it gives."""
-MICRO_BATCH_OVERHEAD_TOKENS = 128
-"""A micro-batch costs as much as the work on so many tokens, in addition to its own tokens."""
-MIN_MICRO_BATCHES = 8
-"""Micro-batches at least, where there are tokens enough, so that threads share the work evenly."""
-MAX_GROUP_TOKENS = 4096
-"""Tokens of a group at most (unless one micro-batch has more)."""
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """How documents are divided: what is quickest on a kind of machine.
+
+    A micro-batch has at most `most` tokens, padding included (unless one document is longer), or
+    `elements` numbers of hidden states where that is more; and fewer, but not fewer than `least`,
+    until there are `fewest` of them, so that threads share the work evenly. Each costs as much as
+    the work on `overhead` tokens, in addition to its own tokens. A group has at most `group` tokens
+    (unless one micro-batch has more).
+    """
+
+    most: int
+    least: int
+    elements: int
+    fewest: int
+    overhead: int
+    group: int
+
+
+ON_CPU = BatchSize(
+    most=1024, least=512, elements=MIN_WORK_ELEMENTS, fewest=8, overhead=128, group=4096
+)
+ON_DEVICE = BatchSize(most=16384, least=16384, elements=0, fewest=1, overhead=2048, group=0)
+"""Every micro-batch is a group of its own: experts are quickest on as many rows as there is memory
+for, and beginning a layer takes the host as long as a GPU needs for some thousand tokens."""
 
 
 class TokenRow(Protocol):
@@ -84,17 +101,19 @@ Group = tuple[MicroBatch, ...]
 """Micro-batches that go through the experts together."""
 
 
-def group_micro_batches(batches: Sequence[MicroBatch]) -> tuple[Group, ...]:
-    """Neighbouring micro-batches in groups of at most MAX_GROUP_TOKENS tokens, with padding."""
+def group_micro_batches(
+    batches: Sequence[MicroBatch], size: BatchSize = ON_CPU
+) -> tuple[Group, ...]:
+    """Neighbouring micro-batches in groups of at most `size.group` tokens, with padding."""
     groups: list[list[MicroBatch]] = []
     room = 0
     for batch in batches:
-        size = batch.input_ids.numel()
-        if not groups or size > room:
+        tokens = batch.input_ids.numel()
+        if not groups or tokens > room:
             groups.append([])
-            room = MAX_GROUP_TOKENS
+            room = size.group
         groups[-1].append(batch)
-        room -= size
+        room -= tokens
     return tuple(map(tuple, groups))
 
 
@@ -103,18 +122,21 @@ def count_tokens(group: Sequence[MicroBatch]) -> int:
     return sum(int(batch.mask.sum()) for batch in group)
 
 
-def make_micro_batches(rows: Sequence[TokenRow], hidden: int) -> tuple[MicroBatch, ...]:
+def make_micro_batches(
+    rows: Sequence[TokenRow], hidden: int, size: BatchSize = ON_CPU
+) -> tuple[MicroBatch, ...]:
     """The documents of all rows in micro-batches for a model of width `hidden`."""
     total = sum(line.stop - line.start for line in _all_lines(rows))
-    largest = max(MAX_MICRO_BATCH_TOKENS, MIN_WORK_ELEMENTS // hidden)
-    return batch_documents(
-        rows, min(largest, max(MIN_MICRO_BATCH_TOKENS, total // MIN_MICRO_BATCHES))
-    )
+    largest = max(size.most, size.elements // hidden)
+    return batch_documents(rows, min(largest, max(size.least, total // size.fewest)), size.overhead)
 
 
-def batch_documents(rows: Sequence[TokenRow], tokens: int) -> tuple[MicroBatch, ...]:
+def batch_documents(
+    rows: Sequence[TokenRow], tokens: int, overhead: int = ON_CPU.overhead
+) -> tuple[MicroBatch, ...]:
     """All documents of all rows, long ones first, in a canonical order, in micro-batches of at most
-    `tokens` tokens, padding included (unless one document is longer)."""
+    `tokens` tokens, padding included (unless one document is longer); `overhead` as in
+    BatchSize."""
 
     def needs_mask(line: Line) -> bool:
         return bool((rows[line.row].documents[line.start : line.stop] < 0).any())
@@ -124,14 +146,15 @@ def batch_documents(rows: Sequence[TokenRow], tokens: int) -> tuple[MicroBatch, 
     for masked in (False, True):
         lines = [line for needs, line in keyed if needs == masked]
         lines.sort(key=lambda line: line.start - line.stop)
-        for start, stop in _find_cuts([line.stop - line.start for line in lines], tokens):
+        lengths = [line.stop - line.start for line in lines]
+        for start, stop in _find_cuts(lengths, tokens, overhead):
             batches.append(_make_batch(len(batches), masked, lines[start:stop], rows))
     return tuple(batches)
 
 
-def _find_cuts(lengths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
+def _find_cuts(lengths: Sequence[int], tokens: int, overhead: int) -> list[tuple[int, int]]:
     """Where to cut documents of falling length into micro-batches: the fewest padded tokens, where
-    every micro-batch costs MICRO_BATCH_OVERHEAD_TOKENS more."""
+    every micro-batch costs `overhead` more."""
     least = [0, *(sys.maxsize for _ in lengths)]
     begins = [0] * len(least)
     for stop in range(1, len(least)):
@@ -139,7 +162,7 @@ def _find_cuts(lengths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
             padded = lengths[start] * (stop - start)
             if padded > tokens and stop - start > 1:
                 break
-            cost = least[start] + padded + MICRO_BATCH_OVERHEAD_TOKENS
+            cost = least[start] + padded + overhead
             if cost < least[stop]:
                 least[stop], begins[stop] = cost, start
     cuts = []

@@ -146,6 +146,7 @@ class Member:
     def __init__(self, batch: ExpertBatch, number: int) -> None:
         self.batch = batch
         self.number = number
+        self.observer = batch.observer
 
     def dispatch(self, module: nn.Module, given: ExpertInput) -> Tensor:
         """See ExpertBatch.dispatch."""

@@ -46,8 +46,8 @@ class Assignments(NamedTuple):
     """int64 [P]: which of the token's K choices the expert was"""
     routing_weight: Tensor
     """float32 [P]: the coefficient that multiplies the expert's output"""
-    counts: list[int]
-    """[E]: how many tokens each expert has"""
+    counts: Tensor
+    """int64 [E]: how many tokens each expert has"""
 
 
 class Tile(NamedTuple):
@@ -137,7 +137,7 @@ class ExpertWork:
             observer.on_dispatch(self._hidden, experts, weights, self._assignments)
         rows = max(TILE_ROWS, MIN_WORK_ELEMENTS // self._hidden.shape[-1])
         together = max(1, MIN_WORK_ELEMENTS // count_expert_elements(module))
-        self._items = split_work(self._assignments.counts, rows, together)
+        self._items = split_work(self._assignments.counts.tolist(), rows, together)
         self._lock = threading.Lock()
         self._taken = self._added = 0
         self._adding = False
@@ -198,8 +198,8 @@ def _assign(
         # Masked tokens are sent to an expert that does not exist, behind all others.
         experts = experts.masked_fill(~mask.unsqueeze(-1), number)
     order = torch.argsort(experts.reshape(-1), stable=True)
-    counts = torch.bincount(experts.reshape(-1), minlength=number)[:number].tolist()
-    order = order[: sum(counts)]
+    counts = torch.bincount(experts.reshape(-1), minlength=number)[:number]
+    order = order[: int(counts.sum())]
     token = torch.div(order, slots, rounding_mode="floor")
     weight = routing_weights.reshape(-1)[order].float()
     return Assignments(token, order - token * slots, weight, counts)

@@ -13,17 +13,24 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from secateur.forward.expert_work import ExpertInput, ExpertWork
+from secateur.forward.expert_work import ExpertInput, ExpertObserver, ExpertWork
 
 IMPLEMENTATION = "secateur"
 """The name under which the function is registered with transformers."""
 
 
 class BatchMember(Protocol):
-    """A micro-batch whose experts run together with those of others."""
+    """A micro-batch that a backend runs."""
+
+    @property
+    def observer(self) -> ExpertObserver | None:
+        """What sees the experts of its group."""
+
+    number: int
+    """Its place in the group."""
 
     def dispatch(self, module: nn.Module, given: ExpertInput) -> Tensor:
-        """The experts' output for this input, [t, H]; waits for the other members."""
+        """The experts' output for this input, [t, H]."""
 
 
 CURRENT_MEMBER: ContextVar[BatchMember | None] = ContextVar("secateur_batch_member", default=None)

@@ -33,11 +33,18 @@ class LayerCalls:
     """The calls of all decoder layers for each micro-batch. Peak memory: CALLS_LIMIT, and the
     calls of one micro-batch (per thread, where they are recorded again)."""
 
-    def __init__(self, model: Any, batches: Sequence[MicroBatch], hidden: Sequence[Tensor]) -> None:
-        """`hidden` are the hidden states of each micro-batch, float32 [B, L, H]; recording reads
-        their shape only."""
+    def __init__(
+        self,
+        model: Any,
+        batches: Sequence[MicroBatch],
+        hidden: Sequence[Tensor],
+        device: torch.device,
+    ) -> None:
+        """`hidden` are the hidden states of each micro-batch, [B, L, H]; recording reads their
+        shape and type only. What the calls hold is on `device`."""
         self._model = model
         self._hidden = hidden
+        self._device = device
         # Threads may record at the same time, and the layers belong to the model.
         self._lock = threading.Lock()
         self._kept: dict[int, list[LayerCall]] = {}
@@ -58,9 +65,9 @@ class LayerCalls:
         recorders = [_Recorder(layer, calls) for layer in get_decoder_layers(self._model)]
         with self._lock, torch.inference_mode(), replace_layers(self._model, recorders):
             self._model.base_model(
-                inputs_embeds=self._hidden[batch.index],
-                position_ids=batch.positions,
-                attention_mask=batch.mask if batch.needs_mask else None,
+                inputs_embeds=self._hidden[batch.index].to(self._device),
+                position_ids=batch.positions.to(self._device),
+                attention_mask=batch.mask.to(self._device) if batch.needs_mask else None,
                 use_cache=False,
             )
         return calls

@@ -7,29 +7,40 @@ layer has its weights at a given moment.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, FamilyError
+from secateur.families.schema import Family
 from secateur.forward.experts import IMPLEMENTATION, is_experts, register
 from secateur.forward.weights import WeightSource
+
+if TYPE_CHECKING:
+    from secateur.forward.backends.base import Backend, PlacedWeights
 
 _REASON = 200
 """Characters of another library's message that ours may hold."""
 
 
-def build_skeleton(source: WeightSource) -> Any:
+def build_skeleton(source: WeightSource, backend: Backend | None = None) -> Any:
     """The text model of a source as a transformers causal LM with all parameters on meta.
 
     Experts run through secateur's function, attention through what transformers prefers for the
-    family (SDPA where it can), everything in float32. Raises CheckpointError for a config that
-    transformers does not accept.
+    family (SDPA where it can), everything in the type and on the device of the backend (default:
+    float32 on the CPU). Raises CheckpointError for a config that transformers does not accept.
     """
-    return _build(source.config)
+    if backend is None:
+        return _build(source.config)
+    model = _build(source.config, backend.dtype)
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                module._buffers[name] = buffer.to(backend.device)
+    return model
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -37,7 +48,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     _build(config)
 
 
-def _build(config: Mapping[str, Any]) -> Any:
+def _build(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Any:
     import transformers
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -45,7 +56,7 @@ def _build(config: Mapping[str, Any]) -> Any:
     register()
     try:
         found = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).get_text_config()
-        found.dtype = torch.float32
+        found.dtype = dtype
         with torch.device("meta"):
             model = cast(Any, AutoModelForCausalLM).from_config(found)
         model.set_experts_implementation(IMPLEMENTATION)
@@ -93,9 +104,8 @@ def get_decoder_layers(model: Any) -> nn.ModuleList:
 def fill_parameters(model: Any, names: dict[str, str], source: WeightSource) -> Iterator[None]:
     """Give parameters and persistent buffers their values inside the block.
 
-    `names` maps a dotted path inside `model` to the source's running name. Experts' parameters
-    become the source's stacks, in their own type (forward.expert_products widens a matrix at a
-    time); all else becomes float32. Peak memory: those tensors, and one matrix of an expert.
+    `names` maps a dotted path inside `model` to the source's running name. Values are taken as the
+    source has them, which a backend opened. Peak memory: those tensors.
     """
     shells: list[tuple[nn.Module, str, Any]] = []
     stacks: list[tuple[nn.Module, str]] = []
@@ -105,7 +115,7 @@ def fill_parameters(model: Any, names: dict[str, str], source: WeightSource) -> 
             owner = model.get_submodule(owner_path)
             table: Any = owner._parameters if leaf in owner._parameters else owner._buffers
             shell = table[leaf]
-            value = source.experts(running) if is_experts(owner) else source.tensor(running).float()
+            value = source.experts(running) if is_experts(owner) else source.tensor(running)
             if tuple(shell.shape) != tuple(value.shape):
                 raise FamilyError(
                     f"tensor {running!r} has shape {list(value.shape)}, but the model that "
@@ -127,6 +137,36 @@ def fill_parameters(model: Any, names: dict[str, str], source: WeightSource) -> 
         for owner, leaf, shell in shells:
             table = owner._parameters if leaf in owner._parameters else owner._buffers
             table[leaf] = shell
+
+
+@contextmanager
+def load_decoder_layer(
+    model: Any, layer: int, weights: PlacedWeights, backend: Backend
+) -> Iterator[nn.Module]:
+    """A decoder layer of the skeleton with its weights, ready to run; the next layer's are asked
+    for."""
+    layers = get_decoder_layers(model)
+    module = layers[layer]
+    with fill_parameters(module, name_layer_tensors(model, layer), weights):
+        if layer + 1 < len(layers):
+            weights.prefetch(*_split_names(layers[layer + 1], name_layer_tensors(model, layer + 1)))
+        with backend.adapt(module, find_routers(model, weights.family, [layer])):
+            yield module
+
+
+def find_routers(model: Any, family: Family, layers: Iterable[int]) -> list[nn.Module]:
+    """The routers of some decoder layers; dense ones have none."""
+    modules = dict(model.named_modules())
+    names = [family.fill(family.router.module, layer) for layer in layers]
+    return [modules[name] for name in names if name in modules]
+
+
+def _split_names(module: nn.Module, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The running names of a module's parameters, and of its stacks of experts."""
+    parts: tuple[list[str], list[str]] = [], []
+    for path, running in names.items():
+        parts[is_experts(module.get_submodule(path.rpartition(".")[0]))].append(running)
+    return parts
 
 
 def name_layer_tensors(model: Any, layer: int) -> dict[str, str]:

@@ -48,6 +48,7 @@ def load(path: Path) -> Statistics:
             shards=tuple(
                 (str(sha), int(part), int(parts)) for sha, part, parts in header["shards"]
             ),
+            devices=tuple(header.get("devices", ("cpu",))),
         )
         _check_arrays(statistics)
         return statistics

@@ -57,6 +57,7 @@ def merge(left: Statistics, right: Statistics) -> Statistics:
         arrays={name: arrays[name] for name in sorted(arrays)},
         sums={name: sums[name] for name in sorted(sums)},
         shards=_incomplete((*left.shards, *right.shards)),
+        devices=tuple(sorted({*left.devices, *right.devices})),
     )
 
 

@@ -40,6 +40,8 @@ class Statistics:
     sha256 and tokens of each document, sorted by `sample_key`, and gives sums of the kind
     `per_sample` their rows. `sums` gives the kind of every named sum. `shards` lists the parts
     that are there of corpora of which not all is: (sha256 of the corpus, part, parts in all).
+    `devices` are the kinds of machine that computed them, sorted (forward.backends): sums of one
+    kind are those of a single pass to the bit, however the corpus was divided.
     """
 
     model: Mapping[str, Any]
@@ -51,6 +53,7 @@ class Statistics:
     arrays: Mapping[str, Array] = field(repr=False)
     sums: Mapping[str, Kind] = field(default_factory=lambda: BUILT_IN)
     shards: tuple[tuple[str, int, int], ...] = ()
+    devices: tuple[str, ...] = ("cpu",)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -107,6 +110,7 @@ class Statistics:
             "samples": [dict(sample) for sample in self.samples],
             "sums": dict(self.sums),
             "shards": [list(shard) for shard in self.shards],
+            "devices": list(self.devices),
         }
 
 

@@ -8,7 +8,7 @@ from secateur.cli.help import STEPS
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.calibration import CalibrationOptions, KeepSample, Observe, ShardOf
 from secateur.cli.options.output import Force, Out
-from secateur.cli.options.running import EstimateOnly, RunOptions, Workers
+from secateur.cli.options.running import Device, EstimateOnly, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.render.estimate import show_estimate
@@ -35,6 +35,7 @@ def calibrate(
     observe: Observe = None,
     keep_sample: KeepSample = False,
     shard: ShardOf = None,
+    device: Device = "auto",
     workers: Workers = None,
     force: Force = False,
     estimate: EstimateOnly = False,
@@ -42,7 +43,9 @@ def calibrate(
     """Read a corpus once: statistics of the experts, and imatrix sums."""
     from secateur.api.calibrate import calibrate as run
 
-    request = text.request(observe=tuple(observe or ()), keep_sample=keep_sample, shard=shard)
+    request = text.request(
+        observe=tuple(observe or ()), keep_sample=keep_sample, shard=shard, device=device
+    )
     if estimate:
         from secateur.api.estimate import estimate_calibration
 

@@ -9,7 +9,7 @@ import typer
 
 from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.measuring import AnswerOptions, GateOptions
-from secateur.cli.options.running import RunOptions, Workers
+from secateur.cli.options.running import Device, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.terminal import show, tells
@@ -57,10 +57,11 @@ def measure(
     gates: GateOptions,
     running: RunOptions,
     work: Work = None,
+    device: Device = "auto",
     workers: Workers = None,
 ) -> None:
     """What was lost: divergence from the original on its own answers."""
-    request = answering.request(**gates.words())
+    request = answering.request(device=device, **gates.words())
     with show_progress() as progress:
         from secateur.api.measure import measure as run
 
@@ -86,6 +87,7 @@ def compare(
     answering: AnswerOptions,
     running: RunOptions,
     work: Work = None,
+    device: Device = "auto",
     workers: Workers = None,
 ) -> None:
     """Which of two artefacts is nearer to the original, in pairs.
@@ -93,7 +95,7 @@ def compare(
     On the same answers, so that what is hard for both does not count. What `measure` has scored
     already, with the same options, is not scored again.
     """
-    request = answering.request()
+    request = answering.request(device=device)
     with show_progress() as progress:
         from secateur.api.measure import compare as run
 

@@ -14,7 +14,7 @@ from secateur.cli.options.formats import FormatOptions
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, NoMeasure
 from secateur.cli.options.output import Out
 from secateur.cli.options.pruning import PruningOptions
-from secateur.cli.options.running import RUNNING, RunOptions, Workers
+from secateur.cli.options.running import RUNNING, Device, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.terminal import note, show, tells
@@ -57,6 +57,7 @@ def shrink(
     running: RunOptions,
     stats: Stats = None,
     no_measure: NoMeasure = False,
+    device: Device = "auto",
     workers: Workers = None,
     write_job: WriteJob = None,
 ) -> None:
@@ -72,8 +73,8 @@ def shrink(
         family=running.family,
         pruning=pruning.request(),
         formats=formats.request(),
-        calibration=text.request(),
-        measuring=None if no_measure else answering.request(**gates.words()),
+        calibration=text.request(device=device),
+        measuring=None if no_measure else answering.request(device=device, **gates.words()),
         statistics=stats,
         imatrix=formats.imatrix,
         unseen_experts=formats.unseen_experts,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secateur.cli.choices import complete, devices
 from secateur.cli.options.output import Json
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1, metavar="N", help="Threads to use. Default: all cores.", rich_help_panel=RUNNING
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda[:N]|mps",
+        autocompletion=complete(devices),
+        help="Where the model runs: `auto` is the first CUDA GPU, or the CPU where there is none.",
+        rich_help_panel=RUNNING,
     ),
 ]
 

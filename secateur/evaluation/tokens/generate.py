@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -35,9 +35,10 @@ from secateur.evaluation.tokens.answers import (
 )
 from secateur.evaluation.tokens.prompts import Prompt, PromptSet, check_lengths, turn_end_ids
 from secateur.evaluation.whole_model import whole_model
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.system.atomic import writing
 from secateur.system.progress import Counter, Progress, no_progress
-from secateur.system.resources import free_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,24 +84,24 @@ def generate_answers(
     *,
     stop_ids: frozenset[int],
     settings: Generation = Generation(),
-    workers: int = 1,
+    backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     memory: int | None = None,
     progress: Progress = no_progress,
 ) -> AnswerSet:
     """Answer all prompts, write them to `path` and return them; documents pass as they are.
 
     `stop_ids`: tokens that end a turn (see `stop_tokens`). `memory`: bytes that may be used,
-    by default what is free. Peak memory: all weights, experts in their own type and all else
-    in float32, and the cache of one batch per worker; the number of workers does not change the
-    answers. Raises EngineError when the weights do not fit, InputError for a prompt that leaves
-    no room to answer; `progress` counts tokens as they come, and those that an answer could have
-    had when it ends earlier.
+    by default what is free on the backend's device. Peak memory: all weights, experts in their own
+    type and all else in the backend's, and the cache of one batch per worker; the number of workers
+    does not change the answers. Raises EngineError when the weights do not fit, InputError for a
+    prompt that leaves no room to answer; `progress` counts tokens as they come, and those that an
+    answer could have had when it ends earlier.
     """
     from transformers import GenerationConfig
 
     check_lengths(checkpoint, prompts, settings.max_new_tokens)
     asked = [prompt for prompt in prompts.prompts if prompt.kind == "answers"]
-    provenance = _provenance(checkpoint, prompts, stop_ids, settings)
+    provenance = _provenance(checkpoint, prompts, stop_ids, settings, backend)
     key = hashlib.sha256(
         json.dumps([provenance, [list(prompt) for prompt in asked]], sort_keys=True).encode()
     ).hexdigest()
@@ -113,12 +114,12 @@ def generate_answers(
     count = Counter(progress, "answers", len(asked) * longest, "tokens")
     count(len(found) * longest)
     if pending:
-        check_memory(checkpoint, free_memory() if memory is None else memory)
+        check_memory(checkpoint, backend.free_memory() if memory is None else memory)
         work = partial(answer_batch, stop_ids=stop_ids, settings=settings, count=count)
-        with whole_model(checkpoint) as model, single_threaded_workers(workers) as pool:
+        with whole_model(checkpoint, backend) as model, mapping(backend) as each:
             # The model's own defaults would be merged into ours.
             model.generation_config = cast(Any, GenerationConfig)()
-            for answers in pool.map(partial(work, model), pending):
+            for answers in each(partial(work, model), pending):
                 _append(kept, answers)
                 found.update({answer.id: answer for answer in answers})
     in_order = (
@@ -132,15 +133,19 @@ def generate_answers(
 
 
 @contextmanager
-def single_threaded_workers(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Workers that compute with one torch thread each, so that their number changes no bits."""
+def mapping(backend: Backend) -> Iterator[Callable[..., Iterable[Any]]]:
+    """What runs a function on every batch: this thread, which keeps a device busy, or workers that
+    compute with one torch thread each, so that their number changes no bits."""
+    if backend.queued:
+        yield map
+        return
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(
-            max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
+            max(1, backend.workers), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             try:
-                yield pool
+                yield pool.map
             except BaseException:
                 # Else the pool would finish everything before it lets the error out.
                 pool.shutdown(cancel_futures=True)
@@ -180,8 +185,8 @@ def answer_batch(
     )
     with torch.inference_mode():
         output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
             generation_config=config,
             logits_processor=_make_sampler([prompt.id for prompt in batch], settings, count),
         )
@@ -222,7 +227,8 @@ def _make_sampler(ids: Sequence[str], settings: Generation, count: Callable[[int
         def add_noise(_: Tensor, logits: Tensor) -> Tensor:
             uniform = [torch.rand(logits.shape[-1], generator=draw).double() for draw in draws]
             # rand may give 0, whose logarithm is no number.
-            return logits - torch.stack(uniform).clamp_min(1e-20).log().neg().log().float()
+            noise = torch.stack(uniform).clamp_min(1e-20).log().neg().log().float()
+            return logits - noise.to(logits.device)
 
         steps.append(add_noise)
     return LogitsProcessorList(steps)
@@ -275,6 +281,7 @@ def _provenance(
     prompts: PromptSet,
     stop_ids: frozenset[int],
     settings: Generation,
+    backend: Backend,
 ) -> dict[str, Any]:
     import transformers
 
@@ -285,6 +292,7 @@ def _provenance(
         "original": checkpoint.identity(),
         "generation": asdict(settings),
         "stop_ids": sorted(stop_ids),
+        "device": backend.name,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

@@ -18,11 +18,11 @@ from transformers import GenerationConfig
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.evaluation.tokens.answers import Answer, answer_set
-from secateur.evaluation.tokens.generate import Generation, answer_batch, single_threaded_workers
+from secateur.evaluation.tokens.generate import Generation, answer_batch, mapping
 from secateur.evaluation.tokens.prompts import Prompt
 from secateur.evaluation.tokens.teacher import teach
-from secateur.evaluation.tokens.teacher_forced import LOGITS_BYTES
 from secateur.evaluation.whole_model import whole_model
+from secateur.forward.backends.cpu import LOGITS_BYTES, CpuBackend
 from secateur.forward.skeleton import get_decoder_layers
 from secateur.forward.weights import CheckpointWeights
 
@@ -53,7 +53,7 @@ def head_seconds(checkpoint: Checkpoint, workers: int) -> float:
         CheckpointWeights(checkpoint),
         "",
         answer_set(answers, {}),
-        workers=workers,
+        backend=CpuBackend(workers),
         layers=0,
         progress=mark,
     )
@@ -76,12 +76,13 @@ def step_seconds(
     batches = [
         _prompts(worker, prompt_tokens, short.batch_size, vocab) for worker in range(workers)
     ]
-    with whole_model(checkpoint, loaded) as model, single_threaded_workers(workers) as pool:
+    backend = CpuBackend(workers)
+    with whole_model(checkpoint, backend, loaded) as model, mapping(backend) as each:
         # As where answers are generated: the model's own defaults would be merged into ours.
         model.generation_config = cast(Any, GenerationConfig)()
         watch = _Watch(get_decoder_layers(model))
         work = partial(_time_batch, model, watch, short)
-        found = list(pool.map(work, batches))
+        found = list(each(work, batches))
     steps, inside = (mean(column) for column in zip(*found, strict=True))
     return float(max(0.0, steps - inside) + inside * layers / loaded)
 

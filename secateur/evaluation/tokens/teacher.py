@@ -28,6 +28,8 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher_forced import Chunk, run_teacher_forced
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.weights import WeightSource
 from secateur.system.array_file import read_arrays
 from secateur.system.atomic import write_safetensors
@@ -103,7 +105,7 @@ def teach(
     answers: AnswerSet,
     *,
     top_k: int = TOP_K,
-    workers: int = 1,
+    backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     layers: int | None = None,
     progress: Progress = no_progress,
 ) -> Teacher:
@@ -122,17 +124,23 @@ def teach(
 
     def work(chunk: Chunk, logits: Tensor) -> None:
         ids = torch.topk(logits, kept, dim=-1).indices
-        found = bins(logits, ids, torch.from_numpy(chunk.target))
-        ids_NK[chunk.token] = ids.numpy()
-        top_NK[chunk.token] = found.top.numpy()
-        rest_N[chunk.token] = found.rest.numpy()
-        actual_N[chunk.token] = found.actual.numpy()
-        best_N[chunk.token] = logits.argmax(-1).numpy()
+        found = bins(logits, ids, torch.from_numpy(chunk.target).to(logits.device))
+        ids_NK[chunk.token] = ids.cpu().numpy()
+        top_NK[chunk.token] = found.top.cpu().numpy()
+        rest_N[chunk.token] = found.rest.cpu().numpy()
+        actual_N[chunk.token] = found.actual.cpu().numpy()
+        best_N[chunk.token] = logits.argmax(-1).cpu().numpy()
 
     best_N = np.empty(count, np.int32)
-    run_teacher_forced(source, answers, work, workers=workers, layers=layers, progress=progress)
+    run_teacher_forced(source, answers, work, backend=backend, layers=layers, progress=progress)
     return Teacher(
-        ids_NK, top_NK, rest_N, actual_N, best_N, answers.sha256, _provenance(identity, kept)
+        ids_NK,
+        top_NK,
+        rest_N,
+        actual_N,
+        best_N,
+        answers.sha256,
+        _provenance(identity, kept, backend),
     )
 
 
@@ -143,16 +151,17 @@ def teacher_for(
     folder: Path,
     *,
     top_k: int = TOP_K,
-    workers: int = 1,
+    backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     progress: Progress = no_progress,
 ) -> Teacher:
     """The teacher kept in `folder`, or computed and put there.
 
-    The file's name is the hash of the original, the answers, K and the versions of torch and
-    transformers (other kernels give other last bits, and identity would no longer be exactly 0).
+    The file's name is the hash of the original, the answers, K, the device and the versions of
+    torch and transformers (other kernels give other last bits, and identity would no longer be
+    exactly 0).
     """
     kept = min(top_k, source.family.number(source.config, "vocab"))
-    key = _key(answers.sha256, _provenance(identity, kept))
+    key = _key(answers.sha256, _provenance(identity, kept, backend))
     path = folder / f"teacher-{key[:16]}.safetensors"
     if path.exists():
         teacher = load_teacher(path)
@@ -161,7 +170,7 @@ def teacher_for(
             raise InputError(f"{path} was made from another original: delete it")
         _log.info("%s: the original's probabilities of an earlier run, used again", path)
         return teacher
-    teacher = teach(source, identity, answers, top_k=top_k, workers=workers, progress=progress)
+    teacher = teach(source, identity, answers, top_k=top_k, backend=backend, progress=progress)
     save_teacher(teacher, path)
     return teacher
 
@@ -196,12 +205,13 @@ def load_teacher(path: Path) -> Teacher:
 _ARRAYS = ("top_ids", "top", "rest", "actual", "best")
 
 
-def _provenance(identity: str, top_k: int) -> dict[str, Any]:
+def _provenance(identity: str, top_k: int, backend: Backend) -> dict[str, Any]:
     import transformers
 
     return {
         "original": identity,
         "top_k": top_k,
+        "device": backend.name,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

@@ -17,13 +17,12 @@ from torch import Tensor
 
 from secateur.errors import FamilyError, NumericError
 from secateur.evaluation.tokens.answers import AnswerSet
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import MicroBatch, count_tokens, make_micro_batches
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
 from secateur.system.progress import Counter, Progress, no_progress
-
-LOGITS_BYTES = 64 << 20
-"""Bytes of float32 logits held at once per worker."""
 
 
 class Chunk(NamedTuple):
@@ -42,16 +41,17 @@ def run_teacher_forced(
     answers: AnswerSet,
     work: Callable[[Chunk, Tensor], None],
     *,
-    workers: int = 1,
+    backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     layers: int | None = None,
     progress: Progress = no_progress,
 ) -> None:
-    """Call `work(chunk, logits)` for all scored tokens; logits are float32 [n, V].
+    """Call `work(chunk, logits)` for all scored tokens; logits are float32 [n, V], on the backend's
+    device if that has float64.
 
-    `work` runs in worker threads, on chunks that do not overlap; chunks do not depend on the number
-    of workers. Two stages are reported, both in tokens: "layers" (all tokens), then "logits" (those
-    that are scored). `layers` runs only the first so many, to try what the head takes. Raises
-    NumericError, naming the answer and the token, when a hidden state or a logit is NaN or
+    `work` may run in several threads, on chunks that do not overlap; chunks do not depend on the
+    number of workers. Two stages are reported, both in tokens: "layers" (all tokens), then "logits"
+    (those that are scored). `layers` runs only the first so many, to try what the head takes.
+    Raises NumericError, naming the answer and the token, when a hidden state or a logit is NaN or
     infinite, and FamilyError when the vocabulary lacks a token.
     """
     vocab = source.family.number(source.config, "vocab")
@@ -61,24 +61,27 @@ def run_teacher_forced(
             f"the answers hold token {largest}, but the model's vocabulary is 0 to {vocab - 1}: "
             "they were made for a model with another tokenizer"
         )
-    size = max(1, LOGITS_BYTES // (4 * vocab))
-    batches = make_micro_batches(answers.rows, source.family.number(source.config, "hidden"))
+    size = max(1, backend.logits_bytes // (4 * vocab))
+    hidden = source.family.number(source.config, "hidden")
+    batches = make_micro_batches(answers.rows, hidden, backend.batch_size)
     if layers is None:
         layers = source.family.number(source.config, "layers")
 
-    with ForwardPass(source, batches, workers=workers) as forward:
+    with ForwardPass(source, batches, backend) as forward:
         tokens = count_tokens(batches)
         count = Counter(progress, "layers", tokens, "tokens", steps=layers * tokens)
-        for layer in range(layers):
-            with forward.load_layer(layer) as module:
-                try:
+        try:
+            for layer in range(layers):
+                with forward.load_layer(layer) as module:
                     forward.run(module, layer, done=lambda group: count(count_tokens(group)))
-                except NumericError as error:
-                    raise _name_answer(error, forward, answers) from None
+            forward.finish()
+        except NumericError as error:
+            raise _name_answer(error, forward, answers) from None
 
         def score(batch: MicroBatch) -> None:
             for chunk in _chunks(batch, answers, size):
                 logits = forward.logits(batch, chunk.position)
+                logits = logits.cpu() if logits.device.type == "mps" else logits  # no float64 there
                 _check_finite(logits, chunk, answers)
                 work(chunk, logits)
                 scored(len(chunk.token))
@@ -126,7 +129,7 @@ def _check_finite(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:
 def _name_answer(error: NumericError, forward: ForwardPass, answers: AnswerSet) -> NumericError:
     """The forward's error about a row, with the answer it is about."""
     for batch in forward.batches:
-        bad = ~torch.isfinite(forward.hidden(batch).sum(-1)) & batch.mask
+        bad = ~torch.isfinite(forward.hidden(batch).sum(-1)).cpu() & batch.mask
         if bool(bad.any()):
             number, token = (int(part) for part in bad.nonzero()[0])
             answer = answers.answers[batch.lines[number].row]

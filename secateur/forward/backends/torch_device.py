@@ -1,0 +1,177 @@
+"""The backend of a device that torch knows: a CUDA GPU, Apple's MPS, or for tests the CPU.
+
+Norms, experts and sums are torch operations there, queued without the host waiting. Products are
+made in the type of the weights where that has 16 bits and what is run asks for no more; they sum in
+float32, and never in reduced precision. A micro-batch is a group of its own and runs in this
+thread: a device is kept busy by large operations, not by many threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.forward.backends.base import LayerCall
+from secateur.forward.backends.device_experts import DeviceMember
+from secateur.forward.backends.device_weights import DeviceWeights, open_on_device
+from secateur.forward.backends.grouped_products import GroupedProducts
+from secateur.forward.batches import ON_DEVICE, BatchSize, Group, MicroBatch
+from secateur.forward.expert_work import ExpertObserver
+from secateur.forward.experts import CURRENT_MEMBER
+from secateur.forward.norms import Known, fuse_norms, rms_norm_of
+from secateur.forward.weights import WeightSource
+from secateur.system.resources import free_memory
+
+STATES_SHARE = 0.1
+"""Share of a device's memory that hidden states may take."""
+
+
+@dataclass(frozen=True)
+class TorchDevice:
+    """One device. `dtype` is that of hidden states and products (`choose.py`)."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    workers: int = 1
+    batch_size: BatchSize = ON_DEVICE
+    queued: bool = True
+    logits_bytes: int = 512 << 20
+    _products: GroupedProducts = field(default_factory=GroupedProducts, repr=False)
+    _norms: Known = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        if self.device.type != "cuda":
+            return self.device.type
+        return f"cuda: {torch.cuda.get_device_name(self.device)}"
+
+    @property
+    def states_limit(self) -> int:
+        if self.device.type != "cuda":
+            return 2 << 30
+        return int(STATES_SHARE * torch.cuda.get_device_properties(self.device).total_memory)
+
+    @contextmanager
+    def open(self, source: WeightSource) -> Iterator[DeviceWeights]:
+        """The source's tensors on the device; the next layer's are copied while one computes."""
+        with open_on_device(source, self.device, self.dtype, self.workers) as weights:
+            yield weights
+
+    @contextmanager
+    def adapt(self, module: nn.Module, routers: Sequence[nn.Module]) -> Iterator[None]:
+        """RMSNorms as one operation each, and routers that see float32, as their weights are."""
+        with fuse_norms(module, rms_norm_of, self._norms), ExitStack() as stack:
+            for router in routers:
+                stack.callback(router.register_forward_pre_hook(_widen_inputs).remove)
+            yield
+
+    @contextmanager
+    def start(self, groups: Sequence[Group]) -> Iterator[_Session]:
+        """Products sum in float32 inside."""
+        with self._exact_products():
+            yield _Session(self._products, self.device)
+
+    @contextmanager
+    def run_alone(self, model: nn.Module, routers: Sequence[nn.Module]) -> Iterator[None]:
+        token = CURRENT_MEMBER.set(DeviceMember(self._products))
+        try:
+            with self.adapt(model, routers), self._exact_products():
+                yield
+        finally:
+            CURRENT_MEMBER.reset(token)
+
+    def free_memory(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        return free_memory()
+
+    @contextmanager
+    def _exact_products(self) -> Iterator[None]:
+        if self.device.type != "cuda":
+            yield
+            return
+        matmul = torch.backends.cuda.matmul
+        before = matmul.allow_tf32, matmul.allow_bf16_reduced_precision_reduction
+        matmul.allow_tf32 = matmul.allow_bf16_reduced_precision_reduction = False
+        try:
+            with torch.cuda.device(self.device):
+                yield
+        finally:
+            matmul.allow_tf32, matmul.allow_bf16_reduced_precision_reduction = before
+
+
+def _widen_inputs(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        one.float() if isinstance(one, Tensor) and one.is_floating_point() else one for one in given
+    )
+
+
+@dataclass(frozen=True)
+class _Session:
+    products: GroupedProducts
+    device: torch.device
+    unchecked: int = 3
+
+    def begin(
+        self, rank: int, group: Group, call: LayerCall, observer: ExpertObserver | None
+    ) -> _Queued:
+        """Queue the layer on every micro-batch."""
+        member = DeviceMember(self.products, observer)
+        token = CURRENT_MEMBER.set(member)
+        outputs, broken = [], []
+        try:
+            with torch.inference_mode():
+                for member.number, batch in enumerate(group):
+                    output, bad = call(batch)
+                    outputs.append(output)
+                    broken.append(_copy_to_host(bad))
+        finally:
+            CURRENT_MEMBER.reset(token)
+        return _Queued(outputs, broken, _mark(self.device))
+
+    def map(
+        self, work: Callable[[MicroBatch], Any], batches: Sequence[MicroBatch]
+    ) -> Iterable[Any]:
+        """One after the other: each is large."""
+        return (work(batch) for batch in batches)
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """A group whose operations were given to the device; `_done` is past when it did them."""
+
+    _outputs: list[Tensor]
+    _broken: list[Tensor]
+    _done: torch.cuda.Event | None
+
+    def outputs(self) -> list[Tensor]:
+        return self._outputs
+
+    def broken(self) -> list[Tensor]:
+        if self._done is not None:
+            self._done.synchronize()
+        return self._broken
+
+    def abort(self, error: BaseException) -> None:
+        """Nothing: what is queued ends by itself."""
+
+
+def _copy_to_host(value: Tensor) -> Tensor:
+    """A copy in host memory; on CUDA it is there only when the device has come so far."""
+    if value.device.type != "cuda":
+        return value.cpu()
+    return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+
+
+def _mark(device: torch.device) -> torch.cuda.Event | None:
+    """The place in the device's work that has been reached so far."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event

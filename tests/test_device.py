@@ -1,0 +1,90 @@
+"""The torch-device backend, on the CPU or on a GPU where there is one, and what it agrees with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_calibrate import as_bytes, corpus, documents_of
+from test_stream import streamed
+from tiny_models import FORMS, difference, load
+
+from secateur.calibration.layer_pass import calibrate
+from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
+from secateur.calibration.shards import Shard
+from secateur.calibration.token_sample import Sampling
+from secateur.checkpoint.reader import Checkpoint
+from secateur.errors import NumericError
+from secateur.forward.backends.torch_device import TorchDevice
+from secateur.statistics.merge import merge
+
+TINY = Callable[[str], Checkpoint]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ON_DEVICE = TorchDevice(DEVICE)
+SMALL = TorchDevice(DEVICE, batch_size=replace(ON_DEVICE.batch_size, most=256, least=256))
+"""Micro-batches of 256 tokens, so that a short corpus has several."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_logits_are_the_whole_models(form: str, tiny: TINY) -> None:
+    rows = corpus()
+    found = streamed(tiny(form), rows, ON_DEVICE)
+    model = load(tiny(form).path)
+    keys = [(n, d) for n, row in enumerate(rows.rows) for d in range(len(row.samples))]
+    for key, (_, _, ids, _) in zip(keys, documents_of(rows), strict=True):
+        with torch.no_grad():
+            expected = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        assert difference(found[key].cpu(), expected) <= 2e-5
+
+
+@pytest.mark.parametrize("form", ["gemma4", "qwen3_moe", "gpt_oss", "deepseek_v3"])
+def test_statistics_are_those_of_the_cpu_up_to_rounding(form: str, tiny: TINY) -> None:
+    options: dict[str, Any] = {"sampling": Sampling(64), "observers": [SAMPLE_NORMS]}
+    ours = calibrate(tiny(form), corpus(), backend=ON_DEVICE, **options)
+    cpu = calibrate(tiny(form), corpus(), **options)
+    assert ours.devices == (DEVICE.type,) if DEVICE.type == "cpu" else ours.devices
+    assert ours.arrays.keys() == cpu.arrays.keys()
+    for name, expected in cpu.arrays.items():
+        assert ours.arrays[name].shape == expected.shape
+        assert ours.arrays[name].dtype == expected.dtype
+    for layer in cpu.layers:
+        assert np.array_equal(ours.count(layer), cpu.count(layer))
+        for name in (*cpu.sums, "rerouted.pooled.errors", "rerouted.pooled.scores"):
+            if cpu.sums.get(name) != "count":
+                assert ours.array(layer, name) == pytest.approx(
+                    cpu.array(layer, name), rel=2e-4, abs=1e-5, nan_ok=True
+                )
+    for name, (squares, tokens) in cpu.importance().items():
+        assert np.array_equal(ours.importance()[name][1], tokens)
+        assert ours.importance()[name][0] == pytest.approx(squares, rel=1e-4)
+
+
+def test_merged_shards_are_one_pass_to_the_byte(tiny: TINY, tmp_path: Path) -> None:
+    whole = corpus([("code", f"{n:02d}", 64) for n in range(28)])
+    options: dict[str, Any] = {"sampling": Sampling(0), "backend": SMALL}
+    once = calibrate(tiny("gemma4"), whole, **options)
+    parts = [calibrate(tiny("gemma4"), whole, shard=Shard(n, 3), **options) for n in (1, 2, 3)]
+    merged = merge(merge(parts[2], parts[0]), parts[1])
+    assert as_bytes(merged, tmp_path) == as_bytes(once, tmp_path)
+
+
+def test_a_damaged_weight_is_one_sentence(broken: Checkpoint) -> None:
+    with pytest.raises(NumericError, match=r"layer 1 gave NaN or infinity for row \d+, token"):
+        calibrate(broken, corpus(), sampling=Sampling(0), backend=SMALL)
+
+
+def test_broken_tokens_are_left_out_as_on_the_cpu(broken: Checkpoint) -> None:
+    options: dict[str, Any] = {"sampling": Sampling(0), "skip_bad": True}
+    cpu = calibrate(broken, corpus(), **options)
+    ours = calibrate(broken, corpus(), backend=SMALL, **options)
+    assert ours.skipped == cpu.skipped > 0
+    for layer in cpu.layers:
+        assert np.array_equal(ours.count(layer), cpu.count(layer))
+        assert ours.array(layer, "gate_norm") == pytest.approx(
+            cpu.array(layer, "gate_norm"), rel=1e-4
+        )
