@@ -158,8 +158,10 @@ def test_progress_counts_layers_then_tokens(tiny: Tiny) -> None:
     calls: list[tuple[str, int, int, str]] = []
     teach(CheckpointWeights(checkpoint), "original", answers, progress=lambda *c: calls.append(c))
     layers = [call for call in calls if call[0] == "layers"]
-    assert (layers[0][1], layers[-1][1]) == (0, layers[-1][2])
-    assert {call[3] for call in layers} == {"tokens"}
+    every = sum(len(answer.input_ids) for answer in answers.answers)
+    assert [call[1:] for call in layers] == [
+        (every * done // 3, every, "tokens") for done in range(4)
+    ]
     assert calls[-1] == ("logits", answers.tokens, answers.tokens, "tokens")
 
 
@@ -235,7 +237,7 @@ def test_a_damaged_teacher_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*make it again"):
         teacher_for(source, "original", answers, tmp_path)
     save_scores(made_scores(np.zeros(3), answers), path)
-    with pytest.raises(InputError, match=r"holds 'secateur scores 2', expected 'secateur teacher"):
+    with pytest.raises(InputError, match=r"holds 'secateur scores 3', expected 'secateur teacher"):
         load_teacher(path)
 
 

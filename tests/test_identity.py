@@ -16,8 +16,9 @@ import pytest
 from tiny_models import save_tiny
 
 from secateur.checkpoint import identity
-from secateur.checkpoint.identity import STORE, file_hashes
+from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoint
+from secateur.system.cache import WEIGHT_HASHES as STORE
 from secateur.system.resources import cache_folder
 
 TINY = Callable[[str], Checkpoint]

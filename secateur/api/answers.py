@@ -24,6 +24,7 @@ from secateur.evaluation.tokens.prompts import (
     read_answers,
     read_prompts,
 )
+from secateur.system.cache import kept_file, kept_files, model_folder, touch
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cache_folder, free_memory
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 def measure_folder(original: Checkpoint) -> Path:
     """Where the answers, probabilities and scores of an original are kept from run to run."""
-    return cache_folder() / original.identity()[:16]
+    return model_folder(original.identity())
 
 
 def find_questions(original: Checkpoint, request: Measuring) -> Path:
@@ -77,8 +78,7 @@ def check_can_answer(original: Checkpoint, request: Measuring, folder: Path | No
 
 def _has_answers(folder: Path | None) -> bool:
     """Whether any answers are kept, of whatever model: its identity may take minutes to know."""
-    name = "answers-*.jsonl"
-    return any(cache_folder().glob(f"*/{name}") if folder is None else folder.glob(name))
+    return bool(kept_files(cache_folder() if folder is None else folder, "answers"))
 
 
 def check_can_tokenize(original: Checkpoint, request: Measuring) -> None:
@@ -110,6 +110,7 @@ def get_answers(
     asked = _read_prompts(original, request)
     path = _answers_path(original, request, asked, folder)
     if path.exists():
+        touch(path)
         return load_answers(path, original.family.number(original.config, "vocab"))
     from secateur.evaluation.tokens.generate import Generation, generate_answers, stop_tokens
 
@@ -144,4 +145,4 @@ def _answers_path(original: Checkpoint, request: Measuring, asked: PromptSet, fo
         request.temperature,
     ]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return folder / f"answers-{key[:16]}.jsonl"
+    return kept_file(folder, "answers", key)

@@ -36,6 +36,8 @@ from secateur.outputs.registry import artefacts_of, open_artefact
 from secateur.release.manifest import MANIFEST, check_undamaged
 from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report
 from secateur.system.atomic import remove_abandoned, writing
+from secateur.system.cache import name_model
+from secateur.system.folder_lock import in_use
 from secateur.system.progress import Progress, no_progress, within
 
 
@@ -66,12 +68,14 @@ def measure(
     # The report is written again whatever it holds; an interrupted run may have left half of it.
     additional = check_undamaged(out, (REPORT, REPORT_TEXT), progress) if is_ours else ()
     opened = [run.open(path) for path in artefacts_of(out)]
-    answers, teacher = run.ask_original()
+    with in_use(run.folder):
+        answers, teacher = run.ask_original()
+        measured = tuple(run.measure(artefact, answers, teacher) for artefact in opened)
     report = Report(
         original=run.original.name,
         original_bytes=sum(path.stat().st_size for path in run.original.shards),
         answers=describe_answers(answers, teacher),
-        artefacts=tuple(run.measure(artefact, answers, teacher) for artefact in opened),
+        artefacts=measured,
         notes=(*interval_notes(answers), *additional_notes(additional)),
         gates=request.limits,
     )
@@ -96,8 +100,9 @@ def compare(
     """
     run = _start(against, request, work, revision, workers, progress)
     opened = [run.open(Path(path)) for path in (first, second)]
-    answers, teacher = run.ask_original()
-    one, other = (run.score(artefact, answers, teacher) for artefact in opened)
+    with in_use(run.folder):
+        answers, teacher = run.ask_original()
+        one, other = (run.score(artefact, answers, teacher) for artefact in opened)
     return compare_scores(one, other, answers)
 
 
@@ -180,4 +185,5 @@ def _start(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
+    name_model(folder, original.name)
     return _Run(original, request, folder, backend, progress)

@@ -26,11 +26,9 @@ from typing import Any
 from secateur.checkpoint.headers import TensorSpec
 from secateur.errors import CheckpointError, SecateurError
 from secateur.system import atomic
+from secateur.system.cache import WEIGHT_HASHES
 from secateur.system.progress import Counter, Progress, no_progress
 from secateur.system.resources import cache_folder, cores
-
-STORE = "weight_hashes.json"
-"""The file in the cache folder that remembers {path: [stamp, sha256]}."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
@@ -162,7 +160,7 @@ def _hash(path: Path, count: Counter, stop: Event) -> str | None:
 def _load() -> dict[str, tuple[Stamp, str]]:
     """What is remembered; nothing where there is no cache folder, or its file is damaged."""
     try:
-        data = json.loads((cache_folder() / STORE).read_text("utf-8"))
+        data = json.loads((cache_folder() / WEIGHT_HASHES).read_text("utf-8"))
         return {
             str(path): ((int(a), int(b), int(c), int(d)), str(digest))
             for path, ((a, b, c, d), digest) in data.items()
@@ -187,6 +185,6 @@ def _remember(new: Mapping[Path, tuple[Stamp, str]]) -> None:
         if settled:
             kept = {path: entry for path, entry in _load().items() if os.path.exists(path)}
             text = json.dumps(kept | settled, indent=0, sort_keys=True)
-            atomic.write_text(cache_folder() / STORE, text)
+            atomic.write_text(cache_folder() / WEIGHT_HASHES, text)
     except (OSError, RuntimeError, SecateurError):
         return

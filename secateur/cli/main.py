@@ -15,6 +15,7 @@ import typer
 from secateur import __version__
 from secateur.cli.commands import (
     audit,
+    cache,
     calibrate,
     family,
     imatrix,
@@ -53,6 +54,7 @@ for module in (inspect, calibrate, statistics, plan, output, measure, shrink, ru
 app.add_typer(imatrix.app, name="imatrix", rich_help_panel=FILES)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=FILES)
 app.add_typer(family.app, name="family", rich_help_panel=FILES)
+app.add_typer(cache.app, name="cache", rich_help_panel=FILES)
 
 
 def main() -> None:

@@ -24,13 +24,13 @@ from secateur.evaluation.tokens.teacher_forced import Chunk, place, run_teacher_
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.weights import WeightSource
-from secateur.system.array_file import read_arrays
-from secateur.system.atomic import write_safetensors
+from secateur.system.array_file import read_arrays, write_arrays
+from secateur.system.cache import kept_file, touch
 from secateur.system.progress import Progress, no_progress
 
 _log = logging.getLogger(__name__)
 
-FORMAT = "secateur scores 2"
+FORMAT = "secateur scores 3"
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,12 @@ def score_once(
     """
     names = [array.name for array in token_arrays()]
     decides = json.dumps([FORMAT, identity, teacher.sha256, answers.sha256, names])
-    path = folder / f"scores-{hashlib.sha256(decides.encode()).hexdigest()[:16]}.safetensors"
+    path = kept_file(folder, "scores", hashlib.sha256(decides.encode()).hexdigest())
     if path.exists():
         found = load_scores(path)
         if found.provenance != {"artefact": identity, "teacher": teacher.sha256}:
             raise InputError(f"{path} holds the scores of something else: delete it")
+        touch(path)
         _log.info("%s: scored earlier, used again", path)
         return found
     found = score(teacher, source, identity, answers, backend=backend, progress=progress)
@@ -121,7 +122,7 @@ def save_scores(scores: Scores, path: Path) -> None:
         "answers_sha256": scores.answers_sha256,
         "provenance": json.dumps(scores.provenance, sort_keys=True),
     }
-    write_safetensors(path, scores.arrays, head)
+    write_arrays(path, scores.arrays, head)
 
 
 def load_scores(path: Path) -> Scores:

@@ -31,14 +31,14 @@ from secateur.evaluation.tokens.teacher_forced import Chunk, run_teacher_forced
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.weights import WeightSource
-from secateur.system.array_file import read_arrays
-from secateur.system.atomic import write_safetensors
+from secateur.system.array_file import read_arrays, write_arrays
+from secateur.system.cache import kept_file, touch
 from secateur.system.progress import Progress, no_progress
 
 TOP_K = 256
 _log = logging.getLogger(__name__)
 
-FORMAT = "secateur teacher 1"
+FORMAT = "secateur teacher 2"
 
 
 class Bins(NamedTuple):
@@ -162,12 +162,13 @@ def teacher_for(
     """
     kept = min(top_k, source.family.number(source.config, "vocab"))
     key = _key(answers.sha256, _provenance(identity, kept, backend))
-    path = folder / f"teacher-{key[:16]}.safetensors"
+    path = kept_file(folder, "probabilities", key)
     if path.exists():
         teacher = load_teacher(path)
         check_same_answers(teacher, answers, path)
         if teacher.sha256 != key:
             raise InputError(f"{path} was made from another original: delete it")
+        touch(path)
         _log.info("%s: the original's probabilities of an earlier run, used again", path)
         return teacher
     teacher = teach(source, identity, answers, top_k=top_k, backend=backend, progress=progress)
@@ -193,7 +194,7 @@ def save_teacher(teacher: Teacher, path: Path) -> None:
         "answers_sha256": teacher.answers_sha256,
         "provenance": json.dumps(teacher.provenance, sort_keys=True),
     }
-    write_safetensors(path, arrays, head)
+    write_arrays(path, arrays, head)
 
 
 def load_teacher(path: Path) -> Teacher:
