@@ -152,7 +152,12 @@ def answer_set(answers: Iterable[Answer], provenance: Mapping[str, Any]) -> Answ
 
 def save_answers(answers: AnswerSet, path: Path) -> None:
     """Write the file: complete or absent. Raises WriteError."""
-    head = {"format": FORMAT, "sha256": answers.sha256, "provenance": answers.provenance}
+    head = {
+        "format": FORMAT,
+        "sha256": answers.sha256,
+        "provenance": answers.provenance,
+        "provenance_sha256": _hash_provenance(answers.provenance),
+    }
     lines = [json.dumps(head, ensure_ascii=False), *(_line(entry) for entry in answers.answers)]
     write_text(path, "\n".join(lines) + "\n")
 
@@ -175,6 +180,12 @@ def load_answers(path: Path, vocab_size: int | None = None) -> AnswerSet:
         for record, line in zip(found.records[1:], found.lines[1:], strict=True)
     ]
     made = answer_set(answers, head["provenance"])
+    noted = head.get("provenance_sha256")
+    if noted is not None and noted != _hash_provenance(head["provenance"]):
+        raise CorpusError(
+            f"{path}: what its header says of its origin does not have the hash beside it: it was "
+            "changed, make it again"
+        )
     if made.sha256 != head.get("sha256"):
         raise CorpusError(
             f"{path} holds {len(answers)} answers that do not have the hash of its header: "
@@ -217,6 +228,10 @@ def _token_ids(value: object, where: str, vocab_size: int | None) -> tuple[int, 
             "the answers were made with another tokenizer"
         )
     return tuple(value)
+
+
+def _hash_provenance(provenance: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
 
 
 def _line(answer: Answer) -> str:
