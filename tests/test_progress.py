@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from secateur.cli.progress import LogLines, Stage, show_time
+from secateur.cli.progress import LogLines, Stage
 from secateur.system.progress import Counter
+from secateur.system.stopwatch import show_time
 
 
 def test_a_line_at_begin_and_end_and_now_and_then_between() -> None:

@@ -14,6 +14,7 @@ from tiny_models import save_tiny
 from tiny_tokenizer import SPECIAL, save_tokenizer
 
 from secateur.cli import main as cli
+from secateur.release.manifest import OF_ONE_RUN
 
 VOCAB = 384
 WIDER = {
@@ -136,9 +137,9 @@ def _lines(path: Path, records: list[Mapping[str, Any]]) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """{name: content} of all files below `folder`."""
+    """{name: content} of all files below `folder`, but those that tell of one run only."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name not in OF_ONE_RUN
     }

@@ -16,11 +16,13 @@ from secateur.planning.checks import PlanSources, refuse_shape
 from secateur.planning.document import PATH, Plan, published, read_plan
 from secateur.planning.edits import edits_of
 from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
+from secateur.release.run_record import add_run
 from secateur.statistics.coverage import coverage as coverage_of
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import atomic_path
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cores
+from secateur.system.stopwatch import timed
 from secateur.system.workdir import complete_or_absent
 
 
@@ -59,6 +61,7 @@ def apply(
     except CheckpointError as error:
         hint = "" if model is not None else " (a model that moved is named with model)"
         raise CheckpointError(f"{error}{hint}") from None
+    progress = timed(progress)
     checkpoint.identity(progress, workers)
     sources = PlanSources(
         checkpoint, load_statistics(statistics), load_imatrix(imatrix, checkpoint)
@@ -87,6 +90,7 @@ def write_plan(
             (folder / name).parent.mkdir(exist_ok=True)
             with atomic_path(folder / name) as partial:
                 shutil.copyfile(path, partial)
+        add_run(folder, timed(progress))
         return write_manifest(folder, manifest_facts(checked.plan, checked.statistics), hashes)
 
 

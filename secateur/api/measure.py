@@ -34,11 +34,12 @@ from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.base import Artefact
 from secateur.outputs.registry import artefacts_of, open_artefact
 from secateur.release.manifest import MANIFEST, check_undamaged
-from secateur.release.report import REPORT, REPORT_TEXT, ArtefactReport, Report
+from secateur.release.report import REPORT, ArtefactReport, Report
 from secateur.system.atomic import remove_abandoned, writing
 from secateur.system.cache import name_model
 from secateur.system.folder_lock import in_use
 from secateur.system.progress import Progress, no_progress, within
+from secateur.system.stopwatch import timed
 
 
 def measure(
@@ -54,19 +55,19 @@ def measure(
     """Measure all artefacts of an output, or a model folder or GGUF file, against the original.
 
     An output of ours is compared with its manifest first; at the end the report is written into
-    it (report.json, report.md), and exactly these files are added to the manifest. `work` keeps
-    the original's answers and probabilities and the artefacts' scores for the next time (default:
+    it (report.json, which is added to the manifest, and report.md). `work` keeps the
+    original's answers and probabilities and the artefacts' scores for the next time (default:
     `measure_folder`). Raises OutputError when a file of the output is missing or was changed,
     InputError or EngineError for what cannot be measured: all before the original answers, which
     takes long.
     """
-    out = Path(out)
-    run = _start(against, request, work, revision, workers, progress)
+    out, stopwatch = Path(out), timed(progress)
+    run = _start(against, request, work, revision, workers, stopwatch)
     is_ours = (out / MANIFEST).is_file()
     if is_ours:
         remove_abandoned(out)  # of a measurement that was killed while it wrote its report
     # The report is written again whatever it holds; an interrupted run may have left half of it.
-    additional = check_undamaged(out, (REPORT, REPORT_TEXT), progress) if is_ours else ()
+    additional = check_undamaged(out, (REPORT,), stopwatch) if is_ours else ()
     opened = [run.open(path) for path in artefacts_of(out)]
     with in_use(run.folder):
         answers, teacher = run.ask_original()
@@ -79,7 +80,7 @@ def measure(
         notes=(*interval_notes(answers), *additional_notes(additional)),
         gates=request.limits,
     )
-    return publish_report(report, out) if is_ours else report
+    return publish_report(report, out, stopwatch) if is_ours else report
 
 
 def compare(

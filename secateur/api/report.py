@@ -13,7 +13,9 @@ from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher
 from secateur.planning.document import Plan, read_plan
 from secateur.release.manifest import amend_manifest, read_manifest
-from secateur.release.report import REPORT, REPORT_TEXT, Report, write_report
+from secateur.release.report import REPORT, Report, write_report
+from secateur.release.run_record import add_run
+from secateur.system.stopwatch import Stopwatch
 
 
 def describe_answers(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
@@ -53,10 +55,10 @@ def additional_notes(names: tuple[str, ...]) -> list[str]:
     return [f"not in the manifest, and not added to it: {', '.join(names)}"]
 
 
-def publish_report(report: Report, out: Path) -> Report:
-    """The report with the facts of the output it belongs to, written into it.
+def publish_report(report: Report, out: Path, stopwatch: Stopwatch) -> Report:
+    """The report with the facts of the output it belongs to, written into it with the run's times.
 
-    Exactly the report's files are brought up to date in the manifest. Raises WriteError.
+    Exactly report.json is brought up to date in the manifest. Raises WriteError.
     """
     made = read_manifest(out)
     facts = {key: made[key] for key in made if key not in ("secateur", "versions", "files")}
@@ -68,8 +70,8 @@ def publish_report(report: Report, out: Path) -> Report:
         pruned=_pruned(decided),
         notes=(*decided.notes, *report.notes),
     )
-    write_report(whole, out)
-    amend_manifest(out, (REPORT, REPORT_TEXT))
+    write_report(whole, out, add_run(out, stopwatch))
+    amend_manifest(out, (REPORT,))
     return whole
 
 

@@ -44,6 +44,7 @@ from secateur.release.manifest import versions
 from secateur.statistics import file as statistics_file
 from secateur.system.atomic import remove_partials, write_text
 from secateur.system.progress import Progress, no_progress
+from secateur.system.stopwatch import timed
 from secateur.system.workdir import publish, refuse_existing, work_folder
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def shrink(
     call resumes from there. When only measuring fails, `out` is in its place and the error is a
     plain SecateurError.
     """
-    out = Path(out)
+    out, progress = Path(out), timed(progress)
     refuse_existing(out)
     checkpoint = open_weights(model, revision, "shrinking")
     request = replace(request, calibration=with_mix(_with_corpus(request, checkpoint)))

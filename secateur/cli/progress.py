@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
 from secateur.cli.terminal import tells
 from secateur.system.progress import Progress, no_progress
 from secateur.system.sizes import show_amount
+from secateur.system.stopwatch import Stopwatch, show_time
 
 STEP = 0.05
 """Share of a stage after which a log gets another line."""
@@ -26,7 +29,28 @@ _BAR = 16
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """A Progress that shows every stage with its share, amount, rate, and time taken and left."""
+    """A Progress that shows every stage, and keeps how long each took and what was typed."""
+    with _shown() as progress:
+        yield Stopwatch(progress, typed_command(sys.argv[1:]))
+
+
+def typed_command(words: Sequence[str]) -> str:
+    """The command as it was typed; of an absolute path only the name, which is nobody's home."""
+    shown = [
+        option + equals + (Path(value).name if Path(value).expanduser().is_absolute() else value)
+        for option, equals, value in (_split_option(word) for word in words)
+    ]
+    return shlex.join(["secateur", *shown])
+
+
+def _split_option(word: str) -> tuple[str, str, str]:
+    """`--out=/x` as ("--out", "=", "/x"); a word without an option as ("", "", word)."""
+    return word.partition("=") if word.startswith("--") and "=" in word else ("", "", word)
+
+
+@contextmanager
+def _shown() -> Iterator[Progress]:
+    """Bars on a terminal, lines elsewhere, nothing where quiet was asked for."""
     if not tells("WARNING"):
         yield no_progress
         return
@@ -103,13 +127,6 @@ class Stage:
                 return line
         room = max(1, width - len(parts[-1]) - 5)
         return f"{self.name[:room]}...  {parts[-1]}"[: max(0, width)]
-
-
-def show_time(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any: 0:07, 12:30, 5:04:00."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 @dataclass

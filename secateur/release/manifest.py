@@ -21,6 +21,9 @@ from secateur.system.progress import Counter, Progress, no_progress
 from secateur.system.text_files import read_json
 
 MANIFEST = "manifest.json"
+RUN = "run.json"
+OF_ONE_RUN = (RUN, "report.md")
+"""Files with the times of one run: they are in no manifest, which is the same for the same inputs."""
 _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "xllamacpp")
 
 
@@ -66,7 +69,8 @@ def amend_manifest(folder: Path, names: Collection[str]) -> None:
     """
     manifest = read_manifest(folder)
     files = {**manifest["files"], **{name: _entry(folder / name) for name in names}}
-    _save(folder, {**manifest, "files": dict(sorted(files.items()))})
+    kept = {name: files[name] for name in sorted(files) if name not in OF_ONE_RUN}
+    _save(folder, {**manifest, "files": kept})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -147,10 +151,10 @@ def _compare(path: Path, name: str, entry: Mapping[str, Any]) -> Difference | No
 
 
 def _files_of(folder: Path) -> list[str]:
-    """The names of all files below an output, without its manifest."""
+    """The names of all files below an output that belong into its manifest."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
-    return [name for name in names if name != MANIFEST]
+    return [name for name in names if name not in (MANIFEST, *OF_ONE_RUN)]
 
 
 def _entry(path: Path, sha256: str | None = None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,10 @@ from secateur.evaluation.gate import Gate, check_gates
 from secateur.evaluation.measurement import POOLED, Measurement, find_measurement
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
+from secateur.release.run_record import RunRecord
 from secateur.system.atomic import write_text
+from secateur.system.sizes import show_bytes
+from secateur.system.stopwatch import show_time
 
 REPORT = "report.json"
 REPORT_TEXT = "report.md"
@@ -95,6 +98,7 @@ class Row(NamedTuple):
     domain: str
     samples: Mapping[str, int]
     cells: list[Measurement | None]
+    is_worst: bool
 
 
 def summary_metrics() -> list[Metric]:
@@ -123,26 +127,36 @@ def worst_domain(artefact: ArtefactReport) -> Measurement | None:
     return (max if first.better == "lower" else min)(found, key=lambda entry: entry.value)
 
 
-def write_report(report: Report, folder: Path) -> None:
+def write_report(report: Report, folder: Path, runs: Sequence[RunRecord] = ()) -> None:
     """Write report.json and report.md into `folder`, each complete or as it was.
+
+    `runs` are told of in report.md only: the same inputs give the same report.json.
 
     Raises WriteError.
     """
     write_text(folder / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / REPORT_TEXT, to_markdown(report))
+    write_text(folder / REPORT_TEXT, to_markdown(report, runs))
 
 
-def to_markdown(report: Report) -> str:
-    """The report as Markdown tables."""
+def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
+    """The report for people: a summary, then tables; `runs` say how it was made."""
     template = (resources.files(__package__) / "report.md.jinja").read_text("utf-8")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["cell"] = _cell
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.filters["ranges"] = show_ranges
+    environment.filters |= {
+        "cell": _cell,
+        "number": lambda entry: "-" if entry is None else f"{entry.value:.3g}",
+        "thousands": lambda number: f"{number:,}",
+        "ranges": show_ranges,
+        "size": show_bytes,
+        "duration": show_time,
+    }
     return environment.from_string(template).render(
         report=report,
+        runs=runs,
+        smallest=min(report.artefacts, key=lambda entry: entry.bytes, default=None),
+        worst=worst_domain,
         summary=summary_metrics(),
         columns=table_metrics(),
         rows_of=_rows,
@@ -164,11 +178,12 @@ def show_ranges(numbers: tuple[int, ...]) -> str:
 
 
 def _rows(artefact: ArtefactReport) -> list[Row]:
-    rows = []
+    rows, worst = [], worst_domain(artefact)
     for kind, domain in artefact.groups:
         cells = [artefact.value(metric.name, domain, kind) for metric in table_metrics()]
         samples = next(cell.n for cell in cells if cell is not None)
-        rows.append(Row(kind, domain, samples, cells))
+        is_worst = worst is not None and (worst.kind, worst.domain) == (kind, domain)
+        rows.append(Row(kind, domain, samples, cells, is_worst))
     return rows
 
 

@@ -1,39 +1,53 @@
-"""What the stages of some work took, from the Progress that they report anyway."""
+"""How long the stages of some work took, by what they report of their progress."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from threading import Lock
+from dataclasses import dataclass, field
 
 from secateur.system.progress import Progress
 
 
+@dataclass
 class Stopwatch:
-    """A Progress that passes everything on, and notes when each stage ended.
+    """A Progress that hands on what it is told, and keeps when a stage was first and last heard of.
 
-    A stage's time runs from the end of the one before it, so that what lies between two stages
-    belongs to the later one, and all times add up to the whole.
+    `command` is the line that was typed, where there was one.
     """
 
-    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
-        self._progress, self._clock = progress, clock
-        self._lock = Lock()
-        self._last = clock()
-        self._seconds: dict[str, float] = {}
+    progress: Progress
+    command: str = ""
+    clock: Callable[[], float] = time.monotonic
+    _heard: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
 
     def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
-        with self._lock:
-            now = self._clock()
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._last
-            self._last = now
-        self._progress(stage, done, total, unit)
+        now = self.clock()
+        first, _ = self._heard.get(stage, (now, now))
+        self._heard[stage] = first, now
+        self.progress(stage, done, total, unit)
 
-    def restart(self) -> None:
-        """Leave out the time until now."""
-        with self._lock:
-            self._last = self._clock()
+    @property
+    def seconds(self) -> dict[str, float]:
+        """{stage: seconds between the first and the last that was heard of it}, in order."""
+        return {stage: last - first for stage, (first, last) in list(self._heard.items())}
 
-    def seconds(self, *beginnings: str) -> float:
-        """Of all stages whose names begin with one of these."""
-        return sum(took for name, took in self._seconds.items() if name.startswith(beginnings))
+    @property
+    def total(self) -> float:
+        """Seconds since it was started."""
+        return self.clock() - self._began
+
+
+def timed(progress: Progress) -> Stopwatch:
+    """The progress if it is a Stopwatch, which goes on; else a new one around it."""
+    return progress if isinstance(progress, Stopwatch) else Stopwatch(progress)
+
+
+def show_time(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any: 0:07, 12:30, 5:04:00."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
