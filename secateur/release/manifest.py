@@ -23,7 +23,7 @@ from secateur.system.text_files import read_json
 MANIFEST = "manifest.json"
 RUN = "run.json"
 OF_ONE_RUN = (RUN, "report.md")
-"""Files with the times of one run: they are in no manifest, which is the same for the same inputs."""
+"""Files with the times of one run. They are in no manifest: it is the same for the same inputs."""
 _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "xllamacpp")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -144,14 +144,7 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "cell": _cell,
-        "number": lambda entry: "-" if entry is None else f"{entry.value:.3g}",
-        "thousands": lambda number: f"{number:,}",
-        "ranges": show_ranges,
-        "size": show_bytes,
-        "duration": show_time,
-    }
+    environment.filters.update(FILTERS)
     return environment.from_string(template).render(
         report=report,
         runs=runs,
@@ -197,3 +190,18 @@ def _cell(entry: Measurement | None) -> str:
         return "-"
     spread = "" if entry.low is None else f" [{entry.low:.3g}, {entry.high:.3g}]"
     return f"{entry.value:.3g}{spread}"
+
+
+def _number(entry: Measurement | None) -> str:
+    return "-" if entry is None else f"{entry.value:.3g}"
+
+
+FILTERS: Mapping[str, Callable[..., str]] = {
+    "cell": _cell,
+    "number": _number,
+    "thousands": "{:,}".format,
+    "ranges": show_ranges,
+    "size": show_bytes,
+    "duration": show_time,
+}
+"""What the template may do with a value."""
