@@ -13,6 +13,7 @@ from killed_line import Killer, killer
 from tiny_line import Line, Run, files_of, without_progress
 
 from secateur import Report, read_plan, verify
+from secateur.release.manifest import OF_ONE_RUN
 
 TYPES = "Q8_0,Q4_K_M"
 
@@ -39,12 +40,12 @@ def test_all_that_was_asked_for_is_there(made: Path) -> None:
     expected = {
         "LICENSE", "config.json", "expert_drop_metadata.json", "generation_config.json",
         "imatrix.gguf", "job.yaml", "manifest.json", "model.safetensors", "plan.json",
-        "report.json",
-        "report.md", "evidence/statistics.safetensors", "tiny-moe-6e-Q4_K_M.gguf",
+        "report.json", "evidence/statistics.safetensors", "tiny-moe-6e-Q4_K_M.gguf",
         "tiny-moe-6e-Q8_0.gguf",
         "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert set(files_of(made)) == expected
+    assert all((made / name).is_file() for name in OF_ONE_RUN)
     assert [path.name for path in made.parent.iterdir()] == [made.name]
 
 

@@ -27,7 +27,7 @@ from secateur.planning.document import to_json
 from secateur.planning.keys import PLAN_KEYS
 from secateur.pruning.drop_map import DROP_MAP_KEYS
 from secateur.recipes.recipe import RECIPE_KEYS, RULE_KEYS
-from secateur.release.keys import MANIFEST_KEYS, REPORT_KEYS
+from secateur.release.keys import MANIFEST_KEYS, REPORT_KEYS, RUN_KEYS
 from secateur.statistics import keys as statistics_keys
 from secateur.statistics.file import load
 from secateur.system import typed_yaml
@@ -42,7 +42,7 @@ READ: Mapping[str, list[Mapping[str, object]]] = {
     "family": [NUMBERS, *(keys_of(cls) for cls in FAMILY_TABLES)],
     "imatrix": [IMATRIX_KEYS, QUANTIZE_KEYS],
     "plan": [PLAN_KEYS],
-    "output": [MANIFEST_KEYS, REPORT_KEYS],
+    "output": [MANIFEST_KEYS, REPORT_KEYS, RUN_KEYS],
     "statistics": [statistics_keys.HEADER_KEYS],
 }
 """{page: the tables by which its files are read or written}"""
@@ -63,6 +63,7 @@ def test_what_an_output_holds_is_described(made: Path) -> None:
     assert unknown(read(made / "plan.json"), PLAN_KEYS) == []
     assert unknown(read(made / "manifest.json"), MANIFEST_KEYS) == []
     assert unknown(read(made / "report.json"), REPORT_KEYS) == []
+    assert unknown(read(made / "run.json"), RUN_KEYS) == []
     assert unknown(read(made / "expert_drop_metadata.json"), DROP_MAP_KEYS) == []
 
 

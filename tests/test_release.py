@@ -18,8 +18,10 @@ from secateur import Measuring, Report, measure, read_plan, verify
 from secateur.errors import GateError, OutputError
 from secateur.evaluation.gate import parse_gate
 from secateur.evaluation.intervals import FEWEST_ANSWERS
-from secateur.release.manifest import read_manifest
-from secateur.release.report import show_ranges, table_metrics, to_markdown
+from secateur.release.manifest import OF_ONE_RUN, read_manifest
+from secateur.release.report import show_ranges, table_metrics, to_markdown, worst_domain
+from secateur.release.run_record import read_runs
+from secateur.system.sizes import show_bytes
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_the_markdown_report_has_the_numbers_of_the_json_one(
     made: Path, shrunk: Report, line: Line
 ) -> None:
     text = (made / "report.md").read_text()
-    assert text == to_markdown(shrunk)
+    assert text == to_markdown(shrunk, read_runs(made))
     plan = read_plan(made / "plan.json")
     for form in plan.formats:
         assert f"{plan.file_bytes(form):,}" in text
@@ -145,7 +147,7 @@ def test_the_markdown_report_has_the_numbers_of_the_json_one(
         assert f"{artefact.value('kl_mean').value:.3g}" in text
     assert "6 of 8 experts" in text
     original = sum(path.stat().st_size for path in line.model.glob("*.safetensors"))
-    assert f"| the original | {original:,} |" in text
+    assert f"| the original | {show_bytes(original)} |" in text
     assert f"{100 * shrunk.artefacts[0].bytes / original:.1f} %" in text
     assert all(metric.title in text for metric in table_metrics())
     assert "no intervals for sums (3 answers), names (3 answers)" in text
@@ -153,10 +155,56 @@ def test_the_markdown_report_has_the_numbers_of_the_json_one(
     assert f"| 0 | 2 | {show_ranges(tuple(pruned))} |" in text
 
 
+def test_the_report_begins_with_what_it_cost(made: Path, shrunk: Report) -> None:
+    """One paragraph: what was made from what, how much smaller, what it lost, on how much."""
+    title, summary, *_ = (made / "report.md").read_text().split("\n\n")
+    assert title == "# tiny-moe, made smaller"
+    smallest = min(shrunk.artefacts, key=lambda entry: entry.bytes)
+    found, worst = smallest.value("kl_mean"), worst_domain(smallest)
+    assert found is not None and worst is not None
+    flat = " ".join(summary.split())
+    assert "6 of 8 experts are kept in each layer, chosen by `rerouted`." in flat
+    assert f"The smallest of 3, {smallest.name}, has {show_bytes(smallest.bytes)}: " in flat
+    assert f"is {found.value:.3g} [{found.low:.3g}, {found.high:.3g}] nats per token" in flat
+    assert "6 of the original's own answers with 157 tokens" in flat
+    assert f"it is worst on {worst.domain}, with {worst.value:.3g}" in flat
+    assert (made / "report.md").read_text().count(f"**{worst.domain}**") >= 1
+
+
+def test_the_report_tells_the_run_and_the_manifest_does_not(
+    copy: Path, line: Line, run: Run, tmp_path: Path
+) -> None:
+    """Command, time of the stages, machine and versions; a path of somebody's home is not told."""
+    before = read_manifest(copy)
+    words = ("measure", copy, "--against", line.model, f"--answers={line.answers}", "--workers", 1)
+    assert run(*words).code == 0
+    made, measured = read_runs(copy)
+    assert (made.command, measured.command) == (
+        "",
+        "secateur measure out --against tiny-moe --answers=answers.jsonl --workers 1",
+    )
+    assert {"calibrate", "write GGUF"} <= made.parts.keys()
+    assert {"verify", "safetensors"} <= measured.parts.keys()
+    assert measured.machine["cores"] >= 1
+    text = (copy / "report.md").read_text()
+    assert f"    {measured.command}\n" in text
+    assert measured.machine["processor"] in text
+    assert f"torch {measured.versions['torch']}" in text
+    assert str(tmp_path) not in text
+    assert read_manifest(copy) == before
+    assert not set(before["files"]) & set(OF_ONE_RUN)
+    assert verify(copy) == ()
+    run(*words)
+    assert len(read_runs(copy)) == 2
+    (copy / "run.json").write_text("[]")
+    assert run(*words).code == 0
+    assert len(read_runs(copy)) == 1
+
+
 def test_the_markdown_tables_are_tables(made: Path) -> None:
     """Each row as many cells as its head, no blank line inside."""
     tables = re.findall(r"(?:^\|.*\|\n)+", (made / "report.md").read_text(), re.MULTILINE)
-    assert len(tables) == 6  # the sizes, three artefacts, pruned experts, files
+    assert len(tables) == 7  # the sizes, three artefacts, pruned experts, stages, files
     for table in tables:
         head, rule, *rows = table.splitlines()
         assert re.fullmatch(r"[|:-]+", rule)
@@ -187,9 +235,9 @@ def test_measuring_adds_exactly_its_own_files_to_the_manifest(
     report = measure(copy, line.model, Measuring(answers=line.answers), work=tmp_path / "work")
     assert any("README.md" in note for note in report.notes)
     after = read_manifest(copy)
-    own = {name: after["files"].pop(name) for name in ("report.json", "report.md")}
-    assert all(entry["bytes"] == (copy / name).stat().st_size for name, entry in own.items())
-    assert own != {name: before["files"].pop(name) for name in own}
+    own = after["files"].pop("report.json")
+    assert own["bytes"] == (copy / "report.json").stat().st_size
+    assert own != before["files"].pop("report.json")
     assert after == before
     assert [problem.file for problem in verify(copy)] == ["README.md"]
 

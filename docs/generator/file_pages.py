@@ -20,7 +20,7 @@ from secateur.planning import document
 from secateur.planning.keys import PLAN_KEYS
 from secateur.pruning import drop_map
 from secateur.recipes import layer_importance, layers, recipe
-from secateur.release.keys import MANIFEST_KEYS, REPORT_KEYS
+from secateur.release.keys import MANIFEST_KEYS, REPORT_KEYS, RUN_KEYS
 from secateur.statistics import sample_file, statistics, sums
 from secateur.statistics.file import METADATA
 from secateur.statistics.keys import HEADER_KEYS
@@ -110,9 +110,12 @@ def outputs() -> str:
         "`manifest.json` is written last: a folder that has it is whole. `secateur verify` "
         "compares every file with it; files that were added since (README.md, .gitattributes) are "
         "listed and are no damage. `report.json` holds every number that was measured, `report.md` "
-        "the same for people. A dotted name is a key within a key, `*` stands for a name that "
-        "depends on the output, `**` for anything below.",
+        "the same for people. `run.json` has the times of one run, which `report.md` shows: these "
+        "two are in no manifest, and all other files are the same for the same inputs. A dotted "
+        "name is a key within a key, `*` stands for a name that depends on the output, `**` for "
+        "anything below.",
         "## manifest.json", keys(MANIFEST_KEYS), "## report.json", keys(REPORT_KEYS),
+        "## run.json", keys(RUN_KEYS),
     )  # fmt: skip
 
 

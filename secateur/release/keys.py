@@ -38,6 +38,21 @@ MANIFEST_KEYS = {
 }
 """All keys of manifest.json."""
 
+RUN_KEYS = {
+    "runs": "the runs that made and measured the output; the last of each command: a list",
+    "runs.command": "what was typed, of absolute paths the names only; empty for Python",
+    "runs.ended": "when it ended, in UTC",
+    "runs.seconds": "how long it took",
+    "runs.stages.*": "seconds of a stage that this run did itself",
+    "runs.machine.processor": "the processor's name",
+    "runs.machine.cores": "cores that it may use",
+    "runs.machine.memory_bytes": "memory that it may use",
+    "runs.machine.system": "operating system",
+    "runs.versions.*": "versions of secateur, of Python and of the libraries",
+    "runs.estimate.**": "what was estimated before, where it was",
+}
+"""All keys of run.json."""
+
 REPORT_KEYS = {
     "secateur": "version that measured",
     "original": "the original model",
