@@ -6,6 +6,7 @@ import inspect
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 
@@ -51,7 +52,7 @@ def value_of(hint: Any) -> str:  # noqa: PLR0911 - one for each kind of hint
         return f"table: name to {value_of(parts[1])}"
     if is_dataclass(hint):
         return "table, below"
-    words = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any"}
+    words = {Path: "path", str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any"}
     return words.get(hint) or getattr(hint, "__name__", str(hint))
 
 
