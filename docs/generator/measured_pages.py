@@ -72,6 +72,24 @@ def readme_table() -> str:
     return table(("", "secateur", "against", "ratio, sample"), rows)
 
 
+def types_table() -> str:
+    """What every type and number of experts cost gemmule, the largest first."""
+    rows = sorted(result("experts_or_bits")["rows"], key=lambda row: -row["tensor_bytes"])
+    return table(
+        ("experts", "type", "MB", "bits per weight", "KL, nats per token [95 %]",
+         "same next token"),
+        [
+            (
+                str(row["experts"]), row["type"], f"{row['tensor_bytes'] / 1e6:.1f}",
+                f"{row['bits_per_weight']:.2f}",
+                "{value:.4f} [{low:.4f}, {high:.4f}]".format(**row["kl_mean"]),
+                f"{100 * row['top1_agreement']:.1f} %",
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
 def criteria_page() -> str:
     """docs/criteria.md"""
     found, half = losses(), losses("code")

@@ -52,7 +52,14 @@ def value_of(hint: Any) -> str:  # noqa: PLR0911 - one for each kind of hint
         return f"table: name to {value_of(parts[1])}"
     if is_dataclass(hint):
         return "table, below"
-    words = {Path: "path", str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any"}
+    words = {
+        Path: "path",
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        Any: "any",
+    }
     return words.get(hint) or getattr(hint, "__name__", str(hint))
 
 

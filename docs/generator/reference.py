@@ -3,8 +3,8 @@
     python docs/generator/reference.py            writes them
     python docs/generator/reference.py --check    says which are not current; exit code 1
 
-They are docs/reference/*.md, docs/measured.md, docs/criteria.md with its picture, and the table of
-results in README.md, between its two comments.
+They are docs/reference/*.md, docs/measured.md, docs/criteria.md, the pictures, and the tables of
+results in README.md and docs/how-to/which-type.md, between two comments.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import picture
 from command_page import commands
 from file_pages import FILES
-from measured_pages import criteria_page, measured_page, readme_table
+from measured_pages import criteria_page, measured_page, readme_table, types_table
 from name_page import names
+from picture import PICTURES
 from python_page import python
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 FOLDER = DOCS / "reference"
-README = ROOT / "README.md"
 
 PAGES: Mapping[Path, Callable[[], str]] = {
     **{FOLDER / f"{name}.md": make for name, make in FILES.items()},
@@ -35,23 +34,31 @@ PAGES: Mapping[Path, Callable[[], str]] = {
 }
 """{file: its text}"""
 
+TABLES: Mapping[Path, Callable[[], str]] = {
+    ROOT / "README.md": readme_table,
+    DOCS / "how-to" / "which-type.md": types_table,
+}
+"""{file: the table between its comments}"""
+
 HEAD = "<!-- made by `make reference` from the code and benchmarks/*.json: change it there -->\n\n"
 BEGIN, END = "<!-- results: made by `make reference` -->", "<!-- end of results -->"
 
 
 def pages() -> dict[Path, str]:
     """Every page with its text."""
-    text = README.read_text("utf-8")
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     made = {path: HEAD + make() for path, make in PAGES.items()}
-    return {**made, README: f"{text[:begin]}\n{readme_table()}\n{text[end:]}"}
+    for path, make in TABLES.items():
+        text = path.read_text("utf-8")
+        begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+        made[path] = f"{text[:begin]}\n{make()}\n{text[end:]}"
+    return made
 
 
 def differences() -> list[Path]:
     """The pages that are missing or not current, and those that are too many."""
     made = pages()
     changed = [p for p, text in made.items() if not p.is_file() or p.read_text("utf-8") != text]
-    stale = [] if picture.is_current() else [picture.PICTURE]
+    stale = [picture.path for picture in PICTURES if not picture.is_current]
     return changed + stale + sorted(set(FOLDER.glob("*.md")) - set(made))
 
 
@@ -64,8 +71,9 @@ def main() -> None:
         path.unlink()
     for path, text in pages().items():
         path.write_text(text, "utf-8")
-    if not picture.is_current():
-        picture.draw()
+    for picture in PICTURES:
+        if not picture.is_current:
+            picture.write()
 
 
 if __name__ == "__main__":
