@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class Task:
     """What is to be estimated: the parts of a request that will be done, as they were prepared.
 
-    `corpus` with its request is calibrated on, `plan` is written to `out`, `answering` and
+    `corpus` with its request is calibrated on (of which there may be only a sample: `tokens` is
+    what all of it has), `plan` is written to `out`, `answering` and
     `scoring` are what measuring will ask and run; `artefacts` {name: how its stages are called}.
     `hashes`: whether the model has to be identified first.
     """
@@ -45,6 +46,7 @@ class Task:
     scoring: Scoring | None = None
     artefacts: Mapping[str, str] = field(default_factory=dict)
     hashes: bool = True
+    tokens: int | None = None
 
 
 def estimate(
@@ -111,10 +113,10 @@ def _work(checkpoint: Checkpoint, task: Task) -> Work:
         wanted = task.calibration.reroute_tokens
         cost = cost_of(checkpoint, task.corpus, wanted)
         parts = read_shard(task.calibration.shard).parts if task.calibration.shard else 1
-        tokens = task.corpus.tokens // parts
-        # Of a part nothing is solved.
-        sampled = min(limit_sample(checkpoint, wanted), tokens) if parts == 1 else 0
-        each = cost.reroute / max(1, sampled * len(checkpoint.moe_layers))
+        tokens = (task.tokens or task.corpus.tokens) // parts
+        limit = limit_sample(checkpoint, wanted)
+        each = cost.reroute / max(1, min(limit, task.corpus.tokens) * len(checkpoint.moe_layers))
+        sampled = min(limit, tokens) if parts == 1 else 0  # of a part nothing is solved
         calibrating = Calibrating(tokens, sampled, each)
     return Work(
         unhashed=bytes_to_hash(checkpoint.shards) if task.hashes else 0,
@@ -133,7 +135,7 @@ def _needs(task: Task, shape: Shape, made: Sequence[Stage]) -> tuple[Need, ...]:
     out = sum(size for name, size in disk.items() if name.startswith("write"))
     cached = sum(s for name, s in disk.items() if name == "original" or name.startswith("measure"))
     tokens = max(
-        0 if task.corpus is None else task.corpus.tokens,
+        0 if task.corpus is None else task.tokens or task.corpus.tokens,
         0 if task.scoring is None else task.scoring.tokens,
     )
     hidden = Path(tempfile.gettempdir())

@@ -17,6 +17,7 @@ from secateur.cli.commands import (
     audit,
     cache,
     calibrate,
+    corpus,
     family,
     imatrix,
     inspect,
@@ -54,6 +55,7 @@ for module in (inspect, calibrate, statistics, plan, output, measure, shrink, ru
 app.add_typer(imatrix.app, name="imatrix", rich_help_panel=FILES)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=FILES)
 app.add_typer(family.app, name="family", rich_help_panel=FILES)
+app.add_typer(corpus.app, name="corpus", rich_help_panel=FILES)
 app.add_typer(cache.app, name="cache", rich_help_panel=FILES)
 
 

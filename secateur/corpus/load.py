@@ -66,8 +66,8 @@ def load_corpus(
     EngineError when the hub cannot be reached. Peak memory: the token ids of the corpus and the
     largest local file, parsed.
     """
-    plan = _override(read_mix(mix), seed, sequence_length)
-    thought, warnings = _choose_thought_format(plan, tokenizer)
+    plan = override(read_mix(mix), seed, sequence_length)
+    thought, warnings = choose_thought_format(plan, tokenizer)
     sampling = Sampling(
         tokenizer, plan.seed, plan.sequence_length, plan.overlong, thought, vocab_size, progress
     )
@@ -109,7 +109,8 @@ def load_corpus(
     )
 
 
-def _override(mix: Mix, seed: int | None, sequence_length: int | None) -> Mix:
+def override(mix: Mix, seed: int | None, sequence_length: int | None) -> Mix:
+    """The mix with these in the place of its own. Raises CorpusError for what cannot be."""
     if seed is not None and seed < 0:
         raise CorpusError(f"seed is {seed}, expected 0 or more")
     if sequence_length is not None and sequence_length < 1:
@@ -121,10 +122,13 @@ def _override(mix: Mix, seed: int | None, sequence_length: int | None) -> Mix:
     )
 
 
-def _choose_thought_format(
+def choose_thought_format(
     mix: Mix, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[str | None, list[str]]:
-    """The format of the mix's thoughts, if it has any, and warnings about it."""
+    """The format of the mix's thoughts, if it has any, and warnings about it.
+
+    Raises CorpusError when the model has none.
+    """
     if not any(source.fields.thought or source.thought_tags for source in mix.sources):
         return None, []
     form = find_thought_format(tokenizer, mix.thought)

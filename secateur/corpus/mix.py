@@ -110,6 +110,7 @@ class Mix:
     pack: bool
     thought: str | None
     sources: tuple[Source, ...]
+    description: str = ""
 
 
 def list_mixes() -> tuple[str, ...]:
@@ -168,7 +169,6 @@ def parse_mix(content: object, path: Path, where: str | None = None) -> Mix:
     thought = given.text("thought")
     if thought is not None and thought.count("{thought}") != 1:
         raise CorpusError(f"{where}: thought is {thought!r:.60}, expected {{thought}} once in it")
-    given.text("description")
     return Mix(
         name=given.text("name") or path.stem,
         folder=folder,
@@ -178,6 +178,7 @@ def parse_mix(content: object, path: Path, where: str | None = None) -> Mix:
         pack=given.flag("pack", True),
         thought=thought,
         sources=_share_out(total, shares, where),
+        description=" ".join((given.text("description") or "").split()),
     )
 
 
