@@ -250,7 +250,8 @@ def test_the_description_can_be_written_as_json_and_names_everything(tmp_path, t
     file_hash = hashlib.sha256((tmp_path / "a.jsonl").read_bytes()).hexdigest()
     assert described["sources"][0]["sha256"] == file_hash
     assert len(described["tokenizer_sha256"]) == 64
-    assert seen == [("source a", done, 3, "samples") for done in (1, 2, 3)]
+    assert seen[:2] == [("read a", done, 1, "") for done in (0, 1)]
+    assert seen[2:] == [("source a", done, 3, "samples") for done in (1, 2, 3)]
 
 
 def test_another_tokenizer_has_another_hash(tmp_path, tokenizer):
@@ -334,7 +335,7 @@ def test_building_a_corpus_reports_its_progress():
         stages.add((stage, unit, done <= total))
 
     build_corpus(open_checkpoint("gemmule"), Calibration("gemmule"), note)
-    assert stages == {("source gemmule", "samples", True)}
+    assert stages == {("read gemmule", "", True), ("source gemmule", "samples", True)}
 
 
 def test_building_a_corpus_of_rows_and_checking_a_mix_load_no_large_library(tmp_path):
