@@ -17,7 +17,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import CheckpointError, CorpusError, EngineError, InputError
 from secateur.evaluation.memory import weight_bytes
-from secateur.evaluation.tokens import generate
+from secateur.evaluation.tokens import answering, generate
 from secateur.evaluation.tokens.answers import (
     Answer,
     AnswerSet,
@@ -331,7 +331,7 @@ def test_an_interrupted_run_resumes_where_it_stopped(
 ) -> None:
     whole = answered(model, prompts, tmp_path / "whole.jsonl", temperature=1.0)
     path = tmp_path / "a.jsonl"
-    keep, kept = generate._append, 0
+    keep, kept = answering._append, 0
 
     def keep_two(file: Path, answers: Any) -> None:
         nonlocal kept
@@ -342,11 +342,11 @@ def test_an_interrupted_run_resumes_where_it_stopped(
             raise KeyboardInterrupt
         keep(file, answers)
 
-    monkeypatch.setattr(generate, "_append", keep_two)
+    monkeypatch.setattr(answering, "_append", keep_two)
     with pytest.raises(KeyboardInterrupt):
         answered(model, prompts, path, temperature=1.0)
     assert not path.exists()
-    monkeypatch.setattr(generate, "_append", keep)
+    monkeypatch.setattr(answering, "_append", keep)
     asked: list[int] = []
     work = generate.answer_batch
 

@@ -427,7 +427,6 @@ USAGE: dict[str, tuple[dict[str, object], str]] = {
     "gguf without type": ({"to": "gguf", "drop": 0}, "types Q4_K_M"),
     "types without gguf": ({"to": "safetensors", "types": "Q8_0", "drop": 0}, "add gguf"),
     "no format": ({"to": "", "drop": 0}, "to is empty"),
-    "nothing": ({}, "--experts"),
     "experts and drop": ({"experts": 6, "drop": 0.25}, "experts and drop"),
     "drop below 0": ({"drop": -0.25}, "-0.25"),
     "drop all": ({"drop": 1}, "1"),
@@ -568,7 +567,6 @@ def test_the_whole_line_refuses_before_it_calibrates(run: Run, line: Line, room:
         ({"experts": 6, "types": "Q9_K"}, "Q9_K"),
         ({"experts": 6, "protect": "0:8"}, "7"),
         ({"drop_map": room / "none.json"}, "none.json"),
-        ({}, "--experts"),
         ({"experts": 6, "answers": room / "none.jsonl"}, "none.jsonl"),
         ({"experts": 6, "prompts": line.prompts}, "either"),
     ):
@@ -576,7 +574,8 @@ def test_the_whole_line_refuses_before_it_calibrates(run: Run, line: Line, room:
         ran = run("shrink", line.model, **options)
         refused(ran, word)
         assert "calibrating on" not in ran.err
-    refused(run("shrink", line.model, experts=6, corpus=line.corpus, out=room / "out"), "--prompts")
+    refused(run("shrink", line.model, experts=6, out=room / "out"), "corpus")
+    refused(run("shrink", line.model, out=room / "out"), "--prompts")
     assert list(room.iterdir()) == []
 
 

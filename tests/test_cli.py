@@ -194,7 +194,7 @@ def test_apply_measure_and_verify(run: Run, line: Line, stats: Path, tmp_path: P
     alone = good(run("measure", gguf, json=True, **options)).json["artefacts"]
     assert alone == [entry for entry in found["artefacts"] if entry["name"] == gguf.name]
     said = good(run("measure", gguf, **options)).out
-    assert "on 6 of its own answers (157 assistant tokens)" in said
+    assert "on 6 answers of the original (157 tokens)" in said
     assert gguf.name in said
 
 

@@ -203,7 +203,9 @@ def test_a_prompt_that_leaves_no_room_to_answer_is_refused_before_the_model_is_r
 
 
 def test_a_model_without_a_test_set_is_refused_with_what_is_missing(line: Line) -> None:
-    with pytest.raises(CorpusError, match=r"brings no test set .*--prompts \(JSON lines of"):
+    with pytest.raises(
+        CorpusError, match=r"brings no test set .*--corpus.*--prompts, JSON lines of"
+    ):
         check_can_measure(open_checkpoint(line.model), Measuring())
     with pytest.raises(CorpusError, match="nowhere does not exist: name a JSONL file"):
         check_can_measure(open_checkpoint(line.model), Measuring(prompts=Path("nowhere")))

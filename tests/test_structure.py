@@ -219,7 +219,7 @@ def test_verbs_are_not_hidden_by_modules() -> None:
         assert type(getattr(secateur, name)).__name__ != "module", name
 
 
-RESUMABLE = {"formats/gguf/writer.py", "evaluation/tokens/generate.py"}
+RESUMABLE = {"formats/gguf/writer.py", "evaluation/tokens/answering.py"}
 """These append to files that a later run resumes; all other files are written by system.atomic."""
 
 

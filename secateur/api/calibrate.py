@@ -8,14 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from secateur.api.answers import measure_folder
 from secateur.api.estimating import Task, announce
+from secateur.api.held_out import describe_held_out, make_prompts
 from secateur.api.models import File, Model, check_file, open_weights
 from secateur.api.requests import Calibration
+from secateur.api.text import build_corpus, check_text
 from secateur.checkpoint.reader import Checkpoint
-from secateur.corpus.load import check_mix, load_corpus
-from secateur.corpus.row_file import load_rows
-from secateur.corpus.tokenizer import load_tokenizer
-from secateur.errors import RequestError
 from secateur.statistics import file as statistics_file
 from secateur.statistics.gram_file import gram_path
 from secateur.statistics.sample_file import sample_path
@@ -25,9 +24,6 @@ from secateur.system.sizes import show_bytes
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
-
-
-_NEEDS_TEXT = "say what to calibrate on: either a mix (corpus) or rows of tokens (rows)"
 
 
 def calibrate(
@@ -44,7 +40,8 @@ def calibrate(
     """Observe a model on a corpus and write the statistics to `out`.
 
     With `keep_sample`, or of a shard, the token sample is written next to it (sample_path), and
-    with `gram` the Gram matrices (gram_path).
+    with `gram` the Gram matrices (gram_path). What is held out to be measured on is kept in
+    `measure_folder`, where measuring finds it.
     `force` overwrites what is there. `on_message` is called with what the run will cost before it
     starts. Raises CorpusError, CheckpointError, OutputError; RequestError where memory or disk
     cannot suffice; NumericError (see calibration.layer_pass).
@@ -57,25 +54,14 @@ def calibrate(
     from secateur.forward.backends.choose import is_cpu
 
     corpus = build_corpus(checkpoint, request, progress)
+    if corpus.held_out:
+        make_prompts(checkpoint, corpus, None, measure_folder(checkpoint))
+        on_message(describe_held_out(corpus))
     if is_cpu(request.device):  # rates of other devices are not tried
         announce(checkpoint, Task(out, corpus, request), on_message, workers, progress)
     return observe(
         checkpoint, corpus, request, out, workers=workers, on_message=on_message, progress=progress
     )
-
-
-def check_text(checkpoint: Checkpoint, request: Calibration) -> None:
-    """Refuse what can be known of the text without the tokenizer, and so without torch.
-
-    Raises RequestError, or CorpusError for a mix that cannot be read or names a file that is not
-    there.
-    """
-    if request.rows is not None:
-        load_rows(request.rows, _vocabulary(checkpoint))
-        return
-    if request.corpus is None:
-        raise RequestError(_NEEDS_TEXT)
-    check_mix(request.corpus)
 
 
 def load_libraries(progress: Progress) -> None:
@@ -142,26 +128,3 @@ def observe(
         made = gram_path(out)
         on_message(f"Gram matrices: {made}, {show_bytes(made.stat().st_size)}")
     return found
-
-
-def build_corpus(
-    checkpoint: Checkpoint, request: Calibration, progress: Progress = no_progress
-) -> Corpus:
-    """The rows of a calibration request, checked against the model's vocabulary."""
-    if request.rows is not None:
-        return load_rows(request.rows, _vocabulary(checkpoint))
-    if request.corpus is None:
-        raise RequestError(_NEEDS_TEXT)
-    return load_corpus(
-        request.corpus,
-        load_tokenizer(checkpoint.path),
-        seed=request.seed,
-        sequence_length=request.sequence_length,
-        vocab_size=_vocabulary(checkpoint),
-        progress=progress,
-    )
-
-
-def _vocabulary(checkpoint: Checkpoint) -> int:
-    """Number of token ids that the model has."""
-    return checkpoint.family.number(checkpoint.config, "vocab")

@@ -9,37 +9,84 @@ from dataclasses import replace
 from pathlib import Path
 
 from secateur.api.answers import check_can_measure
-from secateur.api.calibrate import check_text
-from secateur.api.models import load_imatrix, load_statistics
+from secateur.api.held_out import Text
+from secateur.api.models import load_header, load_imatrix, load_statistics
 from secateur.api.plan import plan
-from secateur.api.requests import PlanningAssumptions, ShrinkRequest
+from secateur.api.requests import PlanningAssumptions, ShrinkRequest, resolve_outputs
+from secateur.api.text import check_text
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError, WriteError
+from secateur.formats.ggml.codec import UNWEIGHED
+from secateur.outputs.registry import planned_format
 from secateur.planning.document import Plan
 from secateur.pruning.choose import check_request
 from secateur.pruning.criteria.registry import find_criterion
 from secateur.pruning.criteria.rerouted import REROUTED
 from secateur.recipes.layer_importance import DEFAULT, MEASURES
+from secateur.recipes.recipe import Recipe
 from secateur.system.sizes import show_bytes
 from secateur.system.workdir import SUFFIX, refuse_existing
 
 
-def check_shrink(checkpoint: Checkpoint, request: ShrinkRequest, out: Path) -> None:
+def check_shrink(checkpoint: Checkpoint, request: ShrinkRequest, out: Path) -> Plan:
     """Raise for everything about a request that can be known without running the model.
 
-    Raises OutputError for an output that exists, RequestError, PlanError or CorpusError for what
-    cannot be made, WriteError for a disk that is too small, EngineError for a model that does not
-    fit in memory to answer prompts.
+    Returns the plan as far as it is known (`plan_ahead`). Raises OutputError for an output that
+    exists, RequestError, PlanError or CorpusError for what cannot be made, WriteError for a disk
+    that is too small, EngineError for a model that does not fit in memory to answer prompts.
     """
     refuse_existing(out)
     if request.statistics is None:
-        check_text(checkpoint, request.calibration)
         check_request(checkpoint, request.pruning)
-        _check_criterion(request)
     planned = plan_ahead(checkpoint, request)
+    if needs_calibration(checkpoint, request, planned):
+        check_text(checkpoint, request.calibration)
+        _check_criterion(request)
+    elif request.calibration.text is not None:
+        check_text(checkpoint, request.calibration)
     check_space(planned, out)
     if request.measuring is not None:
-        check_can_measure(checkpoint, request.measuring)
+        text = Text(request.calibration, load_header(request.statistics))
+        check_can_measure(checkpoint, request.measuring, text)
+    return planned
+
+
+def needs_calibration(checkpoint: Checkpoint, request: ShrinkRequest, planned: Plan) -> bool:
+    """Whether a plan takes statistics that have to be made: to choose experts, to rank layers, to
+    weigh the errors of a type, or to round with Gram matrices.
+
+    Types that can do without an importance matrix get one where there is a text to make it from.
+    """
+    if request.statistics is not None:
+        return False
+    prunes = request.pruning.drop_map is None and planned.experts < checkpoint.experts
+    rounds = request.calibration.gram != "none"
+    return prunes or rounds or _ranks_layers(checkpoint, request) or _weighs(request, planned)
+
+
+def _ranks_layers(checkpoint: Checkpoint, request: ShrinkRequest) -> bool:
+    """Whether a recipe takes layers by an importance that is measured."""
+    importance = request.formats.layer_importance
+    if importance is not None and str(importance) not in MEASURES:
+        return False
+    recipes = resolve_outputs(request.formats, checkpoint)
+    return any(
+        isinstance(share, float)
+        for recipe in recipes
+        if isinstance(recipe, Recipe)
+        for share in recipe.tiers.values()
+    )
+
+
+def _weighs(request: ShrinkRequest, planned: Plan) -> bool:
+    """Whether an importance matrix is to be made: one is needed, or there is a text for one."""
+    if request.imatrix is not None:
+        return False
+    if any(planned.output(form).needs_imatrix for form in planned.formats):
+        return True
+    weighed = [form for form in planned.formats if planned_format(planned, form).llama_quantize]
+    types = {tensor.type for form in weighed for tensor in planned.of(form)}
+    return request.calibration.text is not None and not types <= UNWEIGHED
 
 
 def plan_ahead(checkpoint: Checkpoint, request: ShrinkRequest) -> Plan:

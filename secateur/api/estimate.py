@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secateur.api.calibrate import build_corpus, check_text, load_libraries
+from secateur.api.calibrate import load_libraries
 from secateur.api.estimating import Task, estimate
 from secateur.api.models import File, Model, open_weights
 from secateur.api.requests import Calibration
+from secateur.api.text import build_corpus, check_text
 from secateur.errors import RequestError
 from secateur.estimation.stage import Estimate
 from secateur.system.progress import Progress, no_progress

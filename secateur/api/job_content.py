@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from secateur import __version__
-from secateur.api.answers import find_questions
+from secateur.api.held_out import Text, find_questions
 from secateur.api.job_text import Paths, job_text
+from secateur.api.models import load_header
 from secateur.api.requests import (
     Calibration,
     Formats,
@@ -60,7 +61,9 @@ def input_files(request: ShrinkRequest, checkpoint: Checkpoint) -> dict[str, Pat
     found = dict(_files_of(request, ""))
     if request.measuring is not None:
         key = "measuring.answers" if request.measuring.answers else "measuring.prompts"
-        found[key] = find_questions(checkpoint, request.measuring)
+        text = Text(request.calibration, load_header(request.statistics))
+        if (path := find_questions(checkpoint, request.measuring, text)) is not None:
+            found[key] = path
     return found
 
 
@@ -95,19 +98,20 @@ def check_content(request: ShrinkRequest, key: str, sha256: str, name: str) -> s
 def resolved_job(
     request: ShrinkRequest,
     checkpoint: Checkpoint,
-    statistics: Statistics,
+    statistics: Statistics | None,
     files: Mapping[str, str],
 ) -> str:
     """The text of the job that gives an output again; see the module's docstring.
 
-    `files` are the hashes of `check_files`, `statistics` what the output is made with.
+    `files` are the hashes of `check_files`, `statistics` what the output is made with, if it is.
     """
     content = {MODEL: checkpoint.identity(), **files}
     calibration, commits = request.calibration, {}
     if request.statistics is None:
+        calibration = _resolve_calibration(calibration)
+    if request.statistics is None and statistics is not None:
         corpus = statistics.corpora[0]
         content[ROWS] = str(corpus["sha256"])
-        calibration = _resolve_calibration(calibration)
         commits = {
             str(source["name"]): str(source["revision"])
             for source in corpus.get("sources", ())
@@ -159,7 +163,9 @@ def _resolve_calibration(calibration: Calibration) -> Calibration:
     return replace(calibration, corpus=corpus, seed=seed, sequence_length=length)
 
 
-def _resolve_formats(formats: Formats, checkpoint: Checkpoint, statistics: Statistics) -> Formats:
+def _resolve_formats(
+    formats: Formats, checkpoint: Checkpoint, statistics: Statistics | None
+) -> Formats:
     """With every format and the tower's type by name, and what ranks the layers."""
     outputs = resolve_outputs(formats, checkpoint)
     towers = [

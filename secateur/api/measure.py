@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from secateur.api.answers import check_can_measure, get_answers, measure_folder
+from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
 from secateur.api.report import (
@@ -26,6 +27,7 @@ from secateur.evaluation.engine import engine_prompts, measure_engine
 from secateur.evaluation.scores import Scores, score_once
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import AnswerSet
+from secateur.evaluation.tokens.prompts import PromptSet
 from secateur.evaluation.tokens.teacher import Teacher, teacher_for
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.choose import choose_backend
@@ -55,14 +57,22 @@ def measure(
     """Measure all artefacts of an output, or a model folder or GGUF file, against the original.
 
     An output of ours is compared with its manifest first; at the end the report is written into
-    it (report.json, which is added to the manifest, and report.md). `work` keeps the
+    it (report.json, which is added to the manifest, and report.md). Where nothing is named to
+    measure on, it is what the output's own calibration held out. `work` keeps the
     original's answers and probabilities and the artefacts' scores for the next time (default:
     `measure_folder`). Raises OutputError when a file of the output is missing or was changed,
     InputError or EngineError for what cannot be measured: all before the original answers, which
     takes long.
     """
-    out, stopwatch = Path(out), timed(progress)
-    run = _start(against, request, work, revision, workers, stopwatch)
+    out = Path(out)
+    original = open_weights(against, revision, "measuring")
+    text = Text(statistics=statistics_of(out))
+    return measure_output(out, start(original, request, text, work, workers, timed(progress)))
+
+
+def measure_output(out: Path, run: Run) -> Report:
+    """Measure all artefacts of an output, as `measure` does, in a run that was started."""
+    stopwatch = timed(run.progress)
     is_ours = (out / MANIFEST).is_file()
     if is_ours:
         remove_abandoned(out)  # of a measurement that was killed while it wrote its report
@@ -78,7 +88,7 @@ def measure(
         answers=describe_answers(answers, teacher),
         artefacts=measured,
         notes=(*interval_notes(answers), *additional_notes(additional)),
-        gates=request.limits,
+        gates=run.request.limits,
     )
     return publish_report(report, out, stopwatch) if is_ours else report
 
@@ -99,7 +109,9 @@ def compare(
     What `measure` has scored already, with the same request, is not scored again. Raises
     InputError or EngineError for what cannot be measured.
     """
-    run = _start(against, request, work, revision, workers, progress)
+    original = open_weights(against, revision, "measuring")
+    text = Text(statistics=statistics_of(Path(first)))
+    run = start(original, request, text, work, workers, progress)
     opened = [run.open(Path(path)) for path in (first, second)]
     with in_use(run.folder):
         answers, teacher = run.ask_original()
@@ -108,11 +120,13 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What all measurements of one call share."""
+class Run:
+    """What all measurements of one call share. `asked` is what the original is asked, or where
+    that may come from."""
 
     original: Checkpoint
     request: Measuring
+    asked: PromptSet | Text
     folder: Path
     backend: Backend
     progress: Progress
@@ -123,7 +137,12 @@ class _Run:
     def ask_original(self) -> tuple[AnswerSet, Teacher]:
         """The original's answers and what it says of every token of them."""
         answers = get_answers(
-            self.original, self.request, self.folder, backend=self.backend, progress=self.progress
+            self.original,
+            self.request,
+            self.folder,
+            self._questions(),
+            backend=self.backend,
+            progress=self.progress,
         )
         teacher = teacher_for(
             CheckpointWeights(self.original),
@@ -134,6 +153,14 @@ class _Run:
             progress=within("original", self.progress),
         )
         return answers, teacher
+
+    def _questions(self) -> PromptSet | None:
+        """What a corpus held out; None where there is a file of prompts or answers."""
+        if not isinstance(self.asked, Text):
+            return self.asked
+        if find_questions(self.original, self.request, self.asked) is not None:
+            return None
+        return held_out_prompts(self.original, self.request, self.asked, self.folder, self.progress)
 
     def score(self, artefact: Artefact, answers: AnswerSet, teacher: Teacher) -> Scores:
         return score_once(
@@ -168,23 +195,27 @@ class _Run:
         return ArtefactReport(artefact.name, nbytes, measurements)
 
 
-def _start(
-    against: Model,
+def start(
+    original: Checkpoint,
     request: Measuring,
+    asked: PromptSet | Text,
     work: File | None,
-    revision: str | None,
     workers: int | None,
     progress: Progress,
-) -> _Run:
-    """Open the original and refuse what can be refused at once."""
-    original = open_weights(against, revision, "measuring")
-    check_can_measure(original, request, Path(work) if work is not None else None)
+) -> Run:
+    """Refuse what can be refused at once, and make the folder `work` (see `measure`).
+
+    Raises InputError or EngineError for what cannot be measured.
+    """
+    folder = Path(work) if work is not None else None
+    if isinstance(asked, Text):
+        check_can_measure(original, request, asked, folder)
     check_config(original.config)
     backend = choose_backend(request.device, workers=workers)
     original.identity(progress, workers)
-    folder = Path(work) if work is not None else measure_folder(original)
+    folder = folder or measure_folder(original)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
     name_model(folder, original.name)
-    return _Run(original, request, folder, backend, progress)
+    return Run(original, request, asked, folder, backend, progress)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
+from secateur.corpus.held_out import HoldOut
 from secateur.errors import InputError
 from secateur.evaluation.gate import Gate, make_gate, parse_gate
 from secateur.system.device_names import read_device
@@ -16,15 +18,27 @@ TEMPERATURE = 1.0
 model run in circles, and lie where the model is surest (docs/log.md)."""
 
 
+Turns = Literal["auto", "original", "corpus"]
+
+
 @dataclass(frozen=True)
 class Measuring:
     """What to measure on, what, and the limits to hold.
 
-    `prompts` are answered by the original first, with at most `answer_tokens` tokens each, drawn
-    at `temperature` (0: greedy); `answers` were answered by it elsewhere. With neither, the test
-    set in the model's folder is taken (gemmule has one). `per_domain` takes that many of each
-    domain. `engine` also runs GGUF files in llama.cpp and compares. `device` is where the models
-    run: auto, cpu, cuda, cuda:N or mps.
+    `prompts` are answered by the original first; `answers` were answered by it elsewhere. With
+    neither, the test set in the model's folder is taken (gemmule has one), else a share of a
+    corpus, `held_out` of its documents (default: 0.05; corpus.held_out), which is no part of the
+    calibration. The corpus is `corpus` or `rows`, with `seed` in the place of its own, or else the
+    one that is calibrated on. `turns` says whose turns of its conversations are measured: those
+    that the "original" writes, or those of the "corpus" as they are; "auto" is the original where
+    it can answer.
+
+    It can where it fits in memory, or where `answers_from` names what answers for it: the address
+    of a server that speaks OpenAI's protocol (with `answers_model` where it has several models),
+    or a GGUF of the original, which llama.cpp runs. Answers have at most `answer_tokens` tokens,
+    drawn at `temperature` (0: greedy) with `answer_seed`. `per_domain` takes that many of each
+    domain, `max_prompts` so many of all, in turn from every domain. `engine` also runs GGUF files
+    in llama.cpp and compares. `device` is where the models run: auto, cpu, cuda, cuda:N or mps.
 
     `gates` are limits such as "kl_mean<=0.1" (evaluation.gate); `max_kl` is short for
     "kl_mean<=...", in nats, and `min_top1` for "top1_agreement>=...". Raises InputError for a
@@ -41,16 +55,62 @@ class Measuring:
     temperature: float = TEMPERATURE
     engine: bool = False
     device: str = "auto"
+    held_out: float | None = None
+    corpus: str | None = None
+    rows: Path | None = None
+    seed: int | None = None
+    turns: Turns = "auto"
+    answers_from: str | None = None
+    answers_model: str | None = None
+    answer_seed: int = 0
+    max_prompts: int | None = None
 
     def __post_init__(self) -> None:
         read_device(self.device)
-        if self.prompts is not None and self.answers is not None:
-            raise InputError("measuring takes either prompts or answers, not both: leave one out")
-        for name in ("answer_tokens", "per_domain"):
+        groups = ("prompts", "answers", "held_out"), ("prompts", "answers", "corpus", "rows")
+        for group in groups:
+            self._refuse_two(group)
+        self._check_answering()
+        for name in ("answer_tokens", "per_domain", "max_prompts"):
             check_least(name, getattr(self, name), 1, InputError)
+        for name in ("answer_seed", "seed"):
+            check_least(name, getattr(self, name), 0, InputError)
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"temperature is {self.temperature}, expected a number of at least 0")
         _ = self.limits
+
+    def _refuse_two(self, group: tuple[str, ...]) -> None:
+        named = [name for name in group if getattr(self, name)]
+        if len(named) > 1:
+            raise InputError(
+                f"measuring takes either {named[0]} or {named[1]}, not both: leave one out"
+            )
+
+    def _check_answering(self) -> None:
+        if self.turns not in get_args(Turns):
+            raise InputError(f"turns is {self.turns!r}, expected {', '.join(get_args(Turns))}")
+        if self.answers_from is not None and self.answers is not None:
+            raise InputError(
+                f"answers {self.answers} are answers already: leave out answers_from "
+                f"{self.answers_from}"
+            )
+        if self.answers_from is not None and self.turns == "corpus":
+            raise InputError(
+                "turns of the corpus are measured as they are: leave out answers_from "
+                f"{self.answers_from}, or turns corpus"
+            )
+        if self.prompts is not None and self.turns == "corpus":
+            raise InputError(
+                "turns of the corpus are those of a held-out share: leave out prompts "
+                f"{self.prompts}, or turns corpus"
+            )
+        if self.max_prompts is not None and self.answers is not None:
+            raise InputError(
+                f"max_prompts is of prompts, and the answers of {self.answers} are all used: leave "
+                "it out, or take some of each domain with per_domain"
+            )
+        if self.held_out is not None:
+            HoldOut(self.held_out)
 
     @property
     def limits(self) -> tuple[Gate, ...]:

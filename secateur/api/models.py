@@ -71,6 +71,11 @@ def load_statistics(given: Statistics | File | None) -> Statistics | None:
     return statistics_file.load(Path(given))
 
 
+def load_header(given: File | None) -> Statistics | None:
+    """Statistics of a file without their arrays. Raises StatisticsError for a damaged one."""
+    return None if given is None else statistics_file.load_header(Path(given))
+
+
 def load_imatrix(given: ImatrixFile | File | None, checkpoint: Checkpoint) -> ImatrixFile | None:
     """An importance matrix for a model. Raises FormatError for one that is damaged."""
     if given is None or isinstance(given, ImatrixFile):

@@ -13,6 +13,7 @@ from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher
 from secateur.planning.document import Plan, read_plan
 from secateur.release.manifest import amend_manifest, read_manifest
+from secateur.release.measured_on import KINDS
 from secateur.release.report import REPORT, Report, write_report
 from secateur.release.run_record import add_run
 from secateur.system.stopwatch import Stopwatch
@@ -22,9 +23,8 @@ def describe_answers(answers: AnswerSet, teacher: Teacher) -> dict[str, Any]:
     """What was measured on, for the report."""
     kinds = [answer.kind for answer in answers.answers]
     return {
-        "answers": kinds.count("answers"),
-        "documents": kinds.count("documents"),
-        "tokens": sum(answer.scored for answer in answers.answers if answer.kind == "answers"),
+        **{kind: kinds.count(kind) for kind in KINDS},
+        "tokens": answers.tokens,
         "finishes": answers.finishes,
         "sha256": answers.sha256,
         "top_k": int(teacher.top_ids.shape[1]),

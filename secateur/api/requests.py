@@ -14,6 +14,7 @@ from typing import Literal
 
 from secateur.api.measuring import Measuring
 from secateur.checkpoint.reader import Checkpoint
+from secateur.corpus.held_out import HoldOut
 from secateur.corpus.mix import Mix
 from secateur.errors import RequestError
 from secateur.outputs.base import DEFAULT_ASSUMPTIONS, Output, PlanningAssumptions
@@ -71,8 +72,9 @@ class Calibration:
     from which `rerouted` is solved again after a merge. `shard` is a part of the corpus, as in
     "2/3": its sample is kept, and nothing is solved. `gram` writes Gram matrices of all linear
     layers' inputs next to the statistics, for rounding with error feedback: "shared" has one of a
-    layer for what its experts' `down` sees, "own" one for each expert.
-    `device` is where the model runs: auto, cpu, cuda, cuda:N or mps (forward.backends.choose).
+    layer for what its experts' `down` sees, "own" one for each expert. `device` is where the model
+    runs: auto, cpu, cuda, cuda:N or mps (forward.backends.choose). `held_out` is the share of the
+    documents that is left out, to be measured on later (corpus.held_out).
     """
 
     corpus: str | Mix | None = None
@@ -86,9 +88,17 @@ class Calibration:
     shard: str | None = None
     gram: Gram = "none"
     device: str = "auto"
+    held_out: float | None = None
+
+    @property
+    def text(self) -> str | Path | Mix | None:
+        """The mix or the rows."""
+        return self.corpus or self.rows
 
     def __post_init__(self) -> None:
         read_device(self.device)
+        if self.held_out is not None:
+            HoldOut(self.held_out)
         if self.corpus is not None and self.rows is not None:
             raise RequestError("either corpus or rows is calibrated on, not both: leave one out")
         for name, least in (("seed", 0), ("sequence_length", 1), ("reroute_tokens", 0)):
@@ -132,15 +142,16 @@ class Formats:
 class ShrinkRequest:
     """All that a run of `shrink` is asked for.
 
-    `statistics` of an earlier run take the place of a calibration. `imatrix` is an importance
-    matrix of llama.cpp to use instead of the statistics' own; `unseen_experts` says what becomes
-    of experts without data in it. Without `measuring` the files are written and not measured.
+    `statistics` of an earlier run take the place of a calibration; a corpus is then there to
+    measure on. `imatrix` is an importance matrix of llama.cpp to use instead of the statistics'
+    own; `unseen_experts` says what becomes of experts without data in it. Without `measuring` the
+    files are written and not measured.
 
     `content` are hashes that inputs have to have, by what names them (api.job_content); `written`
     says how a job file wrote a path. Neither decides anything of the output.
     """
 
-    pruning: Pruning
+    pruning: Pruning = Pruning()
     formats: Formats = Formats()
     calibration: Calibration = Calibration()
     measuring: Measuring | None = field(default_factory=Measuring)
@@ -151,11 +162,14 @@ class ShrinkRequest:
     written: Mapping[Path, str] = field(default_factory=dict, repr=False, metadata={"key": False})
 
     def __post_init__(self) -> None:
-        text = self.calibration.corpus or self.calibration.rows
-        if self.statistics is not None and text is not None:
+        text, measuring = self.calibration.text, self.measuring
+        unused = measuring is None or any(
+            (measuring.prompts, measuring.answers, measuring.corpus, measuring.rows)
+        )
+        if self.statistics is not None and text is not None and unused:
             raise RequestError(
-                f"statistics {self.statistics} take the place of a calibration: leave out "
-                f"{'corpus' if self.calibration.corpus else 'rows'}"
+                f"statistics {self.statistics} take the place of a calibration, and nothing is "
+                f"measured on the text: leave out {'corpus' if self.calibration.corpus else 'rows'}"
             )
 
 

@@ -12,16 +12,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur import __version__
-from secateur.api.answers import check_can_tokenize
+from secateur.api.answers import check_can_tokenize, measure_folder
 from secateur.api.apply import write_plan
-from secateur.api.calibrate import build_corpus, check_model, load_libraries, observe
-from secateur.api.early_checks import check_shrink
+from secateur.api.calibrate import check_model, load_libraries, observe
+from secateur.api.early_checks import check_shrink, needs_calibration
+from secateur.api.held_out import (
+    HELD_OUT,
+    STATISTICS,
+    Text,
+    describe_held_out,
+    find_questions,
+    held_out_prompts,
+    make_prompts,
+    share_of,
+)
 from secateur.api.job_content import (
     MODEL,
     ROWS,
@@ -31,9 +41,17 @@ from secateur.api.job_content import (
     with_mix,
 )
 from secateur.api.job_file import JOB
-from secateur.api.models import File, Model, load_imatrix, open_weights
+from secateur.api.models import (
+    File,
+    Model,
+    load_header,
+    load_imatrix,
+    load_statistics,
+    open_weights,
+)
 from secateur.api.plan import plan
-from secateur.api.requests import Calibration, Measuring, ShrinkRequest
+from secateur.api.requests import Calibration, ShrinkRequest
+from secateur.api.text import build_corpus
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
 from secateur.errors import SecateurError
@@ -41,7 +59,6 @@ from secateur.outputs.apply import CheckedPlan, check_plan
 from secateur.planning.checks import PlanSources
 from secateur.pruning.criteria.registry import find_criterion
 from secateur.release.manifest import versions
-from secateur.statistics import file as statistics_file
 from secateur.system.atomic import remove_partials, write_text
 from secateur.system.progress import Progress, no_progress
 from secateur.system.stopwatch import timed
@@ -49,10 +66,24 @@ from secateur.system.workdir import publish, refuse_existing, work_folder
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
+    from secateur.evaluation.tokens.prompts import PromptSet
     from secateur.release.report import Report
 
-STATISTICS = "evidence/statistics.safetensors"
-"""In a folder of its own: some loaders take every *.safetensors next to config.json for weights."""
+
+@dataclass(frozen=True)
+class _Job:
+    """What all stages of one call share."""
+
+    checkpoint: Checkpoint
+    request: ShrinkRequest
+    workers: int | None
+    on_message: Callable[[str], None]
+    progress: Progress
+
+    @property
+    def text(self) -> Text:
+        """Where a share to measure on may come from."""
+        return Text(self.request.calibration, load_header(self.request.statistics))
 
 
 def shrink(
@@ -75,38 +106,20 @@ def shrink(
     out, progress = Path(out), timed(progress)
     refuse_existing(out)
     checkpoint = open_weights(model, revision, "shrinking")
-    request = replace(request, calibration=with_mix(_with_corpus(request, checkpoint)))
-    imatrix = load_imatrix(request.imatrix, checkpoint)
-    check_shrink(checkpoint, request, out)
+    request = _complete(request, checkpoint)
+    job = _Job(checkpoint, request, workers, on_message, progress)
+    planned = check_shrink(checkpoint, request, out)
     files = check_files(request, checkpoint, progress)
     check_content(request, MODEL, checkpoint.identity(progress, workers), checkpoint.name)
     if request.measuring is not None:
         load_libraries(progress)
-        check_can_tokenize(checkpoint, request.measuring)
+        check_can_tokenize(checkpoint, request.measuring, job.text)
     with work_folder(out) as work:
-        observed = _observe(checkpoint, request, work, workers, on_message, progress)
-        statistics = statistics_file.load(observed)
-        decided = plan(
-            checkpoint,
-            request.pruning,
-            request.formats,
-            statistics=statistics,
-            imatrix=imatrix,
-            unseen_experts=request.unseen_experts,
-        )
-        checked = check_plan(decided, PlanSources(checkpoint, statistics, imatrix))
-        job = resolved_job(request, checkpoint, statistics, files)
-        made = work / f"output-{_output_key(checked, job)}"
-        if not made.exists():
-            write_text(work / JOB, job)
-            write_plan(
-                checked,
-                made,
-                copies={STATISTICS: observed, JOB: work / JOB},
-                workers=workers,
-                progress=progress,
-            )
-        report, failure = _measure(made, checkpoint, request.measuring, workers, progress)
+        corpus = _corpus(job) if needs_calibration(checkpoint, request, planned) else None
+        asked = _questions(job, corpus)
+        observed = request.statistics if corpus is None else _observe(job, corpus, work)
+        made = _write(job, observed, files, work)
+        report, failure = _measure(job, made, asked)
         publish(made, out)
     if failure is not None:
         raise SecateurError(
@@ -116,51 +129,92 @@ def shrink(
     return report
 
 
-def _measure(
-    made: Path,
-    checkpoint: Checkpoint,
-    request: Measuring | None,
-    workers: int | None,
-    progress: Progress,
-) -> tuple[Report | None, str | None]:
+def _complete(request: ShrinkRequest, checkpoint: Checkpoint) -> ShrinkRequest:
+    """The request with what follows from it: gemmule's own text, and the share held out of it.
+
+    gemmule brings its own calibration set; for other models one has to be named.
+    """
+    calibration, measuring = request.calibration, request.measuring
+    if not (calibration.text or request.statistics) and checkpoint.source == GEMMULE:
+        calibration = replace(calibration, corpus=GEMMULE)
+    if measuring is not None and calibration.text and not (measuring.corpus or measuring.rows):
+        text = Text(calibration)
+        if find_questions(checkpoint, measuring, text) is None:
+            calibration = replace(calibration, held_out=share_of(measuring, calibration))
+    return replace(request, calibration=with_mix(calibration))
+
+
+def _corpus(job: _Job) -> Corpus:
+    check_model(job.checkpoint, job.workers, job.progress)
+    corpus = build_corpus(job.checkpoint, job.request.calibration, job.progress)
+    check_content(job.request, ROWS, corpus.sha256, "what the model is calibrated on")
+    return corpus
+
+
+def _questions(job: _Job, corpus: Corpus | None) -> PromptSet | Text:
+    """What is measured on, before anything long begins: a file is found by its name again."""
+    measuring = job.request.measuring
+    if measuring is None or find_questions(job.checkpoint, measuring, job.text) is not None:
+        return job.text
+    folder = measure_folder(job.checkpoint)
+    if corpus is not None and corpus.held_out and not (measuring.corpus or measuring.rows):
+        job.on_message(describe_held_out(corpus))
+        return make_prompts(job.checkpoint, corpus, None, folder)
+    return held_out_prompts(job.checkpoint, measuring, job.text, folder, job.progress)
+
+
+def _write(job: _Job, observed: Path | None, files: Mapping[str, str], work: Path) -> Path:
+    """The finished output in the work folder. `files` are the hashes of what the request reads."""
+    request, checkpoint = job.request, job.checkpoint
+    statistics, imatrix = load_statistics(observed), load_imatrix(request.imatrix, checkpoint)
+    decided = plan(
+        checkpoint,
+        request.pruning,
+        request.formats,
+        statistics=statistics,
+        imatrix=imatrix,
+        unseen_experts=request.unseen_experts,
+    )
+    checked = check_plan(decided, PlanSources(checkpoint, statistics, imatrix))
+    resolved = resolved_job(request, checkpoint, statistics, files)
+    made = work / f"output-{_output_key(checked, resolved)}"
+    if not made.exists():
+        write_text(work / JOB, resolved)
+        copies = {JOB: work / JOB, **({} if observed is None else {STATISTICS: observed})}
+        write_plan(checked, made, copies=copies, workers=job.workers, progress=job.progress)
+    return made
+
+
+def _measure(job: _Job, made: Path, asked: PromptSet | Text) -> tuple[Report | None, str | None]:
     """(report, why there is none): a failure must not cost the files that are finished."""
+    request = job.request.measuring
     if request is None:
         return None, None
     try:
         remove_partials(made)  # nobody else writes to the work folder
-        load_libraries(progress)
-        from secateur.api.measure import measure
+        load_libraries(job.progress)
+        from secateur.api.measure import measure_output, start
 
-        return measure(made, checkpoint, request, workers=workers, progress=progress), None
+        run = start(job.checkpoint, request, asked, None, job.workers, job.progress)
+        return measure_output(made, run), None
     except (SecateurError, MemoryError, OSError) as error:
         return None, str(error) or "out of memory"
 
 
-def _observe(
-    checkpoint: Checkpoint,
-    request: ShrinkRequest,
-    work: Path,
-    workers: int | None,
-    on_message: Callable[[str], None],
-    progress: Progress,
-) -> Path:
-    """The statistics: those given, those of an interrupted run on the same rows, or new ones."""
-    if request.statistics is not None:
-        return request.statistics
-    check_model(checkpoint, workers, progress)
-    request = replace(request, calibration=_with_observers(request))
-    corpus = build_corpus(checkpoint, request.calibration, progress)
-    check_content(request, ROWS, corpus.sha256, "what the model is calibrated on")
-    path = work / f"statistics-{_statistics_key(checkpoint, corpus, request)}.safetensors"
+def _observe(job: _Job, corpus: Corpus, work: Path) -> Path:
+    """The statistics of an interrupted run on the same rows, or new ones."""
+    calibration = _with_observers(job.request)
+    key = _statistics_key(job.checkpoint, corpus, calibration)
+    path = work / f"statistics-{key}.safetensors"
     if not path.exists():
         observe(
-            checkpoint,
+            job.checkpoint,
             corpus,
-            request.calibration,
+            calibration,
             path,
-            workers=workers,
-            on_message=on_message,
-            progress=progress,
+            workers=job.workers,
+            on_message=job.on_message,
+            progress=job.progress,
         )
     return path
 
@@ -174,15 +228,15 @@ def _with_observers(request: ShrinkRequest) -> Calibration:
     return replace(request.calibration, observe=tuple(sorted(asked)))
 
 
-def _statistics_key(checkpoint: Checkpoint, corpus: Corpus, request: ShrinkRequest) -> str:
+def _statistics_key(checkpoint: Checkpoint, corpus: Corpus, calibration: Calibration) -> str:
     """A hash of all that decides statistics: model, rows, settings, and our versions."""
-    calibration = request.calibration
     decides = {
         "secateur": __version__,
         "versions": versions(),
         "model": checkpoint.identity(),
         "family": checkpoint.facts().get(FAMILY_FILE),
         "corpus": corpus.sha256,
+        "held_out": corpus.description.get(HELD_OUT),
         "reroute_tokens": calibration.reroute_tokens,
         "on_nan": calibration.on_nan,
         "observe": calibration.observe,
@@ -194,12 +248,3 @@ def _statistics_key(checkpoint: Checkpoint, corpus: Corpus, request: ShrinkReque
 def _output_key(checked: CheckedPlan, job: str) -> str:
     """A hash of all that decides an output's files."""
     return hashlib.sha256(f"{checked.key} {job}".encode()).hexdigest()[:16]
-
-
-def _with_corpus(request: ShrinkRequest, checkpoint: Checkpoint) -> Calibration:
-    """gemmule brings its own calibration set; for other models one has to be named."""
-    calibration = request.calibration
-    named = calibration.corpus or calibration.rows or request.statistics
-    if named or checkpoint.source != GEMMULE:
-        return calibration
-    return replace(calibration, corpus=GEMMULE)

@@ -10,17 +10,18 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from secateur.corpus.evaluation_sets import find_evaluation_set
+from secateur.corpus.held_out import HoldOut, hold_out
 from secateur.corpus.hub_data import NEEDS_DATASETS
 from secateur.corpus.mix import Mix, list_mixes, read_mix
 from secateur.corpus.packing import Document, pack
 from secateur.corpus.row_file import load_rows
-from secateur.corpus.rows import PADDING, Corpus, Row, Sample, make_corpus
-from secateur.corpus.sampling import Chosen, Sampling, take_documents
+from secateur.corpus.rows import PADDING, Chosen, Corpus, Row, Sample, make_corpus
+from secateur.corpus.sampling import Sampling, take_documents
 from secateur.corpus.thoughts import find_thought_format, find_unknown_markers
 from secateur.corpus.tokenizer import hash_tokenizer, load_tokenizer
 from secateur.errors import CorpusError
@@ -56,12 +57,14 @@ def load_corpus(
     seed: int | None = None,
     sequence_length: int | None = None,
     vocab_size: int | None = None,
+    held_out: HoldOut | None = None,
     progress: Progress = no_progress,
 ) -> Corpus:
     """Build the rows of a mix, named by path (.yaml, .jsonl, .txt) or by name (`list_mixes()`).
 
     `seed` and `sequence_length` (tokens) take the place of the mix's own. `vocab_size`: of the
-    model, to refuse token ids that it does not have.
+    model, to refuse token ids that it does not have. `held_out`: the share of the documents that
+    is no part of the rows, to measure on; amounts that the mix asks for are of both together.
     Raises CorpusError for anything wrong with the mix, its sources or their records, and
     EngineError when the hub cannot be reached. Peak memory: the token ids of the corpus and the
     largest local file, parsed.
@@ -69,12 +72,60 @@ def load_corpus(
     plan = override(read_mix(mix), seed, sequence_length)
     thought, warnings = choose_thought_format(plan, tokenizer)
     sampling = Sampling(
-        tokenizer, plan.seed, plan.sequence_length, plan.overlong, thought, vocab_size, progress
+        tokenizer,
+        plan.seed,
+        plan.sequence_length,
+        plan.overlong,
+        thought,
+        vocab_size,
+        progress,
+        keep_content=held_out is not None,
     )
+    chosen, origins, found = _take(plan, sampling)
+    warnings += found
+    kept_out: tuple[Chosen, ...] = ()
+    facts: dict[str, Any] = {}
+    if held_out is not None:
+        chosen, kept_out, described = hold_out(chosen, held_out)
+        facts = {"held_out": described}
+    order = np.random.Generator(np.random.PCG64([plan.seed, len(plan.sources)]))
+    documents = (
+        Document(int(index), chosen[index].sample.category, chosen[index].input_ids)
+        for index in order.permutation(len(chosen))
+    )
+    description = {
+        **_describe(plan, thought, tokenizer),
+        "sources": origins,
+        "warnings": warnings,
+        **facts,
+    }
+    return make_corpus(
+        pack(documents, plan.sequence_length, together=plan.pack),
+        (entry.sample for entry in chosen),
+        description,
+        kept_out,
+    )
+
+
+def _describe(mix: Mix, thought: str | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {
+        "mix": mix.name,
+        "seed": mix.seed,
+        "sequence_length": mix.sequence_length,
+        "overlong": mix.overlong,
+        "packed": mix.pack,
+        "thought": thought,
+        "tokenizer_sha256": hash_tokenizer(tokenizer),
+    }
+
+
+def _take(mix: Mix, sampling: Sampling) -> tuple[list[Chosen], list[dict[str, Any]], list[str]]:
+    """(the documents of all sources, what the description says of each source, warnings)"""
     chosen: list[Chosen] = []
     origins = []
+    warnings: list[str] = []
     seen: set[str] = set()
-    for index, source in enumerate(plan.sources):
+    for index, source in enumerate(mix.sources):
         if (known := find_evaluation_set(source)) is not None:
             warnings.append(
                 f"source {source.name!r} reads {known}, a set that models are scored on; scores "
@@ -85,28 +136,8 @@ def load_corpus(
         origins.append(taken.origin)
         warnings += taken.warnings
     if not chosen:
-        raise CorpusError(f"the mix {plan.name!r} has no usable documents, so it gives no rows")
-    order = np.random.Generator(np.random.PCG64([plan.seed, len(plan.sources)]))
-    documents = (
-        Document(int(index), chosen[index].sample.category, chosen[index].input_ids)
-        for index in order.permutation(len(chosen))
-    )
-    description = {
-        "mix": plan.name,
-        "seed": plan.seed,
-        "sequence_length": plan.sequence_length,
-        "overlong": plan.overlong,
-        "packed": plan.pack,
-        "thought": thought,
-        "tokenizer_sha256": hash_tokenizer(tokenizer),
-        "sources": origins,
-        "warnings": warnings,
-    }
-    return make_corpus(
-        pack(documents, plan.sequence_length, together=plan.pack),
-        (entry.sample for entry in chosen),
-        description,
-    )
+        raise CorpusError(f"the mix {mix.name!r} has no usable documents, so it gives no rows")
+    return chosen, origins, warnings
 
 
 def override(mix: Mix, seed: int | None, sequence_length: int | None) -> Mix:

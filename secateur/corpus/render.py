@@ -34,18 +34,22 @@ def tokenize(
     if content.text is not None:
         ids = tokenizer(content.text, verbose=False)["input_ids"]
     else:
-        text = _render_conversation(content, tokenizer, template, thought, where)
+        text = render_conversation(content, tokenizer, template, thought, where)
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return np.array(ids, np.int64)
 
 
-def _render_conversation(
+def render_conversation(
     content: Content,
     tokenizer: PreTrainedTokenizerBase,
     template: Mapping[str, Any],
     thought: str | None,
     where: str,
 ) -> str:
+    """What the template writes for the messages of a document, thoughts included.
+
+    The arguments are those of `tokenize`. Raises CorpusError when the template refuses them.
+    """
     messages = [dict(message) for message in content.messages]
     turns: dict[str, str] = {}
     for index, words in content.thoughts.items():

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.corpus.held_out import HoldOut, hold_out
 from secateur.corpus.json_lines import read_json_lines
-from secateur.corpus.rows import PADDING, Corpus, Row, Sample, make_corpus
+from secateur.corpus.rows import PADDING, Chosen, Corpus, Row, Sample, make_corpus
 from secateur.errors import CorpusError
 
 ROW_KEYS = {
@@ -30,11 +31,12 @@ ROW_KEYS = {
 _CATEGORY = "rows"
 
 
-def load_rows(path: Path | str, vocab_size: int) -> Corpus:
+def load_rows(path: Path | str, vocab_size: int, held_out: HoldOut | None = None) -> Corpus:
     """Read one row a line: `input_ids`, optionally `attention_mask` and `category`.
 
     Each row is one document, never split, packed, shuffled or deduplicated; tokens with mask 0
-    are padding. Raises CorpusError with file and line number for anything else.
+    are padding. `held_out`: the share of the rows that is kept out, to measure on. Raises
+    CorpusError with file and line number for anything else.
     """
     path = Path(path)
     lines = read_json_lines(path)
@@ -56,7 +58,31 @@ def load_rows(path: Path | str, vocab_size: int) -> Corpus:
         "packed": False,
         "warnings": [],
     }
-    return make_corpus(rows, samples, description)
+    if held_out is None:
+        return make_corpus(rows, samples, description)
+    return _split(make_corpus(rows, samples, description), held_out)
+
+
+def _split(corpus: Corpus, wanted: HoldOut) -> Corpus:
+    """The same without the rows that are held out."""
+    documents = [
+        Chosen(sample, row.input_ids[row.documents != PADDING])
+        for sample, row in zip(corpus.samples, corpus.rows, strict=True)
+    ]
+    kept, held_out, facts = hold_out(documents, wanted)
+    # Rows of the same tokens lie on the same side.
+    hashes = {document.sample.sha256 for document in kept}
+    rows = [
+        row
+        for row, sample in zip(corpus.rows, corpus.samples, strict=True)
+        if sample.sha256 in hashes
+    ]
+    return make_corpus(
+        [row._replace(samples=(number,)) for number, row in enumerate(rows)],
+        [document.sample for document in kept],
+        {**corpus.description, "held_out": facts},
+        held_out,
+    )
 
 
 def _parse_row(record: Mapping[str, Any], sample: int, vocab_size: int, where: str) -> Row:

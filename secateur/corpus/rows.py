@@ -16,10 +16,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from secateur.corpus.fields import Content
 
 PADDING = -1
 
@@ -53,12 +56,29 @@ class Sample:
     tokens: int
 
 
+class Chosen(NamedTuple):
+    """A document of a corpus and its tokens [token] int64.
+
+    Where documents are held out, `content` is what was read, to be rendered again with `template`
+    (arguments of the chat template) and `thought` (the format of thoughts); None for rows of
+    tokens. `part_of` is the sha256 of the document that this one is a piece of.
+    """
+
+    sample: Sample
+    input_ids: NDArray[np.int64]
+    content: Content | None = None
+    template: Mapping[str, Any] = MappingProxyType({})
+    thought: str | None = None
+    part_of: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """All rows of a calibration run. `sha256` is over the rows, in order.
 
     `description` can be written as JSON: seed, sequence length, sources with their revision or
     hash, tokenizer hash, counts, and `warnings`, a list of sentences to show to the user.
+    `held_out` documents are in none of the rows: they are there to measure on.
     """
 
     rows: tuple[Row, ...]
@@ -66,6 +86,7 @@ class Corpus:
     categories: tuple[str, ...]
     description: Mapping[str, Any]
     sha256: str
+    held_out: tuple[Chosen, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -74,7 +95,10 @@ class Corpus:
 
 
 def make_corpus(
-    rows: Iterable[Row], samples: Iterable[Sample], description: Mapping[str, Any]
+    rows: Iterable[Row],
+    samples: Iterable[Sample],
+    description: Mapping[str, Any],
+    held_out: tuple[Chosen, ...] = (),
 ) -> Corpus:
     """A corpus with its hash, its sorted categories and the token counts in its description."""
     all_rows = tuple(rows)
@@ -89,7 +113,8 @@ def make_corpus(
         "tokens": sum(counts.values()),
         "tokens_by_category": {category: counts[category] for category in categories},
     }
-    return Corpus(all_rows, tuple(samples), categories, counted, _hash_rows(all_rows))
+    digest = _hash_rows(all_rows)
+    return Corpus(all_rows, tuple(samples), categories, counted, digest, held_out)
 
 
 def _hash_rows(rows: tuple[Row, ...]) -> str:

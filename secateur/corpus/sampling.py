@@ -21,7 +21,7 @@ from secateur.corpus.json_lines import Record
 from secateur.corpus.mix import Overlong, Source
 from secateur.corpus.records import open_records
 from secateur.corpus.render import tokenize
-from secateur.corpus.rows import Sample
+from secateur.corpus.rows import Chosen, Sample
 from secateur.errors import CorpusError
 from secateur.system.progress import Progress
 
@@ -29,17 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Chosen(NamedTuple):
-    """A document of the corpus and its tokens [token] int64."""
-
-    sample: Sample
-    input_ids: NDArray[np.int64]
-
-
 class Sampling(NamedTuple):
     """What is the same for all sources. `thought`: the format of thoughts, see `thoughts.py`.
 
-    `vocab_size`: of the model, if known; a token id beyond it is an error.
+    `vocab_size`: of the model, if known; a token id beyond it is an error. `keep_content` keeps
+    what was read with the tokens.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -49,6 +43,7 @@ class Sampling(NamedTuple):
     thought: str | None
     vocab_size: int | None
     progress: Progress
+    keep_content: bool = False
 
 
 class Taken(NamedTuple):
@@ -105,7 +100,10 @@ def take_documents(source: Source, index: int, sampling: Sampling, seen: set[str
             ids = ids[: source.tokens - tokens]
         tokens += len(ids)
         sample = Sample(source.name, _read_category(record, source, where), sha256, len(ids))
-        chosen.append(Chosen(sample, ids))
+        if sampling.keep_content:
+            chosen.append(Chosen(sample, ids, content, source.template, sampling.thought))
+        else:
+            chosen.append(Chosen(sample, ids))
         if source.tokens is not None:
             sampling.progress(stage, tokens, source.tokens, "tokens")
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.scores import Scores
 from secateur.evaluation.summary import summarise
-from secateur.evaluation.tokens.answers import Answer, AnswerSet, answer_set
+from secateur.evaluation.tokens.answers import Answer, AnswerSet, Kind, answer_set
 from secateur.evaluation.tokens.prompts import Prompt
 from secateur.evaluation.tokens.teacher_forced import Chunk, run_teacher_forced
 from secateur.forward.backends.base import Backend
@@ -39,13 +40,17 @@ _SPARE = 8
 
 
 def engine_prompts(answers: AnswerSet) -> list[Prompt]:
-    """What the engine is asked: the prompts of the first answers of each domain."""
+    """What the engine is asked: the prompts of the first answers of each domain, or where there are
+    none the beginnings of turns, or the first halves of documents."""
+    kinds = {answer.kind for answer in answers.answers}
+    kind = next(kind for kind in get_args(Kind) if kind in kinds)
     taken: dict[str, int] = {}
     found = []
     for answer in answers.answers:
-        if answer.kind == "answers" and taken.get(answer.domain, 0) < PROMPTS_PER_DOMAIN:
+        if answer.kind == kind and taken.get(answer.domain, 0) < PROMPTS_PER_DOMAIN:
             taken[answer.domain] = taken.get(answer.domain, 0) + 1
-            ids = answer.input_ids[: answer.begin]
+            end = len(answer.input_ids) // 2 if kind == "documents" else answer.begin
+            ids = answer.input_ids[:end]
             found.append(Prompt(answer.id, answer.domain, "answers", ids))
     return found
 

@@ -67,7 +67,7 @@ def parse_gate(text: str) -> Gate:
 
 
 def check_gates(gates: Sequence[Gate], artefacts: Mapping[str, Sequence[Measurement]]) -> None:
-    """Check the pooled numbers of the answers, {artefact: its measurements}, against limits.
+    """Check the pooled numbers of the main kind, {artefact: its measurements}, against limits.
 
     Raises GateError, with every number that misses its limit, and InputError when a number that
     has a limit was not measured.

@@ -18,8 +18,8 @@ class Measurement:
 
     `n` says how many samples stand behind it, by their kind: {"answers": 40, "tokens": 8122}.
     `low` and `high` bound the interval of `confidence`, both None where none can be given
-    (a maximum; too few answers). `kind` is what it was measured on: "answers" or "documents"
-    (documents), or "engine" (what llama.cpp generated).
+    (a maximum; too few answers). `kind` is what it was measured on: "answers", "turns" of a corpus,
+    "documents", or "engine" (what llama.cpp generated).
     """
 
     name: str
@@ -43,25 +43,41 @@ class Measurement:
         return {**asdict(self), "n": dict(self.n)}
 
 
+def main_kind(measurements: Sequence[Measurement]) -> str:
+    """What the numbers that count were measured on: answers, where there are none the turns of a
+    corpus, where there are none documents."""
+    kinds = {entry.kind for entry in measurements}
+    return next((kind for kind in ("answers", "turns", "documents") if kind in kinds), "answers")
+
+
 def find_measurement(
-    measurements: Sequence[Measurement], name: str, domain: str = POOLED, kind: str = "answers"
+    measurements: Sequence[Measurement],
+    name: str,
+    domain: str = POOLED,
+    kind: str | None = None,
 ) -> Measurement | None:
-    """The measurement of that name, domain and kind; None when it was not made."""
+    """The measurement of that name, domain and kind (default: `main_kind`); None when it was not
+    made."""
+    wanted = kind or main_kind(measurements)
     for entry in measurements:
-        if (entry.name, entry.domain, entry.kind) == (name, domain, kind):
+        if (entry.name, entry.domain, entry.kind) == (name, domain, wanted):
             return entry
     return None
 
 
 def require_measurement(
-    measurements: Sequence[Measurement], name: str, domain: str = POOLED, kind: str = "answers"
+    measurements: Sequence[Measurement],
+    name: str,
+    domain: str = POOLED,
+    kind: str | None = None,
 ) -> Measurement:
     """The same. Raises InputError, with what was measured, when it was not made."""
     found = find_measurement(measurements, name, domain, kind)
     if found is None:
-        known = sorted({entry.name for entry in measurements if entry.kind == kind})
+        wanted = kind or main_kind(measurements)
+        known = sorted({entry.name for entry in measurements if entry.kind == wanted})
         raise InputError(
-            f"there is no measurement {name!r} for {domain} {kind}; "
+            f"there is no measurement {name!r} for {domain} {wanted}; "
             f"measured were: {', '.join(known) or 'none'}"
         )
     return found

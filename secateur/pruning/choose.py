@@ -30,14 +30,19 @@ from secateur.pruning.selection import (
 from secateur.statistics.statistics import Statistics
 from secateur.system.settings import check_least
 
+ALL_KEPT = (
+    "all {} experts of each layer are kept: neither a number of experts, nor a share to drop, nor "
+    "a drop map is named"
+)
+
 
 @dataclass(frozen=True)
 class Pruning:
     """How many experts are kept, and by what criterion.
 
-    Exactly one of `experts` (how many are kept) and `drop` (the share that is pruned), unless
-    `drop_map` names a file with the whole selection. `criterion` is a name
-    (pruning.criteria.registry) or a Criterion; `routing_weight`, `aggregation`,
+    At most one of `experts` (how many are kept), `drop` (the share that is pruned) and `drop_map`
+    (a file with the whole selection); with none of them all experts are kept. `criterion` is a
+    name (pruning.criteria.registry) or a Criterion; `routing_weight`, `aggregation`,
     `protect_per_sample` and `random_seed` are its settings (pruning.criteria.base, where the first
     is the gate). `protect` names experts to keep in any case, by layer;
     `protect_super_experts` adds those whose activations stand out.
@@ -121,7 +126,12 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, request: Pruni
     check_count(count, limits)
     if count == checkpoint.experts:
         all_experts = tuple(range(checkpoint.experts))
-        return Choice(dict.fromkeys(checkpoint.moe_layers, all_experts), {"criterion": None}, ())
+        unasked = request.experts is None and request.drop is None
+        return Choice(
+            dict.fromkeys(checkpoint.moe_layers, all_experts),
+            {"criterion": None},
+            (ALL_KEPT.format(count),) if unasked else (),
+        )
     if statistics is None and checkpoint.shape_only:
         return _stand_in(checkpoint, count, limits)
     if statistics is None:

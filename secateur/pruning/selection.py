@@ -53,12 +53,14 @@ def kept_count(experts: int, *, keep: int | None = None, drop: float | None = No
     """How many experts are kept: `keep` itself, or what is left after pruning int(E * drop).
 
     The reference counts the pruned ones and rounds down: 0.30 of 128 leaves 90, 0.20 leaves
-    103. Raises PlanError unless exactly one of the two is given and makes sense.
+    103. With neither all are kept. Raises PlanError when both are given, or one makes no sense.
     """
-    if (keep is None) == (drop is None):
+    if keep is None and drop is None:
+        return experts
+    if keep is not None and drop is not None:
         raise PlanError(
-            "give exactly one of how many experts are kept (--experts N, experts=N) and what share "
-            "is pruned (--drop R, drop=R; 0 keeps them all)"
+            "give one of how many experts are kept (--experts N, experts=N) and what share is "
+            "pruned (--drop R, drop=R), not both"
         )
     if drop is not None:
         check_share(drop)

@@ -14,9 +14,10 @@ import jinja2
 from secateur import __version__
 from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
 from secateur.evaluation.gate import Gate, check_gates
-from secateur.evaluation.measurement import POOLED, Measurement, find_measurement
+from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
+from secateur.release.measured_on import describe_measured_on
 from secateur.release.run_record import RunRecord
 from secateur.system.atomic import write_text
 from secateur.system.sizes import show_bytes
@@ -34,8 +35,8 @@ class ArtefactReport:
     bytes: int
     measurements: tuple[Measurement, ...]
 
-    def value(self, name: str, domain: str = POOLED, kind: str = "answers") -> Measurement | None:
-        """The measurement of that name, None when it was not made."""
+    def value(self, name: str, domain: str = POOLED, kind: str | None = None) -> Measurement | None:
+        """The measurement of that name, of the main kind by default; None when it was not made."""
         return find_measurement(self.measurements, name, domain, kind)
 
     @property
@@ -120,7 +121,8 @@ def worst_domain(artefact: ArtefactReport) -> Measurement | None:
     found = [
         entry
         for entry in artefact.measurements
-        if (entry.name, entry.kind) == (first.name, "answers") and entry.domain != POOLED
+        if (entry.name, entry.kind) == (first.name, main_kind(artefact.measurements))
+        and entry.domain != POOLED
     ]
     if len(found) < 2:
         return None
@@ -150,6 +152,7 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
         runs=runs,
         smallest=min(report.artefacts, key=lambda entry: entry.bytes, default=None),
         worst=worst_domain,
+        measured_on=describe_measured_on(report.answers),
         summary=summary_metrics(),
         columns=table_metrics(),
         rows_of=_rows,

@@ -35,6 +35,13 @@ class EngineToken(NamedTuple):
     top: tuple[float, ...]
 
 
+class DrawnAnswer(NamedTuple):
+    """The tokens that the engine drew, an end of the turn included, and whether it came to one."""
+
+    tokens: tuple[int, ...]
+    ended: bool
+
+
 @dataclass(frozen=True, slots=True)
 class LlamaServer:
     """A running llama.cpp that has loaded one GGUF."""
@@ -71,10 +78,41 @@ class LlamaServer:
                 for step in answer["completion_probabilities"]
             )
         except (KeyError, TypeError, ValueError):
-            raise EngineError(
-                f"{NAME} answered {str(answer)[:200]} for {self.model}, expected "
-                "completion_probabilities: install another version of xllamacpp"
-            ) from None
+            raise self._unexpected(answer, "completion_probabilities") from None
+
+    def draw(
+        self, prompt: Sequence[int], count: int, *, temperature: float, seed: int
+    ) -> DrawnAnswer:
+        """Continue token ids by at most `count` tokens, drawn from the model's own distribution at
+        `temperature` (0: greedily). Raises EngineError.
+        """
+        answer = self._post(
+            "/completion",
+            {
+                "prompt": list(prompt),
+                "n_predict": count,
+                "temperature": temperature,
+                "seed": seed,
+                # The server's defaults cut the distribution.
+                "top_k": 0,
+                "top_p": 1.0,
+                "min_p": 0.0,
+                "cache_prompt": False,
+                "return_tokens": True,
+            },
+        )
+        try:
+            tokens = tuple(int(token) for token in answer["tokens"])
+            ended = {"eos": True, "limit": False}[answer["stop_type"]]
+        except (KeyError, TypeError, ValueError):
+            raise self._unexpected(answer, "tokens, and how they ended") from None
+        return DrawnAnswer(tokens, ended)
+
+    def _unexpected(self, answer: object, expected: str) -> EngineError:
+        return EngineError(
+            f"{NAME} answered {str(answer)[:200]} for {self.model}, expected {expected}: install "
+            "another version of xllamacpp"
+        )
 
     def _post(self, path: str, content: Mapping[str, Any]) -> Any:
         request = urllib.request.Request(

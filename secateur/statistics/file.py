@@ -31,11 +31,21 @@ def load(path: Path) -> Statistics:
 
     Raises StatisticsError for a file that is missing, damaged, or of another kind or version.
     """
+    return _load(path, with_arrays=True)
+
+
+def load_header(path: Path) -> Statistics:
+    """The same without its arrays, which may be large. Raises StatisticsError."""
+    return _load(path, with_arrays=False)
+
+
+def _load(path: Path, *, with_arrays: bool) -> Statistics:
     try:
         with safe_open(path, "np") as file:
             header = json.loads((file.metadata() or {})[METADATA])
             _check_version(path, header)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys() if with_arrays else ()
+            arrays = {name: file.get_tensor(name) for name in names}
         statistics = Statistics(
             model=header["model"],
             categories=tuple(header["categories"]),

@@ -3,6 +3,7 @@
     weight_hashes.json            the hashes of weight files (checkpoint.identity)
     IDENTITY/                     of one original, by the first 16 digits of its identity
         model.json                its name, for people
+        held-out-KEY.jsonl        prompts that a corpus held out to be measured on
         answers-KEY.jsonl         its answers; .answers-KEY...partial: begun
         teacher-KEY.safetensors   the probabilities that it gave their tokens
         scores-KEY.safetensors    an artefact compared with them
@@ -28,7 +29,7 @@ from secateur.system.resources import cache_folder
 WEIGHT_HASHES = "weight_hashes.json"
 MODEL = "model.json"
 
-Kind = Literal["answers", "probabilities", "scores"]
+Kind = Literal["prompts", "answers", "probabilities", "scores"]
 
 
 class _Form(NamedTuple):
@@ -37,6 +38,7 @@ class _Form(NamedTuple):
 
 
 _FORMS: dict[Kind, _Form] = {
+    "prompts": _Form("held-out-", ".jsonl"),
     "answers": _Form("answers-", ".jsonl"),
     "probabilities": _Form("teacher-", ".safetensors"),
     "scores": _Form("scores-", ".safetensors"),

@@ -6,7 +6,13 @@ import typer
 
 from secateur.cli.help import STEPS
 from secateur.cli.options.arguments import Model
-from secateur.cli.options.calibration import CalibrationOptions, KeepSample, Observe, ShardOf
+from secateur.cli.options.calibration import (
+    CalibrationOptions,
+    HeldOut,
+    KeepSample,
+    Observe,
+    ShardOf,
+)
 from secateur.cli.options.output import Force, Out
 from secateur.cli.options.running import Device, EstimateOnly, RunOptions, Workers
 from secateur.cli.progress import show_progress
@@ -18,6 +24,7 @@ EXAMPLES = """
 secateur calibrate gemmule --corpus gemmule -o stats.safetensors
 secateur calibrate MODEL --corpus mix.yaml --seed 42 -o stats.safetensors
 secateur calibrate MODEL --rows rows.jsonl -o stats.safetensors
+secateur calibrate MODEL --corpus mix.yaml --held-out 0.1 -o stats.safetensors
 secateur calibrate MODEL --corpus mix.yaml --shard 2/3 -o part2.safetensors
 """
 
@@ -32,6 +39,7 @@ def calibrate(
     out: Out,
     text: CalibrationOptions,
     running: RunOptions,
+    held_out: HeldOut = None,
     observe: Observe = None,
     keep_sample: KeepSample = False,
     shard: ShardOf = None,
@@ -44,7 +52,11 @@ def calibrate(
     from secateur.api.calibrate import calibrate as run
 
     request = text.request(
-        observe=tuple(observe or ()), keep_sample=keep_sample, shard=shard, device=device
+        observe=tuple(observe or ()),
+        keep_sample=keep_sample,
+        shard=shard,
+        device=device,
+        held_out=held_out,
     )
     if estimate:
         from secateur.api.estimate import estimate_calibration

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.help import LOOKING, STEPS
-from secateur.cli.options.measuring import AnswerOptions, GateOptions
+from secateur.cli.options.measuring import AnswerOptions, GateOptions, HeldOutOptions
 from secateur.cli.options.running import Device, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
@@ -53,6 +53,7 @@ def measure(
         typer.Argument(metavar="OUTPUT", help="An output of `apply`, a model folder or a GGUF."),
     ],
     against: Against,
+    text: HeldOutOptions,
     answering: AnswerOptions,
     gates: GateOptions,
     running: RunOptions,
@@ -60,8 +61,11 @@ def measure(
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
-    """What was lost: divergence from the original on its own answers."""
-    request = answering.request(device=device, **gates.words())
+    """What was lost: divergence from the original on its own answers.
+
+    Where nothing is named, they are answers to what the output's calibration held out.
+    """
+    request = answering.request(device=device, **vars(text), **gates.words())
     with show_progress() as progress:
         from secateur.api.measure import measure as run
 
@@ -84,6 +88,7 @@ def compare(
     first: First,
     second: Second,
     against: Against,
+    text: HeldOutOptions,
     answering: AnswerOptions,
     running: RunOptions,
     work: Work = None,
@@ -95,7 +100,7 @@ def compare(
     On the same answers, so that what is hard for both does not count. What `measure` has scored
     already, with the same options, is not scored again.
     """
-    request = answering.request(device=device)
+    request = answering.request(device=device, **vars(text))
     with show_progress() as progress:
         from secateur.api.measure import compare as run
 

@@ -33,10 +33,10 @@ WriteJob = Annotated[
 ]
 EXAMPLES = """
 secateur shrink gemmule --experts 24 --types Q4_K_M -o out
-secateur shrink MODEL --experts 103 --types Q4_K_M --corpus mix.yaml \\
-    --prompts test.jsonl -o out
-secateur shrink MODEL --experts 90 --types Q4_K_M --no-measure \\
+secateur shrink MODEL --experts 103 --types Q4_K_M --corpus mix.yaml -o out
+secateur shrink MODEL --experts 90 --types Q4_K_M \\
     --stats out/evidence/statistics.safetensors -o smaller
+secateur shrink MODEL --types Q8_0 --corpus mix.yaml -o quantized
 secateur shrink gemmule --experts 24 -o out --write-job job.yaml
 """
 
@@ -63,7 +63,9 @@ def shrink(
 ) -> None:
     """Calibrate, plan, apply, measure and report.
 
-    An interrupted run resumes at the stage where it stopped.
+    An interrupted run resumes at the stage where it stopped. What it measures on, where nothing
+    is named: a share of the corpus, which the calibration does not see. All experts are kept
+    where neither their number, nor a share to drop, nor a drop map is named.
     """
     from secateur.api.requests import Job, Running
 
@@ -73,7 +75,10 @@ def shrink(
         family=running.family,
         pruning=pruning.request(),
         formats=formats.request(),
-        calibration=text.request(device=device),
+        # Held out all the same, to be measured on later.
+        calibration=text.request(
+            device=device, held_out=answering.held_out if no_measure else None
+        ),
         measuring=None if no_measure else answering.request(device=device, **gates.words()),
         statistics=stats,
         imatrix=formats.imatrix,

@@ -96,6 +96,15 @@ ShardOf = Annotated[
         rich_help_panel=CALIBRATION,
     ),
 ]
+HeldOut = Annotated[
+    float | None,
+    typer.Option(
+        "--held-out",
+        metavar="SHARE",
+        help="Share of the documents that is left out, for `measure` to measure on.",
+        rich_help_panel=TEXT,
+    ),
+]
 Stats = Annotated[
     Path | None,
     typer.Option(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from secateur.cli.choices import complete, gates
+from secateur.cli.options.calibration import Corpus, MixSeed, Rows
 
 if TYPE_CHECKING:
     from secateur.api.requests import Measuring
@@ -30,6 +31,63 @@ Answers = Annotated[
         metavar="FILE",
         help="The original's own answers, instead: the same lines, each ending with a message of "
         'role "assistant".',
+        rich_help_panel=MEASURING,
+    ),
+]
+HeldOut = Annotated[
+    float | None,
+    typer.Option(
+        "--held-out",
+        metavar="SHARE",
+        help="Share of the corpus' documents that is kept out of the calibration, to measure on. "
+        "Where neither prompts nor answers are named: 0.05.",
+        rich_help_panel=MEASURING,
+    ),
+]
+Turns = Annotated[
+    Literal["auto", "original", "corpus"],
+    typer.Option(
+        help="Whose turns of held-out conversations are measured: what the original answers, or "
+        "what the corpus says. auto: the original's, where it fits in memory.",
+        rich_help_panel=MEASURING,
+    ),
+]
+AnswersFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--answers-from",
+        metavar="URL|FILE.gguf",
+        help="What answers for the original where it does not fit in memory: a server that speaks "
+        "OpenAI's protocol (key: OPENAI_API_KEY), or a GGUF of it, run in llama.cpp.",
+        rich_help_panel=MEASURING,
+    ),
+]
+AnswersModel = Annotated[
+    str | None,
+    typer.Option(
+        "--answers-model",
+        metavar="NAME",
+        help="What the server calls the original, where it has several models.",
+        rich_help_panel=MEASURING,
+    ),
+]
+AnswerSeed = Annotated[
+    int,
+    typer.Option(
+        "--answer-seed",
+        min=0,
+        metavar="N",
+        help="Seed that the original's answers are drawn with.",
+        rich_help_panel=MEASURING,
+    ),
+]
+MaxPrompts = Annotated[
+    int | None,
+    typer.Option(
+        "--max-prompts",
+        min=1,
+        metavar="N",
+        help="Take so many of all only, in turn from every domain.",
         rich_help_panel=MEASURING,
     ),
 ]
@@ -100,22 +158,30 @@ class AnswerOptions:
 
     prompts: Prompts = None
     answers: Answers = None
-    per_domain: PerDomain = None
+    held_out: HeldOut = None
+    turns: Turns = "auto"
+    answers_from: AnswersFrom = None
+    answers_model: AnswersModel = None
     answer_tokens: AnswerTokens = 256
     temperature: Temperature = 1.0
+    answer_seed: AnswerSeed = 0
+    per_domain: PerDomain = None
+    max_prompts: MaxPrompts = None
 
     def request(self, **more: Any) -> Measuring:
         """With `more` of a Measuring."""
         from secateur.api.requests import Measuring
 
-        return Measuring(
-            prompts=self.prompts,
-            answers=self.answers,
-            per_domain=self.per_domain,
-            answer_tokens=self.answer_tokens,
-            temperature=self.temperature,
-            **more,
-        )
+        return Measuring(**vars(self), **more)
+
+
+@dataclass(frozen=True)
+class HeldOutOptions:
+    """The corpus that holds out what is measured on."""
+
+    corpus: Corpus = None
+    rows: Rows = None
+    seed: MixSeed = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 from secateur.cli.render.table import Table
 from secateur.evaluation.compare import Comparison
 from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
-from secateur.evaluation.measurement import POOLED, Measurement
+from secateur.evaluation.measurement import POOLED, Measurement, main_kind
+from secateur.release.measured_on import describe_measured_on
 from secateur.release.report import (
     ArtefactReport,
     Report,
@@ -21,9 +22,10 @@ from secateur.system.sizes import show_bytes
 
 def measurement_lines(report: Report, *, by_domain: bool = False) -> list[str | Table]:
     """A row per artefact, then llama.cpp's; with `by_domain` a table of domains for each."""
+    first, *others = describe_measured_on(report.answers)
     lines: list[str | Table] = [
-        f"against {report.original}, on {report.answers['answers']} of its own answers "
-        f"({report.answers['tokens']:,} assistant tokens); in brackets 95 % intervals over answers",
+        f"against {report.original}, {first}; in brackets 95 % intervals over answers",
+        *others,
         _summary(report),
     ]
     if by_domain:
@@ -37,9 +39,10 @@ def measurement_lines(report: Report, *, by_domain: bool = False) -> list[str | 
 
 
 def comparison_lines(names: tuple[str, str], found: Sequence[Comparison]) -> list[str]:
-    """On the answers: the differences over all domains, then the first metric's in each."""
+    """On what counts: the differences over all domains, then the first metric's in each."""
     first, second = names
-    on_answers = [entry for entry in found if entry.difference.kind == "answers"]
+    kind = main_kind([entry.difference for entry in found])
+    on_answers = [entry for entry in found if entry.difference.kind == kind]
     return [
         f"{first} against {second}, first minus second:",
         *(

@@ -2,8 +2,9 @@
 
 An answer is a prompt in the model's chat format and what the original wrote after it. Only what
 it wrote is scored, the end of its turn included: `input_ids[begin:]`, each token predicted from
-the position before it. Documents of plain text are a second kind ("documents"), scored from their
-second token on and never mixed with answers (plain text ranks chat models wrongly).
+the position before it. What somebody else wrote is of another kind and never mixed with answers:
+conversations of a corpus ("turns"), of which the assistant's turns are scored, and plain text
+("documents"), scored from its second token on (it ranks chat models wrongly).
 
 The file is JSONL: a header line, then one answer a line. It is what secateur keeps of answers that
 were generated here; answers from elsewhere come as conversations (`prompts.py`).
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -28,7 +30,7 @@ from secateur.errors import CorpusError
 from secateur.evaluation.measurement import POOLED
 from secateur.system.atomic import write_text
 
-Kind = Literal["answers", "documents"]
+Kind = Literal["answers", "turns", "documents"]
 Finish = Literal["stop", "length", "given"]
 
 FORMAT = "secateur answers 2"
@@ -43,10 +45,11 @@ HEADER_KEYS = {
 ANSWER_KEYS = {
     "id": "name of the prompt",
     "domain": "what the numbers are grouped by",
-    "kind": "answers, or documents (plain text)",
+    "kind": "answers, turns (of a conversation that somebody else has led) or documents (text)",
     "input_ids": "list of token ids: prompt and answer",
     "begin": "position of the first token that is scored",
     "finish": "how it ended: stop (end of the turn), length (cut), given (not generated)",
+    "gaps": "pairs of positions between which no token is scored; may be left out",
 }
 """The keys of an answer's line."""
 
@@ -54,8 +57,9 @@ ANSWER_KEYS = {
 class Answer(NamedTuple):
     """One conversation (or document) as tokens.
 
-    `input_ids` [T]: prompt and answer. Tokens from `begin` on are scored. `finish`: "stop" when
-    the model ended its turn, "length" when it was cut, "given" for text that was not generated.
+    `input_ids` [T]: prompt and answer. Tokens from `begin` on are scored, but for those in `gaps`,
+    each from a position to before another. `finish`: "stop" when the model ended its turn,
+    "length" when it was cut, "given" for text that was not generated.
     """
 
     id: str
@@ -64,11 +68,20 @@ class Answer(NamedTuple):
     input_ids: tuple[int, ...]
     begin: int
     finish: Finish
+    gaps: tuple[tuple[int, int], ...] = ()
 
     @property
     def scored(self) -> int:
         """Number of tokens that are scored."""
-        return len(self.input_ids) - self.begin
+        return len(self.input_ids) - self.begin - sum(end - start for start, end in self.gaps)
+
+    @property
+    def positions(self) -> NDArray[np.intp]:
+        """[scored]: where the tokens that are scored stand in `input_ids`."""
+        found = np.arange(self.begin, len(self.input_ids), dtype=np.intp)
+        for start, end in self.gaps:
+            found = found[(found < start) | (found >= end)]
+        return found
 
 
 class AnswerRow(NamedTuple):
@@ -147,6 +160,12 @@ def answer_set(answers: Iterable[Answer], provenance: Mapping[str, Any]) -> Answ
                 f"answer {entry.id!r} has {len(entry.input_ids)} tokens and is scored from token "
                 f"{entry.begin}, expected a token before the first scored one: drop it"
             )
+        edges = (entry.begin, *(edge for gap in entry.gaps for edge in gap), len(entry.input_ids))
+        if any(low > high for low, high in pairwise(edges)) or entry.scored < 1:
+            raise CorpusError(
+                f"answer {entry.id!r} has the gaps {list(entry.gaps)}, expected some of its tokens "
+                "to be left, and ascending gaps: drop it"
+            )
     return AnswerSet(found, dict(provenance))
 
 
@@ -195,13 +214,14 @@ def load_answers(path: Path, vocab_size: int | None = None) -> AnswerSet:
 
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:
-    """The answer as one JSON object."""
-    return answer._asdict()
+    """The answer as one JSON object; gaps are named where there are some."""
+    fields = answer._asdict()
+    return fields if answer.gaps else {key: fields[key] for key in fields if key != "gaps"}
 
 
 def answer_from_json(data: Mapping[str, Any], where: str, vocab_size: int | None = None) -> Answer:
     """The answer of one JSON object. Raises CorpusError, naming the place, when it is none."""
-    if set(data) != set(ANSWER_KEYS):
+    if {*data, "gaps"} != set(ANSWER_KEYS):
         raise CorpusError(
             f"{where}: keys are {', '.join(sorted(data))}, expected {', '.join(ANSWER_KEYS)}"
         )
@@ -214,7 +234,16 @@ def answer_from_json(data: Mapping[str, Any], where: str, vocab_size: int | None
             f"{where}: kind is {data['kind']!r} and finish {data['finish']!r}, expected one of "
             f"{', '.join(get_args(Kind))} and of {', '.join(get_args(Finish))}"
         )
-    return Answer(str(data["id"]), str(data["domain"]), data["kind"], ids, begin, data["finish"])
+    gaps = data.get("gaps", [])
+    if not isinstance(gaps, list) or not all(
+        isinstance(gap, list) and len(gap) == 2 and all(type(edge) is int for edge in gap)
+        for gap in gaps
+    ):
+        raise CorpusError(f"{where}: gaps is no list of pairs of token positions")
+    return Answer(
+        str(data["id"]), str(data["domain"]), data["kind"], ids, begin, data["finish"],
+        tuple((start, end) for start, end in gaps),
+    )  # fmt: skip
 
 
 def _token_ids(value: object, where: str, vocab_size: int | None) -> tuple[int, ...]:

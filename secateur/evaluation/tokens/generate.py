@@ -1,16 +1,14 @@
 """The original's own answers to prompts, with the whole model in memory.
 
 Greedy unless a temperature is given; the same prompts, model and settings give the same answers,
-also when the run was interrupted: finished batches are kept next to the output, and batches depend
-on the prompts and settings alone.
+also when the run was interrupted: finished batches are kept (answering.py), and batches depend on
+the prompts and settings alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,20 +22,12 @@ from torch import Tensor
 from secateur.checkpoint.reader import Checkpoint, read_config
 from secateur.errors import CheckpointError
 from secateur.evaluation.memory import check_memory
-from secateur.evaluation.tokens.answers import (
-    Answer,
-    AnswerSet,
-    Finish,
-    answer_from_json,
-    answer_set,
-    answer_to_json,
-    save_answers,
-)
+from secateur.evaluation.tokens.answering import collect_answers
+from secateur.evaluation.tokens.answers import Answer, AnswerSet, Finish
 from secateur.evaluation.tokens.prompts import Prompt, PromptSet, check_lengths, turn_end_ids
 from secateur.evaluation.whole_model import whole_model
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
-from secateur.system.atomic import writing
 from secateur.system.progress import Counter, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -88,7 +78,7 @@ def generate_answers(
     memory: int | None = None,
     progress: Progress = no_progress,
 ) -> AnswerSet:
-    """Answer all prompts, write them to `path` and return them; documents pass as they are.
+    """Answer all prompts, write them to `path` and return them; what is no question passes.
 
     `stop_ids`: tokens that end a turn (see `stop_tokens`). `memory`: bytes that may be used,
     by default what is free on the backend's device. Peak memory: all weights, experts in their own
@@ -101,35 +91,22 @@ def generate_answers(
 
     check_lengths(checkpoint, prompts, settings.max_new_tokens)
     asked = [prompt for prompt in prompts.prompts if prompt.kind == "answers"]
-    provenance = _provenance(checkpoint, prompts, stop_ids, settings, backend)
-    key = hashlib.sha256(
-        json.dumps([provenance, [list(prompt) for prompt in asked]], sort_keys=True).encode()
-    ).hexdigest()
-    kept = path.with_name(f".{path.name}.{key[:16]}.partial")
-    found = _read_finished(kept)
-    pending = [
-        batch for batch in _make_batches(asked, settings.batch_size) if batch[0].id not in found
-    ]
     longest = settings.max_new_tokens
     count = Counter(progress, "answers", len(asked) * longest, "tokens")
-    count(len(found) * longest)
-    if pending:
+
+    def generate(found: Mapping[str, Answer]) -> Iterator[Sequence[Answer]]:
         check_memory(checkpoint, backend.free_memory() if memory is None else memory)
-        work = partial(answer_batch, stop_ids=stop_ids, settings=settings, count=count)
+        batches = _make_batches(asked, settings.batch_size)
+        pending = [batch for batch in batches if batch[0].id not in found]
+        count(len(found) * longest)
         with whole_model(checkpoint, backend) as model, mapping(backend) as each:
             # The model's own defaults would be merged into ours.
             model.generation_config = cast(Any, GenerationConfig)()
-            for answers in each(partial(work, model), pending):
-                _append(kept, answers)
-                found.update({answer.id: answer for answer in answers})
-    in_order = (
-        found[prompt.id] if prompt.kind == "answers" else _pass_document(prompt)
-        for prompt in prompts.prompts
-    )
-    made = answer_set(in_order, provenance)
-    save_answers(made, path)
-    kept.unlink(missing_ok=True)
-    return made
+            work = partial(answer_batch, model, stop_ids=stop_ids, settings=settings, count=count)
+            yield from each(work, pending)
+
+    provenance = _provenance(checkpoint, prompts, stop_ids, settings, backend)
+    return collect_answers(prompts, path, provenance, generate, progress)
 
 
 @contextmanager
@@ -246,34 +223,6 @@ def _cut_answer(prompt: Prompt, generated: Tensor, stop_ids: frozenset[int]) -> 
     ids = prompt.input_ids + tuple(tokens[:end])
     finish: Finish = "length" if end is None else "stop"
     return Answer(prompt.id, prompt.domain, "answers", ids, len(prompt.input_ids), finish)
-
-
-def _pass_document(prompt: Prompt) -> Answer:
-    return Answer(prompt.id, prompt.domain, "documents", prompt.input_ids, 1, "given")
-
-
-def _read_finished(kept: Path) -> dict[str, Answer]:
-    """Answers of the batches that an interrupted run finished; a half-written line is cut off."""
-    found: dict[str, Answer] = {}
-    if not kept.exists():
-        return found
-    content = kept.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    os.truncate(kept, whole)
-    for number, line in enumerate(content[:whole].splitlines(), start=1):
-        for entry in json.loads(line):
-            answer = answer_from_json(entry, f"{kept}:{number}")
-            found[answer.id] = answer
-    return found
-
-
-def _append(kept: Path, answers: Sequence[Answer]) -> None:
-    """Append a finished batch as one line."""
-    line = json.dumps([answer_to_json(answer) for answer in answers], ensure_ascii=False)
-    with writing(kept), kept.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _provenance(

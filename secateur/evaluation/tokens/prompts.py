@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.chat_template import render_chat
+from secateur.corpus.held_out import DOCUMENT_TOKENS
 from secateur.corpus.json_lines import JsonLines, read_json_lines
 from secateur.corpus.tokenizer import hash_tokenizer
 from secateur.corpus.tools import parse_messages, parse_tools
@@ -36,17 +38,23 @@ PROMPT_KEYS = {
 }
 """The keys of a prompt, and what each holds. Others are not looked at."""
 
-DOCUMENT_TOKENS = 512
-"""Tokens of a document that are used; what follows them is left out."""
-
 
 class Prompt(NamedTuple):
-    """What the model is given: the tokens of a conversation (or a document), ready to continue."""
+    """What the model is given: the tokens of a conversation (or a document), ready to continue.
+
+    `messages`, `tools` and `template` (arguments of the chat template) are what it was rendered
+    from, for a server that renders itself. `turns` are those of a conversation that somebody else
+    has led, to be measured where the original does not answer.
+    """
 
     id: str
     domain: str
     kind: Kind
     input_ids: tuple[int, ...]
+    messages: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template: Mapping[str, Any] = MappingProxyType({})
+    turns: Answer | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,9 @@ def read_prompts(
             prompts.append(Prompt(record.id, record.domain, "documents", tuple(ids)))
         else:
             text = _prompt_text(record, tokenizer, options)
-            prompts.append(Prompt(record.id, record.domain, "answers", _ids(text, tokenizer)))
+            ids = text_ids(text, tokenizer)
+            asked, tools = tuple(_asked(record)), tuple(record.tools)
+            prompts.append(Prompt(record.id, record.domain, "answers", ids, asked, tools, options))
     provenance = _provenance(path, lines, tokenizer, enable_thinking, per_domain)
     return PromptSet(tuple(prompts), {**provenance, "document_tokens": document_tokens})
 
@@ -116,9 +126,9 @@ def given_answers(
     for record in _records(path, lines, per_domain):
         _check_answered(record)
         prompt = _prompt_text(record, tokenizer, options)
-        answer = _ids(_answer_text(record, tokenizer, prompt, options), tokenizer)
+        answer = text_ids(_answer_text(record, tokenizer, prompt, options), tokenizer)
         end = next((i + 1 for i, token in enumerate(answer) if token in ends), len(answer))
-        ids = _ids(prompt, tokenizer)
+        ids = text_ids(prompt, tokenizer)
         found.append(
             Answer(record.id, record.domain, "answers", ids + answer[:end], len(ids), "given")
         )
@@ -156,17 +166,56 @@ def check_lines(path: Path, *, need_answers: bool = False) -> None:
             _check_answered(record)
 
 
+def context_of(checkpoint: Checkpoint) -> int | None:
+    """Tokens that the model was made for at most; None where its config does not say."""
+    limit = checkpoint.family.section(checkpoint.config)[1].get("max_position_embeddings")
+    return limit if isinstance(limit, int) else None
+
+
 def check_lengths(checkpoint: Checkpoint, prompts: PromptSet, answer_tokens: int) -> None:
     """Raise InputError for a prompt that leaves no room for an answer in the model's context."""
-    limit = checkpoint.family.section(checkpoint.config)[1].get("max_position_embeddings")
+    limit = context_of(checkpoint)
     for prompt in prompts.prompts:
         total = len(prompt.input_ids) + answer_tokens
-        if prompt.kind == "answers" and isinstance(limit, int) and total > limit:
+        if prompt.kind == "answers" and limit is not None and total > limit:
             raise InputError(
                 f"prompt {prompt.id!r} has {len(prompt.input_ids)} tokens and its answer may have "
                 f"{answer_tokens}, but the model's context is {limit}: "
                 "shorten the prompt or allow fewer tokens"
             )
+
+
+def pass_long_turns(prompts: PromptSet, room: int) -> PromptSet:
+    """Prompts of more than `room` tokens are not asked: their turns are measured as they are."""
+    kept = (
+        prompt._replace(kind="turns") if _is_too_long(prompt, room) else prompt
+        for prompt in prompts.prompts
+    )
+    return replace(
+        prompts, prompts=tuple(one for one in kept if one.kind != "turns" or one.turns is not None)
+    )
+
+
+def _is_too_long(prompt: Prompt, room: int) -> bool:
+    return prompt.kind == "answers" and len(prompt.input_ids) > room
+
+
+def take_prompts(
+    prompts: PromptSet, per_domain: int | None = None, most: int | None = None
+) -> PromptSet:
+    """The first `per_domain` prompts of each domain and kind, and `most` of them in all, in turn
+    from every domain; in their order."""
+    ranked: list[tuple[int, int]] = []
+    counts: dict[tuple[str, Kind], int] = {}
+    for number, prompt in enumerate(prompts.prompts):
+        group = (prompt.domain, prompt.kind)
+        counts[group] = counts.get(group, 0) + 1
+        if per_domain is None or counts[group] <= per_domain:
+            ranked.append((counts[group], number))
+    kept = sorted(number for _, number in sorted(ranked)[:most])
+    taken = tuple(prompts.prompts[number] for number in kept)
+    limits = {"per_domain": per_domain, "max_prompts": most}
+    return PromptSet(taken, {**prompts.provenance, **limits})
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -178,7 +227,7 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": marker}]
     text = render_chat(tokenizer, messages, [], {}, "a test conversation")
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    following = _ids(text.rpartition(marker)[2], tokenizer)
+    following = text_ids(text.rpartition(marker)[2], tokenizer)
     return frozenset([token for token in following if token in special][:1])
 
 
@@ -222,14 +271,19 @@ def _check_answered(record: _Record) -> None:
         )
 
 
+def _asked(record: _Record) -> list[dict[str, Any]]:
+    """The messages up to where the model has to answer."""
+    answered = record.messages[-1]["role"] == "assistant"
+    messages = record.messages[:-1] if answered else record.messages
+    if not messages:
+        raise CorpusError(f"{record.where}: nothing is left to answer without the last message")
+    return messages
+
+
 def _prompt_text(
     record: _Record, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]
 ) -> str:
-    messages = record.messages
-    if messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-    if not messages:
-        raise CorpusError(f"{record.where}: nothing is left to answer without the last message")
+    messages = _asked(record)
     options = {**options, "add_generation_prompt": True}
     return render_chat(tokenizer, messages, record.tools, options, record.where)
 
@@ -243,18 +297,30 @@ def _answer_text(
     """What the template writes for the last message, without the header of its turn."""
     before = render_chat(tokenizer, record.messages[:-1], record.tools, options, record.where)
     whole = render_chat(tokenizer, record.messages, record.tools, options, record.where)
-    if not whole.startswith(before) or not prompt.startswith(before):
+    span = answer_span(before, prompt, whole)
+    if span is None:
         raise CorpusError(
             f"{record.where}: the chat template rewrites earlier turns when an answer follows, so "
             "the answer cannot be cut out: let the original answer instead"
         )
+    return whole[span[0] :]
+
+
+def answer_span(before: str, prompt: str, whole: str) -> tuple[int, int] | None:
+    """Where an answer begins and ends in `whole`, the rendered conversation that it ends.
+
+    `before` is the conversation without it, `prompt` that with the prompt for an answer. None
+    when the template writes earlier turns otherwise once an answer follows.
+    """
+    if not whole.startswith(before) or not prompt.startswith(before):
+        return None
     # The generation prompt may go on where the template's own turn does not (an empty thought).
-    tail = whole[len(before) :]
-    header = os.path.commonprefix([tail, prompt[len(before) :]])
-    return tail[len(header) :]
+    header = os.path.commonprefix([whole[len(before) :], prompt[len(before) :]])
+    return len(before) + len(header), len(whole)
 
 
-def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens of what a chat template wrote, which holds its special tokens already."""
     return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 

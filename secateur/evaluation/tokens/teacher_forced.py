@@ -99,10 +99,10 @@ def _chunks(batch: MicroBatch, answers: AnswerSet, size: int) -> Iterator[Chunk]
     for number, line in enumerate(batch.lines):
         answer = answers.answers[line.row]
         tokens.append(np.arange(answers.offsets[line.row], answers.offsets[line.row + 1]))
-        targets.append(np.array(answer.input_ids[answer.begin :], np.int64))
+        scored = answer.positions
+        targets.append(np.array(answer.input_ids, np.int64)[scored])
         # Token t is predicted at position t - 1.
-        first = number * length + answer.begin - 1
-        positions.append(np.arange(first, first + answer.scored))
+        positions.append(number * length + scored - 1)
     token, target, position = map(np.concatenate, (tokens, targets, positions))
     for start in range(0, len(token), size):
         part = slice(start, start + size)
@@ -113,7 +113,8 @@ def place(answers: AnswerSet, token: int) -> str:
     """Where a scored token is, for messages."""
     number = int(answers.answer_of_token[token])
     answer = answers.answers[number]
-    return f"answer {answer.id!r}, token {answer.begin + token - int(answers.offsets[number])}"
+    position = answer.positions[token - int(answers.offsets[number])]
+    return f"answer {answer.id!r}, token {position}"
 
 
 def _check_finite(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:

@@ -37,6 +37,10 @@ ENCODED_WITH_IMPORTANCE_ONLY = frozenset({"IQ2_XXS", "IQ2_XS", "IQ1_S"})
 """Types whose kernel cannot run without an importance vector (ggml_quantize_requires_imatrix)."""
 
 
+UNWEIGHED = FLOATS | {"Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"}
+"""Types that come out the same with and without an importance: ggml's kernels pass over it."""
+
+
 def encode(
     rows: NDArray[np.float32],
     type_name: str,
