@@ -2,14 +2,15 @@
 
 Both run the same tokens on the same number of cores, in turns, each in a process of its own. Ours
 is all of `calibrate`: opening the shards, building the skeleton, the forward pass, REAP and imatrix
-sums (and, as a second figure, the removal orders of `rerouted`). Theirs is the bare forward of the
-base model, loaded beforehand: no head, no cache, no loading. It may choose the best of its experts
-implementations and of several batch sizes (packed as ours are; none is given a mask), and runs
-twice: as it is, and with the settings of malloc that our command line makes, which help it too.
-Ratios of medians, of best runs and of turns; CPU seconds beside them.
+sums; once without, once with the default criterion `rerouted` solved (goal: at most 2.0). Theirs is
+the bare forward of the base model, loaded beforehand: no head, no cache, no loading. It may choose
+the best of its experts implementations and of several batch sizes (packed as ours are; none is
+given a mask), and runs twice: as it is, and with the settings of malloc that our command line
+makes, which help it too. Ratios of medians, of best runs, of turns, and of CPU seconds.
 
-    python benchmarks/calibration.py [--rounds 7] [--only gemmule|wide]
+    python benchmarks/calibration.py [--rounds 7] [--only gemmule|wide] [--before CHECKOUT]
 
+`--before` lets the code of another checkout (a git worktree of an older commit) take its turns too.
 On a machine that others use, give the shell a session of its own first: `setsid`.
 """
 
@@ -21,6 +22,8 @@ import multiprocessing
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +47,7 @@ from secateur.statistics.token_sample import REROUTE_TOKENS
 from secateur.system.allocator import LARGE_BLOCK, return_large_blocks
 
 THREADS = 2
+REROUTED = "rerouted"
 SPAWN = multiprocessing.get_context("spawn")
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 BATCH_TOKENS = (512, 1024, 4096)
@@ -168,8 +172,9 @@ def serve_calibrate(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) ->
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
     filled = sum(batch.input_ids.numel() for batch in make_micro_batches(corpus.rows, hidden))
     pipe.send({"filled_tokens": filled})
+    calibrate(checkpoint, corpus, workers=THREADS)
     while (what := pipe.recv()) != "end":
-        tokens = REROUTE_TOKENS if what == "rerouted" else 0
+        tokens = REROUTE_TOKENS if what == REROUTED else 0
         run = partial(calibrate, checkpoint, corpus, sampling=Sampling(tokens), workers=THREADS)
         pipe.send(timed(run))
 
@@ -177,11 +182,21 @@ def serve_calibrate(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) ->
 class Side:
     """One of those that take turns, in a process of its own."""
 
-    def __init__(self, serve: Callable[..., None], given: tuple[Any, ...], **settings: str) -> None:
+    def __init__(
+        self,
+        serve: Callable[..., None],
+        given: tuple[Any, ...],
+        tree: Path | None = None,
+        **settings: str,
+    ) -> None:
+        """`tree` is another checkout, of whose code the process is."""
         self.pipe, theirs = SPAWN.Pipe()
         self._process = SPAWN.Process(target=serve, args=(theirs, *given), daemon=True)
         os.environ |= settings
+        known = sys.path.copy()
+        sys.path[:0] = [] if tree is None else [str(tree)]
         self._process.start()
+        sys.path[:] = known
         for name in settings:
             del os.environ[name]
         self.facts: dict[str, Any] = self.pipe.recv()
@@ -196,7 +211,9 @@ class Side:
         self._process.join()
 
 
-def compare(checkpoint: Checkpoint, corpus: Corpus, rounds: int) -> dict[str, Any]:
+def compare(
+    checkpoint: Checkpoint, corpus: Corpus, rounds: int, before: Path | None
+) -> dict[str, Any]:
     given = checkpoint, corpus
     malloc = {
         "MALLOC_MMAP_THRESHOLD_": str(LARGE_BLOCK),
@@ -207,44 +224,56 @@ def compare(checkpoint: Checkpoint, corpus: Corpus, rounds: int) -> dict[str, An
         "forward, our malloc": Side(serve_forward, given, **malloc),
         "calibrate": Side(serve_calibrate, given),
     }
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    turns = {name: (sides[name], name.split(",")[0]) for name in sides}
+    turns[REROUTED] = sides["calibrate"], REROUTED
+    if before is not None:
+        sides["before"] = Side(serve_calibrate, given, before)
+        turns["calibrate before"] = sides["before"], "calibrate"
+        turns["rerouted before"] = sides["before"], REROUTED
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in turns}
     for number in range(rounds):
-        names = list(sides)
-        for name in names[number % 3 :] + names[: number % 3]:
-            runs[name].append(sides[name].run(name.split(",")[0]))
-    rerouted = sides["calibrate"].run("rerouted")
+        names = list(turns)
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            side, what = turns[name]
+            runs[name].append(side.run(what))
     one, sixteen = (sides["forward"].run(what)[0] for what in ("one", "bf16"))
     for side in sides.values():
         side.end()
-    wall = {name: [run[0] for run in runs[name]] for name in runs}
-    cpu = {name: statistics.median(run[1] for run in runs[name]) for name in runs}
-    median = {name: statistics.median(wall[name]) for name in wall}
-
-    def ratios(theirs: str) -> dict[str, Any]:
-        pairs = [a / b for a, b in zip(wall["calibrate"], wall[theirs], strict=True)]
-        return {
-            "median": median["calibrate"] / median[theirs],
-            "best": min(wall["calibrate"]) / min(wall[theirs]),
-            "turns": {"least": min(pairs), "median": statistics.median(pairs), "most": max(pairs)},
-            "cpu": cpu["calibrate"] / cpu[theirs],
-        }
-
     found = {
         "tokens": corpus.tokens,
+        "sampled_tokens_at_most": REROUTE_TOKENS,
         "rounds": rounds,
         "sides": {name: side.facts for name, side in sides.items()},
-        "seconds": {name: {"best": min(wall[name]), "median": median[name]} for name in wall},
-        "cpu_seconds": cpu,
-        "calibrate_over_forward": ratios("forward"),
-        "calibrate_over_forward_with_our_malloc": ratios("forward, our malloc"),
-        "rerouted": {
-            "sampled_tokens_at_most": REROUTE_TOKENS,
-            "seconds": rerouted[0],
-            "over_median_forward": rerouted[0] / median["forward"],
+        "seconds": {
+            name: {"best": min(seconds), "median": statistics.median(seconds)}
+            for name in runs
+            for seconds in [[run[0] for run in runs[name]]]
+        },
+        "cpu_seconds": {name: statistics.median(run[1] for run in runs[name]) for name in runs},
+        "calibrate_over_forward_with_our_malloc": ratios(
+            runs["calibrate"], runs["forward, our malloc"]
+        ),
+        **{
+            f"{name}_over_forward".replace(" ", "_"): ratios(runs[name], runs["forward"])
+            for name in turns
+            if not name.startswith("forward")
         },
         "bf16_over_fp32_forward_one_batch": sixteen / one,
     }
     return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 3))  # type: ignore[no-any-return]
+
+
+def ratios(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Of (wall, CPU) seconds of runs in turns."""
+    wall, cpu = ([[run[place] for run in runs] for runs in (ours, theirs)] for place in (0, 1))
+    pairs = [a / b for a, b in zip(*wall, strict=True)]
+    return {
+        "median": statistics.median(wall[0]) / statistics.median(wall[1]),
+        "best": min(wall[0]) / min(wall[1]),
+        "turns": {"least": min(pairs), "median": statistics.median(pairs), "most": max(pairs)},
+        "cpu": statistics.median(cpu[0]) / statistics.median(cpu[1]),
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -269,16 +298,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=["gemmule", "wide"])
+    parser.add_argument("--before", type=Path, help="checkout of the code to compare with")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     found: dict[str, Any] = {"machine": machine()}
     if options.out.exists():
         found = {**json.loads(options.out.read_text()), **found}
+    if options.before is not None:
+        found["before"] = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=options.before, capture_output=True, text=True,
+            check=True,
+        ).stdout.strip()  # fmt: skip
     if options.only != "wide":
-        found["gemmule"] = compare(*gemmule(), options.rounds)
+        found["gemmule"] = compare(*gemmule(), options.rounds, options.before)
     if options.only != "gemmule":
         with tempfile.TemporaryDirectory() as folder:
-            found["wide"] = compare(*wide(Path(folder) / "model", 4096), options.rounds)
+            given = wide(Path(folder) / "model", 4096)
+            found["wide"] = compare(*given, options.rounds, options.before)
     found["machine"]["load_average_after"] = [round(load, 1) for load in os.getloadavg()]
     options.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -37,6 +37,12 @@ TINY = Callable[[str], Checkpoint]
 TOKENS = 40
 
 
+@pytest.fixture(autouse=True)
+def all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every expert is run on every token, so that any set can be compared with the model's own."""
+    monkeypatch.setattr(routing_file, "SPARE_RANKS", EXPERTS)
+
+
 @dataclass(frozen=True)
 class Layer:
     """One MoE layer of a loaded model, and what 40 tokens brought to it."""
@@ -175,7 +181,7 @@ def test_ranks_beyond_the_first_change_no_token_that_finds_its_experts(
 ) -> None:
     layer = observe(tiny("gemma4"), 2)
     whole = search_of(layer)
-    monkeypatch.setattr(routing_file, "RANKS_PER_CHOICE", 2)
+    monkeypatch.setattr(routing_file, "SPARE_RANKS", 2)
     part = search_of(layer)
     assert [len(one._tokens.raw[0]) for one in (whole, part)] == [EXPERTS + 1, 5]
     for alive in survivors(3, layer.routing):
@@ -358,6 +364,17 @@ def test_cost_counts_experts_and_grams() -> None:
     assert count_flops(8, 10, 32, 16, gated=True, norm=False) == 10 * (
         8 * 6 * 32 * 16 + 2 * 64 * 32
     )
+    assert count_flops(8, 10, 640, 16, gated=True, norm=True) == 10 * (
+        8 * 2 * 16 * (2 * 640 + 2 * 64) + 2 * 64 * 128
+    )
+
+
+def test_ranks_run_are_the_chosen_and_a_few_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing_file, "SPARE_RANKS", 2)
+    one = Routing("softmax", "selected", 1)
+    ranks = [replace(one, top_k=top_k).ranks(64) for top_k in (1, 4, 8, 16, 63)]
+    assert ranks == [3, 6, 10, 20, 64]
+    assert replace(one, top_k=4, groups=8).ranks(64) == 64
 
 
 def test_the_largest_sample_fits_the_limit() -> None:

@@ -10,6 +10,9 @@ of other coefficients w' against the original u = w / r is
 (without a norm r = r' = 1 and P = M), so every expert that a token may fall to runs once on it,
 and any set of survivors is then evaluated in O(K^2) numbers per token instead of a forward.
 
+The outputs are sketched to d numbers each before the inner products are made (sketch.py), P and M
+from sketches of their own.
+
 A token's experts are numbered by rank, best first; only the first R run (`Routing.ranks`). Rank R
 stands for all other experts and for no expert: it adds nothing. A token with fewer than K
 survivors among its first R is evaluated as if it got no more than those.
@@ -22,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.calibration.routing import Routing, Scored, choose, divisor
+from secateur.calibration.sketch import Sketch, sketch_of
 from secateur.errors import FamilyError, NumericError
 from secateur.forward.expert_products import run_experts, widen_expert
 from secateur.forward.norms import Norm, detect_norm
@@ -37,7 +42,7 @@ OUTPUTS_LIMIT = 192 << 20
 """Bytes of experts' outputs held at once."""
 GRAMS_LIMIT = 768 << 20
 """Bytes of Gram matrices held at once."""
-_GRAM_TOKENS = 16
+_GRAM_TOKENS = 128
 """Tokens per Gram task: small, and fixed so that the bits do not depend on the workers."""
 
 
@@ -99,60 +104,72 @@ def block_error(
     """
     routing, scores = prepared
     ranks = routing.ranks(scores.order.shape[-1])
-    plain = np.zeros((len(inputs), ranks + 1, ranks + 1), np.float32)
-    weighted = plain if norm is None else np.zeros_like(plain)
+    sketch = sketch_of(inputs.shape[-1], norm)
+    grams = np.zeros((sketch.views, len(inputs), ranks + 1, ranks + 1), np.float32)
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(
             max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
-            for start, outputs in _outputs(experts, inputs, scores.ranks, ranks, pool, skip_bad):
+            run = _Run(experts, sketch, scores.ranks, ranks, skip_bad)
+            for start, outputs in run.outputs(inputs, pool):
 
                 def work(first: int, start: int = start, outputs: Tensor = outputs) -> None:
-                    some = outputs[first : first + _GRAM_TOKENS]
-                    place = slice(start + first, start + first + len(some))
-                    plain[place, :-1, :-1] = torch.bmm(some, some.mT).numpy()
-                    if norm is not None:
-                        scaled = some * norm.weight
-                        weighted[place, :-1, :-1] = torch.bmm(scaled, scaled.mT).numpy()
+                    some = outputs[:, first : first + _GRAM_TOKENS]
+                    place = slice(start + first, start + first + some.shape[1])
+                    grams[:, place, :-1, :-1] = (some @ some.mT).numpy()
 
-                list(pool.map(work, range(0, len(outputs), _GRAM_TOKENS)))
+                list(pool.map(work, range(0, outputs.shape[1], _GRAM_TOKENS)))
     finally:
         torch.set_num_threads(threads)
-    return _against_original(plain, weighted, prepared, inputs.shape[-1], norm)
+    return _against_original(grams[0], grams[-1], prepared, inputs.shape[-1], norm)
 
 
-def _outputs(
-    experts: nn.Module,
-    inputs: Tensor,
-    ranks: NDArray[np.int16],
-    count: int,
-    pool: ThreadPoolExecutor,
-    skip_bad: bool,
-) -> Iterator[tuple[int, Tensor]]:
-    """(first token, outputs float32 [T, R, H] by rank) for chunks of the tokens."""
-    hidden = inputs.shape[-1]
-    size = max(_GRAM_TOKENS, OUTPUTS_LIMIT // (4 * count * hidden))
-    size -= size % _GRAM_TOKENS
-    for start in range(0, len(inputs), size):
-        some = inputs[start : start + size]
-        outputs = torch.empty(len(some), count, hidden)
+@dataclass(frozen=True)
+class _Run:
+    """The experts of a layer, run on the tokens to which they are among the first `count`."""
 
-        def work(
-            expert: int, some: Tensor = some, outputs: Tensor = outputs, start: int = start
-        ) -> None:
-            rank = torch.from_numpy(ranks[start : start + len(some), expert].astype(np.int64))
-            token = (rank < count).nonzero()[:, 0]
-            if len(token):
-                with torch.inference_mode():
-                    weights = widen_expert(experts, expert)
-                    given = run_experts(experts, [weights], [len(token)], some[token])[1]
-                    if skip_bad:
-                        given = given.masked_fill(~torch.isfinite(given.sum(-1, True)), 0.0)
-                    outputs[token, rank[token]] = given
+    experts: Any
+    sketch: Sketch
+    ranks: NDArray[np.int16]
+    count: int
+    skip_bad: bool
 
-        list(pool.map(work, range(ranks.shape[-1])))
-        yield start, outputs
+    def outputs(self, inputs: Tensor, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Tensor]]:
+        """(first token, sketched outputs float32 [V, T, R, d] by rank) for chunks of the tokens."""
+        sketch, count = self.sketch, self.count
+        size = OUTPUTS_LIMIT // (4 * count * sketch.views * sketch.channels)
+        size = max(_GRAM_TOKENS, size - size % _GRAM_TOKENS)
+        for start in range(0, len(inputs), size):
+            some = inputs[start : start + size]
+            outputs = torch.empty(sketch.views, len(some), count, sketch.channels)
+
+            def work(
+                expert: int, some: Tensor = some, outputs: Tensor = outputs, start: int = start
+            ) -> None:
+                rank = torch.from_numpy(
+                    self.ranks[start : start + len(some), expert].astype(np.int64)
+                )
+                token = (rank < count).nonzero()[:, 0]
+                if len(token):
+                    given = self._run_expert(expert, some[token])
+                    by_view = given.view(len(token), sketch.views, sketch.channels)
+                    outputs[:, token, rank[token]] = by_view.transpose(0, 1)
+
+            list(pool.map(work, range(self.ranks.shape[-1])))
+            yield start, outputs
+
+    def _run_expert(self, expert: int, inputs: Tensor) -> Tensor:
+        """float32 [n, V * d]: the sketched outputs."""
+        with torch.inference_mode():
+            weights = widen_expert(self.experts, expert)
+            after = self.experts.has_post_expert_norm
+            weights = weights if after else self.sketch.before(weights)
+            given = run_experts(self.experts, [weights], [len(inputs)], inputs)[1]
+            given = self.sketch(given) if after else given
+            if self.skip_bad:
+                given = given.masked_fill(~torch.isfinite(given.sum(-1, True)), 0.0)
+            return given
 
 
 def _against_original(

@@ -40,6 +40,7 @@ from secateur.calibration.removal_kernels import (
     update,
 )
 from secateur.calibration.routing import ALL, NONE, SELECTED, Routing, apply_rule
+from secateur.calibration.sketch import CHANNELS
 from secateur.forward.norms import Norm
 
 BALANCE = 0.5
@@ -134,8 +135,9 @@ def count_flops(
     ranks: int, tokens: int, hidden: int, width: int, *, gated: bool, norm: bool
 ) -> float:
     """Floating point operations of one layer: `ranks` experts on each token, Gram matrices."""
-    products = 2.0 * tokens * ranks * hidden * width * (3 if gated else 2)
-    return products + 2.0 * tokens * ranks**2 * hidden * (2 if norm else 1)
+    views, channels = (2 if norm else 1), min(hidden, CHANNELS)
+    products = 2.0 * tokens * ranks * width * (hidden * (2 if gated else 1) + views * channels)
+    return products + 2.0 * tokens * ranks**2 * views * channels
 
 
 class Search:
