@@ -41,7 +41,6 @@ from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
-from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import MicroBatch, batch_documents, make_micro_batches
 from secateur.statistics.token_sample import REROUTE_TOKENS
 from secateur.system.allocator import LARGE_BLOCK, return_large_blocks
@@ -162,21 +161,27 @@ def serve_forward(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) -> N
         pipe.send(timed(lambda some=some: forward(model, some)))  # type: ignore[misc]
 
 
+def how_to_calibrate() -> dict[str, Any]:
+    """THREADS as calibrate takes them: as `workers` in checkouts older than its backends."""
+    try:
+        from secateur.forward.backends.cpu import CpuBackend
+    except ImportError:
+        return {"workers": THREADS}
+    return {"backend": CpuBackend(THREADS)}
+
+
 def serve_calibrate(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) -> None:
     """A process that calibrates when it is told to."""
     transformers.utils.logging.disable_progress_bar()
     return_large_blocks()  # as the command line does
-    calibrate(
-        checkpoint, corpus, sampling=Sampling(0), backend=CpuBackend(THREADS)
-    )  # compiles, the first time
+    run = partial(calibrate, checkpoint, corpus, **how_to_calibrate())
+    run()  # compiles, the first time
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
     filled = sum(batch.input_ids.numel() for batch in make_micro_batches(corpus.rows, hidden))
     pipe.send({"filled_tokens": filled})
-    calibrate(checkpoint, corpus, workers=THREADS)
     while (what := pipe.recv()) != "end":
-        tokens = REROUTE_TOKENS if what == REROUTED else 0
-        run = partial(calibrate, checkpoint, corpus, sampling=Sampling(tokens), workers=THREADS)
-        pipe.send(timed(run))
+        sampling = Sampling(REROUTE_TOKENS if what == REROUTED else 0)
+        pipe.send(timed(partial(run, sampling=sampling)))
 
 
 class Side:
