@@ -201,6 +201,7 @@ class Side:
         known = sys.path.copy()
         sys.path[:0] = [] if tree is None else [str(tree)]
         self._process.start()
+        theirs.close()  # else nothing would tell when the process fails
         sys.path[:] = known
         for name in settings:
             del os.environ[name]
