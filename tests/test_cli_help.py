@@ -126,6 +126,8 @@ COMPLETIONS = {
     "secateur calibrate gemmule --on-nan s": ["stop", "skip"],
     "secateur calibrate gemmule --corpus gem": ["gemmule"],
     "secateur measure out --gate top": ["top1_agreement"],
+    "secateur measure out --against gem": ["gemmule"],
+    "secateur family show mix": ["mixtral"],
     "secateur calibrate gemmule --seq": ["--sequence-length"],
 }
 

@@ -76,6 +76,13 @@ def models() -> Choices:
     yield "gemmule", "the small model included here"
 
 
+def families() -> Choices:
+    """The families that come with secateur."""
+    from secateur.families.registry import families as find
+
+    return [(family.name, family.title) for family in find()]
+
+
 def corpora() -> Choices:
     """The mixes that come with secateur."""
     from secateur.corpus.mix import list_mixes

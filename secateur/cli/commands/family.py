@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.choices import complete, families
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.output import Json, OutOrStdout
 from secateur.cli.options.running import FamilyFile, Revision
@@ -25,7 +26,12 @@ def list_(family: FamilyFile = None, as_json: Json = False) -> None:
 
 
 def show_(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a family.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The name of a family.", autocompletion=complete(families)
+        ),
+    ],
     family: FamilyFile = None,
 ) -> None:
     """A family's file, as an example for one of your own."""

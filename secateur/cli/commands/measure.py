@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.choices import complete_or_path, models
 from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, HeldOutOptions
 from secateur.cli.options.running import Device, RunOptions, Workers
@@ -23,7 +24,12 @@ COMPARE_EXAMPLES = """
 secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule
 """
 
-Against = Annotated[str, typer.Option(metavar="MODEL", help="The original model.")]
+Against = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL", help="The original model.", autocompletion=complete_or_path(models)
+    ),
+]
 Work = Annotated[
     Path | None,
     typer.Option(

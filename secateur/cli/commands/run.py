@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.commands.shrink import show_result
-from secateur.cli.help import ONE_GO
+from secateur.cli.help import ONE_GO, OUTPUT
 from secateur.cli.options.output import Json
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
@@ -41,7 +41,13 @@ def run(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="PATH", help="Where to write. Default: the job's out."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="Where to write. Default: the job's out.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
