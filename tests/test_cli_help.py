@@ -98,6 +98,7 @@ def test_quiet_leaves_the_result_and_verbose_adds_what_is_done(
     told = run(*words, out=tmp_path / "b").err
     assert told
     assert "secateur.system.atomic" not in told
+    assert run("-q", *words, out=tmp_path / "q").err == ""
     more = run(*words, "-v", out=tmp_path / "c")
     assert "secateur.system.atomic: " in more.err
     assert more.out.replace("/c", "/a") == quiet.out

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from secateur.cli.progress import LogLines, Stage
-from secateur.system.progress import Counter
-from secateur.system.stopwatch import show_time
+from secateur.system.progress import Counter, no_progress
+from secateur.system.stopwatch import Stopwatch, show_duration, show_time, timed
 
 
 def test_a_line_at_begin_and_end_and_now_and_then_between() -> None:
@@ -66,6 +66,20 @@ def test_the_unit_is_said_once() -> None:
     assert half == "50 %, 500.00 MB of 1.00 GB, 50.00 MB/s, 0:10, 0:10 left"
     assert Stage("load", 0, 0, 1, "", 3.0).sentence() == "0:03"
     assert show_time(18245) == "5:04:05"
+    assert [show_duration(n) for n in (36.6, 178, 18245)] == ["37 s", "2 min 58 s", "5 h 4 min"]
+
+
+def test_a_stopwatch_knows_how_long_each_stage_took() -> None:
+    now, told = [0.0], []
+    watch = Stopwatch(lambda *words: told.append(words), "typed", lambda: now[0])
+    for seconds, stage in ((1, "a"), (2, "b"), (4, "a"), (8, "a"), (16, "b")):
+        now[0] = seconds
+        watch(stage, 1, 2, "tokens")
+    assert watch.seconds == {"a": 7, "b": 14}
+    assert watch.total == 16
+    assert told[0] == ("a", 1, 2, "tokens")
+    assert timed(watch) is watch
+    assert timed(no_progress).command == ""
 
 
 def test_what_an_interrupted_run_has_done_counts_for_the_share_but_not_for_the_rate() -> None:

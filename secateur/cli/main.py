@@ -30,6 +30,7 @@ from secateur.cli.commands import (
     statistics,
 )
 from secateur.cli.help import CONTEXT, FILES, Group
+from secateur.cli.register import Detail, Quiet, Verbose
 from secateur.cli.terminal import exit_with
 from secateur.errors import SecateurError
 from secateur.system.allocator import return_large_blocks
@@ -88,7 +89,10 @@ def main() -> None:
 def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
 ) -> None:
+    context.obj = Detail(verbose, quiet)
     if version:
         sys.stdout.write(f"secateur {__version__}\n")
     elif context.invoked_subcommand is None:

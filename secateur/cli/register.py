@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -28,6 +28,14 @@ Quiet = Annotated[
     bool,
     typer.Option("-q", "--quiet", help="Print the result and errors only.", rich_help_panel=OUTPUT),
 ]
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How much is told, where that was said before the command: `secateur -v plan ...`."""
+
+    verbose: int = 0
+    quiet: bool = False
 
 
 def new_app(help_text: str, **words: Any) -> typer.Typer:
@@ -75,10 +83,13 @@ def _with_groups(function: Callable[..., None]) -> Callable[..., None]:
         else:
             shown.append(_show(parameter.name, kind, parameter.default))
     shown += [_show("verbose", Verbose, 0), _show("quiet", Quiet, False)]
+    shown.append(_show("typer_context", typer.Context, inspect.Parameter.empty))
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
-        set_detail(values.pop("verbose"), quiet=values.pop("quiet"))
+        before = values.pop("typer_context").find_root().obj or Detail()
+        verbose = max(values.pop("verbose"), before.verbose)
+        set_detail(verbose, quiet=values.pop("quiet") or before.quiet)
         for name, kind in groups.items():
             values[name] = kind(**{one.name: values.pop(one.name) for one in fields(kind)})
         function(**values)

@@ -21,7 +21,7 @@ from secateur.release.measured_on import describe_measured_on
 from secateur.release.run_record import RunRecord
 from secateur.system.atomic import write_text
 from secateur.system.sizes import show_bytes
-from secateur.system.stopwatch import show_time
+from secateur.system.stopwatch import show_duration
 
 REPORT = "report.json"
 REPORT_TEXT = "report.md"
@@ -205,6 +205,6 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "thousands": "{:,}".format,
     "ranges": show_ranges,
     "size": show_bytes,
-    "duration": show_time,
+    "duration": show_duration,
 }
 """What the template may do with a value."""

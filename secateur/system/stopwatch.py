@@ -46,6 +46,15 @@ def timed(progress: Progress) -> Stopwatch:
     return progress if isinstance(progress, Stopwatch) else Stopwatch(progress)
 
 
+def show_duration(seconds: float) -> str:
+    """Seconds in words: `37 s`, `2 min 58 s`, `5 h 4 min`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minute} min"
+    return f"{minutes} min {second} s" if minutes else f"{second} s"
+
+
 def show_time(seconds: float) -> str:
     """Minutes and seconds, with hours where there are any: 0:07, 12:30, 5:04:00."""
     minutes, second = divmod(round(seconds), 60)
