@@ -57,7 +57,7 @@ def check_(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Render a sample of each source, count tokens, and say what is short, empty or unfit.
+    """Render a sample of each source, count its tokens, name what is amiss.
 
     Exits with 2 when the corpus cannot be made as it is.
     """
