@@ -8,6 +8,7 @@ from page_parts import code, table
 from results import (
     OURS,
     THEIRS,
+    age,
     criteria,
     gb,
     gib,
@@ -174,7 +175,8 @@ def _speed() -> str:
     return (
         "## GGUF from safetensors (`gguf_speed.py`)\n\nOver llama.cpp's convert_hf_to_gguf and "
         f"llama-quantize ({speed['llama_quantize']}), {speed['threads']} threads, "
-        f"{gb(speed['source_bytes'])} of weights ({speed['what'].split(', ', 1)[1]}).\n\n"
+        f"{gb(speed['source_bytes'])} of weights ({speed['what'].split(', ', 1)[1]})."
+        f"{age('gguf_speed')}\n\n"
         + table(
             ("types", "time, ratio of medians", "turns", "bytes written, ratio",
              "peak memory, ours and theirs", "tensor bytes that differ"), rows)
@@ -215,7 +217,7 @@ def _calibration() -> str:
     return (
         "## Calibration (`calibration.py`)\n\nTime of the pass (REAP sums and imatrix sums "
         "included) over transformers' fp32 forward, its best experts function and batch size, "
-        f"{found['machine']['cores']} cores.\n\n"
+        f"{found['machine']['cores']} cores.{age('calibration')}\n\n"
         + table(
             ("shape", "tokens", "pass over forward", "turns (number)", "CPU time",
              "with `rerouted` solved"), rows)
@@ -232,7 +234,8 @@ def _memory() -> str:
     ]  # fmt: skip
     return (
         "## Memory of calibration (`memory.py`)\n\nLayers of Gemma 4 26B's size with random "
-        "weights, two threads, `rerouted` solved on the sampled tokens; mapped files count.\n\n"
+        "weights, two threads, `rerouted` solved on the sampled tokens; mapped files count."
+        f"{age('memory')}\n\n"
         + table(("layers", "weights", "tokens", "sampled", "peak resident"), rows)
     )
 
@@ -254,7 +257,7 @@ def _pruning() -> str:
     return (
         f"## Pruning (`pruning.py`)\n\nBytes a second over `cp` of the same output "
         f"({gb(found['output_bytes'])}; {found['what']}), sha256 and NaN check included, "
-        f"medians of {found['rounds']} turns.\n\n"
+        f"medians of {found['rounds']} turns.{age('pruning')}\n\n"
         + table(("file cache", "both synced to disk", "not synced"), rows)
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -16,6 +17,27 @@ OURS, THEIRS = "rerouted", "reap"
 def result(name: str) -> Any:
     """What the benchmark of that name wrote."""
     return json.loads((BENCHMARKS / f"{name}.json").read_text("utf-8"))
+
+
+OF_E166427 = {
+    "calibration": "bdd0300d005b8dae",
+    "memory": "2ae32380051c9d7b",
+    "pruning": "8963906f2ca4ba12",
+    "gguf_speed": "e90513978cba5734",
+}
+"""Results of 21 November 2026, commit e166427, by a hash of their file: until they are measured
+again, pages say so."""
+
+
+def age(name: str) -> str:
+    """A sentence on a result that is older than the code; empty for one that was measured since."""
+    digest = hashlib.sha256((BENCHMARKS / f"{name}.json").read_bytes()).hexdigest()
+    if OF_E166427.get(name) != digest[:16]:
+        return ""
+    return (
+        " Measured at commit e166427; the packages were laid out anew since, with the same inner "
+        "loops (compared once, [log.md](log.md))."
+    )
 
 
 class Spread(NamedTuple):
