@@ -104,6 +104,12 @@ def test_quiet_leaves_the_result_and_verbose_adds_what_is_done(
     assert more.out.replace("/c", "/a") == quiet.out
 
 
+def test_a_wrong_value_is_told_without_words_of_python(run: Run) -> None:
+    ran = run("plan", "gemmule", "--routing-weight", "odd")
+    said = "secateur: Invalid value for '--routing-weight': 'odd' is not one of 'true', 'reference'"
+    assert (ran.code, ran.said) == (2, [f"{said}: see `secateur plan --help`"])
+
+
 def test_an_error_is_told_however_quiet_and_traced_when_asked(run: Run) -> None:
     for flags in (("-q",), ()):
         ran = run("inspect", "/nowhere", *flags)

@@ -166,7 +166,7 @@ def test_the_report_begins_with_what_it_cost(made: Path, shrunk: Report) -> None
     assert "6 of 8 experts are kept in each layer, chosen by `rerouted`." in flat
     assert f"The smallest of 3 outputs, {smallest.name}, has {show_bytes(smallest.bytes)}: " in flat
     assert f"is {found.value:.3g} [{found.low:.3g}, {found.high:.3g}] nats per token" in flat
-    assert "6 of the original's own answers with 157 tokens" in flat
+    assert "measured on 6 answers of the original with 157 tokens; it is worst on" in flat
     assert f"it is worst on {worst.domain}, with {worst.value:.3g}" in flat
     assert (made / "report.md").read_text().count(f"**{worst.domain}**") >= 1
 

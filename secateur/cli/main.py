@@ -70,7 +70,8 @@ def main() -> None:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "secateur"
-        exit_with(f"{error.format_message().rstrip('.')}: see `{command} --help`", 2)
+        message = error.format_message().rstrip(".").replace("Value error, ", "")
+        exit_with(f"{message}: see `{command} --help`", 2)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

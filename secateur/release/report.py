@@ -17,7 +17,7 @@ from secateur.evaluation.gate import Gate, check_gates
 from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
-from secateur.release.measured_on import describe_measured_on
+from secateur.release.measured_on import KINDS, describe_measured_on
 from secateur.release.run_record import RunRecord
 from secateur.system.atomic import write_text
 from secateur.system.sizes import show_bytes
@@ -153,6 +153,7 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
         smallest=min(report.artefacts, key=lambda entry: entry.bytes, default=None),
         worst=worst_domain,
         measured_on=describe_measured_on(report.answers),
+        kinds=KINDS,
         summary=summary_metrics(),
         columns=table_metrics(),
         rows_of=_rows,
