@@ -17,6 +17,7 @@ from secateur.formats.gguf.provenance import PLAN_SHA256, origin_metadata
 from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.gguf.writer import GgufWriter, TensorChunk
 from secateur.outputs import blocks
+from secateur.outputs.base import WriteJob
 from secateur.outputs.file_notes import file_notes
 from secateur.outputs.gguf.layout import GgufLayout, gguf_layout
 from secateur.outputs.gguf.write import write_ggufs
@@ -41,7 +42,7 @@ def write(
 ) -> dict[str, str]:
     keep = {layer: tuple(range(4)) for layer in checkpoint.moe_layers}
     folder.mkdir(exist_ok=True)
-    return write_ggufs(forms, checkpoint, keep, folder, imatrix=None, workers=threads)
+    return write_ggufs(forms, WriteJob(checkpoint, keep, folder, "", workers=threads))
 
 
 @pytest.fixture(scope="module")

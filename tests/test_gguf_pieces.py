@@ -19,6 +19,7 @@ from secateur.formats.gguf.reader import GgufFile, read_gguf
 from secateur.formats.gguf.row_order import RowView
 from secateur.formats.gguf.tensors import gguf_tensors
 from secateur.outputs import blocks
+from secateur.outputs.base import WriteJob
 from secateur.outputs.gguf.layout import gguf_layout
 from secateur.outputs.gguf.write import write_ggufs
 from secateur.recipes.recipe import find_recipe
@@ -64,7 +65,7 @@ def written(checkpoint: Checkpoint, folder: Path, kind: str, kept: range = range
     keep = {layer: tuple(kept) for layer in checkpoint.moe_layers}
     form = gguf_layout(checkpoint, keep, find_recipe(kind), imatrix=None)
     folder.mkdir()
-    write_ggufs([form], checkpoint, keep, folder, imatrix=None, workers=2)
+    write_ggufs([form], WriteJob(checkpoint, keep, folder, "", workers=2))
     assert (folder / form.file).stat().st_size == sum(form.files.values())
     return read_gguf(folder / form.file)
 

@@ -27,6 +27,7 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import CheckpointError, FamilyError, InputError, PlanError
 from secateur.formats.gguf.container import Value, metadata_bytes
 from secateur.formats.gguf.reader import read_gguf
+from secateur.outputs.base import WriteJob
 from secateur.outputs.file_notes import file_notes
 from secateur.outputs.gguf.mmproj import TYPES_OF_TOWERS, mmproj_layout, tower_recipe
 from secateur.outputs.gguf.write import write_ggufs
@@ -59,7 +60,7 @@ def towers(model: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[
     recipes = [tower_recipe(model, kind, False)[0] for kind in TYPES_OF_TOWERS]
     forms = [mmproj_layout(model, model.experts, recipe) for recipe in recipes]
     keep = {layer: tuple(range(model.experts)) for layer in model.moe_layers}
-    write_ggufs(forms, model, keep, out, imatrix=None, workers=2)
+    write_ggufs(forms, WriteJob(model, keep, out, "", workers=2))
     for form in forms:
         assert {form.file: (out / form.file).stat().st_size} == form.files
     return {recipe.name: out / form.file for recipe, form in zip(recipes, forms, strict=True)}

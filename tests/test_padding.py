@@ -37,6 +37,7 @@ from secateur.formats.imatrix.file import save_imatrix
 from secateur.formats.imatrix.matrix import ImatrixEntry
 from secateur.forward.backends.cpu import WidenedWeights
 from secateur.forward.skeleton import build_skeleton, fill_parameters
+from secateur.outputs.base import WriteJob
 from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
 from secateur.outputs.gguf.padding import all_widths, padded_config, padded_tensors
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
@@ -75,7 +76,7 @@ def twins(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, 
     for kind in ("F16", "Q8_0"):
         plain = typed_layout(base, find_recipe(kind))
         forms = [plain, padded_form(base, plain)]
-        write_ggufs(forms, checkpoint, KEEP, folder, imatrix=None)
+        write_ggufs(forms, WriteJob(checkpoint, KEEP, folder, ""))
         for form in forms:
             assert {form.file: (folder / form.file).stat().st_size} == form.files
         made[kind] = (folder / forms[0].file, folder / forms[1].file)

@@ -21,6 +21,7 @@ from secateur.checkpoint.writer import lay_out, write_shards
 from secateur.errors import CheckpointError, NumericError
 from secateur.formats.gguf.reader import read_gguf
 from secateur.forward.weights import CheckpointWeights, WeightSource
+from secateur.outputs.base import WriteJob
 from secateur.outputs.gguf.layout import gguf_layout
 from secateur.outputs.gguf.weights import GgufWeights
 from secateur.outputs.gguf.write import write_ggufs
@@ -60,7 +61,7 @@ def written(checkpoint: Checkpoint, out: Path, *edits: Scale) -> dict[str, Weigh
         (out / name).mkdir(parents=True)
     write_shards(out / "safetensors", lay_out(select_experts(checkpoint, keep)), edits=edits)
     layout = gguf_layout(checkpoint, keep, find_recipe("F32"), imatrix=None)
-    write_ggufs([layout], checkpoint, keep, out / "gguf", imatrix=None, edits=edits)
+    write_ggufs([layout], WriteJob(checkpoint, keep, out / "gguf", "", edits=edits))
     folder = mlx_layout(checkpoint, keep, Recipe("plain", "none", "mlx"))
     write_mlx(folder, checkpoint, keep, out / "mlx", edits=edits)
     file = read_gguf(out / "gguf" / layout.file)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
+from secateur.api.models import File, Model, load_gram, load_imatrix, load_statistics, open_weights
 from secateur.checkpoint.reader import FAMILY_FILE
 from secateur.errors import CheckpointError, FamilyError, PlanError
 from secateur.formats.imatrix.file import ImatrixFile
@@ -64,7 +64,10 @@ def apply(
     progress = timed(progress)
     checkpoint.identity(progress, workers)
     sources = PlanSources(
-        checkpoint, load_statistics(statistics), load_imatrix(imatrix, checkpoint)
+        checkpoint,
+        load_statistics(statistics),
+        load_imatrix(imatrix, checkpoint),
+        load_gram(statistics),
     )
     checked = check_plan(decided, sources)
     return write_plan(checked, Path(out), workers=workers, progress=progress)

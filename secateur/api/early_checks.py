@@ -10,7 +10,7 @@ from pathlib import Path
 
 from secateur.api.answers import check_can_measure
 from secateur.api.held_out import Text
-from secateur.api.models import load_header, load_imatrix, load_statistics
+from secateur.api.models import load_header, load_imatrix
 from secateur.api.plan import plan
 from secateur.api.requests import PlanningAssumptions, ShrinkRequest, resolve_outputs
 from secateur.api.text import check_text
@@ -99,14 +99,18 @@ def plan_ahead(checkpoint: Checkpoint, request: ShrinkRequest) -> Plan:
             checkpoint,
             request.pruning,
             request.formats,
-            statistics=load_statistics(request.statistics),
+            statistics=request.statistics,
             imatrix=request.imatrix,
             unseen_experts=request.unseen_experts,
         )
     return plan(
         replace(checkpoint, shape_only=True),
         replace(request.pruning, protect_super_experts=False),
-        replace(request.formats, layer_importance=_stand_in_importance(checkpoint, request)),
+        replace(
+            request.formats,
+            layer_importance=_stand_in_importance(checkpoint, request),
+            rounding=None,  # there are no Gram matrices yet
+        ),
         imatrix=load_imatrix(request.imatrix, checkpoint),
         unseen_experts=request.unseen_experts,
         assumptions=PlanningAssumptions(imatrix=True),

@@ -12,6 +12,7 @@ from secateur.api.models import (
     Model,
     check_file,
     is_local,
+    load_gram,
     load_imatrix,
     load_statistics,
     open_headers,
@@ -34,6 +35,7 @@ from secateur.formats.imatrix.file import ImatrixFile
 from secateur.outputs.build import PlanInputs, make_plan
 from secateur.planning.checks import check_statistics
 from secateur.planning.document import PATH, Plan, to_json
+from secateur.planning.rounding import decide_rounding
 from secateur.pruning.choose import choose
 from secateur.recipes.layer_importance import layer_importance
 from secateur.recipes.suites import find_recipes
@@ -62,6 +64,7 @@ def plan(
     of each layer stand for those kept, and the plan says all sizes but cannot be applied.
     `assumptions` says what such a plan, and the memory counted, rest on.
 
+    Gram matrices to round with are found next to the file `statistics`.
     `imatrix` is an importance matrix of llama.cpp to use instead of the statistics' own, of this
     model or of the pruned one; `unseen_experts` says what becomes of experts without data in it:
     "uniform", "stop" or "mean" (planning.unseen_experts).
@@ -85,6 +88,7 @@ def plan(
             _rank_layers(formats, loaded, checkpoint),
             resolve_split(formats),
             assumptions,
+            decide_rounding(formats.rounding, load_gram(statistics)),
         ),
     )
     return replace(decided, model={**decided.model, PATH: checkpoint.source})

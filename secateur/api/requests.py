@@ -21,6 +21,7 @@ from secateur.outputs.base import DEFAULT_ASSUMPTIONS, Output, PlanningAssumptio
 from secateur.outputs.gguf.format import TOWER
 from secateur.outputs.gguf.mmproj import tower_recipe
 from secateur.outputs.registry import DEFAULT_TO, FORMATS, format_of
+from secateur.planning.rounding import Rounding
 from secateur.planning.unseen_experts import Policy
 from secateur.pruning.choose import Pruning
 from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES
@@ -125,7 +126,9 @@ class Formats:
     `layer_importance` says what ranks layers for recipes with tiers: a measure of the statistics,
     a file (recipes.layer_importance), or a number per layer. GGUF files of more bytes of tensors
     than `split_max_size` are cut. `mmproj` is the type of the vision tower's own GGUF, or "none";
-    by default it is written as F16 with GGUF files of a model that has such a tower.
+    by default it is written as F16 with GGUF files of a model that has such a tower. `rounding` is
+    to the nearest level, or with error feedback where statistics have Gram matrices
+    (planning.rounding).
     """
 
     to: Words | None = None
@@ -136,6 +139,7 @@ class Formats:
     layer_importance: str | Path | tuple[float, ...] | None = None
     split_max_size: int | str | None = None
     mmproj: str | None = None
+    rounding: Rounding | None = None
 
 
 @dataclass(frozen=True)

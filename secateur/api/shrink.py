@@ -44,6 +44,7 @@ from secateur.api.job_file import JOB
 from secateur.api.models import (
     File,
     Model,
+    load_gram,
     load_header,
     load_imatrix,
     load_statistics,
@@ -130,13 +131,17 @@ def shrink(
 
 
 def _complete(request: ShrinkRequest, checkpoint: Checkpoint) -> ShrinkRequest:
-    """The request with what follows from it: gemmule's own text, and the share held out of it.
+    """The request with what follows from it: gemmule's own text, the share held out of it, and the
+    Gram matrices that rounding with feedback needs.
 
     gemmule brings its own calibration set; for other models one has to be named.
     """
     calibration, measuring = request.calibration, request.measuring
     if not (calibration.text or request.statistics) and checkpoint.source == GEMMULE:
         calibration = replace(calibration, corpus=GEMMULE)
+    if not request.statistics and request.formats.rounding == "feedback":
+        shared = calibration.gram == "none"
+        calibration = replace(calibration, gram="shared") if shared else calibration
     if measuring is not None and calibration.text and not (measuring.corpus or measuring.rows):
         text = Text(calibration)
         if find_questions(checkpoint, measuring, text) is None:
@@ -171,11 +176,12 @@ def _write(job: _Job, observed: Path | None, files: Mapping[str, str], work: Pat
         checkpoint,
         request.pruning,
         request.formats,
-        statistics=statistics,
+        statistics=observed,
         imatrix=imatrix,
         unseen_experts=request.unseen_experts,
     )
-    checked = check_plan(decided, PlanSources(checkpoint, statistics, imatrix))
+    gram = load_gram(observed)
+    checked = check_plan(decided, PlanSources(checkpoint, statistics, imatrix, gram))
     resolved = resolved_job(request, checkpoint, statistics, files)
     made = work / f"output-{_output_key(checked, resolved)}"
     if not made.exists():

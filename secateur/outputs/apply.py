@@ -17,12 +17,15 @@ from secateur.formats.imatrix.file import save_imatrix
 from secateur.outputs.base import Decision, WriteJob
 from secateur.outputs.build import resolve
 from secateur.outputs.companions import write_companions
+from secateur.outputs.feedback import Feedback
 from secateur.outputs.identity import content_key
 from secateur.outputs.registry import FORMATS, planned_format
 from secateur.planning.checks import PlanSources, check_sources, planned_importance
 from secateur.planning.document import Plan, published, to_json
 from secateur.planning.edits import settle, settle_importance
 from secateur.planning.imatrix_policy import FILE, Importance
+from secateur.planning.rounding import planned_gram
+from secateur.statistics.gram_file import GramFile
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import write_text
 from secateur.system.progress import Progress, no_progress
@@ -38,6 +41,7 @@ class CheckedPlan:
     checkpoint: Checkpoint
     statistics: Statistics | None
     importance: Importance | None
+    gram: GramFile | None
     decisions: Mapping[str, Decision[Any]]
 
     @property
@@ -65,7 +69,8 @@ def check_plan(plan: Plan, sources: PlanSources) -> CheckedPlan:
         {format_id: decision.tensors for format_id, decision in decisions.items()},
         {format_id: decision.files for format_id, decision in decisions.items()},
     )
-    return CheckedPlan(plan, sources.checkpoint, sources.statistics, importance, decisions)
+    gram = planned_gram(plan, sources.gram)
+    return CheckedPlan(plan, sources.checkpoint, sources.statistics, importance, gram, decisions)
 
 
 def write_output(
@@ -83,12 +88,14 @@ def write_output(
     write_text(folder / PLAN, to_json(published(plan)))
     if checked.importance is not None:
         save_imatrix(folder / FILE, checked.importance.imatrix)
+    gram = checked.gram
     job = WriteJob(
         checkpoint,
         plan.keep,
         folder,
         plan.sha256(),
         checked.importance.imatrix if checked.importance else None,
+        Feedback(gram, checkpoint.family, plan.keep) if gram else None,
         workers=workers,
         progress=progress,
     )

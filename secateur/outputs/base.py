@@ -31,10 +31,12 @@ from secateur.checkpoint.rows import RowEdit
 from secateur.errors import InputError
 from secateur.families.schema import Family
 from secateur.formats.imatrix.matrix import Imatrix
+from secateur.outputs.feedback import Feedback
 from secateur.planning.document import Plan, PlannedTensor
 from secateur.planning.imatrix_policy import Importance
 from secateur.pruning.selection import Keep
 from secateur.recipes.recipe import Recipe
+from secateur.statistics.gram_file import GramFile
 from secateur.system.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ class DecisionContext:
 
     `importance` is the matrix to quantize with, `layer_importance` [layers] ranks layers for
     recipes with tiers, `split` cuts files of more bytes of tensors where a format has parts.
-    `formats` are the names of all formats of the plan.
+    `formats` are the names of all formats of the plan. `gram` is what levels are chosen with; None:
+    each is the nearest.
     """
 
     checkpoint: Checkpoint
@@ -78,6 +81,7 @@ class DecisionContext:
     split: int | None = None
     assumptions: PlanningAssumptions = DEFAULT_ASSUMPTIONS
     formats: frozenset[str] = frozenset()
+    gram: GramFile | None = None
 
 
 L = TypeVar("L")
@@ -104,7 +108,8 @@ class Decision(Generic[L]):
 class WriteJob:
     """What is written, where to, and how.
 
-    `imatrix` holds the experts kept, in order; `edits` change the weights that are read.
+    `imatrix` holds the experts kept, in order; `feedback` is what levels are chosen with; `edits`
+    change the weights that are read.
     """
 
     checkpoint: Checkpoint
@@ -112,6 +117,7 @@ class WriteJob:
     folder: Path
     plan_sha256: str
     imatrix: Imatrix | None = None
+    feedback: Feedback | None = None
     edits: tuple[RowEdit, ...] = ()
     workers: int = 1
     progress: Progress = no_progress

@@ -19,6 +19,7 @@ from secateur.formats.gguf.container import TensorInfo
 from secateur.formats.gguf.padding import padded_entry, padded_rows
 from secateur.formats.gguf.tensors import GgufTensor
 from secateur.formats.imatrix.matrix import Imatrix
+from secateur.outputs.feedback import FactorOf, Feedback
 
 ELEMENTS = 1 << 19
 """Elements of a block, or one row: 1 MiB in 16 bits, 2 MiB as float32, so that a processor's
@@ -38,6 +39,7 @@ class Block:
     taken, but those and in that order. `below` rows of zeros follow, and `right` zeros end every
     row; `weights` [width + right] is the importance of its columns. With several `channels` the
     numbers of a row are those of each in turn, and come out as one colour after the other.
+    `factor` is what its codes are chosen with; None: each is the nearest.
     """
 
     tensor: int
@@ -51,6 +53,7 @@ class Block:
     right: int = 0
     order: NDArray[np.intp] | None = None
     channels: int = 1
+    factor: FactorOf | None = None
 
     def runs(self) -> list[tuple[int, int]]:
         """Its rows of the source as (first, end) of neighbours, ascending."""
@@ -71,6 +74,7 @@ def blocks_of(
     sliced: Mapping[str, SlicedTensor],
     numbers: Iterable[int],
     imatrix: Imatrix | None,
+    feedback: Feedback | None = None,
 ) -> Iterator[Block]:
     """The blocks of the tensors called for by `numbers`, matrix by matrix, in row order."""
     for number in numbers:
@@ -90,6 +94,9 @@ def blocks_of(
                 weights = None
                 if importance is not None:
                     weights = importance[matrix if len(importance) > 1 else 0]
+                factor = None
+                if feedback is not None:
+                    factor = feedback.of(tensor.sources, matrix, width, zeros.right)
                 for begin in range(first, first + rows, part):
                     for start in range(begin, begin + part, step):
                         stop = min(start + step, begin + part)
@@ -98,7 +105,7 @@ def blocks_of(
                         yield Block(
                             number, info.name, start, stop, width, source, weights, below,
                             zeros.right, None if order is None else order + first,
-                            tensor.channels,
+                            tensor.channels, factor,
                         )  # fmt: skip
                 matrix += 1
 

@@ -25,9 +25,11 @@ from secateur.planning.document import FORMATS_IN_MEMORY, IMATRIX, IMATRIX_FROM,
 from secateur.planning.edits import STATISTICS, decided_now
 from secateur.planning.imatrix_policy import Importance, importance_of
 from secateur.planning.memory import context_memory
+from secateur.planning.rounding import rounding_facts
 from secateur.planning.unseen_experts import Policy
 from secateur.pruning.choose import Choice
 from secateur.recipes.recipe import Recipe
+from secateur.statistics.gram_file import GramFile
 from secateur.statistics.identity import statistics_sha256
 from secateur.statistics.statistics import Statistics
 
@@ -38,7 +40,8 @@ class PlanInputs:
 
     `imatrix`, else `statistics`, gives the importance matrix when the plan is applied;
     `unseen_experts` is for experts that have no data in it. `layer_importance` [layers] is for
-    recipes with tiers; `split` cuts GGUF files of more bytes of tensors.
+    recipes with tiers; `split` cuts GGUF files of more bytes of tensors. `gram` is what levels are
+    chosen with; None: each is the nearest.
     """
 
     statistics: Statistics | None = None
@@ -47,6 +50,7 @@ class PlanInputs:
     layer_importance: Sequence[float] | None = None
     split: int | None = None
     assumptions: PlanningAssumptions = DEFAULT_ASSUMPTIONS
+    gram: GramFile | None = None
 
 
 NO_INPUTS = PlanInputs()
@@ -78,6 +82,7 @@ def make_plan(
         inputs.split,
         inputs.assumptions,
         frozenset(found.name for found in formats.values()),
+        inputs.gram,
     )
     decisions = _decide(context, wanted)
     files = {decision.format_id: decision.files for decision in decisions}
@@ -136,6 +141,7 @@ def _selection(choice: Choice, inputs: PlanInputs, importance: Importance | None
         **choice.selection,
         IMATRIX: importance.facts if importance else None,
         IMATRIX_FROM: importance.origin if importance else None,
+        **rounding_facts(inputs.gram),
     }
     if inputs.statistics is not None:
         found[STATISTICS] = statistics_sha256(inputs.statistics)

@@ -9,10 +9,14 @@ from secateur.formats.ggml.engine import engine_version
 from secateur.formats.imatrix.matrix import Imatrix
 
 
-def content_key(checkpoint: Checkpoint, imatrix: Imatrix | None) -> str:
+def content_key(
+    checkpoint: Checkpoint, imatrix: Imatrix | None, gram_sha256: str | None = None
+) -> str:
     """Hash of what decides a tensor's bytes, besides what the file's header says."""
     digest = hashlib.sha256(f"{engine_version()} {checkpoint.identity()}".encode())
     for name, entry in sorted({} if imatrix is None else imatrix.entries.items()):
         digest.update(f" {name}".encode())
         digest.update(entry.in_sum2.tobytes() + entry.counts.tobytes())
+    if gram_sha256 is not None:
+        digest.update(f" rounded with {gram_sha256}".encode())
     return digest.hexdigest()

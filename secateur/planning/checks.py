@@ -17,6 +17,7 @@ from secateur.planning.edits import STATISTICS, edits_of
 from secateur.planning.imatrix_policy import Importance, importance_of
 from secateur.pruning.criteria.registry import CRITERIA
 from secateur.pruning.expert_slices import check_keep
+from secateur.statistics.gram_file import GramFile
 from secateur.statistics.identity import statistics_sha256
 from secateur.statistics.statistics import Statistics
 
@@ -26,12 +27,13 @@ _IDENTIFYING = ("family", "layers", "experts", "top_k", "identity")
 
 @dataclass(frozen=True)
 class PlanSources:
-    """What an output is written from: the checkpoint, and the statistics or the file behind its
-    importance matrix."""
+    """What an output is written from: the checkpoint, the statistics or the file behind its
+    importance matrix, and the Gram matrices next to the statistics."""
 
     checkpoint: Checkpoint
     statistics: Statistics | None = None
     imatrix: ImatrixFile | None = None
+    gram: GramFile | None = None
 
 
 def check_sources(plan: Plan, sources: PlanSources) -> None:

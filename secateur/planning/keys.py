@@ -27,6 +27,10 @@ SELECTION_KEYS = {
     "imatrix_from.sha256": "sha256 of that file",
     "imatrix_from.unseen_experts": "what becomes of experts without data: uniform, mean or stop",
     "imatrix_from.experts_without_data": "the experts kept that have none, as LAYER:EXPERT",
+    "rounding": "how levels were chosen; absent: to nearest",
+    "rounding.method": "feedback: each makes up for the errors before it in its row",
+    "rounding.gram": "which Gram matrices the experts' down had: shared or own",
+    "rounding.sha256": "sha256 of the Gram matrices",
     "imatrix_from.experts_below_32_tokens": "how many experts kept have little",
 }
 """How experts were selected."""

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from secateur.rounding.blas import one_blas_thread
 
-DAMPING = 0.1
-"""Of the mean diagonal; from 0.01 to 0.5 it hardly matters (docs/log.md)."""
+DAMPING = 0.03
+"""Of the mean diagonal; from 0.003 to 0.1 it hardly matters (docs/log.md)."""
 
 
 class Factor(NamedTuple):

@@ -59,6 +59,7 @@ class GramDescription:
 
     kind: GramKind
     columns: Mapping[str, int]
+    matrices: Mapping[str, int]
     shared_by: Mapping[str, str]
     made_from: Mapping[str, Any]
     sha256: str
@@ -78,6 +79,7 @@ def write_grams(
     error, or absent. While it is made the disk holds it twice. Raises WriteError."""
     header: dict[str, Any] = {}
     columns: dict[str, int] = {}
+    matrices: dict[str, int] = {}
     shared_by: dict[str, str] = {}
     digest = hashlib.sha256()
     with atomic_path(path) as partial, tempfile.TemporaryFile(dir=path.parent) as data:
@@ -85,7 +87,7 @@ def write_grams(
         def add(layer: LayerGrams) -> None:
             shared_by.update(layer.shared_by)
             for name, (sums, tokens, size) in layer.inputs.items():
-                columns[name] = size
+                columns[name], matrices[name] = size, len(tokens)
                 for what, array in (("sums", sums), ("tokens", tokens)):
                     start = data.tell()
                     content = np.ascontiguousarray(array)
@@ -98,8 +100,9 @@ def write_grams(
 
         yield add
         described = GramDescription(
-            kind, columns, dict(sorted(shared_by.items())), made_from, digest.hexdigest()
-        )
+            kind, columns, matrices, dict(sorted(shared_by.items())), made_from,
+            digest.hexdigest(),
+        )  # fmt: skip
         text = json.dumps({"version": VERSION, **asdict(described)}, sort_keys=True)
         header["__metadata__"] = {METADATA: text}
         head = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
@@ -134,11 +137,21 @@ class GramFile:
                 "--gram shared"
             ) from None
 
-    def input(self, name: str) -> InputSums:
-        """The matrices of an input. Raises StatisticsError for a damaged file."""
+    def matrices(self, name: str) -> int:
+        """How many matrices there are of an input: one, or one for each expert."""
+        return self.description.matrices[name]
+
+    def input(self, name: str, number: int | None = None) -> InputSums:
+        """The matrices of an input, or the one of this number.
+
+        Raises StatisticsError for a damaged file.
+        """
+        part = slice(None) if number is None else slice(number, number + 1)
         try:
             with safe_open(self.path, "np") as file:
-                sums, tokens = (file.get_tensor(f"{name}.{what}") for what in ("sums", "tokens"))
+                sums, tokens = (
+                    file.get_slice(f"{name}.{what}")[part] for what in ("sums", "tokens")
+                )
         except (OSError, SafetensorError, ValueError):
             raise StatisticsError(
                 f"{self.path} cannot be read at {name!r}: it is damaged, calibrate again"

@@ -105,6 +105,14 @@ HeldOut = Annotated[
         rich_help_panel=TEXT,
     ),
 ]
+Gram = Annotated[
+    Literal["none", "shared", "own"],
+    typer.Option(
+        help="Write Gram matrices next to the statistics, for --rounding feedback: of what the "
+        "experts' down projections see, one for the layer (shared) or one for each expert (own).",
+        rich_help_panel=CALIBRATION,
+    ),
+]
 Stats = Annotated[
     Path | None,
     typer.Option(
@@ -127,6 +135,7 @@ class CalibrationOptions:
     sequence_length: SequenceLength = None
     reroute_tokens: RerouteTokens = 16384
     on_nan: OnNan = "stop"
+    gram: Gram = "none"
 
     def request(self, **more: Any) -> Calibration:
         """With `more` of a Calibration. Raises RequestError for what contradicts itself."""
@@ -134,5 +143,5 @@ class CalibrationOptions:
 
         return Calibration(
             self.corpus, self.rows, self.seed, self.sequence_length, self.reroute_tokens,
-            self.on_nan, **more,
+            self.on_nan, gram=self.gram, **more,
         )  # fmt: skip

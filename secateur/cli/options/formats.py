@@ -98,6 +98,18 @@ UnseenExperts = Annotated[
 ]
 
 
+RoundingMethod = Annotated[
+    Literal["nearest", "feedback"] | None,
+    typer.Option(
+        "--rounding",
+        help="How levels are chosen: the nearest (the default, as llama-quantize does), or such "
+        "that they make up for each other's errors, at the same size; that needs statistics made "
+        "with --gram.",
+        rich_help_panel=FORMATS,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class FormatOptions:
     """Formats and types."""
@@ -109,6 +121,7 @@ class FormatOptions:
     pad: Pad = False
     split_max_size: SplitMaxSize = None
     mmproj: Mmproj = None
+    rounding: RoundingMethod = None
     imatrix: Imatrix = None
     unseen_experts: UnseenExperts = "uniform"
 
@@ -124,4 +137,5 @@ class FormatOptions:
             layer_importance=self.layer_importance,
             split_max_size=self.split_max_size,
             mmproj=self.mmproj,
+            rounding=self.rounding,
         )

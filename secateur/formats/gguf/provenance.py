@@ -21,6 +21,9 @@ HUB = "https://huggingface.co"
 PLAN_SHA256 = "secateur.plan_sha256"
 """The plan that the file was written by; its length is fixed, so that sizes do not depend on it."""
 
+ROUNDING = "secateur.rounding"
+"""How levels were chosen; absent: to nearest."""
+
 _UNKNOWN_PLAN = "0" * 64
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -48,6 +51,14 @@ def written_by(plan_sha256: str = _UNKNOWN_PLAN) -> dict[str, Value]:
         "secateur.version": Value(STRING, __version__),
         PLAN_SHA256: Value(STRING, plan_sha256),
     }
+
+
+def rounded_by_feedback(gram: str) -> dict[str, Value]:
+    """That levels are not the nearest ones: each makes up for the errors before it in its row.
+
+    `gram` says of which Gram matrices (statistics.gram).
+    """
+    return {ROUNDING: Value(STRING, f"feedback ({gram})")}
 
 
 def _base_models(ids: Sequence[str]) -> dict[str, Value]:

@@ -28,12 +28,14 @@ from secateur.outputs.gguf.notes import (
     fallback_notes,
     importance_notes,
     refuse_without_importance,
+    rounding_notes,
     tokenizer_notes,
 )
 from secateur.outputs.gguf.padding import describe_padding
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
 from secateur.planning.document import IMATRIX, NEEDS_IMATRIX, Plan
 from secateur.planning.imatrix_policy import FILE
+from secateur.planning.rounding import ROUNDING
 from secateur.recipes.lint import rule_notes
 from secateur.recipes.recipe import Recipe, recipe_of_facts
 
@@ -80,7 +82,7 @@ class GgufFormat(OutputFormat[GgufLayout]):
             imatrix=plan.selection.get(IMATRIX),
             chosen={tensor.name: tensor.type for tensor in plan.of(format_id)},
             split=facts.get(SPLIT),
-        )
+        ).rounded_with(plan.selection.get(ROUNDING, {}).get("gram"))
         if not plan.selection.get(IMATRIX):
             refuse_without_importance(format_id, layout)
         tensors = planned_tensors(checkpoint, plan.keep, layout, format_id)
@@ -99,16 +101,8 @@ class GgufFormat(OutputFormat[GgufLayout]):
     def write(self, decisions: Sequence[Decision[Any]], job: WriteJob) -> dict[str, str]:
         from secateur.outputs.gguf.write import write_ggufs
 
-        return write_ggufs(
-            [decision.layout.made_by(job.plan_sha256) for decision in decisions],
-            job.checkpoint,
-            job.keep,
-            job.folder,
-            imatrix=job.imatrix,
-            edits=job.edits,
-            workers=job.workers,
-            progress=job.progress,
-        )
+        layouts = [decision.layout.made_by(job.plan_sha256) for decision in decisions]
+        return write_ggufs(layouts, job)
 
     def artefacts(self, folder: Path) -> list[Path]:
         """The models; the first part of a split one stands for all, and a later one without it
@@ -129,11 +123,14 @@ class GgufFormat(OutputFormat[GgufLayout]):
 
 def _decide(base: GgufBase, recipe: Recipe, context: DecisionContext) -> Decision[GgufLayout]:
     checkpoint, format_id = base.checkpoint, recipe.format
+    gram = context.gram
     layout = _type_tensors(base, recipe, context)
+    layout = layout.rounded_with(gram.description.kind if gram else None)
     tensors = planned_tensors(checkpoint, context.keep, layout, format_id)
     notes = [
         *fallback_notes(format_id, tensors),
         *importance_notes(recipe, layout, context.importance, checkpoint.shape_only),
+        *rounding_notes(format_id, layout, checkpoint.family, gram),
         *rule_notes(recipe, lint_context(base), context.layer_importance),
     ]
     if recipe.pad:

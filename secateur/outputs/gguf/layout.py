@@ -22,7 +22,7 @@ from secateur.formats.gguf.container import STRING, Metadata, TensorInfo, Value,
 from secateur.formats.gguf.metadata import first_kv_heads, model_metadata
 from secateur.formats.gguf.naming import file_name
 from secateur.formats.gguf.padding import NO_PADDING
-from secateur.formats.gguf.provenance import origin_metadata, written_by
+from secateur.formats.gguf.provenance import origin_metadata, rounded_by_feedback, written_by
 from secateur.formats.gguf.rules import gguf_rules
 from secateur.formats.gguf.split import GgufPart, parts
 from secateur.formats.gguf.tensors import GgufTensor, gguf_tensors
@@ -44,6 +44,7 @@ from secateur.recipes.llama_mixes import FILE_TYPES, ModelTraits, model_traits
 from secateur.recipes.llama_types import TypeChoice, TypeRequest, choose_types, needs_importance
 from secateur.recipes.recipe import Recipe
 from secateur.recipes.rule_lines import LintContext, known_names
+from secateur.statistics.gram import GramKind
 
 _UNQUANTIZED = "F16"
 
@@ -106,6 +107,12 @@ class GgufLayout:
     def made_by(self, plan_sha256: str) -> GgufLayout:
         """The same, its metadata naming the plan that it is written by."""
         return replace(self, metadata={**self.metadata, **written_by(plan_sha256)})
+
+    def rounded_with(self, gram: GramKind | None) -> GgufLayout:
+        """The same, its metadata saying that levels were chosen with error feedback."""
+        if gram is None:
+            return self
+        return replace(self, metadata={**self.metadata, **rounded_by_feedback(gram)})
 
     @property
     def parts(self) -> tuple[GgufPart, ...]:

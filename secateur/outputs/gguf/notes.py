@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur.errors import PlanError
+from secateur.families.schema import Family
+from secateur.formats.ggml.types import TYPES
+from secateur.outputs.feedback import describe_feedback, observed_input
 from secateur.outputs.gguf.layout import GgufLayout
 from secateur.outputs.gguf.tokenizer_keys import TokenizerKeys
 from secateur.planning.document import PlannedTensor
 from secateur.planning.imatrix_policy import Importance, check_shapes
 from secateur.planning.unseen_experts import warn_of_unseen
 from secateur.recipes.recipe import Recipe
+from secateur.rounding.ggml_grids import GGML_GRIDS
+from secateur.statistics.gram_file import GramFile
 
 
 def tokenizer_notes(tokenizer: TokenizerKeys) -> list[str]:
@@ -87,3 +92,18 @@ def fallback_notes(format_id: str, planned: Sequence[PlannedTensor]) -> list[str
         f"{format_id}: {len(fallen)} of {len(planned)} tensors ({share:.0%} of the bytes) have "
         f"rows that the type's blocks do not divide, and fall back ({', '.join(types)})"
     ]
+
+
+def rounding_notes(
+    format_id: str, layout: GgufLayout, family: Family, gram: GramFile | None
+) -> list[str]:
+    """In how many tensors levels are chosen with feedback, and the first of those without."""
+    if gram is None:
+        return []
+    quantized = {
+        info.name: info.type in GGML_GRIDS
+        and observed_input(gram, family, tensor.sources) is not None
+        for tensor, info in zip(layout.tensors, layout.infos, strict=True)
+        if TYPES[info.type].quantized
+    }
+    return [describe_feedback(format_id, quantized)]

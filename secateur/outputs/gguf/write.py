@@ -17,19 +17,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.checkpoint.reader import Checkpoint
-from secateur.checkpoint.rows import RowEdit, RowSource
+from secateur.checkpoint.rows import RowSource
 from secateur.errors import NumericError
 from secateur.formats.ggml.codec import encode
 from secateur.formats.gguf.container import TensorInfo
 from secateur.formats.gguf.writer import GgufWriter, TensorChunk
-from secateur.formats.imatrix.matrix import Imatrix
+from secateur.outputs.base import WriteJob
 from secateur.outputs.blocks import Block, block_pieces, block_rows, blocks_of, in_order
 from secateur.outputs.gguf.layout import GgufLayout
 from secateur.outputs.identity import content_key
 from secateur.pruning.expert_slices import select_experts
-from secateur.pruning.selection import Keep
-from secateur.system.progress import Counter, Progress, no_progress
+from secateur.rounding.feedback import round_with_feedback
+from secateur.rounding.ggml_grids import GGML_GRIDS
+from secateur.system.progress import Counter
 
 
 @dataclass(frozen=True)
@@ -53,42 +53,35 @@ class _Target:
         return self.infos[tensor - self.first] if self.since <= tensor < last else None
 
 
-def write_ggufs(
-    layouts: Sequence[GgufLayout],
-    checkpoint: Checkpoint,
-    keep: Keep,
-    folder: Path,
-    *,
-    imatrix: Imatrix | None,
-    edits: Sequence[RowEdit] = (),
-    workers: int = 1,
-    progress: Progress = no_progress,
-) -> dict[str, str]:
-    """Write the files of decided GGUFs into `folder`; returns file -> sha256 of what was written.
+def write_ggufs(layouts: Sequence[GgufLayout], job: WriteJob) -> dict[str, str]:
+    """Write the files of decided GGUFs into the job's folder; returns file -> sha256 of what was
+    written.
 
     A file that is there already is left alone, one that was interrupted is resumed (see
-    formats.gguf.writer). `imatrix` holds the experts kept, in order; `edits` change the weights.
-    Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded blocks for every
-    file (at most 2 MiB each), one tensor's importance, and the header of one file. Every file is
-    complete or absent. `progress` counts the bytes of all files' tensors.
+    formats.gguf.writer). Peak memory: for every thread two blocks as float32 (4 MiB) and four
+    encoded blocks for every file (at most 2 MiB each), one tensor's importance, the header of one
+    file, and what feedback takes (outputs.feedback). Every file is complete or absent. Progress
+    counts the bytes of all files' tensors.
     """
-    key = content_key(checkpoint, imatrix)
-    sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
+    key = content_key(job.checkpoint, job.imatrix, job.feedback.sha256 if job.feedback else None)
+    sliced = {tensor.name: tensor for tensor in select_experts(job.checkpoint, job.keep)}
     hashes: dict[str, str] = {}
-    count = Counter(progress, "write GGUF", sum(layout.nbytes for layout in layouts), "bytes")
+    count = Counter(job.progress, "write GGUF", sum(layout.nbytes for layout in layouts), "bytes")
     # Files whose tensors have the same shapes are made of the same blocks.
     for _, alike in groupby(sorted(layouts, key=_shapes), _shapes):
         group = list(alike)
         with ExitStack() as stack:
             targets = [
-                target for layout in group for target in _open_targets(layout, folder, key, stack)
+                target
+                for layout in group
+                for target in _open_targets(layout, job.folder, key, stack)
             ]
             count(
                 sum(layout.nbytes for layout in group) - sum(target.missing for target in targets)
             )
             for target in targets:
                 _finish_if_whole(target, hashes)
-            source = stack.enter_context(RowSource(sliced.values(), edits))
+            source = stack.enter_context(RowSource(sliced.values(), job.edits))
             layout = group[0]
             needed = {n for n in range(len(layout.infos)) for t in targets if t.info(n) is not None}
 
@@ -97,10 +90,14 @@ def write_ggufs(
             ) -> list[NDArray[np.uint8] | None]:
                 rows = block_rows(source, block)
                 infos = [target.info(block.tensor) for target in targets]
-                return [_encode(rows, info, block.weights) for info in infos]
+                return [_encode(rows, info, block) for info in infos]
 
-            blocks = blocks_of(layout.tensors, layout.infos, sliced, sorted(needed), imatrix)
-            for block, made in in_order(encode_block, source.ahead(blocks, block_pieces), workers):
+            blocks = blocks_of(
+                layout.tensors, layout.infos, sliced, sorted(needed), job.imatrix, job.feedback
+            )
+            for block, made in in_order(
+                encode_block, source.ahead(blocks, block_pieces), job.workers
+            ):
                 for target, data in zip(targets, made, strict=True):
                     if data is not None:
                         target.writer.write(TensorChunk(block.name, data.reshape(-1)))
@@ -127,16 +124,21 @@ def _finish_if_whole(target: _Target, hashes: dict[str, str]) -> None:
 
 
 def _encode(
-    rows: NDArray[np.float32], info: TensorInfo | None, weights: NDArray[np.float32] | None
+    rows: NDArray[np.float32], info: TensorInfo | None, block: Block
 ) -> NDArray[np.uint8] | None:
     if info is None:
         return None
     if info.type == "F32":  # as they were read and checked: clipping bounds may be infinite
         return rows.view(np.uint8)
     try:
-        return encode(rows, info.type, weights)
+        nearest = encode(rows, info.type, block.weights)
     except NumericError as error:
         raise NumericError(f"tensor {info.name!r} as {info.type}: {error}") from None
+    grid = GGML_GRIDS.get(info.type)
+    factor = block.factor.get() if block.factor is not None and grid is not None else None
+    if factor is None or grid is None:
+        return nearest
+    return round_with_feedback(rows, nearest, grid, factor)
 
 
 def _shapes(layout: GgufLayout) -> tuple[tuple[int, ...], ...]:

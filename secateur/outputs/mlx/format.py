@@ -12,6 +12,7 @@ from secateur.checkpoint.hub import CONFIG
 from secateur.checkpoint.reader import Checkpoint, read_config, read_specs
 from secateur.families.schema import Family
 from secateur.outputs.base import Artefact, Decision, DecisionContext, OutputFormat, WriteJob
+from secateur.outputs.feedback import describe_feedback, observed_input
 from secateur.outputs.mlx.layout import MlxLayout, mlx_layout, planned_tensors
 from secateur.outputs.model_folder import check_family, weight_files
 from secateur.planning.document import Plan
@@ -42,7 +43,8 @@ class MlxFormat(OutputFormat[MlxLayout]):
             )
             note = f"{recipe.format}: {layout.bits_per_weight:.3f} bits per weight as mlx-lm counts"
             decision = _decision(context.checkpoint, context.keep, layout, recipe.format)
-            found.append(replace(decision, facts=recipe.facts(), notes=(note,)))
+            notes = (note, *_rounding_notes(layout, context, recipe.format))
+            found.append(replace(decision, facts=recipe.facts(), notes=notes))
         return found
 
     def resolve(self, plan: Plan, format_id: str, checkpoint: Checkpoint) -> Decision[MlxLayout]:
@@ -72,6 +74,7 @@ class MlxFormat(OutputFormat[MlxLayout]):
                 job.checkpoint,
                 job.keep,
                 job.folder,
+                feedback=job.feedback,
                 edits=job.edits,
                 workers=job.workers,
                 progress=job.progress,
@@ -99,6 +102,19 @@ class MlxFormat(OutputFormat[MlxLayout]):
         model = MlxWeights(path, original.family)
         check_family(path, model.family, original)
         return Artefact(path, path.name, model, model.identity(), weight_files(path))
+
+
+def _rounding_notes(layout: MlxLayout, context: DecisionContext, format_id: str) -> list[str]:
+    """In how many tensors levels are chosen with feedback, and the first of those without."""
+    gram, family = context.gram, context.checkpoint.family
+    if gram is None:
+        return []
+    quantized = {
+        tensor.name: observed_input(gram, family, tensor.sources) is not None
+        for tensor in layout.tensors
+        if tensor.kind is not None
+    }
+    return [describe_feedback(format_id, quantized)]
 
 
 def _decision(

@@ -25,9 +25,12 @@ from secateur.formats.mlx.codec import quantize
 from secateur.formats.mlx.rules import mlx_config
 from secateur.formats.mlx.tensors import MlxTensor
 from secateur.outputs.blocks import ELEMENTS, Block, block_pieces, block_rows, in_order
+from secateur.outputs.feedback import Feedback
 from secateur.outputs.mlx.layout import MlxLayout, MlxShard
 from secateur.pruning.expert_slices import select_experts
 from secateur.pruning.selection import Keep
+from secateur.rounding.feedback import round_with_feedback
+from secateur.rounding.mlx_grids import MlxGrid
 from secateur.system.atomic import atomic_path, write_bytes
 from secateur.system.flushed_file import OutputFile
 from secateur.system.progress import Counter, Progress, no_progress
@@ -45,6 +48,7 @@ def write_mlx(
     keep: Keep,
     folder: Path,
     *,
+    feedback: Feedback | None = None,
     edits: Sequence[RowEdit] = (),
     workers: int = 1,
     progress: Progress = no_progress,
@@ -53,9 +57,9 @@ def write_mlx(
 
     A shard that is there already is left alone (and out of what is returned); one appears only when
     it is whole. Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded ones
-    (at most 2 MiB each), and one tensor's scales and biases. Raises CheckpointError for a shard
-    that cannot be read or holds NaN, NumericError for a number too large for its type, WriteError
-    if the disk refuses.
+    (at most 2 MiB each), one tensor's scales and biases, and what `feedback` takes. Raises
+    CheckpointError for a shard that cannot be read or holds NaN, NumericError for a number too
+    large for its type, WriteError if the disk refuses.
     """
     home = folder / layout.folder
     hashes = _write_companions(layout, checkpoint, len(next(iter(keep.values()))), home)
@@ -68,7 +72,7 @@ def write_mlx(
                 count(shard.nbytes)
                 continue
             hashes[shard.name] = _write_shard(
-                shard, home / shard.name, sliced, source, workers, count
+                shard, home / shard.name, sliced, source, feedback, workers, count
             )
     return {f"{layout.folder}/{name}": digest for name, digest in hashes.items()}
 
@@ -91,6 +95,7 @@ def _write_shard(
     path: Path,
     sliced: Mapping[str, SlicedTensor],
     source: RowSource,
+    feedback: Feedback | None,
     workers: int,
     count: Counter,
 ) -> str:
@@ -104,7 +109,7 @@ def _write_shard(
         with OutputFile(partial) as file:
             file.write(shard.header)
             count(len(shard.header))
-            blocks = source.ahead(_blocks(shard.tensors, sliced), block_pieces)
+            blocks = source.ahead(_blocks(shard.tensors, sliced, feedback), block_pieces)
             made = in_order(encode_block, blocks, workers)
             for data in _in_file_order(made):
                 file.write(data)
@@ -131,20 +136,31 @@ def _bytes_of(part: Part) -> memoryview:
     return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
 
 
-def _blocks(tensors: Iterable[MlxTensor], sliced: Mapping[str, SlicedTensor]) -> Iterator[Block]:
+def _blocks(
+    tensors: Iterable[MlxTensor],
+    sliced: Mapping[str, SlicedTensor],
+    feedback: Feedback | None,
+) -> Iterator[Block]:
     """The rows of all tensors, in their order, matrix by matrix."""
     for number, tensor in enumerate(tensors):
         width = tensor.shape[-1]
         nth, of = tensor.half
         step = max(1, ELEMENTS // width)
+        done = 0
         for source in (sliced[name] for name in tensor.sources):
             rows = source.shape[-2] if len(source.shape) > 1 else 1
             for matrix in range(0, source.elements // width, rows):
                 first = matrix + nth * rows // of
                 last = first + rows // of
+                factor = None
+                if feedback is not None and tensor.kind is not None:
+                    factor = feedback.of(tensor.sources, done, width, 0)
+                done += 1
                 for start in range(first, last, step):
                     stop = min(start + step, last)
-                    yield Block(number, tensor.name, start, stop, width, source, None)
+                    yield Block(
+                        number, tensor.name, start, stop, width, source, None, factor=factor
+                    )
 
 
 def _encode(tensor: MlxTensor, rows: NDArray[np.float32], block: Block) -> list[Part]:
@@ -156,6 +172,11 @@ def _encode(tensor: MlxTensor, rows: NDArray[np.float32], block: Block) -> list[
             if tensor.kind is None:
                 return [stored]
             rows = to_float32(NamedTensor(tensor.name, tensor.dtype, stored))
-        return [part for part in quantize(rows, tensor.kind, tensor.dtype) if part is not None]
+        quantized = quantize(rows, tensor.kind, tensor.dtype)
     except NumericError as error:
         raise NumericError(f"tensor {tensor.name!r}: {error}") from None
+    factor = block.factor.get() if block.factor is not None else None
+    if factor is not None:
+        grid = MlxGrid(tensor.kind, tensor.dtype)
+        quantized = round_with_feedback(rows, quantized, grid, factor)
+    return [part for part in quantized if part is not None]

@@ -1,0 +1,169 @@
+"""What an output's rows are rounded with: the factor of the Gram matrix of each matrix's inputs.
+
+Factors are made when a block of rows first needs one, and a few are kept for the next: matrices of
+a layer share theirs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.errors import PlanError
+from secateur.families.schema import Family
+from secateur.pruning.selection import Keep
+from secateur.rounding.factor import Factor, factorize
+from secateur.statistics.gram import whole_matrix
+from secateur.statistics.gram_file import GramFile, InputSums
+
+FACTOR_BYTES = 512 << 20
+"""Bytes of factors that are kept for later blocks; one that is larger is kept alone."""
+
+
+class _Input(NamedTuple):
+    """Whose factor: the input's name, the expert (None: one for all), zeros to the right."""
+
+    name: str
+    expert: int | None
+    right: int
+
+
+@dataclass
+class _Held:
+    """A factor, made by the thread that comes first."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    made: bool = False
+    factor: Factor | None = None
+
+
+class FactorOf:
+    """The factor for one matrix of a tensor; `get` makes it where nobody did before."""
+
+    def __init__(self, feedback: Feedback, which: _Input) -> None:
+        self._get = partial(feedback.factor, which)
+
+    def get(self) -> Factor | None:
+        """None for inputs that were always zero: such a matrix is rounded to nearest."""
+        return self._get()
+
+
+class Feedback:
+    """The factors of an output of the experts kept. Peak memory: FACTOR_BYTES, and for every thread
+    one Gram matrix four times in float64."""
+
+    def __init__(self, file: GramFile, family: Family, keep: Keep) -> None:
+        self._file = file
+        self._family = family
+        self._keep = keep
+        self._held: OrderedDict[_Input, _Held] = OrderedDict()
+        self._means: dict[str, NDArray[np.float64]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def sha256(self) -> str:
+        """Of the Gram matrices."""
+        return self._file.description.sha256
+
+    def of(self, sources: Sequence[str], matrix: int, columns: int, right: int) -> FactorOf | None:
+        """The factor for a tensor's matrix of so many columns, before `right` zeros.
+
+        None for a tensor whose inputs were not observed: an embedding, a router, the output head.
+        Raises PlanError for Gram matrices of other columns.
+        """
+        name = observed_input(self._file, self._family, sources)
+        if name is None:
+            return None
+        if (got := self._file.description.columns[name]) != columns:
+            raise PlanError(
+                f"the Gram matrix of {name} has {got} columns, expected {columns} as in "
+                f"{sources[0]}: it is of another model, calibrate this one"
+            )
+        expert = None
+        layer = self._family.classify(sources[0]).layer
+        if self._file.matrices(name) > 1 and layer is not None:
+            expert = self._keep[layer][matrix]
+        return FactorOf(self, _Input(name, expert, right))
+
+    def factor(self, which: _Input) -> Factor | None:
+        """The factor, kept from before or made now."""
+        with self._lock:
+            held = self._held.setdefault(which, _Held())
+            self._held.move_to_end(which)
+        with held.lock:
+            if not held.made:
+                held.factor = factorize(self._gram(which))
+                held.made = True
+        self._forget()
+        return held.factor
+
+    def _gram(self, which: _Input) -> NDArray[np.float64]:
+        name, expert, right = which
+        if expert is None:
+            found = self._file.input(name)
+            gram = whole_matrix(found.sums.sum(0), found.columns)
+        else:
+            gram = self._own_gram(name, expert)
+        return np.pad(gram, (0, right)) if right else gram
+
+    def _own_gram(self, name: str, expert: int) -> NDArray[np.float64]:
+        """An expert's own matrix, and that of all experts as if from as many tokens as it has
+        columns: one that saw few tokens, or none, takes that of the others."""
+        own = self._file.input(name, expert)
+        gram = whole_matrix(own.sums[0], own.columns)
+        return gram + own.columns * self._mean(name)
+
+    def _mean(self, name: str) -> NDArray[np.float64]:
+        """Per token, over all experts; the last that was asked for is kept."""
+        with self._lock:
+            if name not in self._means:
+                found = self._file.input(name)
+                self._means = {name: _mean_of(found)}
+            return self._means[name]
+
+    def _forget(self) -> None:
+        """Drop what was used longest ago, until the rest is small enough."""
+        with self._lock:
+            sizes = {key: _bytes_of(held) for key, held in self._held.items()}
+            total = sum(sizes.values())
+            for key, size in list(sizes.items())[:-1]:
+                if total <= FACTOR_BYTES:
+                    return
+                if size:  # what is being made now has none yet
+                    del self._held[key]
+                    total -= size
+
+
+def observed_input(file: GramFile, family: Family, sources: Sequence[str]) -> str | None:
+    """The input, as the file names it, of a tensor that is made of these; None if not observed."""
+    if not sources:
+        return None
+    running = family.running_name(family.classify(sources[0]))
+    return file.description.shared_by.get(running)
+
+
+def describe_feedback(format_id: str, quantized: Mapping[str, bool]) -> str:
+    """For people, of {quantized tensor: whether its levels are chosen with feedback}."""
+    nearest = [name for name, chosen in quantized.items() if not chosen]
+    text = (
+        f"{format_id}: levels chosen with error feedback in {len(quantized) - len(nearest)} of "
+        f"{len(quantized)} quantized tensors"
+    )
+    if nearest:
+        text += f"; to nearest: {', '.join(nearest[:3])}{', ...' if nearest[3:] else ''}"
+    return text
+
+
+def _mean_of(found: InputSums) -> NDArray[np.float64]:
+    return whole_matrix(found.sums.sum(0), found.columns) / max(int(found.tokens.sum()), 1)
+
+
+def _bytes_of(held: _Held) -> int:
+    return held.factor.feedback.nbytes if held.factor is not None else 0

@@ -1,0 +1,289 @@
+"""Files whose levels were chosen with error feedback: same sizes, nearer to the model, exact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from numpy.typing import NDArray
+from test_calibrate import corpus
+from tiny_line import WIDER, Run, in_gemmas_form
+from tiny_mlx import save_wide
+from tiny_tokenizer import save_tokenizer
+
+import secateur
+from secateur import Formats, Measuring, Pruning
+from secateur.calibration.layer_pass import calibrate
+from secateur.calibration.token_sample import Sampling
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.errors import PlanError
+from secateur.formats.ggml.codec import encode
+from secateur.formats.gguf.reader import read_gguf
+from secateur.outputs.feedback import Feedback
+from secateur.outputs.registry import open_artefact
+from secateur.planning.document import Plan
+from secateur.recipes.recipe import Recipe
+from secateur.rounding.factor import factorize
+from secateur.rounding.feedback import round_with_feedback
+from secateur.rounding.ggml_grids import GGML_GRIDS
+from secateur.statistics.file import save
+from secateur.statistics.gram import GramKind, whole_matrix
+from secateur.statistics.gram_file import GramFile, gram_path
+
+TYPES = ("Q4_0", "IQ4_NL")
+RECIPES = (Recipe("m4", "affine-4-64", "mlx"), Recipe("m3", "affine-3-32", "mlx"))
+OBSERVED = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Rows that blocks of 32 and groups of 64 divide, and a tokenizer that a GGUF can hold."""
+    kept = dict(tiny_models._GEMMA4_TEXT)
+    try:
+        tiny_models._GEMMA4_TEXT.update(WIDER)
+        folder = save_wide("gemma4", tmp_path_factory.mktemp("wide") / "model")
+    finally:
+        tiny_models._GEMMA4_TEXT.clear()
+        tiny_models._GEMMA4_TEXT.update(kept)
+    in_gemmas_form(save_tokenizer(folder) / "tokenizer.json")
+    return open_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def observed(model: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Statistics with Gram matrices of a kind, made once."""
+    folder = tmp_path_factory.mktemp("stats")
+    documents = [("code" if n % 3 else "prose", f"{n:02d}", 60) for n in range(12)]
+
+    def get(kind: GramKind) -> Path:
+        path = folder / f"{kind}.safetensors"
+        if not path.exists():
+            sampling = Sampling(40, gram=kind, gram_file=gram_path(path))
+            save(calibrate(model, corpus(documents), sampling=sampling, workers=2), path)
+        return path
+
+    return get
+
+
+def decide(model: Checkpoint, stats: Path, rounding: Any, drop: float = 0.0) -> Plan:
+    formats = Formats(types=TYPES, recipes=RECIPES, to="gguf,mlx", rounding=rounding)
+    pruning = Pruning(drop=drop, criterion="frequency")
+    return secateur.plan(model, pruning, formats, statistics=stats)
+
+
+def write(plan: Plan, stats: Path, out: Path, workers: int = 2) -> dict[str, bytes]:
+    """{file: its bytes} of all weights."""
+    secateur.apply(plan, out, statistics=stats, workers=workers)
+    kept = [path for path in sorted(out.rglob("*")) if path.suffix in (".gguf", ".safetensors")]
+    return {
+        str(path.relative_to(out)): path.read_bytes() for path in kept if "imatrix" not in path.name
+    }
+
+
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_a_gguf_holds_the_solvers_codes_of_the_experts_kept(
+    kind: GramKind, model: Checkpoint, observed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Every observed tensor, from the Gram matrices as a calibration wrote them, by the solver."""
+    stats = observed(kind)
+    plan = decide(model, stats, "feedback", drop=0.25)
+    write(plan, stats, tmp_path / "out")
+    (path,) = (tmp_path / "out").glob("*Q4_0.gguf")
+    file, gram = read_gguf(path), GramFile(gram_path(stats))
+    imatrix = read_gguf(tmp_path / "out/imatrix.gguf")
+    rounded = 0
+    for tensor in plan.of("gguf-Q4_0"):
+        kind_of = file.tensor(tensor.name).type
+        stem = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
+        if kind_of not in GGML_GRIDS or not stem.startswith(OBSERVED):
+            continue
+        running = model.family.running_name(model.family.classify(tensor.sources[0]))
+        found = gram.input(gram.description.shared_by[running])
+        layer = int(tensor.name.split(".")[1])
+        stack = secateur_rows(model, plan, tensor.sources[0], tensor.name, layer)
+        sums = imatrix.data(f"{tensor.name}.in_sum2").view(np.float32).reshape(len(stack), -1)
+        counts = imatrix.data(f"{tensor.name}.counts").view(np.float32).reshape(-1, 1)
+        data = file.data(tensor.name).reshape(len(stack), stack.shape[1], -1)
+        for number, rows in enumerate(stack):
+            means = np.divide(sums, counts, where=counts > 0, out=np.ones_like(sums))[number]
+            factor = factorize(expected_gram(found, plan.keep.get(layer, ()), number))
+            assert factor is not None
+            nearest = encode(rows, kind_of, means)
+            expected = round_with_feedback(rows, nearest, GGML_GRIDS[kind_of], factor)
+            assert np.array_equal(data[number], expected), (tensor.name, number)
+            assert not np.array_equal(data[number], nearest)
+        rounded += 1
+    assert rounded > 10
+    assert file.value("secateur.rounding") == f"feedback ({kind})"
+
+
+def expected_gram(found: Any, kept: tuple[int, ...], number: int) -> NDArray[np.float64]:
+    total = whole_matrix(found.sums.sum(0), found.columns)
+    if len(found.sums) == 1:
+        return total
+    own = whole_matrix(found.sums[kept[number]], found.columns)
+    return own + found.columns * (total / found.tokens.sum())
+
+
+def secateur_rows(
+    model: Checkpoint, plan: Plan, source: str, name: str, layer: int
+) -> NDArray[np.float32]:
+    """float32 [matrices, R, C]: a tensor's matrices, of the experts kept."""
+    bits = model.read(source).array.astype(np.uint32) << 16
+    rows = bits.view(np.float32)
+    if rows.ndim == 2:
+        return rows[None]
+    rows = rows[list(plan.keep[layer])]
+    half = rows.shape[1] // 2
+    if "gate_up" in source and "gate_up" not in name:
+        rows = rows[:, :half] if "gate" in name.split(".")[2] else rows[:, half:]
+    return np.ascontiguousarray(rows)
+
+
+def test_bytes_are_those_of_nearest_and_do_not_depend_on_workers(
+    model: Checkpoint, observed: Callable[..., Path], tmp_path: Path
+) -> None:
+    stats = observed("own")
+    nearest = write(decide(model, stats, None), stats, tmp_path / "nearest")
+    plan = decide(model, stats, "feedback")
+    one = write(plan, stats, tmp_path / "one", workers=1)
+    assert write(plan, stats, tmp_path / "three", workers=3) == one
+    for name, size in ((name, len(data)) for name, data in one.items()):
+        assert size == next(files[name] for files in plan.files.values() if name in files)
+        if name.endswith(".safetensors"):
+            assert size == len(nearest[name])
+        assert one[name] != nearest[name]
+    for format_id in plan.formats:  # beside its metadata, a GGUF is as large as well
+        assert plan.tensor_bytes(format_id) == decide(model, stats, None).tensor_bytes(format_id)
+
+
+def test_the_model_is_nearer_to_itself(
+    model: Checkpoint, observed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A layer's outputs, over the inputs that were observed."""
+    stats = observed("shared")
+    for rounding in ("nearest", "feedback"):
+        write(decide(model, stats, rounding), stats, tmp_path / rounding)
+    gram = GramFile(gram_path(stats))
+    name = "model.layers.1.mlp.gate_proj.weight"
+    original = model.read(name).array.astype(np.uint32) << 16
+    found = gram.input(gram.description.shared_by[name])
+    upper = np.triu(whole_matrix(found.sums[0], found.columns))
+    whole = upper + np.triu(upper, 1).T
+    for format_id in ("gguf-Q4_0", "gguf-IQ4_NL", "mlx-m4", "mlx-m3"):
+        errors = []
+        for rounding in ("nearest", "feedback"):
+            kind = format_id.partition("-")[2]
+            out = tmp_path / rounding
+            path = next(out.glob(f"*{kind}.gguf")) if "gguf" in format_id else out / format_id
+            artefact = open_artefact(path, model)
+            off = (
+                original.view(np.float32).astype(np.float64) - artefact.source.tensor(name).numpy()
+            )
+            errors.append(float(((off @ whole) * off).sum()))
+        assert errors[1] < 0.6 * errors[0], format_id
+
+
+def test_a_plan_names_its_gram_matrices_and_is_applied_with_no_others(
+    model: Checkpoint, observed: Callable[..., Path], tmp_path: Path
+) -> None:
+    stats = observed("shared")
+    plan = decide(model, stats, "feedback")
+    assert plan.selection["rounding"]["gram"] == "shared"
+    said = [note for note in plan.notes if "levels chosen with error feedback" in note]
+    assert len(said) == len(TYPES) + len(RECIPES)
+    assert all("token_embd" in note or "embed_tokens" in note for note in said)
+    assert "rounding" not in decide(model, stats, "nearest").selection
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(stats.read_bytes())
+    with pytest.raises(PlanError, match="the plan rounds with the Gram matrices of sha256"):
+        secateur.apply(plan, tmp_path / "out", statistics=other)
+    with pytest.raises(PlanError, match="calibrate with --gram shared"):
+        decide(model, other, "feedback")
+    assert not (tmp_path / "out").exists()
+
+
+def test_factors_are_dropped_when_there_are_too_many(
+    model: Checkpoint, observed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateur.outputs.feedback.FACTOR_BYTES", 3 * 4 * 64 * 64)
+    file = GramFile(gram_path(observed("own")))
+    keep = dict.fromkeys(model.moe_layers, tuple(range(model.experts)))
+    feedback = Feedback(file, model.family, keep)
+    down = next(name for name in model.specs if name.endswith("experts.down_proj"))
+    first = None
+    for expert in range(model.experts):
+        handle = feedback.of([down], expert, 64, 0)
+        assert handle is not None
+        factor = handle.get()
+        assert factor is not None
+        first = factor if first is None else first
+        assert len(feedback._held) <= 3
+    again = feedback.of([down], 0, 64, 0)
+    assert again is not None and first is not None
+    made = again.get()
+    assert made is not None and made is not first
+    assert np.array_equal(made.feedback, first.feedback)
+
+
+def test_the_command_line(model: Checkpoint, run: Run, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [[4 + (7 * n * m + n) % 90 for n in range(40)] for m in range(1, 9)]
+    rows.write_text(
+        "".join(json.dumps({"input_ids": ids, "category": "a"}) + "\n" for ids in lines)
+    )
+    stats, plan, out = (tmp_path / name for name in ("st", "plan.json", "out"))
+    made = run(
+        "calibrate", model.path, rows=rows, gram="own", reroute_tokens=0, out=stats, workers=1
+    )
+    assert made.code == 0, made.err
+    assert "Gram matrices take about" in made.err
+    options = {"stats": stats, "drop": 0.25, "criterion": "reap", "types": "Q4_0", "to": "gguf"}
+    assert run("plan", model.path, out=plan, rounding="feedback", **options).code == 0
+    applied = run("apply", plan, stats=stats, out=out, workers=1)
+    assert applied.code == 0, applied.err
+    assert json.loads((out / "manifest.json").read_text())["selection"]["rounding"]["gram"] == "own"
+    assert run("verify", out).code == 0
+    gram_path(stats).unlink()
+    refused = run("plan", model.path, rounding="feedback", **options)
+    assert (refused.code, refused.out) == (2, "")
+    assert "calibrate with --gram shared" in refused.err
+
+
+@pytest.mark.slow
+def test_llama_cpp_and_mlx_lm_read_such_files_as_we_do(tmp_path: Path) -> None:
+    """gemmule: llama.cpp's answers agree as before; mlx-lm's logits are those of our decoding."""
+    import mlx.core as mx
+    from mlx_lm import load
+
+    stats = tmp_path / "stats.safetensors"
+    request = secateur.Calibration(corpus="gemmule", reroute_tokens=0, gram="shared")
+    secateur.calibrate("gemmule", stats, request)
+    agreement: dict[str, float] = {}
+    for rounding in ("nearest", "feedback"):
+        formats = Formats(to="gguf,mlx", types="Q3_K_M", recipes=(RECIPES[0],), rounding=rounding)
+        plan = secateur.plan("gemmule", Pruning(drop=0.0), formats, statistics=stats)
+        out = tmp_path / rounding
+        secateur.apply(plan, out, statistics=stats)
+        (gguf,) = (path for path in out.glob("*.gguf") if "imatrix" not in path.name)
+        measuring = Measuring(per_domain=2, engine=True)
+        report = secateur.measure(gguf, "gemmule", measuring, work=tmp_path / "work")
+        found = report.artefacts[0].measurements
+        agreement[rounding] = next(
+            one.value for one in found if one.name == "engine_top1_agreement"
+        )
+        network, _ = load(str(out / "mlx-m4"))
+        weight = network.model.layers[2].mlp.gate_proj
+        theirs = mx.dequantize(
+            weight.weight, weight.scales, weight.biases, weight.group_size, weight.bits
+        )
+        artefact = open_artefact(out / "mlx-m4", open_checkpoint("gemmule"))
+        ours = artefact.source.tensor("model.layers.2.mlp.gate_proj.weight").numpy()
+        assert np.allclose(np.array(theirs.astype(mx.float32)), ours, atol=2e-2 * abs(ours).max())
+    assert agreement["feedback"] > agreement["nearest"] - 0.03
+    assert agreement["feedback"] > 0.9
