@@ -64,7 +64,7 @@ def observed(model: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Cal
         path = folder / f"{kind}.safetensors"
         if not path.exists():
             sampling = Sampling(40, gram=kind, gram_file=gram_path(path))
-            save(calibrate(model, corpus(documents), sampling=sampling, workers=2), path)
+            save(calibrate(model, corpus(documents), sampling=sampling), path)
         return path
 
     return get

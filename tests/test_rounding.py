@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from secateur.checkpoint.tensors import NamedTensor
+from secateur.formats.ggml.code_layout import FIELDS
 from secateur.formats.ggml.codec import decode, encode
 from secateur.formats.ggml.types import bytes_of
 from secateur.formats.mlx.codec import dequantize, mlx_type, quantize
@@ -105,6 +106,10 @@ def test_a_gram_matrix_counts_by_its_shape_and_not_its_size(gram: NDArray[np.flo
     assert one is not None and other is not None
     assert (one.order == other.order).all()
     assert np.array_equal(one.feedback, other.feedback)
+
+
+def test_every_type_with_a_code_for_each_number_has_a_grid() -> None:
+    assert set(GGML_GRIDS) == set(FIELDS)
 
 
 @pytest.mark.parametrize("name", GGML_GRIDS)

@@ -104,7 +104,7 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
     "MXFP4": (Field(1, partial(_e2m1, span=16)),),
     "NVFP4": (Field(4, partial(_e2m1, span=8)),),
 }
-"""By type: the fields that hold the codes."""
+"""By scalar type, whose every number has a code of its own: the fields that hold the codes."""
 
 
 def with_codes(blocks: Codes, type_name: str, codes: Codes) -> Codes:
