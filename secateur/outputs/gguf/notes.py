@@ -101,8 +101,7 @@ def rounding_notes(
     if gram is None:
         return []
     quantized = {
-        info.name: info.type in FIELDS
-        and observed_input(gram, family, tensor.sources) is not None
+        info.name: info.type in FIELDS and observed_input(gram, family, tensor.sources) is not None
         for tensor, info in zip(layout.tensors, layout.infos, strict=True)
         if TYPES[info.type].quantized
     }
