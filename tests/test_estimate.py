@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,6 @@ from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.system.disk_speed import read_speed, write_speed
 from secateur.system.progress import Progress
-from secateur.system.stopwatch import Stopwatch
 
 STAGES = (
     Stage("calibrate", (Amount(45e6, "tokens"), Amount(3.4e5, "TFLOP")), 7.2e5, 3 << 30, 1 << 27),
@@ -48,9 +48,6 @@ def test_the_table_has_a_line_a_stage_and_says_how_sure_it_is() -> None:
         "is now",
         "note: answers may end early",
     ]
-    took = table(estimate_of(), {"calibrate": 7e5})
-    assert [line.split()[-1] for line in took[:2]] == ["took", "h"]
-    assert took[2].endswith("  -")
     assert [show_duration(s) for s in (0.44, 35, 121, 7300, 190000)] == [
         "0.4 s", "35 s", "2 min", "2 h 2 min", "2 d 4 h",
     ]  # fmt: skip
@@ -167,18 +164,6 @@ def test_too_little_memory_is_said_before_the_pass(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stopwatch_gives_every_second_to_one_stage() -> None:
-    now = 0.0
-    told: list[str] = []
-    watch = Stopwatch(lambda stage, *_: told.append(stage), lambda: now)
-    for second, stage in ((1, "calibrate"), (4, "calibrate"), (6, "write GGUF"), (7, "x: a")):
-        now = float(second)
-        watch(stage, 1, 2, "tokens")
-    assert watch.seconds("calibrate") == 4.0
-    assert watch.seconds("write", "x") == 3.0
-    assert told == ["calibrate", "calibrate", "write GGUF", "x: a"]
-
-
 Tiny = Callable[[str], Checkpoint]
 
 
@@ -191,3 +176,40 @@ def test_work_is_counted_for_every_layout(tiny: Tiny) -> None:
         family, config = checkpoint.family, checkpoint.config
         width = family.number(config, "hidden") * family.number(config, "expert_width")
         assert shape.expert_elements in (width, 2 * width)
+
+
+def test_shrink_says_what_all_of_it_takes_and_keeps_what_it_took(
+    line: Line, run: Run, made: Path, tmp_path: Path
+) -> None:
+    words = ("shrink", line.model, "--experts", 6, "--types", "Q8_0", "-o", tmp_path / "out")
+    found = run(*words, "--estimate", corpus=line.corpus, answers=line.answers, json=True)
+    assert found.code == 0 and list(tmp_path.iterdir()) == []
+    names = [stage["stage"] for stage in found.json["stages"]]
+    assert names[-6:] == [
+        "calibrate", "write safetensors", "write gguf", "original", "measure safetensors",
+        "measure tiny-moe-6e-Q8_0.gguf",
+    ]  # fmt: skip
+    (kept,) = json.loads((made / "run.json").read_text())["runs"]
+    stages = {stage["stage"]: stage for stage in kept["estimate"]["stages"]}
+    for name in ("calibrate", "write gguf", "original", "measure tiny-moe-6e-Q8_0.gguf"):
+        assert stages[name]["took_seconds"] >= 0 and stages[name]["estimated_seconds"] > 0
+    report = (made / "report.md").read_text()
+    assert "| stage | estimated | took |" in report and "| calibrate | 0:0" in report
+
+
+def test_prompts_count_as_answers_that_are_to_come(line: Line, run: Run, tmp_path: Path) -> None:
+    words = ("shrink", line.model, "--experts", 6, "--types", "Q8_0", "-o", tmp_path / "out")
+    options = {"corpus": line.corpus, "prompts": line.prompts, "answer_tokens": 7}
+    found = run(*words, "--estimate", json=True, **options)
+    stages = {stage["stage"]: stage for stage in found.json["stages"]}
+    assert stages["answers"]["work"] == {"tokens": 3 * 7} and stages["answers"]["at_most"]
+    assert stages["original"]["work"]["tokens"] > 3 * 7
+
+
+def test_what_is_held_out_of_a_corpus_is_counted(line: Line, run: Run, tmp_path: Path) -> None:
+    words = ("shrink", line.model, "--experts", 6, "--types", "Q8_0", "-o", tmp_path / "out")
+    found = run(*words, "--estimate", corpus=line.corpus, held_out=0.25, json=True)
+    assert found.code == 0
+    stages = {stage["stage"]: stage for stage in found.json["stages"]}
+    assert stages["original"]["work"]["tokens"] > 0
+    assert list(tmp_path.iterdir()) == []

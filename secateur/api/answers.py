@@ -18,6 +18,7 @@ from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import RequestError
+from secateur.estimation.work import Answering, Scoring
 from secateur.evaluation.memory import check_memory, weight_bytes
 from secateur.evaluation.tokens.answers import AnswerSet, load_answers
 from secateur.evaluation.tokens.prompts import (
@@ -147,6 +148,37 @@ def get_answers(
         backend=backend,
         progress=progress,
     )
+
+
+def expected_work(
+    original: Checkpoint, request: Measuring, asked: PromptSet | None, backend: Backend
+) -> tuple[Answering | None, Scoring]:
+    """What the original will be asked here, and what will be scored, at most; `asked` as
+    `get_answers` takes it. Raises as `get_answers` does for what cannot be used."""
+    from secateur.evaluation.tokens.generate import Generation
+
+    path = None if asked is not None else find_questions(original, request)
+    if path is not None and request.answers is not None:
+        given = _read_answers(original, request, path).answers
+        return None, Scoring(sum(len(one.input_ids) for one in given), sum(o.scored for o in given))
+    prompts = _take(original, request, asked if path is None else path)
+    by_corpus = _choose_writer(original, request, prompts, backend) == "corpus"
+    questions = [one for one in prompts.prompts if one.kind == "answers" and not by_corpus]
+    asking = sum(len(one.input_ids) for one in questions)
+    answered = len(questions) * request.answer_tokens
+    given_ids = [
+        (len(one.turns.input_ids), one.turns.scored)
+        if one.turns is not None
+        else (len(one.input_ids), len(one.input_ids))
+        for one in prompts.prompts
+        if one.kind != "answers" or by_corpus
+    ]
+    tokens = asking + answered + sum(whole for whole, _ in given_ids)
+    scoring = Scoring(tokens, answered + sum(scored for _, scored in given_ids))
+    if not questions or request.answers_from is not None:
+        return None, scoring
+    batch = Generation().batch_size
+    return Answering(len(questions), asking, request.answer_tokens, batch), scoring
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,13 @@ def make_prompts(
     return _without_seen(made, unseen)
 
 
+def preview_prompts(original: Checkpoint, corpus: Corpus) -> PromptSet:
+    """The prompts of what a corpus holds out, kept nowhere: to count them."""
+    from secateur.evaluation.tokens.turns import held_out_prompts as make
+
+    return make(corpus.held_out, load_tokenizer(original.path))
+
+
 def describe_held_out(corpus: Corpus) -> str:
     """What was held out of a corpus, for a person."""
     facts = corpus.description[HELD_OUT]

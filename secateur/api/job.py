@@ -35,11 +35,12 @@ from secateur import __version__
 from secateur.api.job_file import read_job
 from secateur.api.models import File, with_family
 from secateur.api.requests import Job
-from secateur.api.shrink import shrink
+from secateur.api.shrink import estimate_shrink, shrink
 from secateur.errors import RequestError
 from secateur.system.progress import Progress, no_progress
 
 if TYPE_CHECKING:
+    from secateur.estimation.stage import Estimate
     from secateur.release.report import Report
 
 
@@ -80,5 +81,17 @@ def run(
         revision=asked.revision,
         workers=asked.running.workers,
         on_message=on_message,
+        progress=progress,
+    )
+
+
+def estimate(job: Job, out: File | None = None, *, progress: Progress = no_progress) -> Estimate:
+    """What a job would take; see `api.shrink.estimate_shrink`."""
+    return estimate_shrink(
+        with_family(job.model, job.revision, job.family, weights=True),
+        place_of(job, out),
+        job,
+        revision=job.revision,
+        workers=job.running.workers,
         progress=progress,
     )

@@ -22,6 +22,7 @@ from secateur.api.answers import check_can_tokenize, measure_folder
 from secateur.api.apply import write_plan
 from secateur.api.calibrate import check_model, load_libraries, observe
 from secateur.api.early_checks import check_shrink, needs_calibration
+from secateur.api.estimating import Task, announce, estimate
 from secateur.api.held_out import (
     HELD_OUT,
     STATISTICS,
@@ -30,6 +31,7 @@ from secateur.api.held_out import (
     find_questions,
     held_out_prompts,
     make_prompts,
+    preview_prompts,
     share_of,
 )
 from secateur.api.job_content import (
@@ -52,21 +54,25 @@ from secateur.api.models import (
 )
 from secateur.api.plan import plan
 from secateur.api.requests import Calibration, ShrinkRequest
+from secateur.api.shrink_work import work_of
 from secateur.api.text import build_corpus
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
 from secateur.errors import SecateurError
 from secateur.outputs.apply import CheckedPlan, check_plan
 from secateur.planning.checks import PlanSources
+from secateur.planning.document import Plan
 from secateur.pruning.criteria.registry import find_criterion
 from secateur.release.manifest import versions
 from secateur.system.atomic import remove_partials, write_text
 from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import cores
 from secateur.system.stopwatch import timed
 from secateur.system.workdir import publish, refuse_existing, work_folder
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
+    from secateur.estimation.stage import Estimate
     from secateur.evaluation.tokens.prompts import PromptSet
     from secateur.release.report import Report
 
@@ -104,7 +110,8 @@ def shrink(
     call resumes from there. When only measuring fails, `out` is in its place and the error is a
     plain SecateurError.
     """
-    out, progress = Path(out), timed(progress)
+    out, stopwatch = Path(out), timed(progress)
+    progress = stopwatch
     refuse_existing(out)
     checkpoint = open_weights(model, revision, "shrinking")
     request = _complete(request, checkpoint)
@@ -118,6 +125,7 @@ def shrink(
     with work_folder(out) as work:
         corpus = _corpus(job) if needs_calibration(checkpoint, request, planned) else None
         asked = _questions(job, corpus)
+        stopwatch.estimate = _announce(job, planned, out, (corpus, asked))
         observed = request.statistics if corpus is None else _observe(job, corpus, work)
         made = _write(job, observed, files, work)
         report, failure = _measure(job, made, asked)
@@ -128,6 +136,59 @@ def shrink(
             f"`secateur measure {out} --against {checkpoint.source}`"
         )
     return report
+
+
+def estimate_shrink(
+    model: Model,
+    out: File,
+    request: ShrinkRequest,
+    *,
+    revision: str | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Estimate:
+    """What `shrink` would take: reads headers and text, tries a few seconds, and writes nothing.
+
+    Raises as `shrink` does for what it can refuse at once.
+    """
+    out = Path(out)
+    checkpoint = open_weights(model, revision, "shrinking")
+    request = _complete(request, checkpoint)
+    planned = check_shrink(checkpoint, request, out)
+    load_libraries(progress)
+    corpus = asked = None
+    if needs_calibration(checkpoint, request, planned):
+        corpus = build_corpus(checkpoint, request.calibration, progress)
+        asked = preview_prompts(checkpoint, corpus) if corpus.held_out else None
+    job = _Job(checkpoint, request, workers, lambda sentence: None, progress)
+    if asked is None and request.measuring is not None:
+        found = _questions(job, corpus)
+        asked = None if isinstance(found, Text) else found
+    task = _task(job, planned, out, (corpus, asked))
+    return estimate(checkpoint, task, workers=workers, progress=progress)
+
+
+def _announce(
+    job: _Job, planned: Plan, out: Path, text: tuple[Corpus | None, PromptSet | Text]
+) -> Estimate | None:
+    """Say what the run will take, where it is long; None where it is not known: on a device."""
+    from secateur.forward.backends.choose import is_cpu
+
+    if not is_cpu(job.request.calibration.device):
+        return None
+    load_libraries(job.progress)
+    asked = None if isinstance(text[1], Text) else text[1]
+    task = _task(job, planned, out, (text[0], asked))
+    return announce(job.checkpoint, task, job.on_message, job.workers, job.progress)
+
+
+def _task(
+    job: _Job, planned: Plan, out: Path, text: tuple[Corpus | None, PromptSet | None]
+) -> Task:
+    from secateur.forward.backends.cpu import CpuBackend
+
+    backend = CpuBackend(job.workers or cores())
+    return work_of(job.checkpoint, job.request, planned, out, text, backend)
 
 
 def _complete(request: ShrinkRequest, checkpoint: Checkpoint) -> ShrinkRequest:

@@ -48,6 +48,12 @@ class Stage:
     reports: tuple[str, ...] = ()
     at_most: bool = False
 
+    def took(self, seconds: Mapping[str, float]) -> float | None:
+        """Of what the stages of a Progress took, {name: seconds}, what this one did; None where
+        nothing was heard of it."""
+        mine = [took for name, took in seconds.items() if name.startswith(self.reports or "\0")]
+        return sum(mine) if mine else None
+
 
 class Need(NamedTuple):
     """Bytes that something takes in a folder, and what to do where they are not free."""
@@ -112,7 +118,7 @@ class Estimate:
                 )
 
     def to_json(self, took: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """As JSON; with what each stage `took` in seconds where that is known."""
+        """As JSON; beside what each stage took, of `took` {stage of the Progress: seconds}."""
         stages = [
             {
                 "stage": stage.name,
@@ -124,9 +130,9 @@ class Estimate:
             }
             for stage in self.stages
         ]
-        for entry in stages:
-            if took and entry["stage"] in took:
-                entry["took_seconds"] = round(took[str(entry["stage"])], 3)
+        for entry, stage in zip(stages, self.stages, strict=True):
+            if (seconds := stage.took(took or {})) is not None:
+                entry["took_seconds"] = round(seconds, 3)
         return {
             "stages": stages,
             "estimated_seconds": round(self.seconds, 3),

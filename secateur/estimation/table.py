@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from secateur.estimation.stage import Amount, Estimate, Stage
 from secateur.system.sizes import show_bytes
 
 _HEAD = ("stage", "work", "time", "memory", "disk")
 
 
-def table(estimate: Estimate, took: Mapping[str, float] | None = None) -> list[str]:
-    """A line for every stage, and the total with how far it may be off.
-
-    `took` {stage: seconds} adds what it took in the end.
-    """
+def table(estimate: Estimate) -> list[str]:
+    """A line for every stage, and the total with how far it may be off."""
     rows = [_row(stage) for stage in estimate.stages]
     rows.append(
         (
@@ -25,18 +20,9 @@ def table(estimate: Estimate, took: Mapping[str, float] | None = None) -> list[s
             show_bytes(estimate.disk) if estimate.disk else "-",
         )
     )
-    head: tuple[str, ...] = _HEAD
-    if took is not None:
-        head = (*_HEAD, "took")
-        times = [took.get(stage.name) for stage in estimate.stages]
-        known = [seconds for seconds in times if seconds is not None]
-        rows = [
-            (*row, "-" if seconds is None else show_duration(seconds))
-            for row, seconds in zip(rows, [*times, sum(known)], strict=True)
-        ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    widths = [max(len(row[i]) for row in (_HEAD, *rows)) for i in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in (head, *rows)]  # fmt: skip
+             for row in (_HEAD, *rows)]  # fmt: skip
     return [*lines, _sure(estimate), *(f"note: {text}" for text in estimate.notes)]
 
 

@@ -46,21 +46,20 @@ class RunRecord:
         return found
 
 
-def add_run(
-    folder: Path, stopwatch: Stopwatch, estimate: Mapping[str, Any] | None = None
-) -> tuple[RunRecord, ...]:
+def add_run(folder: Path, stopwatch: Stopwatch) -> tuple[RunRecord, ...]:
     """Write a run into the run.json of an output, after the earlier ones; returns all.
 
     A run of the same command takes the place of the earlier one. Raises WriteError.
     """
+    stages = stopwatch.seconds
     run = RunRecord(
         command=stopwatch.command,
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(stopwatch.total, 3),
-        stages={stage: round(seconds, 3) for stage, seconds in stopwatch.seconds.items()},
+        stages={stage: round(seconds, 3) for stage, seconds in stages.items()},
         machine=describe_machine(),
         versions={"secateur": __version__, **versions()},
-        estimate=estimate or {},
+        estimate={} if stopwatch.estimate is None else stopwatch.estimate.to_json(stages),
     )
     runs = (*(old for old in read_runs(folder) if old.command != run.command), run)
     document = {"runs": [asdict(entry) for entry in runs]}

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from secateur.system.progress import Progress
+
+
+class Expectation(Protocol):
+    """What some work was expected to take (estimation.stage.Estimate)."""
+
+    def to_json(self, took: Mapping[str, float]) -> dict[str, Any]:
+        """As JSON, beside what the stages of the Progress took in seconds."""
 
 
 @dataclass
 class Stopwatch:
     """A Progress that hands on what it is told, and keeps when a stage was first and last heard of.
 
-    `command` is the line that was typed, where there was one.
+    `command` is the line that was typed, where there was one, `estimate` what was expected.
     """
 
     progress: Progress
     command: str = ""
     clock: Callable[[], float] = time.monotonic
+    estimate: Expectation | None = None
     _heard: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

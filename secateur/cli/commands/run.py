@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.commands.shrink import show_result
+from secateur.cli.commands.shrink import estimate_job, show_result
 from secateur.cli.help import ONE_GO, OUTPUT
 from secateur.cli.options.output import Json
+from secateur.cli.options.running import EstimateOnly
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.terminal import note
@@ -49,6 +50,7 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    estimate: EstimateOnly = False,
     as_json: Json = False,
 ) -> None:
     """Do what a job file says: calibrate, plan, apply, measure, report.
@@ -62,6 +64,9 @@ def run(
 
     asked = read_job(job, values or ())
     folder = place_of(asked, out)
+    if estimate:
+        estimate_job(asked, folder, as_json)
+        return
     with show_progress() as progress:
         report = run_job(asked, folder, on_message=note, progress=progress)
     show_result(report, folder, as_json)

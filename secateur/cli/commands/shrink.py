@@ -14,12 +14,14 @@ from secateur.cli.options.formats import FormatOptions
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, NoMeasure
 from secateur.cli.options.output import Out
 from secateur.cli.options.pruning import PruningOptions
-from secateur.cli.options.running import RUNNING, Device, RunOptions, Workers
+from secateur.cli.options.running import RUNNING, Device, EstimateOnly, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
+from secateur.cli.render.estimate import show_estimate
 from secateur.cli.terminal import note, show, tells
 
 if TYPE_CHECKING:
+    from secateur.api.requests import Job
     from secateur.release.report import Report
 
 WriteJob = Annotated[
@@ -60,6 +62,7 @@ def shrink(
     device: Device = "auto",
     workers: Workers = None,
     write_job: WriteJob = None,
+    estimate: EstimateOnly = False,
 ) -> None:
     """Calibrate, plan, apply, measure and report.
 
@@ -92,11 +95,23 @@ def shrink(
         save_job(job, write_job)
         note(f"written to {write_job}: secateur run {write_job}")
         return
+    if estimate:
+        estimate_job(job, out, running.as_json)
+        return
     from secateur.api.job import run
 
     with show_progress() as progress:
         report = run(job, on_message=note, progress=progress)
     show_result(report, out, running.as_json)
+
+
+def estimate_job(job: Job, out: Path, as_json: bool) -> None:
+    """Print what a job would take. Raises RequestError where this machine cannot suffice."""
+    from secateur.api.job import estimate
+
+    with show_progress() as progress:
+        found = estimate(job, out, progress=progress)
+    show_estimate(found, as_json)
 
 
 def show_result(report: Report | None, out: Path, as_json: bool) -> None:
