@@ -194,7 +194,7 @@ def test_shrink_says_what_all_of_it_takes_and_keeps_what_it_took(
     for name in ("calibrate", "write gguf", "original", "measure tiny-moe-6e-Q8_0.gguf"):
         assert stages[name]["took_seconds"] >= 0 and stages[name]["estimated_seconds"] > 0
     report = (made / "report.md").read_text()
-    assert "| stage | estimated | took |" in report and "| calibrate | 0:0" in report
+    assert "| stage | estimated | took |" in report and "| calibrate | " in report
 
 
 def test_prompts_count_as_answers_that_are_to_come(line: Line, run: Run, tmp_path: Path) -> None:
