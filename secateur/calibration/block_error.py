@@ -32,9 +32,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from secateur.calibration.device_grams import device_grams
 from secateur.calibration.routing import Routing, Scored, choose, divisor
 from secateur.calibration.sketch import Sketch, sketch_of
 from secateur.errors import FamilyError, NumericError
+from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.expert_products import run_experts, widen_expert
 from secateur.forward.norms import Norm, detect_norm
 
@@ -94,17 +96,22 @@ def block_error(
     workers: int,
     *,
     skip_bad: bool = False,
+    device: TorchDevice | None = None,
 ) -> BlockError:
     """Run each token's first R experts on inputs float32 [S, H] and keep the Gram matrices.
 
     An expert that gives NaN or infinity raises NumericError, or with `skip_bad` adds nothing on
-    that token.
+    that token. Where a `device` holds the experts and the inputs, they run there.
     Peak memory: 4 S R^2 bytes (8 with a norm; see `most_tokens`), OUTPUTS_LIMIT, and one expert
     in float32 per worker. The result does not depend on the number of workers.
     """
     routing, scores = prepared
     ranks = routing.ranks(scores.order.shape[-1])
     sketch = sketch_of(inputs.shape[-1], norm)
+    if device is not None:
+        order = scores.order[:, :ranks]
+        grams = device_grams(device, experts, sketch, inputs, order, skip_bad=skip_bad)
+        return _against_original(grams[0], grams[-1], prepared, inputs.shape[-1], norm)
     grams = np.zeros((sketch.views, len(inputs), ranks + 1, ranks + 1), np.float32)
     threads = torch.get_num_threads()
     try:
@@ -163,7 +170,7 @@ class _Run:
         """float32 [n, V * d]: the sketched outputs."""
         with torch.inference_mode():
             weights = widen_expert(self.experts, expert)
-            after = self.experts.has_post_expert_norm
+            after = getattr(self.experts, "has_post_expert_norm", False)
             weights = weights if after else self.sketch.before(weights)
             given = run_experts(self.experts, [weights], [len(inputs)], inputs)[1]
             given = self.sketch(given) if after else given

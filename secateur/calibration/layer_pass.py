@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,8 +28,8 @@ from secateur.calibration.token_sample import (
     Seen,
     TokenDraw,
     draw,
+    join_sample,
     join_seen,
-    to_layer_sample,
 )
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
@@ -70,6 +71,8 @@ class _Task:
     sizes: tuple[int, int, int]
     """H, E, K"""
     solve: bool
+    aside: ThreadPoolExecutor
+    """where searches run that need no weights"""
     keep: Callable[[LayerTokens], None] | None
     count: Callable[[int], None]
     """called with the tokens of a group that went through a layer, and `solving` after solving"""
@@ -119,9 +122,10 @@ def calibrate(
         )
         grams = stack.enter_context(_keep_grams(sampling, begun))
         solve = shard.parts == 1 and wanted > 0
+        aside = stack.enter_context(ThreadPoolExecutor(backend.workers))
         count, solving = _count_steps(checkpoint, documents, wanted if solve else 0, progress)
         task = _Task(
-            checkpoint, documents, observers, tokens.by_batch(), tokens, sizes, solve, keep,
+            checkpoint, documents, observers, tokens.by_batch(), tokens, sizes, solve, aside, keep,
             count, solving, sampling.gram, grams,
         )  # fmt: skip
         forward = stack.enter_context(
@@ -135,15 +139,18 @@ def calibrate(
 
 
 def _run_layers(forward: ForwardPass, task: _Task) -> dict[str, Array]:
-    """All layers' parts of the statistics. Those of a layer are fetched when the next one was
-    begun: a device does not stand still."""
+    """All layers' parts of the statistics. Those of a layer are fetched when others were begun, so
+    that a device does not stand still while the host searches."""
     arrays: dict[str, Array] = {}
+    # On a CPU the cores are for the next layer only when this one is solved.
+    ahead = forward.backend.workers if forward.backend.queued else 0
     unfinished: deque[Callable[[], dict[str, Array]]] = deque()
     for layer in range(task.checkpoint.layers):
         unfinished.append(_calibrate_layer(forward, layer, task))
-        if len(unfinished) > 1:
+        if len(unfinished) > ahead:
             arrays.update(unfinished.popleft()())
-    arrays.update(unfinished.popleft()())
+    for finish in unfinished:
+        arrays.update(finish())
     return arrays
 
 
@@ -227,26 +234,26 @@ def _calibrate_layer(
     sums = _make_sums(forward.backend, number, task)
     prefix = find_path(forward.model, get_decoder_layers(forward.model)[number])
     routed = number in task.checkpoint.moe_layers
-    solution: dict[str, Array] = {}
+    solution: Callable[[], dict[str, Array]] = dict
     with forward.load_layer(number) as module:
         layer = LoadedLayer(module, prefix, number, forward.family, forward.config)
         seen = _observe_layer(forward, layer, sums, task)
-        if routed and (task.solve or task.keep):
-            tokens = join_seen(seen, len(task.tokens.batch), task.sizes)
+        if routed and task.keep:
+            task.keep(join_seen(seen, len(task.tokens.batch), task.sizes))
+        if routed and task.solve and seen:
+            sample = join_sample(seen, task.tokens.keys)
             seen.clear()  # else it would be held twice while the removals are solved
-            if task.keep:
-                task.keep(tokens)
-            if task.solve:
-                sample = to_layer_sample(tokens, task.tokens.keys)
-                del tokens
-                solution = solve_loaded(
-                    layer, sample, sums.categories, forward.backend, skip_bad=forward.skip_bad
-                )
-                task.count(task.solving)
+            prepared = solve_loaded(
+                layer, sample, sums.categories, forward.backend, skip_bad=forward.skip_bad
+            )
+            solution = task.aside.submit(prepared).result
 
     def finish() -> dict[str, Array]:
         forward.check_layer(number)
-        return {**sums.arrays(routed=routed), **solution}
+        found = {**sums.arrays(routed=routed), **solution()}
+        if routed and task.solve:
+            task.count(task.solving)
+        return found
 
     return finish
 

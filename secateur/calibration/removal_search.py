@@ -41,6 +41,7 @@ from secateur.calibration.removal_kernels import (
 )
 from secateur.calibration.routing import ALL, NONE, SELECTED, Routing, apply_rule
 from secateur.calibration.sketch import CHANNELS
+from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.norms import Norm
 
 BALANCE = 0.5
@@ -102,19 +103,38 @@ def solve_layer(
 ) -> dict[Objective, Removal]:
     """The removals of one layer for both objectives, from its experts and a sample of its tokens.
 
-    `norm` is the RMSNorm behind the block (`read_norm`), `skip_bad` is block_error's. Raises
-    NumericError when the routing does not reproduce the sample's experts and gates. Memory and
-    cost: `block_error`, `count_flops`.
+    The arguments are those of `prepare_search`.
+    """
+    prepared = prepare_search(
+        experts, norm, routing, sample, categories=categories, workers=workers, skip_bad=skip_bad
+    )
+    return prepared.solve(workers)
+
+
+def prepare_search(
+    experts: nn.Module,
+    norm: Norm | None,
+    routing: Routing,
+    sample: LayerSample,
+    *,
+    categories: int,
+    workers: int,
+    skip_bad: bool = False,
+    device: TorchDevice | None = None,
+) -> Search:
+    """All that a search needs the weights for.
+
+    `norm` is the RMSNorm behind the block (`read_norm`), `skip_bad` and `device` are block_error's.
+    Raises NumericError when the routing does not reproduce the sample's experts and gates. Memory
+    and cost: `block_error`, `count_flops`.
     """
     chosen = sample.experts.numpy()
     prepared = apply_rule(routing, sample.scores.numpy(), chosen, sample.gates.numpy())
     error = block_error(
-        experts, norm, sample.inputs, (routing, prepared), workers, skip_bad=skip_bad
-    )
-    search = Search(error, sample.categories.numpy(), balance_weights(sample), categories)
-    objectives: tuple[Objective, ...] = ("pooled", "worst")
-    with ThreadPoolExecutor(min(len(objectives), max(1, workers))) as pool:
-        return dict(zip(objectives, pool.map(search.remove, objectives), strict=True))
+        experts, norm, sample.inputs, (routing, prepared), workers,
+        skip_bad=skip_bad, device=device,
+    )  # fmt: skip
+    return Search(error, sample.categories.numpy(), balance_weights(sample), categories)
 
 
 def balance_weights(sample: LayerSample) -> NDArray[np.float64]:
@@ -160,6 +180,12 @@ class Search:
         energy = np.bincount(categories, weights * error.energy, count)
         self._energy = np.where(energy > 0, energy, 1.0)
         self._share = energy / max(float(energy.sum()), np.finfo(np.float64).tiny)
+
+    def solve(self, workers: int) -> dict[Objective, Removal]:
+        """The removals for both objectives."""
+        objectives: tuple[Objective, ...] = ("pooled", "worst")
+        with ThreadPoolExecutor(min(len(objectives), max(1, workers))) as pool:
+            return dict(zip(objectives, pool.map(self.remove, objectives), strict=True))
 
     def remove(self, objective: Objective) -> Removal:
         """Greedy removal from all experts down to the fewest that the router can do with."""

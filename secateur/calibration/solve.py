@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateur.calibration.block_error import read_norm
-from secateur.calibration.removal_search import LayerSample, solve_layer
+from secateur.calibration.removal_search import LayerSample, prepare_search
 from secateur.calibration.routing import Routing, routing_of
 from secateur.calibration.token_sample import to_layer_sample
 from secateur.checkpoint.reader import Checkpoint
 from secateur.families.schema import Family
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.experts import is_experts
 from secateur.forward.skeleton import build_skeleton, find_path, load_decoder_layer
 from secateur.forward.weights import CheckpointWeights
@@ -69,28 +69,36 @@ class LoadedLayer:
 
 def solve_loaded(
     layer: LoadedLayer, sample: LayerSample, categories: int, backend: Backend, *, skip_bad: bool
-) -> dict[str, Array]:
-    """The order of removal of one layer, for both objectives, under the names of the statistics.
+) -> Callable[[], dict[str, Array]]:
+    """What gives the order of removal of one layer, for both objectives, under the names of the
+    statistics; it needs the layer's weights no more, and may be called in any thread.
 
     Nothing where no sampled token came through the layer.
     """
     experts = layer.find_experts()[1]
     if experts is None or not len(sample.weights):
-        return {}
-    removals = solve_layer(
-        copy.deepcopy(experts).cpu() if backend.queued else experts,
-        read_norm(layer.find_post_norm()),
+        return dict
+    norm = read_norm(layer.find_post_norm())
+    norm = None if norm is None else norm._replace(weight=norm.weight.cpu())
+    search = prepare_search(
+        experts,
+        norm,
         layer.find_routing(),
         sample,
         categories=categories,
         workers=backend.workers,
         skip_bad=skip_bad,
+        device=backend if isinstance(backend, TorchDevice) else None,
     )
-    return {
-        array_name(layer.number, f"rerouted.{objective}.{what}"): getattr(removal, what)
-        for objective, removal in removals.items()
-        for what in ("errors", "errors_by_category", "scores")
-    }
+
+    def solve() -> dict[str, Array]:
+        return {
+            array_name(layer.number, f"rerouted.{objective}.{what}"): getattr(removal, what)
+            for objective, removal in search.solve(backend.workers).items()
+            for what in ("errors", "errors_by_category", "scores")
+        }
+
+    return solve
 
 
 def solve_sample(
@@ -115,7 +123,7 @@ def solve_sample(
     progress("solve", 0, len(layers), "layers")
     with backend.open(source) as weights:
         for done, number in enumerate(layers, start=1):
-            tokens = to_layer_sample(sample.layer(number), sample.keys)
+            tokens = to_layer_sample(sample.layer(number), sample.keys, backend.device)
             with load_decoder_layer(model, number, weights, backend) as module:
                 layer = LoadedLayer(
                     module, find_path(model, module), number, source.family, source.config
@@ -126,6 +134,6 @@ def solve_sample(
                     len(statistics.categories),
                     backend,
                     skip_bad=sample.description.skip_bad,
-                )
+                )()
             progress("solve", done, len(layers), "layers")
     return replace(statistics, arrays={name: arrays[name] for name in sorted(arrays)})

@@ -210,15 +210,33 @@ def join_seen(parts: Sequence[Seen], tokens: int, sizes: tuple[int, int, int]) -
     return found
 
 
-def to_layer_sample(tokens: LayerTokens, keys: TokenKeys) -> LayerSample:
-    """What the search works on: the tokens that the layer saw, in float32."""
-    alive = np.flatnonzero(tokens.experts[:, 0] >= 0)
-    inputs = torch.from_numpy(tokens.inputs[alive].view(np.int16)).view(torch.bfloat16).float()
-    return LayerSample(
-        inputs=inputs,
-        scores=torch.from_numpy(tokens.scores[alive]),
-        experts=torch.from_numpy(tokens.experts[alive].astype(np.int64)),
-        gates=torch.from_numpy(tokens.gates[alive]),
-        categories=torch.from_numpy(keys.category[alive].astype(np.int64)),
-        weights=torch.ones(len(alive)),
+def join_sample(parts: Sequence[Seen], keys: TokenKeys) -> LayerSample:
+    """What the search works on, of a layer that was just run: the inputs stay on its device."""
+    rows, order = torch.cat([part.rows for part in parts]).sort()
+    there = order.to(parts[0].inputs.device)
+    scores, experts, gates = (
+        torch.cat([getattr(part, name) for part in parts]).cpu()[order]
+        for name in ("scores", "experts", "gates")
     )
+    inputs = torch.cat([part.inputs for part in parts])[there]
+    return LayerSample(
+        inputs=inputs.float() if inputs.device.type == "cpu" else inputs,
+        scores=scores.float(),
+        experts=experts,
+        gates=gates.float(),
+        categories=torch.from_numpy(keys.category[rows.numpy()].astype(np.int64)),
+        weights=torch.ones(len(rows)),
+    )
+
+
+def to_layer_sample(tokens: LayerTokens, keys: TokenKeys, device: torch.device) -> LayerSample:
+    """The same of a sample that was kept."""
+    alive = np.flatnonzero(tokens.experts[:, 0] >= 0)
+    part = Seen(
+        torch.from_numpy(alive),
+        torch.from_numpy(tokens.inputs[alive].view(np.int16)).view(torch.bfloat16).to(device),
+        torch.from_numpy(tokens.scores[alive]),
+        torch.from_numpy(tokens.experts[alive].astype(np.int64)),
+        torch.from_numpy(tokens.gates[alive]),
+    )
+    return join_sample([part], keys)

@@ -64,7 +64,7 @@ def run_experts(
     projected = _multiply(inputs, sizes, [(one.up, one.up_bias) for one in weights])
     inner = module._apply_gate(projected) if module.has_gate else module.act_fn(projected)
     outputs = _multiply(inner, sizes, [(one.down, one.down_bias) for one in weights])
-    if module.has_post_expert_norm:
+    if getattr(module, "has_post_expert_norm", False):
         outputs = module.post_expert_norm(outputs)
     return inner, outputs
 

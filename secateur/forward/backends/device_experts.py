@@ -7,13 +7,22 @@ device. Shapes: T tokens, K chosen per token, E experts, H hidden, P pairs.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from secateur.forward.backends.grouped_products import GroupedProducts
 from secateur.forward.expert_work import Assignments, ExpertInput, ExpertObserver, Tile
+
+
+class Projections(NamedTuple):
+    """Matrices of experts, oriented so that `inputs @ matrices[e]` works."""
+
+    matrices: Tensor
+    """[E, N, M]"""
+    bias: Tensor | None
+    """[E, M]"""
 
 
 class DeviceMember:
@@ -55,6 +64,21 @@ def run_experts_on_device(
     return torch.zeros_like(hidden).index_copy_(0, kept, total)
 
 
+def run_chosen_experts(
+    module: Any,
+    inputs: Tensor,
+    experts: Tensor,
+    products: GroupedProducts,
+    down: Projections | None,
+) -> Tensor:
+    """The outputs [T, K, H] of the experts [T, K] chosen for inputs [T, H], before any weight;
+    with other down projections, what those give, [T, K, M]."""
+    assignments, order, ends = _assign(experts, experts, module.num_experts, None)
+    rows = inputs.index_select(0, assignments.token)
+    outputs = _multiply_experts(module, rows, ends, products, down)[1]
+    return outputs[_places(order)].view(*experts.shape, -1)
+
+
 def _assign(
     experts: Tensor, weights: Tensor, count: int, kept: Tensor | None
 ) -> tuple[Assignments, Tensor, Tensor]:
@@ -74,24 +98,32 @@ def _assign(
 
 
 def _multiply_experts(
-    module: Any, inputs: Tensor, ends: Tensor, products: GroupedProducts
+    module: Any,
+    inputs: Tensor,
+    ends: Tensor,
+    products: GroupedProducts,
+    down: Projections | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(inner [P, I], outputs [P, H]) of the experts on their rows."""
     first = "gate_up_proj" if module.has_gate else "up_proj"
     rows = torch.arange(len(inputs), device=inputs.device, dtype=torch.int32)
     expert = torch.searchsorted(ends, rows, right=True) if module.has_bias else None
 
-    def multiply(given: Tensor, name: str) -> Tensor:
-        stack = getattr(module, name)
-        result = products(given, stack if module.is_transposed else stack.mT, ends)
-        if expert is not None:
-            result = result + getattr(module, f"{name}_bias")[expert].to(result.dtype)
+    def multiply(given: Tensor, by: Projections) -> Tensor:
+        result = products(given, by.matrices, ends)
+        if expert is not None and by.bias is not None:
+            result = result + by.bias[expert].to(result.dtype)
         return result
 
-    projected = multiply(inputs, first)
+    def find(name: str) -> Projections:
+        stack = getattr(module, name)
+        bias = getattr(module, f"{name}_bias") if module.has_bias else None
+        return Projections(stack if module.is_transposed else stack.mT, bias)
+
+    projected = multiply(inputs, find(first))
     inner = module._apply_gate(projected) if module.has_gate else module.act_fn(projected)
-    outputs = multiply(inner, "down_proj")
-    if module.has_post_expert_norm:
+    outputs = multiply(inner, down or find("down_proj"))
+    if getattr(module, "has_post_expert_norm", False):
         outputs = module.post_expert_norm(outputs)
     return inner, outputs
 
@@ -99,11 +131,16 @@ def _multiply_experts(
 def _add_up(outputs: Tensor, order: Tensor, weights: Tensor) -> Tensor:
     """[T, H]: each token's outputs [P, H], multiplied by its weights [T, K] and added in the order
     of its choices, in float32; one pass over the outputs."""
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order), device=order.device)
     return nn.functional.embedding_bag(
-        places.view(weights.shape),
+        _places(order).view(weights.shape),
         outputs,
         per_sample_weights=weights.to(outputs.dtype),
         mode="sum",
     )
+
+
+def _places(order: Tensor) -> Tensor:
+    """Where each pair lies among the sorted ones, int64 [P]."""
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device)
+    return places

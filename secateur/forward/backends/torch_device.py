@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.forward.backends.base import LayerCall
-from secateur.forward.backends.device_experts import DeviceMember
+from secateur.forward.backends.device_experts import DeviceMember, Projections, run_chosen_experts
 from secateur.forward.backends.device_weights import DeviceWeights, open_on_device
 from secateur.forward.backends.grouped_products import GroupedProducts
 from secateur.forward.batches import ON_DEVICE, BatchSize, Group, MicroBatch
@@ -84,6 +84,13 @@ class TorchDevice:
                 yield
         finally:
             CURRENT_MEMBER.reset(token)
+
+    def run_chosen(
+        self, module: nn.Module, inputs: Tensor, experts: Tensor, down: Projections | None = None
+    ) -> Tensor:
+        """The outputs of experts [T, K] on inputs [T, H]; see run_chosen_experts."""
+        with self._exact_products():
+            return run_chosen_experts(module, inputs, experts, self._products, down)
 
     def free_memory(self) -> int:
         if self.device.type == "cuda":
