@@ -39,6 +39,5 @@ HEADER_KEYS = {
     "sums.*": "the kind of every named sum: sum, count, largest or per_sample",
     "devices": "the devices that computed the sums",
     "shards": "[sha256 of the corpus, part, parts] of corpora of which not all is there",
-    "devices": "kinds of machine that computed them: cpu, mps, or cuda and the GPU's name",
 }
 """All keys of the header."""
