@@ -364,22 +364,43 @@ def profile(work: Callable[[], Any]) -> str:
     )
 
 
-def agreement(device: str) -> dict[str, Any]:
+TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def device_statistics(device: str, folder: Path) -> dict[str, Statistics]:
+    """gemmule's statistics on the device, in both types of products; those in the folder are not
+    made again."""
+    import criteria as bench
+
+    from secateur.statistics.file import load, save
+
+    checkpoint = open_checkpoint("gemmule")
+    found = {}
+    for name, dtype in TYPES.items():
+        path = folder / f"gemmule-{name}.safetensors"
+        if not path.exists():
+            backend = choose_backend(device, dtype=dtype)
+            if not isinstance(backend, TorchDevice):
+                backend = TorchDevice(torch.device("cpu"), dtype)
+            corpus = bench.read_sets(checkpoint, "calibration")
+            save(layer_pass.calibrate(checkpoint, corpus, backend=backend), path)
+        found[name] = load(path)
+    return found
+
+
+def agreement(device: str, folder: Path) -> dict[str, Any]:
     """gemmule on the CPU and on the device: scores, kept sets and what the pruned models lose."""
     import criteria as bench
 
     checkpoint = open_checkpoint("gemmule")
     corpus = bench.read_sets(checkpoint, "calibration")
+    others = device_statistics(device, folder)
     cpu = layer_pass.calibrate(checkpoint, corpus)
     model = bench.Masked(checkpoint)
     held = bench.held_out(model, bench.read_sets(checkpoint, "test"))
-    found: dict[str, Any] = {"tokens": corpus.tokens}
-    for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
-        backend = choose_backend(device, dtype=dtype)
-        if not isinstance(backend, TorchDevice):
-            backend = TorchDevice(torch.device("cpu"), dtype)
-        other = layer_pass.calibrate(checkpoint, corpus, backend=backend)
-        found[name] = compare_statistics(checkpoint, cpu, other)
+    found: dict[str, Any] = {"tokens": corpus.tokens, "test_tokens": int(held.tokens.sum())}
+    for name, other in others.items():
+        found[name] = {"device": other.devices[0], **compare_statistics(checkpoint, cpu, other)}
         found[name]["kl"] = [
             {
                 "criterion": criterion,
@@ -512,22 +533,25 @@ def measure_tokens(
         limit = book.found["ceilings"]["bf16_flops"]
         book.note(f"{name} {tokens}", lambda: summary(work(), tokens, flops, limit))
 
-    note("plain", lambda: best_of(3, lambda: time_plain(source, backend, corpus)))
-    note(
-        "sums", lambda: best_of(3, lambda: time_calibration(source.checkpoint, backend, corpus, 0))
-    )
-    for function in ("grouped_mm", "eager", "batched_mm"):
+    checkpoint, times = source.checkpoint, options.times
+    note("sums", lambda: best_of(times, lambda: time_calibration(checkpoint, backend, corpus, 0)))
+    if options.sampled:
+
+        def solved() -> list[float]:
+            return [time_calibration(checkpoint, backend, corpus, options.sampled)]
+
+        note("rerouted", solved)
+    if options.only_ours:
+        return
+    note("plain", lambda: best_of(times, lambda: time_plain(source, backend, corpus)))
+    # One is the best by far; the others are tried on the fewest tokens only.
+    least = tokens == min(options.tokens)
+    for function in ("grouped_mm", "eager", "batched_mm") if least else ("grouped_mm",):
 
         def theirs(function: str = function) -> list[float]:
             return time_transformers(source, backend, corpus, function, options.together)
 
         note(f"transformers {function}", theirs)
-    if options.sampled:
-
-        def solved() -> list[float]:
-            return [time_calibration(source.checkpoint, backend, corpus, options.sampled)]
-
-        note("rerouted", solved)
 
 
 def measure_streaming(
@@ -580,6 +604,11 @@ def main() -> None:
     parser.add_argument("--write-seconds", type=float, default=1.0)
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--profile", type=Path)
+    parser.add_argument("--statistics", type=Path, default=Path(tempfile.gettempdir()),
+                        help="where gemmule's statistics of the device are kept")  # fmt: skip
+    parser.add_argument("--times", type=int, default=3, help="how often a pass is timed")
+    parser.add_argument("--only-ours", action="store_true", help="without transformers' forward")
+    parser.add_argument("--only-statistics", action="store_true", help="make them, and no more")
     parser.add_argument("--no-speed", action="store_true")
     parser.add_argument("--no-agreement", action="store_true")
     parser.add_argument("-o", "--out", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -592,7 +621,11 @@ def main() -> None:
     book = Book(options.out)
     book.note("machine", lambda: describe(chosen))
     if not options.no_agreement:
-        book.note("agreement", lambda: agreement(options.device))
+        options.statistics.mkdir(parents=True, exist_ok=True)
+        if options.only_statistics:
+            device_statistics(options.device, options.statistics)
+        else:
+            book.note("agreement", lambda: agreement(options.device, options.statistics))
     if not options.no_speed:
         measure_speed(options, book, chosen)
 

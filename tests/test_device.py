@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,19 @@ from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
 from secateur.calibration.shards import Shard
 from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint
-from secateur.errors import NumericError
+from secateur.errors import EngineError, NumericError, RequestError
+from secateur.evaluation.tokens.generate import Generation, generate_answers
+from secateur.evaluation.tokens.prompts import Prompt, PromptSet
+from secateur.evaluation.tokens.teacher import teach
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.choose import choose_backend
+from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.backends.memory import fit_memory
 from secateur.forward.backends.torch_device import TorchDevice
+from secateur.forward.batches import Group
+from secateur.forward.weights import CheckpointWeights
 from secateur.statistics.merge import merge
+from secateur.system.device_names import read_device
 
 TINY = Callable[[str], Checkpoint]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -88,3 +99,67 @@ def test_broken_tokens_are_left_out_as_on_the_cpu(broken: Checkpoint) -> None:
         assert ours.array(layer, "gate_norm") == pytest.approx(
             cpu.array(layer, "gate_norm"), rel=1e-4
         )
+
+
+class Full(TorchDevice):
+    """A device with memory for micro-batches of 1024 tokens."""
+
+    @contextmanager
+    def start(self, groups: Sequence[Group]) -> Iterator[Any]:
+        if max(batch.input_ids.numel() for group in groups for batch in group) > 1024:
+            raise torch.OutOfMemoryError
+        with super().start(groups) as session:
+            yield session
+
+
+def test_out_of_memory_means_smaller_micro_batches_and_is_said_once(
+    tiny: TINY, tmp_path: Path
+) -> None:
+    rows = corpus([("code", f"{n:02d}", 64) for n in range(20)])
+    said: list[str] = []
+
+    def run(backend: Backend) -> bytes:
+        found = calibrate(tiny("gemma4"), rows, sampling=Sampling(0), backend=backend)
+        return as_bytes(found, tmp_path)
+
+    large, size = (replace(ON_DEVICE.batch_size, most=n, least=n) for n in (2048, 1024))
+    expected = run(TorchDevice(DEVICE, batch_size=size))
+    assert fit_memory(Full(DEVICE, batch_size=large), run, said.append) == expected
+    assert len(said) == 1
+    assert "again, with smaller micro-batches" in said[0]
+    with pytest.raises(EngineError, match="too little memory for 512 tokens of one layer"):
+        fit_memory(Full(DEVICE), run_out, said.append)
+
+
+def run_out(_: Backend) -> None:
+    raise torch.OutOfMemoryError
+
+
+@pytest.mark.parametrize("word", ["gpu", "cuda:x", "cpu:0", ""])
+def test_another_word_is_refused(word: str) -> None:
+    with pytest.raises(RequestError, match="expected auto, cpu, cuda, cuda:N or mps"):
+        read_device(word)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(RequestError, match="sees .* CUDA devices here: name another"):
+        choose_backend("cuda:99")
+    assert choose_backend("cpu", workers=3) == CpuBackend(3)
+
+
+def test_answers_and_probabilities_are_the_cpus(tiny: TINY, tmp_path: Path) -> None:
+    """Greedy answers of a float32 model are the same; probabilities differ by rounding."""
+    checkpoint = tiny("gemma4")
+    asked = [Prompt(f"p{n}", "code", "answers", tuple(range(4, 8 + n))) for n in range(3)]
+    made = [
+        generate_answers(
+            checkpoint, PromptSet(tuple(asked), {}), tmp_path / one.name, stop_ids=frozenset(),
+            settings=Generation(max_new_tokens=5), backend=one,
+        )
+        for one in (CpuBackend(), ON_DEVICE)
+    ]  # fmt: skip
+    assert made[0].answers == made[1].answers
+    source = CheckpointWeights(checkpoint)
+    cpu, ours = (teach(source, "it", made[0], backend=one) for one in (CpuBackend(), ON_DEVICE))
+    assert np.allclose(cpu.actual, ours.actual, atol=1e-4)
+    assert cpu.sha256 != ours.sha256 or ON_DEVICE.name == "cpu"

@@ -18,7 +18,8 @@ from secateur.calibration import routing as routing_file
 from secateur.calibration.block_error import (
     GRAMS_LIMIT,
     BlockError,
-    block_error,
+    against_original,
+    make_grams,
     most_tokens,
     read_norm,
 )
@@ -82,7 +83,9 @@ class Layer:
         )
         norm = read_norm(self.post_norm)
         inputs = self.sample.inputs
-        return block_error(self.experts, norm, inputs, (self.routing, prepared), workers)
+        by_rule = self.routing, prepared
+        grams = make_grams(self.experts, norm, inputs, by_rule, workers)
+        return against_original(grams, by_rule, inputs.shape[-1], norm)
 
 
 def observe(checkpoint: Checkpoint, layer: int, **changes: Any) -> Layer:

@@ -24,6 +24,7 @@ from secateur.system.sizes import show_bytes
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
+    from secateur.forward.backends.base import Backend
 
 
 def calibrate(
@@ -102,6 +103,7 @@ def observe(
     from secateur.calibration.shards import WHOLE, read_shard
     from secateur.calibration.token_sample import Sampling
     from secateur.forward.backends.choose import choose_backend, product_type
+    from secateur.forward.backends.memory import fit_memory
 
     observers = find_observers(request.observe)
     shard = read_shard(request.shard) if request.shard else WHOLE
@@ -111,16 +113,21 @@ def observe(
     gram = None if request.gram == "none" else request.gram
     cost = cost_of(checkpoint, corpus, request.reroute_tokens, gram)
     on_message(f"calibrating on {corpus.tokens:,} tokens: {cost.sentence()}")
-    found = run(
-        checkpoint,
-        corpus,
-        sampling=Sampling(request.reroute_tokens, 0, sample, gram, gram_path(out)),
-        shard=shard,
-        backend=choose_backend(request.device, workers=workers, dtype=product_type(checkpoint)),
-        skip_bad=request.on_nan == "skip",
-        observers=observers,
-        progress=progress,
-    )
+
+    def on(backend: Backend) -> Statistics:
+        return run(
+            checkpoint,
+            corpus,
+            sampling=Sampling(request.reroute_tokens, 0, sample, gram, gram_path(out)),
+            shard=shard,
+            backend=backend,
+            skip_bad=request.on_nan == "skip",
+            observers=observers,
+            progress=progress,
+        )
+
+    chosen = choose_backend(request.device, workers=workers, dtype=product_type(checkpoint))
+    found = fit_memory(chosen, on, on_message)
     statistics_file.save(found, out)
     if sample is not None:
         on_message(f"token sample: {sample}, {show_bytes(sample.stat().st_size)}")

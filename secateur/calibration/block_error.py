@@ -88,7 +88,7 @@ def read_norm(module: nn.Module | None) -> Norm | None:
     return norm
 
 
-def block_error(
+def make_grams(
     experts: nn.Module,
     norm: Norm | None,
     inputs: Tensor,
@@ -97,8 +97,8 @@ def block_error(
     *,
     skip_bad: bool = False,
     device: TorchDevice | None = None,
-) -> BlockError:
-    """Run each token's first R experts on inputs float32 [S, H] and keep the Gram matrices.
+) -> NDArray[np.float32]:
+    """Run each token's first R experts on inputs [S, H]: P and M, [V, S, R + 1, R + 1].
 
     An expert that gives NaN or infinity raises NumericError, or with `skip_bad` adds nothing on
     that token. Where a `device` holds the experts and the inputs, they run there.
@@ -110,8 +110,7 @@ def block_error(
     sketch = sketch_of(inputs.shape[-1], norm)
     if device is not None:
         order = scores.order[:, :ranks]
-        grams = device_grams(device, experts, sketch, inputs, order, skip_bad=skip_bad)
-        return _against_original(grams[0], grams[-1], prepared, inputs.shape[-1], norm)
+        return device_grams(device, experts, sketch, inputs, order, skip_bad=skip_bad)
     grams = np.zeros((sketch.views, len(inputs), ranks + 1, ranks + 1), np.float32)
     threads = torch.get_num_threads()
     try:
@@ -129,7 +128,7 @@ def block_error(
                 list(pool.map(work, range(0, outputs.shape[1], _GRAM_TOKENS)))
     finally:
         torch.set_num_threads(threads)
-    return _against_original(grams[0], grams[-1], prepared, inputs.shape[-1], norm)
+    return grams
 
 
 @dataclass(frozen=True)
@@ -179,15 +178,15 @@ class _Run:
             return given
 
 
-def _against_original(
-    plain: NDArray[np.float32],
-    weighted: NDArray[np.float32],
+def against_original(
+    grams: NDArray[np.float32],
     prepared: tuple[Routing, Scored],
     hidden: int,
     norm: Norm | None,
 ) -> BlockError:
     """Put the original's coefficients in: M u and u^T M u per token."""
     routing, scores = prepared
+    plain, weighted = grams[0], grams[-1]
     ranks = plain.shape[-1] - 1
     first = scores.order[:, :ranks].astype(np.int64)
     raw, strength = (

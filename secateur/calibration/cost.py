@@ -106,7 +106,7 @@ _ROUNDED = ("attention", "dense", "shared", "expert")
 
 
 def limit_sample(checkpoint: Checkpoint, tokens: int) -> int:
-    """As many of the wanted sample tokens as fit into block_error's memory limit."""
+    """As many of the wanted sample tokens as fit into make_grams' memory limit."""
     ranks = routing_of(checkpoint.family, checkpoint.config).ranks(checkpoint.experts)
     return min(tokens, most_tokens(ranks, norm=checkpoint.family.post_norm is not None))
 

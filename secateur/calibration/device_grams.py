@@ -1,6 +1,6 @@
 """Gram matrices of experts' outputs on sampled tokens, made on the device that runs the experts.
 
-As block_error makes them, which needs them, with the same sketches. Shapes: S tokens, R ranks,
+As block_error.make_grams makes them, with the same sketches. Shapes: S tokens, R ranks,
 E experts, H hidden, I width, V views of d channels (calibration.sketch).
 """
 

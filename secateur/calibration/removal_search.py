@@ -20,6 +20,7 @@ H hidden, I expert width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.calibration.block_error import BlockError, block_error
+from secateur.calibration.block_error import BlockError, against_original, make_grams
 from secateur.calibration.removal_kernels import (
     BY_ALL,
     BY_NONE,
@@ -108,7 +109,7 @@ def solve_layer(
     prepared = prepare_search(
         experts, norm, routing, sample, categories=categories, workers=workers, skip_bad=skip_bad
     )
-    return prepared.solve(workers)
+    return prepared().solve(workers)
 
 
 def prepare_search(
@@ -121,20 +122,26 @@ def prepare_search(
     workers: int,
     skip_bad: bool = False,
     device: TorchDevice | None = None,
-) -> Search:
-    """All that a search needs the weights for.
+) -> Callable[[], Search]:
+    """Do all that needs the weights; what is returned gives the search, in any thread.
 
-    `norm` is the RMSNorm behind the block (`read_norm`), `skip_bad` and `device` are block_error's.
+    `norm` is the RMSNorm behind the block (`read_norm`), `skip_bad` and `device` are make_grams'.
     Raises NumericError when the routing does not reproduce the sample's experts and gates. Memory
-    and cost: `block_error`, `count_flops`.
+    and cost: `make_grams`, `count_flops`.
     """
     chosen = sample.experts.numpy()
     prepared = apply_rule(routing, sample.scores.numpy(), chosen, sample.gates.numpy())
-    error = block_error(
-        experts, norm, sample.inputs, (routing, prepared), workers,
-        skip_bad=skip_bad, device=device,
-    )  # fmt: skip
-    return Search(error, sample.categories.numpy(), balance_weights(sample), categories)
+    by_rule = routing, prepared
+    grams = make_grams(
+        experts, norm, sample.inputs, by_rule, workers, skip_bad=skip_bad, device=device
+    )
+    hidden = sample.inputs.shape[-1]
+
+    def search() -> Search:
+        error = against_original(grams, by_rule, hidden, norm)
+        return Search(error, sample.categories.numpy(), balance_weights(sample), categories)
+
+    return search
 
 
 def balance_weights(sample: LayerSample) -> NDArray[np.float64]:

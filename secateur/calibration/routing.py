@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from secateur.errors import FamilyError, NumericError
@@ -138,7 +139,8 @@ def apply_rule(
     # What the model chose comes first among ties.
     lifted = np.take_along_axis(choice, experts, -1) + _TIE
     np.put_along_axis(choice, experts, lifted, -1)
-    order = np.argsort(-choice, axis=-1, kind="stable").astype(np.int16)
+    # As numpy's stable argsort, by all of torch's threads.
+    order = torch.sort(torch.from_numpy(-choice), stable=True).indices.numpy().astype(np.int16)
     ranks = np.argsort(order, axis=-1, kind="stable").astype(np.int16)
     chosen = np.take_along_axis(order, choose(routing, choice, ranks), -1).astype(np.int64)
     same = (np.sort(chosen, -1) == np.sort(experts, -1)).all(-1)

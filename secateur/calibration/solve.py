@@ -94,7 +94,7 @@ def solve_loaded(
     def solve() -> dict[str, Array]:
         return {
             array_name(layer.number, f"rerouted.{objective}.{what}"): getattr(removal, what)
-            for objective, removal in search.solve(backend.workers).items()
+            for objective, removal in search().solve(backend.workers).items()
             for what in ("errors", "errors_by_category", "scores")
         }
 

@@ -37,7 +37,6 @@ HEADER_KEYS = {
     "samples.sha256": "sha256 of its tokens",
     "samples.tokens": "tokens of it",
     "sums.*": "the kind of every named sum: sum, count, largest or per_sample",
-    "devices": "the devices that computed the sums",
     "shards": "[sha256 of the corpus, part, parts] of corpora of which not all is there",
 }
 """All keys of the header."""

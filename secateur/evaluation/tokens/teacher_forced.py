@@ -8,6 +8,7 @@ forward, and per worker one chunk of logits (64 MiB) with what the caller makes 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from secateur.errors import FamilyError, NumericError
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.backends.memory import fit_memory
 from secateur.forward.batches import MicroBatch, count_tokens, make_micro_batches
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
@@ -61,32 +63,51 @@ def run_teacher_forced(
             f"the answers hold token {largest}, but the model's vocabulary is 0 to {vocab - 1}: "
             "they were made for a model with another tokenizer"
         )
-    size = max(1, backend.logits_bytes // (4 * vocab))
-    hidden = source.family.number(source.config, "hidden")
-    batches = make_micro_batches(answers.rows, hidden, backend.batch_size)
     if layers is None:
         layers = source.family.number(source.config, "layers")
+    run = _Run(source, answers, work, layers, progress)
+    fit_memory(backend, run.on, lambda sentence: progress(sentence, 1, 1, ""))
 
-    with ForwardPass(source, batches, backend) as forward:
-        tokens = count_tokens(batches)
-        count = Counter(progress, "layers", tokens, "tokens", steps=layers * tokens)
-        try:
-            for layer in range(layers):
-                with forward.load_layer(layer) as module:
-                    forward.run(module, layer, done=lambda group: count(count_tokens(group)))
-            forward.finish()
-        except NumericError as error:
-            raise _name_answer(error, forward, answers) from None
+
+@dataclass(frozen=True)
+class _Run:
+    """What is run, on whatever backend."""
+
+    source: WeightSource
+    answers: AnswerSet
+    work: Callable[[Chunk, Tensor], None]
+    layers: int
+    progress: Progress
+
+    def on(self, backend: Backend) -> None:
+        """Run all layers, then the head."""
+        hidden = self.source.family.number(self.source.config, "hidden")
+        batches = make_micro_batches(self.answers.rows, hidden, backend.batch_size)
+        with ForwardPass(self.source, batches, backend) as forward:
+            tokens = count_tokens(batches)
+            count = Counter(self.progress, "layers", tokens, "tokens", steps=self.layers * tokens)
+            try:
+                for layer in range(self.layers):
+                    with forward.load_layer(layer) as module:
+                        forward.run(module, layer, done=lambda group: count(count_tokens(group)))
+                forward.finish()
+            except NumericError as error:
+                raise _name_answer(error, forward, self.answers) from None
+            self._score(forward)
+
+    def _score(self, forward: ForwardPass) -> None:
+        vocab = self.source.family.number(self.source.config, "vocab")
+        size = max(1, forward.backend.logits_bytes // (4 * vocab))
+        scored = Counter(self.progress, "logits", self.answers.tokens, "tokens")
 
         def score(batch: MicroBatch) -> None:
-            for chunk in _chunks(batch, answers, size):
+            for chunk in _chunks(batch, self.answers, size):
                 logits = forward.logits(batch, chunk.position)
                 logits = logits.cpu() if logits.device.type == "mps" else logits  # no float64 there
-                _check_finite(logits, chunk, answers)
-                work(chunk, logits)
+                _check_finite(logits, chunk, self.answers)
+                self.work(chunk, logits)
                 scored(len(chunk.token))
 
-        scored = Counter(progress, "logits", answers.tokens, "tokens")
         with forward.load_head():
             for _ in forward.map(score):
                 pass

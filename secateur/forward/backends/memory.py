@@ -1,0 +1,51 @@
+"""When a device runs out of memory: the same again with smaller micro-batches."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from secateur.errors import EngineError
+from secateur.forward.backends.base import Backend
+from secateur.forward.backends.torch_device import TorchDevice
+
+LEAST_TOKENS = 512
+"""Micro-batches are made no smaller: if so few do not fit, the layer does not."""
+
+_Result = TypeVar("_Result")
+
+
+def fit_memory(
+    backend: Backend, work: Callable[[Backend], _Result], say: Callable[[str], None]
+) -> _Result:
+    """`work(backend)`; where a device has too little memory, again from the beginning with
+    micro-batches of half the tokens, which `say` is told the first time.
+
+    Long documents come first, so that what does not fit fails at once. Raises EngineError when
+    even LEAST_TOKENS do not fit.
+    """
+    told = False
+    while True:
+        try:
+            return work(backend)
+        except torch.OutOfMemoryError:
+            if not isinstance(backend, TorchDevice):
+                raise
+            tokens = backend.batch_size.most // 2
+        gc.collect()
+        if backend.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if tokens < LEAST_TOKENS:
+            raise EngineError(
+                f"{backend.name} has too little memory for {2 * tokens} tokens of one layer: free "
+                "some of it, cut the text into shorter rows, or use --device cpu"
+            )
+        if not told:
+            say(f"{backend.name} is out of memory: again, with smaller micro-batches")
+            told = True
+        size = replace(backend.batch_size, most=tokens, least=tokens)
+        backend = replace(backend, batch_size=size)
