@@ -34,7 +34,12 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from secateur.api.inspect import inspect as inspect
     from secateur.api.job import run as run
     from secateur.api.measure import compare as compare, measure as measure
-    from secateur.api.plan import fit as fit, plan as plan, save_plan as save_plan
+    from secateur.api.plan import (
+        diff_plans as diff_plans,
+        fit as fit,
+        plan as plan,
+        save_plan as save_plan,
+    )
     from secateur.api.recipes import (
         export_plan as export_plan,
         export_recipe as export_recipe,
@@ -90,6 +95,7 @@ _HOMES = {
     "measure": "api.measure",
     "merge": "api.statistics",
     "plan": "api.plan",
+    "diff_plans": "api.plan",
     "save_plan": "api.plan",
     "scores": "api.statistics",
     "verify": "api.verify",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from secateur.corpus.held_out import HoldOut
 from secateur.errors import InputError
-from secateur.evaluation.gate import Gate, make_gate, parse_gate
 from secateur.system.device_names import read_device
 from secateur.system.settings import check_least
+
+if TYPE_CHECKING:
+    from secateur.evaluation.gate import Gate
 
 ANSWER_TOKENS = 256
 TEMPERATURE = 1.0
@@ -115,6 +117,10 @@ class Measuring:
     @property
     def limits(self) -> tuple[Gate, ...]:
         """All limits that are set."""
+        if not (self.gates or self.max_kl is not None or self.min_top1 is not None):
+            return ()
+        from secateur.evaluation.gate import make_gate, parse_gate  # knows all metrics
+
         short = (("kl_mean", self.max_kl), ("top1_agreement", self.min_top1))
         named = tuple(make_gate(name, limit) for name, limit in short if limit is not None)
         return named + tuple(parse_gate(text) for text in self.gates)

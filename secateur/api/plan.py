@@ -34,7 +34,7 @@ from secateur.errors import RequestError
 from secateur.formats.imatrix.file import ImatrixFile
 from secateur.outputs.build import PlanInputs, make_plan
 from secateur.planning.checks import check_statistics
-from secateur.planning.document import PATH, Plan, to_json
+from secateur.planning.document import PATH, Plan, read_plan, to_json
 from secateur.planning.rounding import decide_rounding
 from secateur.pruning.choose import choose
 from secateur.recipes.layer_importance import layer_importance
@@ -45,6 +45,7 @@ from secateur.system.sizes import read_size
 
 if TYPE_CHECKING:
     from secateur.outputs.fit import Fit
+    from secateur.planning.diff import PlanDifference
 
 
 def plan(
@@ -134,6 +135,14 @@ def fit(
         recipes=[recipe for word in read_words(types) for recipe in find_recipes(word)],
         assumptions=PlanningAssumptions(keys, context),
     )
+
+
+def diff_plans(first: Plan | File, second: Plan | File) -> PlanDifference:
+    """What differs between two plans, or their files. Raises PlanError for a file that is none."""
+    from secateur.planning.diff import compare_plans
+
+    plans = (one if isinstance(one, Plan) else read_plan(Path(one)) for one in (first, second))
+    return compare_plans(*plans)
 
 
 def save_plan(plan: Plan, path: File, *, force: bool = False) -> None:

@@ -62,7 +62,7 @@ def joined(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
         if not piece.nbytes:
             continue
         last = merged[-1] if merged else None
-        if last and last.path == piece.path and last.offset + last.nbytes == piece.offset:
+        if last and last.offset + last.nbytes == piece.offset and last.path == piece.path:
             merged[-1] = Piece(last.path, last.offset, last.nbytes + piece.nbytes)
         else:
             merged.append(piece)

@@ -51,7 +51,16 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands, each with the first sentence of its help on a line."""
+    """A group of commands, each with the first sentence of its help on a line.
+
+    A command may have a name of two words, as `plan diff` beside `plan`.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = " ".join(args[:2])
+        if len(args) > 1 and name in self.commands:
+            return name, self.commands[name], args[2:]
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in COMMAND_GROUPS}

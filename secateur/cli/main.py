@@ -6,6 +6,7 @@ Results go to stdout (one JSON document with --json), progress and errors to std
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Annotated
@@ -63,6 +64,17 @@ app.add_typer(cache.app, name="cache", rich_help_panel=FILES)
 def main() -> None:
     """Run the command line; the entry point of the `secateur` script."""
     return_large_blocks()
+    # Commands that answer at once make no cycles to speak of, and looking for them takes a tenth
+    # of their time; long work (cli/progress.py) turns it on again.
+    gc.disable()
+    try:
+        _run()
+    finally:
+        gc.enable()
+
+
+def _run() -> None:
+    """Run the command line; errors become a line and an exit code."""
     try:
         code = app(prog_name="secateur", standalone_mode=False)
     except SecateurError as error:

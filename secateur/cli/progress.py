@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
 import time
@@ -30,6 +31,7 @@ _BAR = 16
 @contextmanager
 def show_progress() -> Iterator[Progress]:
     """A Progress that shows every stage, and keeps how long each took and what was typed."""
+    gc.enable()
     with _shown() as progress:
         yield Stopwatch(progress, typed_command(sys.argv[1:]))
 

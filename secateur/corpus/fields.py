@@ -20,18 +20,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, NamedTuple
-
-from jinja2 import StrictUndefined, Template, TemplateError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from secateur.corpus.json_lines import Record
 from secateur.corpus.tools import parse_messages, parse_tool_calls, parse_tools
 from secateur.errors import CorpusError
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 FIELDS: Mapping[str, str] = {"messages": "messages", "tools": "tools", "text": "text"}
 
-_JINJA = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 _TURNS = ("system", "user", "thought", "assistant")
 
 
@@ -110,10 +110,7 @@ def parse_fields(given: Mapping[Any, Any], where: str) -> Fields:
     if whole == ["text"] and mapping.tools:
         raise CorpusError(f"{where}: fields: `tools` goes with messages, not with text alone")
     for name in _TURNS:
-        try:
-            _find_names(given.get(name, ""))
-        except TemplateError as error:
-            raise CorpusError(f"{where}: fields: {name}: not a template: {error}") from error
+        _check_turn(given.get(name, ""), f"{where}: fields: {name}")
     return mapping
 
 
@@ -205,6 +202,8 @@ def _fill_turn(record: Record, turn: str, where: str) -> str:
         if not isinstance(value, str):
             raise CorpusError(f"{where}: {turn} is a {type(value).__name__}, expected text")
         return value
+    from jinja2 import TemplateError
+
     try:
         return _compile(turn).render(record)
     except TemplateError as error:
@@ -224,12 +223,33 @@ def _is_template(turn: str) -> bool:
     return "{{" in turn or "{%" in turn
 
 
+def _check_turn(turn: str, where: str) -> None:
+    if _is_template(turn):
+        from jinja2 import TemplateError
+
+        try:
+            _find_names(turn)
+        except TemplateError as error:
+            raise CorpusError(f"{where}: not a template: {error}") from error
+
+
+@cache
+def _jinja() -> ImmutableSandboxedEnvironment:
+    """Imported when a mix has a template: plans and help pages read mixes, and have none."""
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+
 @cache
 def _compile(turn: str) -> Template:
-    return _JINJA.from_string(turn)
+    return _jinja().from_string(turn)
 
 
 def _find_names(turn: str) -> set[str]:
     if not _is_template(turn):
         return {turn}
-    return set(meta.find_undeclared_variables(_JINJA.parse(turn)))
+    from jinja2 import meta
+
+    return set(meta.find_undeclared_variables(_jinja().parse(turn)))

@@ -55,6 +55,8 @@ def family_of(
         if kind in own.model_types:
             return own
         own = None
+    if own is None and not _user_files() and (name := _shipped_kinds().get(str(kind))):
+        return _shipped(name)
     known = {kind: family for family in families(own) for kind in family.model_types}
     if isinstance(kind, str) and kind in known:
         return known[kind]
@@ -145,6 +147,17 @@ def _shipped_names(pattern: str = r"[^_].*\.toml") -> list[str]:
     folder = resources.files(__package__) / "data"
     names = (entry.name for entry in folder.iterdir())
     return sorted(n.removesuffix(".toml") for n in names if re.fullmatch(pattern, n))
+
+
+@cache
+def _shipped_kinds() -> Mapping[str, str]:
+    """{model_type: the family that ships for it}, without reading what else their files say."""
+    sources = [source for name in _shipped_names() if (source := _find_shipped(name))]
+    return {
+        kind: source.name
+        for source in sources
+        for kind in source.file.content.get("model_types", ())
+    }
 
 
 @cache

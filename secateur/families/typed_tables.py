@@ -15,6 +15,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from secateur.errors import FamilyError
@@ -27,7 +28,7 @@ _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 def read_table(cls: type[_T], table: Table) -> _T:
     """The table as a `cls`. Raises FamilyError with file and line for what it cannot be."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     known = keys_of(cls)
     for key in table.entries:
         if key not in known:
@@ -39,6 +40,12 @@ def read_table(cls: type[_T], table: Table) -> _T:
         elif field.default is MISSING and field.default_factory is MISSING:
             raise table.error(None, f"{table.title} lacks the key {key!r}")
     return cls(**values)
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """The types of a dataclass' fields: a family has hundreds of rows of the same few."""
+    return get_type_hints(cls)
 
 
 def keys_of(cls: type) -> dict[str, Field[Any]]:

@@ -102,18 +102,30 @@ def _check_groups(keep: Keep, limits: Constraints) -> None:
 def _slice(spec: TensorSpec, axis: int, kept: Sequence[int]) -> SlicedTensor:
     """The kept slices along `axis`.
 
-    With the expert axis first, as in every family so far, a slice is one range. On a later
-    axis it is one range for every index before it: right, but many pieces.
+    With the expert axis first, as in every family so far, neighbouring experts are one range. On
+    a later axis they are one range for every index before it: right, but many pieces.
     """
     slice_bytes = math.prod(spec.shape[axis + 1 :]) * STORAGE[spec.dtype].itemsize
     stride = spec.shape[axis] * slice_bytes
     pieces = joined(
-        Piece(spec.path, spec.offset + before * stride + expert * slice_bytes, slice_bytes)
+        Piece(spec.path, spec.offset + before * stride + first * slice_bytes, count * slice_bytes)
         for before in range(math.prod(spec.shape[:axis]))
-        for expert in kept
+        for first, count in _runs(kept)
     )
     shape = (*spec.shape[:axis], len(kept), *spec.shape[axis + 1 :])
     return SlicedTensor(spec.name, spec.dtype, shape, pieces)
+
+
+def _runs(kept: Sequence[int]) -> list[tuple[int, int]]:
+    """(first, how many) of the experts that follow each other, in the order given."""
+    runs: list[tuple[int, int]] = []
+    for expert in kept:
+        first, count = runs[-1] if runs else (expert, 0)
+        if first + count == expert and runs:
+            runs[-1] = (first, count + 1)
+        else:
+            runs.append((expert, 1))
+    return runs
 
 
 def _rename(spec: TensorSpec, match: TensorMatch, number: int) -> SlicedTensor:

@@ -116,6 +116,8 @@ def rule_notes(
     recipe: Recipe, context: LintContext, importance: Sequence[float] | None = None
 ) -> list[str]:
     """What a plan says of a recipe's rules: the layers of its tiers, and rules that do nothing."""
+    if not (recipe.rules or recipe.patterns or recipe.tiers):
+        return []
     notes = []
     if recipe.tiers:
         tiers = tiers_of(recipe.tiers, context.traits.layers, importance)

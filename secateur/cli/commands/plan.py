@@ -12,7 +12,7 @@ from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import FormatOptions, Types
-from secateur.cli.options.output import Force
+from secateur.cli.options.output import Force, Json
 from secateur.cli.options.planning import Context, Tokenizer, WithImatrix
 from secateur.cli.options.pruning import Counts, PruningOptions
 from secateur.cli.options.running import RunOptions
@@ -25,6 +25,10 @@ secateur plan gemmule --stats stats.safetensors --experts 24 --types Q4_K_M \\
 secateur plan MODEL --stats stats.safetensors --drop 0.30 --types apex-mini
 secateur plan config.json --experts 109 --types Q4_K_M,Q8_0
 """
+DIFF_EXAMPLES = """
+secateur plan diff plan.json out/plan.json
+secateur plan diff before.json after.json --json
+"""
 FIT_EXAMPLES = """
 secateur fit config.json --memory 12GiB
 secateur fit MODEL --memory 16GB --experts 128,109 --types Q4_K_M,IQ3_XXS
@@ -34,6 +38,7 @@ secateur fit MODEL --memory 16GB --experts 128,109 --types Q4_K_M,IQ3_XXS
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     add_command(app, plan, group=STEPS, examples=PLAN_EXAMPLES)
+    add_command(app, diff, name="plan diff", group=LOOKING, examples=DIFF_EXAMPLES)
     add_command(app, fit, group=LOOKING, examples=FIT_EXAMPLES)
 
 
@@ -80,6 +85,32 @@ def plan(
         sys.stdout.write(to_json(decided))
     else:
         write_lines(plan_lines(decided, out, types=tells("INFO"), tensors=tensors))
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="A plan, as `plan -o` wrote it.")],
+    second: Annotated[
+        Path, typer.Argument(metavar="SECOND", help="Another, or the plan.json of an output.")
+    ],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 where the plans differ.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What differs between two plans.
+
+    Experts kept, types by tensor, sizes, and what the plans were made from. Exit code 0, whether
+    they differ or not: 1 means that something failed.
+    """
+    from secateur.api.plan import diff_plans
+    from secateur.cli.render.plan_diff import diff_lines
+    from secateur.errors import GateError
+
+    found = diff_plans(first, second)
+    lines = diff_lines(found, (str(first), str(second)), everything=tells("INFO"))
+    show(found.to_json(), lines, as_json)
+    if strict and not found.same:
+        raise GateError(f"{first} and {second} differ")
 
 
 def fit(
