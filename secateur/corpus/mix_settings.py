@@ -17,6 +17,7 @@ def mix_settings(mix: Mix, commits: Mapping[str, str], folder: str) -> dict[str,
     """
     return {
         "name": mix.name,
+        "description": mix.description or None,
         "folder": folder,
         "seed": mix.seed,
         "sequence_length": mix.sequence_length,
