@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +20,7 @@ from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import CheckpointError, CorpusError, EngineError, InputError
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.tokens import answering, generate
+from secateur.evaluation.tokens.answering import collect_answers
 from secateur.evaluation.tokens.answers import (
     Answer,
     AnswerSet,
@@ -478,3 +481,33 @@ def test_a_changed_file_of_answers_is_refused(tmp_path: Path) -> None:
 def test_a_set_that_cannot_be_scored_is_refused(answers: list[Answer], message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         answer_set(answers, {})
+
+
+def test_of_two_that_want_the_same_answers_one_waits_for_the_other(
+    prompts: PromptSet, tmp_path: Path
+) -> None:
+    """Locks are of open files, so that two threads stand for two processes."""
+    path, begun, go_on = tmp_path / "a.jsonl", Event(), Event()
+    asked: list[int] = []
+    waited: list[str] = []
+
+    def answer(found: Mapping[str, Answer]) -> Iterator[list[Answer]]:
+        asked.append(len(found))
+        begun.set()
+        assert go_on.wait(60)
+        for prompt in prompts.prompts:
+            ids = (*prompt.input_ids, 1)
+            yield [Answer(prompt.id, prompt.domain, "answers", ids, len(ids) - 1, "stop")]
+
+    def note(stage: str, done: int, total: int, unit: str) -> None:
+        waited.append(stage)
+        go_on.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(collect_answers, prompts, path, {"seed": 0}, answer)
+        assert begun.wait(60)
+        second = pool.submit(collect_answers, prompts, path, {"seed": 0}, answer, note)
+        assert first.result().sha256 == second.result().sha256
+    assert asked == [0]
+    assert len(waited) == 1
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import tiny_models
 import transformers
-from tiny_line import VOCAB, Run, in_gemmas_form
+from tiny_line import VOCAB, Run, files_of, in_gemmas_form
 from tiny_models import save_tiny
 from tiny_tokenizer import save_tokenizer
 
@@ -108,6 +109,13 @@ def test_shrink_needs_a_corpus_and_nothing_else(
     assert len(held_out) == 4
     assert not held_out & {sample["sha256"] for sample in statistics.samples}
 
+    shutil.copy(out / "job.yaml", tmp_path)  # inputs are looked for next to it
+    made = run("run", tmp_path / "job.yaml", out=tmp_path / "again")
+    assert made.code == 0, made.err
+    reports = {"report.json", "report.md", "manifest.json"}
+    first, second = files_of(out), files_of(tmp_path / "again")
+    assert {name for name in first if first[name] != second.get(name)} <= reports
+
     smaller = tmp_path / "smaller"
     again = run(
         "shrink", model, experts=4, types="Q8_0", stats=out / "evidence" / "statistics.safetensors",
@@ -117,8 +125,8 @@ def test_shrink_needs_a_corpus_and_nothing_else(
     for stage in ("calibrate", "answers", "original: layers"):
         assert f"[{stage}]" in ran.err
         assert f"[{stage}]" not in again.err
-    second = json.loads((smaller / "report.json").read_text())["answers"]
-    assert second["sha256"] == measured["sha256"]
+    kept = json.loads((smaller / "report.json").read_text())["answers"]
+    assert kept["sha256"] == measured["sha256"]
 
     found = run("measure", smaller, against=model, answer_tokens=8, json=True)
     assert found.code == 0, found.err

@@ -23,6 +23,6 @@ def check_memory(checkpoint: Checkpoint, memory: int) -> None:
     if need > memory:
         raise EngineError(
             f"generating the original's answers takes the whole model in memory: "
-            f"{show_bytes(need)}, but {show_bytes(memory)} are free; let the original answer on a "
-            "larger machine, or on any server, and give its answers as a file"
+            f"{show_bytes(need)}, but {show_bytes(memory)} are free; name what answers for it, a "
+            "server or a GGUF of it (--answers-from), or give its answers as a file (--answers)"
         )
