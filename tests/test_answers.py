@@ -395,7 +395,7 @@ def test_a_model_too_large_is_refused_before_it_is_read(
     monkeypatch.setattr(generate, "whole_model", _never)
     need = weight_bytes(model)
     assert need == model.nbytes
-    with pytest.raises(EngineError, match=r"kB, but .* are free; let the original answer on"):
+    with pytest.raises(EngineError, match=r"kB, but .* are free; name what answers for it"):
         generate_answers(
             model,
             prompts,

@@ -22,7 +22,7 @@ from secateur.corpus.rows import Chosen, Corpus
 from secateur.corpus.tokenizer import hash_tokenizer, load_tokenizer
 from secateur.errors import CorpusError
 from secateur.statistics.statistics import Statistics
-from secateur.system.cache import kept_file, touch
+from secateur.system.cache import kept_file, model_folder, touch
 from secateur.system.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -162,7 +162,9 @@ def _kept_prompts(original: Checkpoint, text: Text, folder: Path) -> PromptSet:
     tokenizer_sha256 = hash_tokenizer(load_tokenizer(original.path))
     found: list[PromptSet] = []
     for facts in text.records:
-        path = _path(facts, tokenizer_sha256, folder)
+        homes = (folder, model_folder(original.identity()))
+        paths = [_path(facts, tokenizer_sha256, home) for home in homes]
+        path = next((path for path in paths if path.is_file()), paths[0])
         if not path.is_file():
             raise CorpusError(
                 f"the statistics were made with {facts['documents']} documents held out to measure "
