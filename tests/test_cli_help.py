@@ -174,3 +174,22 @@ def test_completion_is_installed_for_bash(tmp_path: Path) -> None:
         ["bash", "-c", script], env=env, capture_output=True, text=True, check=True
     )
     assert done.stdout == "fit\n"
+
+
+def test_an_option_is_called_what_python_and_a_job_file_call_it() -> None:
+    """Every field of the requests is an option of `shrink` or `calibrate`, with dashes."""
+    from dataclasses import fields
+
+    from secateur import Calibration, Formats, Measuring, Pruning
+
+    known = {
+        name
+        for words in (("shrink",), ("calibrate",), ("measure",))
+        for param in COMMANDS[words].params
+        for name in param.opts
+    }
+    other = {"gates": "--gate", "recipes": None, "gram": None}  # the latter in Python only
+    for request in (Pruning, Formats, Calibration, Measuring):
+        for field in fields(request):
+            name = other.get(field.name, "--" + field.name.replace("_", "-"))
+            assert name is None or name in known, f"{request.__name__}.{field.name}"

@@ -137,9 +137,11 @@ def test_inspect_knows_any_number_of_experts(run: Run, line: Line) -> None:
     assert "such as 90,109" in run("inspect", line.model, "--experts", "many").err
 
 
-def test_a_terminal_gets_ruled_tables(line: Line) -> None:
+@pytest.mark.parametrize("columns", [100, 60])
+def test_a_terminal_gets_ruled_tables_if_it_is_wide_enough(line: Line, columns: int) -> None:
+    """No number is cut on a narrow one."""
     ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
     process = subprocess.Popen([SCRIPT, "inspect", line.model], stdout=theirs, env=env)
     os.close(theirs)
     shown = b""
@@ -153,3 +155,5 @@ def test_a_terminal_gets_ruled_tables(line: Line) -> None:
     text = shown.decode()
     assert "─" in text
     assert "--experts" in text
+    for size in inspect(line.model).sizes:
+        assert f"{size.bytes:,}" in text

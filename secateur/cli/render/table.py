@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+_BETWEEN = 3
+"""Columns that a ruled table puts between two of its own."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -21,9 +24,14 @@ class Table:
         """Whether a column's cells begin at its left edge."""
         return self.align[column : column + 1] == "l"
 
+    @property
+    def widths(self) -> list[int]:
+        """The width of every column's longest cell."""
+        return [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
+
     def plain_lines(self) -> list[str]:
         """The table with two blanks between columns, for files and pipes."""
-        widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
+        widths = self.widths
         return [
             "  "
             + "  ".join(
@@ -54,14 +62,14 @@ def print_on_terminal(lines: Iterable[str | Table]) -> None:
         if not isinstance(line, Table):
             console.print(Text(line), soft_wrap=True)
             continue
-        ruled = Ruled(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        if sum(line.widths) + _BETWEEN * len(line.widths) >= console.width:
+            # Cells would be cut or broken: whole lines, which the terminal wraps, lose nothing.
+            for text in line.plain_lines():
+                console.print(Text(text), soft_wrap=True)
+            continue
+        ruled = Ruled(box=box.SIMPLE_HEAD, header_style="bold")
         for place, title in enumerate(line.head):
-            ruled.add_column(
-                Text(title),
-                justify="left" if line.is_left(place) else "right",
-                overflow="fold",
-                no_wrap=place > 0,
-            )
+            ruled.add_column(Text(title), justify="left" if line.is_left(place) else "right")
         for row in line.rows:
             ruled.add_row(*(Text(cell) for cell in row))
         console.print(ruled)
