@@ -47,7 +47,7 @@ def test_shrink_prints_a_row_per_artefact(shrunk: Report, made: Path) -> None:
     assert row.endswith(f"{worst.domain} {worst.value:.3g}")
     domains = [first.value("kl_mean", domain) for _, domain in first.groups if domain != POOLED]
     assert worst.value == max(one.value for one in domains if one is not None)
-    assert "of its own answers (157 assistant tokens)" in lines[0]
+    assert "on 6 answers of the original (157 tokens)" in lines[0]
     assert "all sizes are as the plan predicted, to the byte" in lines
 
 
