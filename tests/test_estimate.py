@@ -96,7 +96,7 @@ def test_stages_come_in_the_order_of_the_work(text: tuple[Checkpoint, Corpus]) -
     work = Work(
         unhashed=10**6,
         calibrating=Calibrating(1000, 100, 1e6),
-        writing=(Writing("gguf", {"Q4_K": 10**6}, 600_000, 2 * 10**6, encoded=True),),
+        writing=(Writing("gguf", {"Q4_K": 10**6}, 600_000, 2 * 10**6),),
         answering=Answering(12, 400, 256, 16),
         original=Scoring(3400, 3000),
         artefacts={"a-Q4_K_M.gguf": "a-Q4_K_M.gguf"},
@@ -213,3 +213,16 @@ def test_what_is_held_out_of_a_corpus_is_counted(line: Line, run: Run, tmp_path:
     stages = {stage["stage"]: stage for stage in found.json["stages"]}
     assert stages["original"]["work"]["tokens"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_and_measuring_alone_are_estimated(
+    line: Line, run: Run, made: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    found = run("apply", made / "plan.json", "-o", out, "--estimate", model=line.model, json=True)
+    assert [stage["stage"] for stage in found.json["stages"]][-1] == "write gguf"
+    file = made / "tiny-moe-6e-Q8_0.gguf"
+    asked = run("measure", file, "--estimate", against=line.model, prompts=line.prompts, json=True)
+    names = [stage["stage"] for stage in asked.json["stages"]]
+    assert names[-3:] == ["answers", "original", f"measure {file.name}"]
+    assert not out.exists()

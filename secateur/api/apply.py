@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from secateur.api.models import File, Model, load_gram, load_imatrix, load_statistics, open_weights
-from secateur.checkpoint.reader import FAMILY_FILE
+from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
 from secateur.errors import CheckpointError, FamilyError, PlanError
 from secateur.formats.imatrix.file import ImatrixFile
 from secateur.outputs.apply import CheckedPlan, check_plan, write_output
@@ -46,10 +46,25 @@ def apply(
     WriteError when the disk fails.
     """
     decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    checkpoint = open_planned(decided, model, family)
+    progress = timed(progress)
+    checkpoint.identity(progress, workers)
+    sources = PlanSources(
+        checkpoint,
+        load_statistics(statistics),
+        load_imatrix(imatrix, checkpoint),
+        load_gram(statistics),
+    )
+    checked = check_plan(decided, sources)
+    return write_plan(checked, Path(out), workers=workers, progress=progress)
+
+
+def open_planned(decided: Plan, model: Model | None, family: File | None) -> Checkpoint:
+    """The checkpoint that a plan is of; see `apply`. Raises PlanError, CheckpointError."""
     refuse_shape(decided.model)
     origin = model if model is not None else decided.model.get(PATH, decided.model["source"])
     try:
-        checkpoint = open_weights(origin, decided.model.get("revision"), "applying a plan", family)
+        return open_weights(origin, decided.model.get("revision"), "applying a plan", family)
     except FamilyError as error:
         needed = decided.model.get(FAMILY_FILE)
         if needed is None:
@@ -61,16 +76,6 @@ def apply(
     except CheckpointError as error:
         hint = "" if model is not None else " (a model that moved is named with model)"
         raise CheckpointError(f"{error}{hint}") from None
-    progress = timed(progress)
-    checkpoint.identity(progress, workers)
-    sources = PlanSources(
-        checkpoint,
-        load_statistics(statistics),
-        load_imatrix(imatrix, checkpoint),
-        load_gram(statistics),
-    )
-    checked = check_plan(decided, sources)
-    return write_plan(checked, Path(out), workers=workers, progress=progress)
 
 
 def write_plan(

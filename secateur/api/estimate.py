@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from secateur.api.answers import check_can_measure, expected_work, measure_folder
+from secateur.api.apply import open_planned
 from secateur.api.calibrate import load_libraries
 from secateur.api.estimating import Task, estimate
+from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
+from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
 from secateur.api.requests import Calibration
 from secateur.api.text import build_corpus, check_text
 from secateur.errors import RequestError
 from secateur.estimation.stage import Estimate
+from secateur.outputs.registry import artefacts_of
+from secateur.planning.document import read_plan
 from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import cores
 
 
 def estimate_calibration(
@@ -39,3 +46,50 @@ def estimate_calibration(
         )
     task = Task(Path(out), corpus, request)
     return estimate(checkpoint, task, workers=workers, progress=progress)
+
+
+def estimate_applying(
+    plan: File,
+    out: File,
+    *,
+    model: Model | None = None,
+    family: File | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Estimate:
+    """What `apply` of a plan would take. Raises PlanError and CheckpointError as it does."""
+    decided = read_plan(Path(plan))
+    checkpoint = open_planned(decided, model, family)
+    load_libraries(progress)
+    task = Task(Path(out), plan=decided)
+    return estimate(checkpoint, task, workers=workers, progress=progress)
+
+
+def estimate_measuring(
+    out: File,
+    against: Model,
+    request: Measuring,
+    *,
+    revision: str | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Estimate:
+    """What `measure` would take, were nothing of the original kept from before.
+
+    Raises InputError or EngineError for what cannot be measured.
+    """
+    out, original = Path(out), open_weights(against, revision, "measuring")
+    text = Text(statistics=statistics_of(out))
+    check_can_measure(original, request, text)
+    load_libraries(progress)
+    from secateur.forward.backends.cpu import CpuBackend
+
+    asked = None
+    if find_questions(original, request, text) is None:
+        folder = measure_folder(original)
+        asked = held_out_prompts(original, request, text, folder, progress)
+    backend = CpuBackend(workers or cores())
+    answering, scoring = expected_work(original, request, asked, backend)
+    names = {path.name: f"{path.name}: " for path in artefacts_of(out)}
+    task = Task(out, answering=answering, scoring=scoring, artefacts=names)
+    return estimate(original, task, workers=workers, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from secateur.checkpoint.reader import Checkpoint
@@ -41,7 +41,6 @@ class Writing:
     elements: Mapping[str, int]
     written: int
     read: int
-    encoded: bool
 
 
 @dataclass(frozen=True)
@@ -120,14 +119,8 @@ def writing_of(plan: Plan, source_bytes: int) -> tuple[Writing, ...]:
                 elements[tensor.type] += math.prod(tensor.shape)
         written = sum(size or 0 for one in ids for size in plan.files[one].values())
         read = int(source_bytes * kept)
-        found.append(Writing(writer, dict(elements), written, read, bool(elements)))
+        found.append(Writing(writer, dict(elements), written, read))
     return tuple(found)
-
-
-def count(lengths: Iterable[tuple[int, int]]) -> Scoring:
-    """Of answers as (all tokens, scored tokens)."""
-    pairs = list(lengths)
-    return Scoring(sum(whole for whole, _ in pairs), sum(scored for _, scored in pairs))
 
 
 def _is_expert(role: str) -> bool:

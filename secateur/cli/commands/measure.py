@@ -10,9 +10,10 @@ import typer
 from secateur.cli.choices import complete_or_path, models
 from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, HeldOutOptions
-from secateur.cli.options.running import Device, RunOptions, Workers
+from secateur.cli.options.running import Device, EstimateOnly, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
+from secateur.cli.render.estimate import show_estimate
 from secateur.cli.terminal import show, tells
 
 EXAMPLES = """
@@ -66,12 +67,27 @@ def measure(
     work: Work = None,
     device: Device = "auto",
     workers: Workers = None,
+    estimate: EstimateOnly = False,
 ) -> None:
     """What was lost: divergence from the original on its own answers.
 
     Where nothing is named, they are answers to what the output's calibration held out.
     """
     request = answering.request(device=device, **vars(text), **gates.words())
+    if estimate:
+        from secateur.api.estimate import estimate_measuring
+
+        with show_progress() as progress:
+            expected = estimate_measuring(
+                out,
+                running.open(against, weights=True),
+                request,
+                revision=running.revision,
+                workers=workers,
+                progress=progress,
+            )
+        show_estimate(expected, running.as_json)
+        return
     with show_progress() as progress:
         from secateur.api.measure import measure as run
 

@@ -11,9 +11,10 @@ from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import Imatrix
 from secateur.cli.options.output import Json, Out
-from secateur.cli.options.running import FamilyFile, Workers
+from secateur.cli.options.running import EstimateOnly, FamilyFile, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
+from secateur.cli.render.estimate import show_estimate
 from secateur.cli.terminal import show
 
 APPLY_EXAMPLES = """
@@ -45,9 +46,19 @@ def apply(
     imatrix: Imatrix = None,
     family: FamilyFile = None,
     workers: Workers = None,
+    estimate: EstimateOnly = False,
     as_json: Json = False,
 ) -> None:
     """Write what a plan says into a new folder, complete or absent. Resumes where it stopped."""
+    if estimate:
+        from secateur.api.estimate import estimate_applying
+
+        with show_progress() as progress:
+            expected = estimate_applying(
+                plan, out, model=model, family=family, workers=workers, progress=progress
+            )
+        show_estimate(expected, as_json)
+        return
     from secateur.api.apply import apply as run
     from secateur.cli.render.output import output_lines
 
