@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +41,8 @@ def typed_command(words: Sequence[str]) -> str:
         option + equals + (Path(value).name if Path(value).expanduser().is_absolute() else value)
         for option, equals, value in (_split_option(word) for word in words)
     ]
+    import shlex  # when it is needed: help pages are not to wait for it
+
     return shlex.join(["secateur", *shown])
 
 
