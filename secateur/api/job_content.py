@@ -60,6 +60,8 @@ def input_files(request: ShrinkRequest, checkpoint: Checkpoint) -> dict[str, Pat
     """{what names it: file} of all files that a request reads, those of its mix included."""
     found = dict(_files_of(request, ""))
     if request.measuring is not None:
+        if request.measuring.corpus is not None:
+            found |= dict(_files_of(read_mix(request.measuring.corpus), "measuring.corpus"))
         key = "measuring.answers" if request.measuring.answers else "measuring.prompts"
         text = Text(request.calibration, load_header(request.statistics))
         if (path := find_questions(checkpoint, request.measuring, text)) is not None:
@@ -117,6 +119,10 @@ def resolved_job(
             for source in corpus.get("sources", ())
             if source.get("revision") is not None
         }
+        calibration = replace(calibration, device=_resolve_device(calibration.device))
+    measuring = request.measuring
+    if measuring is not None:
+        measuring = replace(measuring, device=_resolve_device(measuring.device))
     values = {one.name: getattr(request, one.name) for one in fields(ShrinkRequest)}
     family = request.family if isinstance(request, Job) else None
     paths = Paths(request.written)
@@ -124,6 +130,7 @@ def resolved_job(
         **{
             **values,
             "calibration": calibration,
+            "measuring": measuring,
             "pruning": replace(
                 request.pruning, criterion=find_criterion(request.pruning.criterion).name
             ),
@@ -148,6 +155,15 @@ _HEAD = """\
 def _is_folder(checkpoint: Checkpoint) -> bool:
     """Whether the model was named by its folder."""
     return Path(checkpoint.source) == checkpoint.path
+
+
+def _resolve_device(device: str) -> str:
+    """The kind of device that was used; torch is loaded where there was one."""
+    from secateur.forward.backends.choose import is_cpu
+
+    if is_cpu(device):
+        return "cpu"
+    return "cuda" if device == "auto" else device
 
 
 def _resolve_calibration(calibration: Calibration) -> Calibration:
