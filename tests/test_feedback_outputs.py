@@ -149,7 +149,7 @@ def test_bytes_are_those_of_nearest_and_do_not_depend_on_workers(
     model: Checkpoint, observed: Callable[..., Path], tmp_path: Path
 ) -> None:
     stats = observed("own")
-    nearest = write(decide(model, stats, None), stats, tmp_path / "nearest")
+    nearest = write(decide(model, stats, "nearest"), stats, tmp_path / "nearest")
     plan = decide(model, stats, "feedback")
     one = write(plan, stats, tmp_path / "one", workers=1)
     assert write(plan, stats, tmp_path / "three", workers=3) == one
@@ -159,7 +159,9 @@ def test_bytes_are_those_of_nearest_and_do_not_depend_on_workers(
             assert size == len(nearest[name])
         assert one[name] != nearest[name]
     for format_id in plan.formats:  # beside its metadata, a GGUF is as large as well
-        assert plan.tensor_bytes(format_id) == decide(model, stats, None).tensor_bytes(format_id)
+        assert plan.tensor_bytes(format_id) == decide(model, stats, "nearest").tensor_bytes(
+            format_id
+        )
 
 
 def test_the_model_is_nearer_to_itself(
@@ -198,13 +200,17 @@ def test_a_plan_names_its_gram_matrices_and_is_applied_with_no_others(
     said = [note for note in plan.notes if "levels chosen with error feedback" in note]
     assert len(said) == len(TYPES) + len(RECIPES)
     assert all("token_embd" in note or "embed_tokens" in note for note in said)
+    assert decide(model, stats, None) == plan  # the default, where there are Gram matrices
     assert "rounding" not in decide(model, stats, "nearest").selection
+    pruned = secateur.plan(model, Pruning(drop=0.0), Formats(to="safetensors"), statistics=stats)
+    assert "rounding" not in pruned.selection
     other = tmp_path / "other.safetensors"
     other.write_bytes(stats.read_bytes())
     with pytest.raises(PlanError, match="the plan rounds with the Gram matrices of sha256"):
         secateur.apply(plan, tmp_path / "out", statistics=other)
     with pytest.raises(PlanError, match="calibrate with --gram shared"):
         decide(model, other, "feedback")
+    assert "rounding" not in decide(model, other, None).selection
     assert not (tmp_path / "out").exists()
 
 

@@ -127,8 +127,8 @@ class Formats:
     a file (recipes.layer_importance), or a number per layer. GGUF files of more bytes of tensors
     than `split_max_size` are cut. `mmproj` is the type of the vision tower's own GGUF, or "none";
     by default it is written as F16 with GGUF files of a model that has such a tower. `rounding` is
-    to the nearest level, or with error feedback where statistics have Gram matrices
-    (planning.rounding).
+    to the nearest level, or with error feedback, which is the default where the statistics have
+    Gram matrices (planning.rounding).
     """
 
     to: Words | None = None

@@ -72,6 +72,8 @@ def make_plan(
     for output in outputs:
         wanted.setdefault(format_id_of(output), output)
     formats = {format_id: format_of(output) for format_id, output in wanted.items()}
+    gram = inputs.gram if any(isinstance(one, Recipe) for one in outputs) else None
+    inputs = replace(inputs, gram=gram)
     with_matrix = any(found.llama_quantize for found in formats.values())
     importance = _importance(checkpoint, choice, inputs) if with_matrix else None
     context = DecisionContext(

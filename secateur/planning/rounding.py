@@ -20,13 +20,14 @@ ROUNDING = "rounding"
 
 
 def decide_rounding(wanted: Rounding | None, gram: GramFile | None) -> GramFile | None:
-    """The Gram matrices to round with; None for nearest, which is also what None asks for.
+    """The Gram matrices to round with; None for nearest. None asks for feedback where there are
+    Gram matrices: at the same size it was nearer to the model in every type (docs/log.md).
 
     Raises PlanError for feedback without Gram matrices.
     """
-    if wanted != "feedback":
+    if wanted == "nearest":
         return None
-    if gram is None:
+    if gram is None and wanted == "feedback":
         raise PlanError(
             "rounding with feedback needs the Gram matrices next to the statistics: calibrate with "
             "--gram shared, and name the statistics"

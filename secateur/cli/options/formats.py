@@ -102,9 +102,9 @@ RoundingMethod = Annotated[
     Literal["nearest", "feedback"] | None,
     typer.Option(
         "--rounding",
-        help="How levels are chosen: the nearest (the default, as llama-quantize does), or such "
-        "that they make up for each other's errors, at the same size; that needs statistics made "
-        "with --gram.",
+        help="How levels are chosen: the nearest, as llama-quantize does, or such that they make "
+        "up for each other's errors, at the same size. Default: feedback with statistics made "
+        "with --gram, else nearest.",
         rich_help_panel=FORMATS,
     ),
 ]
