@@ -30,6 +30,8 @@ HEADER_KEYS = {
     "corpora.tokenizer_sha256": "sha256 of the tokenizer",
     "corpora.sources.**": "of each source: where it lies, its hash or revision, documents taken, "
     "left out, cut",
+    "corpora.held_out.**": "where documents were held out to measure on: the share, how many, "
+    "their tokens, near copies left out, the sha256 of each",
     "corpora.warnings": "what was odd about the text",
     "samples": "every document: a list",
     "samples.source": "the source that it is of",
@@ -37,6 +39,7 @@ HEADER_KEYS = {
     "samples.sha256": "sha256 of its tokens",
     "samples.tokens": "tokens of it",
     "sums.*": "the kind of every named sum: sum, count, largest or per_sample",
+    "devices": "the devices that computed the sums",
     "shards": "[sha256 of the corpus, part, parts] of corpora of which not all is there",
 }
 """All keys of the header."""
