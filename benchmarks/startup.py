@@ -82,7 +82,7 @@ def cpu_seconds(tree: Path, words: list[str]) -> float:
     """User and system time of one start."""
     child = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", "secateur", *words],
+        [sys.executable, "-P", "-m", "secateur", *words],
         {**os.environ, "PYTHONPATH": str(tree)},
         file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
     )
