@@ -226,3 +226,10 @@ def test_writing_and_measuring_alone_are_estimated(
     names = [stage["stage"] for stage in asked.json["stages"]]
     assert names[-3:] == ["answers", "original", f"measure {file.name}"]
     assert not out.exists()
+
+
+def test_what_a_stage_took_is_told_from_the_others() -> None:
+    seconds = {"write GGUF": 3.0, "write safetensors": 5.0, "a.gguf: layers": 1.0, "a.gguf: x": 2.0}
+    for reports, took in (("write gguf", 3.0), ("a.gguf: ", 3.0), ("calibrate", None)):
+        assert Stage("any", (), 1.0, 1, reports=(reports,)).took(seconds) == took
+    assert Stage("none", (), 1.0, 1).took(seconds) is None

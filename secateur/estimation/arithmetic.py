@@ -34,7 +34,7 @@ from secateur.forward.batches import ON_CPU
 from secateur.forward.stream import GROUPS_IN_FLIGHT, HIDDEN_LIMIT
 from secateur.forward.weights import EAGER_STACK_BYTES
 
-LIBRARIES = 450 << 20
+LIBRARIES = 600 << 20
 """Bytes that torch and transformers take once they are loaded."""
 _IN_FLIGHT = 5
 """How many times the hidden states of a group are held while it waits."""
@@ -140,13 +140,14 @@ def writing(work: Writing, rates: Rates, workers: int) -> Stage:
     slowest = max(rates.encode.values(), default=0.0)
     seconds = sum(n * rates.encode.get(kind, slowest) for kind, n in work.elements.items())
     seconds += work.read / rates.read + work.written / rates.write
+    seconds += (work.read + work.written) / rates.hash
     return Stage(
         f"write {work.name}",
         (Amount(work.written, "bytes"),),
         seconds,
         LIBRARIES // 2 + workers * _BLOCKS,
         work.written,
-        ("write",),
+        (f"write {work.name}",),
     )
 
 

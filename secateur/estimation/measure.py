@@ -71,7 +71,7 @@ def measure_rates(
         step=step,
         read=read_speed(checkpoint.shards),
         write=_write_speed(folder) if work.writing else COPIED,
-        hash=_hash_speed() * workers if work.unhashed else assumed.hash,
+        hash=_hash_speed() * workers,
         encode=encode_seconds(_widths(plan), workers) if plan is not None else {},
     )
 

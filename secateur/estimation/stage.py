@@ -36,8 +36,9 @@ class Stage:
     """One stage of some work.
 
     `memory` is what the process takes at its peak, `disk` what the stage leaves or holds there, in
-    bytes. `reports` are the beginnings of the names under which its Progress comes, by which
-    what it took is found. `at_most`: the time is a bound, since answers may end early.
+    bytes. `reports` are the beginnings of the names under which its Progress comes, in whatever
+    case, by which what it took is found. `at_most`: the time is a bound, since answers may end
+    early.
     """
 
     name: str
@@ -51,7 +52,8 @@ class Stage:
     def took(self, seconds: Mapping[str, float]) -> float | None:
         """Of what the stages of a Progress took, {name: seconds}, what this one did; None where
         nothing was heard of it."""
-        mine = [took for name, took in seconds.items() if name.startswith(self.reports or "\0")]
+        beginnings = tuple(text.lower() for text in self.reports)
+        mine = [took for name, took in seconds.items() if name.lower().startswith(beginnings)]
         return sum(mine) if mine else None
 
 
