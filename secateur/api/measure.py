@@ -6,7 +6,7 @@ the next artefact of the same original, or the next try, finds it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,13 +24,16 @@ from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
 from secateur.evaluation.compare import Comparison, compare_scores
 from secateur.evaluation.engine import engine_prompts, measure_engine
+from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.scores import Scores, score_once
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.prompts import PromptSet
 from secateur.evaluation.tokens.teacher import Teacher, teacher_for
 from secateur.forward.backends.base import Backend
-from secateur.forward.backends.choose import choose_backend
+from secateur.forward.backends.choose import choose_backend, product_type
+from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.skeleton import check_config
 from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.base import Artefact
@@ -39,6 +42,7 @@ from secateur.release.manifest import MANIFEST, check_undamaged
 from secateur.release.report import REPORT, ArtefactReport, Report
 from secateur.system.atomic import remove_abandoned, writing
 from secateur.system.cache import name_model
+from secateur.system.device_names import read_device
 from secateur.system.folder_lock import in_use
 from secateur.system.progress import Progress, no_progress, within
 from secateur.system.stopwatch import timed
@@ -141,7 +145,7 @@ class Run:
             self.request,
             self.folder,
             self._questions(),
-            backend=self.backend,
+            backend=self._answering(),
             progress=self.progress,
         )
         teacher = teacher_for(
@@ -153,6 +157,17 @@ class Run:
             progress=within("original", self.progress),
         )
         return answers, teacher
+
+    def _answering(self) -> Backend:
+        """Where the original answers, which takes all of its weights at once: on a device in the
+        type that it calibrates in; with `auto` on the CPU, if the device has too little memory."""
+        backend = self.backend
+        if not isinstance(backend, TorchDevice):
+            return backend
+        little = weight_bytes(self.original) > backend.free_memory()
+        if little and read_device(self.request.device).kind == "auto":
+            return CpuBackend(backend.workers)
+        return replace(backend, dtype=product_type(self.original))
 
     def _questions(self) -> PromptSet | None:
         """What a corpus held out; None where there is a file of prompts or answers."""
