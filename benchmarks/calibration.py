@@ -8,7 +8,8 @@ the best of its experts implementations and of several batch sizes (packed as ou
 given a mask), and runs twice: as it is, and with the settings of malloc that our command line
 makes, which help it too. Ratios of medians, of best runs, of turns, and of CPU seconds.
 
-    python benchmarks/calibration.py [--rounds 7] [--only gemmule|wide] [--before CHECKOUT]
+    python benchmarks/calibration.py [--rounds 7] [--only gemmule|wide] [--forward eager,4096]
+        [--before CHECKOUT]
 
 `--before` lets the code of another checkout (a git worktree of an older commit) take its turns too.
 On a machine that others use, give the shell a session of its own first: `setsid`.
@@ -119,11 +120,18 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - cpu
 
 
-def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[MicroBatch], dict]:
-    """transformers' model and batches at their fastest, and what was tried."""
+def best_forward(
+    checkpoint: Checkpoint, corpus: Corpus, known: str | None
+) -> tuple[Any, Sequence[MicroBatch], dict]:
+    """transformers' model and batches at their fastest, and what was tried: nothing when it is
+    `known`, such as "eager,4096"."""
     model = transformers.AutoModelForCausalLM.from_pretrained(
         checkpoint.path, dtype=torch.float32
     ).base_model.eval()
+    if known is not None:
+        name, tokens = known.split(",")
+        model.set_experts_implementation(name)
+        return model, batch_documents(corpus.rows, int(tokens)), {"chosen": known}
     tried: dict[str, float] = {}
     choices: dict[str, tuple[str, Sequence[MicroBatch]]] = {}
     short = batch_documents(corpus.rows, TRIAL)[:1]
@@ -149,11 +157,13 @@ def best_forward(checkpoint: Checkpoint, corpus: Corpus) -> tuple[Any, Sequence[
     return model, choices[best][1], {"chosen": best, "seconds": figures}
 
 
-def serve_forward(pipe: Connection, checkpoint: Checkpoint, corpus: Corpus) -> None:
+def serve_forward(
+    pipe: Connection, checkpoint: Checkpoint, corpus: Corpus, known: str | None
+) -> None:
     """A process that runs transformers' forward when it is told to."""
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(THREADS)
-    model, batches, tried = best_forward(checkpoint, corpus)
+    model, batches, tried = best_forward(checkpoint, corpus, known)
     pipe.send({**tried, "filled_tokens": sum(batch.input_ids.numel() for batch in batches)})
     while (what := pipe.recv()) != "end":
         model.to(torch.bfloat16 if what == "bf16" else torch.float32)
@@ -217,39 +227,39 @@ class Side:
         self._process.join()
 
 
-def compare(
-    checkpoint: Checkpoint, corpus: Corpus, rounds: int, before: Path | None
-) -> dict[str, Any]:
-    given = checkpoint, corpus
+def compare(checkpoint: Checkpoint, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
+    given, theirs = (checkpoint, corpus), (checkpoint, corpus, options.forward)
     malloc = {
         "MALLOC_MMAP_THRESHOLD_": str(LARGE_BLOCK),
         "MALLOC_TRIM_THRESHOLD_": str(4 * LARGE_BLOCK),
     }
     sides = {
-        "forward": Side(serve_forward, given),
-        "forward, our malloc": Side(serve_forward, given, **malloc),
+        "forward": Side(serve_forward, theirs),
+        "forward, our malloc": Side(serve_forward, theirs, **malloc),
         "calibrate": Side(serve_calibrate, given),
     }
     turns = {name: (sides[name], name.split(",")[0]) for name in sides}
     turns[REROUTED] = sides["calibrate"], REROUTED
-    if before is not None:
-        sides["before"] = Side(serve_calibrate, given, before)
+    if options.before is not None:
+        sides["before"] = Side(serve_calibrate, given, options.before)
         turns["calibrate before"] = sides["before"], "calibrate"
         turns["rerouted before"] = sides["before"], REROUTED
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in turns}
-    for number in range(rounds):
+    for number in range(options.rounds):
         names = list(turns)
         start = number % len(names)
         for name in names[start:] + names[:start]:
             side, what = turns[name]
             runs[name].append(side.run(what))
+            print(f"{name}: {runs[name][-1][0]:.2f} s", file=sys.stderr, flush=True)
     one, sixteen = (sides["forward"].run(what)[0] for what in ("one", "bf16"))
     for side in sides.values():
         side.end()
     found = {
+        "machine": machine(),
         "tokens": corpus.tokens,
         "sampled_tokens_at_most": REROUTE_TOKENS,
-        "rounds": rounds,
+        "rounds": options.rounds,
         "sides": {name: side.facts for name, side in sides.items()},
         "seconds": {
             name: {"best": min(seconds), "median": statistics.median(seconds)}
@@ -266,6 +276,7 @@ def compare(
             if not name.startswith("forward")
         },
         "bf16_over_fp32_forward_one_batch": sixteen / one,
+        "load_average_after": [round(load, 1) for load in os.getloadavg()],
     }
     return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 3))  # type: ignore[no-any-return]
 
@@ -283,6 +294,7 @@ def ratios(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -
 
 
 def machine() -> dict[str, Any]:
+    """Where and on how many threads; with the load now."""
     name = next(
         line.split(":")[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -304,24 +316,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=["gemmule", "wide"])
+    parser.add_argument("--forward", help="the best forward, if known, such as eager,4096")
     parser.add_argument("--before", type=Path, help="checkout of the code to compare with")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
-    found: dict[str, Any] = {"machine": machine()}
+    found: dict[str, Any] = {}
     if options.out.exists():
-        found = {**json.loads(options.out.read_text()), **found}
+        found = json.loads(options.out.read_text())
     if options.before is not None:
-        found["before"] = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=options.before, capture_output=True, text=True,
-            check=True,
-        ).stdout.strip()  # fmt: skip
+        command = ["git", "-C", str(options.before), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found["before"] = done.stdout.strip()
     if options.only != "wide":
-        found["gemmule"] = compare(*gemmule(), options.rounds, options.before)
+        found["gemmule"] = compare(*gemmule(), options)
     if options.only != "gemmule":
         with tempfile.TemporaryDirectory() as folder:
             given = wide(Path(folder) / "model", 4096)
-            found["wide"] = compare(*given, options.rounds, options.before)
-    found["machine"]["load_average_after"] = [round(load, 1) for load in os.getloadavg()]
+            found["wide"] = compare(*given, options)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

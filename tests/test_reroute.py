@@ -266,7 +266,7 @@ def test_greedy_is_close_to_the_best_of_all_sets(tiny: TINY) -> None:
         for members in combinations(range(EXPERTS), kept):
             alive = np.isin(np.arange(EXPERTS), members)
             state = search.state(alive)
-            errors.append(float(search.errors(state)[0] @ search._share))
+            errors.append(float(search.errors(state)[0] @ search.share))
         assert min(errors) <= removal.errors[kept] + 1e-12
         assert removal.errors[kept] <= 1.05 * min(errors)
         assert removal.errors[kept] < np.median(errors)

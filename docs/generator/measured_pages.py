@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from page_parts import code, table
@@ -204,6 +205,8 @@ def _parity() -> str:
 
 def _calibration() -> str:
     found = result("calibration")
+    solved = dict(result("calibration_rerouted"))
+    before = solved.pop("before")
     rows = []
     for shape in ("gemmule", "wide"):
         one = found[shape]
@@ -212,15 +215,29 @@ def _calibration() -> str:
         rows.append((
             shape, f"{one['tokens']:,}", f"{ratio['median']:.2f}",
             f"{turns['least']:.2f} to {turns['most']:.2f} ({one['rounds']})",
-            f"{ratio['cpu']:.2f}", f"{one['rerouted']['over_median_forward']:.1f}",
+            f"{ratio['cpu']:.2f}",
         ))  # fmt: skip
     return (
         "## Calibration (`calibration.py`)\n\nTime of the pass (REAP sums and imatrix sums "
         "included) over transformers' fp32 forward, its best experts function and batch size, "
-        f"{found['machine']['cores']} cores.{age('calibration')}\n\n"
+        f"2 cores.{age('calibration')}\n\n"
+        + table(("shape", "tokens", "pass over forward", "turns (number)", "CPU time"), rows)
+        + "\n\nThe same with the default criterion `rerouted` solved, by the present code and by "
+        f"commit {before[:7]} in the same run. CPU time is what "
+        "to go by: our pool keeps half as many threads again as it is given cores, which helps "
+        "where a machine has more.\n\n"
         + table(
-            ("shape", "tokens", "pass over forward", "turns (number)", "CPU time",
-             "with `rerouted` solved"), rows)
+            ("shape", "sampled tokens", "cores", "over forward", "CPU time", "before",
+             "CPU time before", "turns"), [_rerouted(name, one) for name, one in solved.items()])
+    )  # fmt: skip
+
+
+def _rerouted(shape: str, one: Mapping[str, Any]) -> tuple[str, ...]:
+    now, before = one["rerouted_over_forward"], one["rerouted_before_over_forward"]
+    return (
+        shape, f"{min(one['sampled_tokens_at_most'], one['tokens']):,}",
+        str(one["machine"]["cores"]), f"{now['median']:.2f}", f"{now['cpu']:.2f}",
+        f"{before['median']:.2f}", f"{before['cpu']:.2f}", str(one["rounds"]),
     )  # fmt: skip
 
 

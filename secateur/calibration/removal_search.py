@@ -168,7 +168,10 @@ def count_flops(
 
 
 class Search:
-    """Sets of survivors of one layer, evaluated on its sample."""
+    """Sets of survivors of one layer, evaluated on its sample.
+
+    `share` is [C]: what each category has of the weighted energy of the block's outputs.
+    """
 
     def __init__(
         self,
@@ -186,7 +189,7 @@ class Search:
         self._rule = _rule_of(error)
         energy = np.bincount(categories, weights * error.energy, count)
         self._energy = np.where(energy > 0, energy, 1.0)
-        self._share = energy / max(float(energy.sum()), np.finfo(np.float64).tiny)
+        self.share = energy / max(float(energy.sum()), np.finfo(np.float64).tiny)
 
     def solve(self, workers: int) -> dict[Objective, Removal]:
         """The removals for both objectives."""
@@ -198,7 +201,7 @@ class Search:
         """Greedy removal from all experts down to the fewest that the router can do with."""
         experts = self.experts
         keep = np.zeros((experts + 1, experts), np.bool_)
-        by_category = np.full((experts + 1, len(self._share)), np.nan)
+        by_category = np.full((experts + 1, len(self.share)), np.nan)
         scores = np.zeros(experts)
         state = self.state(np.ones(experts, np.bool_))
         for kept in range(experts, self.routing.fewest - 1, -1):
@@ -210,7 +213,7 @@ class Search:
                 self.drop(state, int(ordered[0]))
             else:
                 scores[ordered] = np.arange(experts - kept, experts)
-        return Removal(keep, by_category @ self._share, by_category, scores)
+        return Removal(keep, by_category @ self.share, by_category, scores)
 
     def state(self, alive: NDArray[np.bool_]) -> State:
         """Evaluate a set of survivors."""
@@ -235,7 +238,7 @@ class Search:
 
     def errors(self, state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Relative error per category, [C], and after removing each expert as well, [C, E]."""
-        now = np.zeros(len(self._share))
+        now = np.zeros(len(self.share))
         less = np.zeros((len(now), self.experts))
         add_errors(self._tokens, self._rule, state, now, less)
         return now / self._energy, (now[:, None] + less) / self._energy[:, None]
@@ -244,7 +247,7 @@ class Search:
         self, errors: NDArray[np.float64], alive: NDArray[np.bool_], objective: Objective
     ) -> NDArray[np.int64]:
         """Experts that may be removed next, the least missed first, from errors [C, E]."""
-        pooled = self._share @ errors
+        pooled = self.share @ errors
         keys = (pooled, errors.max(0)) if objective == "worst" else (pooled,)
         candidates = np.flatnonzero(self._candidates(alive))
         return candidates[np.lexsort(tuple(key[candidates] for key in keys))]
