@@ -11,7 +11,8 @@ makes, which help it too. Ratios of medians, of best runs, of turns, and of CPU 
     python benchmarks/calibration.py [--rounds 7] [--only gemmule|wide] [--forward eager,4096]
         [--before CHECKOUT]
 
-`--before` lets the code of another checkout (a git worktree of an older commit) take its turns too.
+SECATEUR_BENCHMARK_THREADS=1 takes one thread instead of two: on a busy machine torch's threads wait
+for each other and count that as CPU time. `--before` lets the code of another checkout (a git worktree of an older commit) take its turns too.
 On a machine that others use, give the shell a session of its own first: `setsid`.
 """
 
@@ -46,8 +47,8 @@ from secateur.forward.batches import MicroBatch, batch_documents, make_micro_bat
 from secateur.statistics.token_sample import REROUTE_TOKENS
 from secateur.system.allocator import LARGE_BLOCK, return_large_blocks
 
-THREADS = 2
 REROUTED = "rerouted"
+THREADS = int(os.environ.get("SECATEUR_BENCHMARK_THREADS", "2"))
 SPAWN = multiprocessing.get_context("spawn")
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 BATCH_TOKENS = (512, 1024, 4096)

@@ -8,11 +8,10 @@ resampling whole documents; ratios see the same documents on both sides. No sett
 criterion was tuned on these documents.
 
     python benchmarks/criteria.py [--tokens 3000] [--alone code] [--workers 2]
-        [--criteria rerouted,reap,weighted_frequency] [--before CHECKOUT]
+        [--criteria rerouted,reap,weighted_frequency]
 
 With `--criteria` only these are measured, into criteria_some.json; `rerouted` and `reap` have to
-be among them, to compare with. With `--before` what `rerouted` of another checkout (a git worktree
-of an older commit) chooses is measured too, on the same documents.
+be among them, to compare with.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from kept_before import Keep, keep_before
 from numpy.typing import NDArray
 
 from secateur.calibration.layer_pass import calibrate
@@ -62,7 +60,6 @@ from secateur.statistics.token_sample import REROUTE_TOKENS
 
 DROPPED = (0.125, 0.25, 0.375, 0.5)
 SEEDS = (0, 1, 2)
-BEFORE = "rerouted before"
 CRITERIA: Mapping[str, dict[str, Any]] = {
     **{name: {"criterion": name} for name in REGISTRY if name not in ("contribution", "random")},
     "rerouted, worst category": {"criterion": "rerouted", "aggregation": "worst-category"},
@@ -199,19 +196,14 @@ def measure(
     checkpoint: Checkpoint,
     statistics: Statistics,
     names: list[str],
-    before: Mapping[float, Keep],
 ) -> dict[float, dict[str, Sums]]:
     """{share dropped: {criterion: divergence}}."""
     results: dict[float, dict[str, Sums]] = {}
     known: dict[str, Sums] = {}
     for dropped in DROPPED:
-        kept = {
-            name: choose(checkpoint, statistics, Pruning(drop=dropped, **CRITERIA[name])).keep
-            for name in names
-        }
-        if dropped in before:
-            kept[BEFORE] = before[dropped]
-        for name, keep in kept.items():
+        for name in names:
+            request = Pruning(drop=dropped, **CRITERIA[name])
+            keep = choose(checkpoint, statistics, request).keep
             key = json.dumps(sorted(keep.items()))
             if key not in known:
                 known[key] = divergence(model, data, keep)
@@ -226,8 +218,7 @@ def table(
 ) -> Iterator[dict[str, Any]]:
     domains = sorted(set(data.domain.tolist()))
     for dropped, by_name in results.items():
-        named = [name for name in by_name if name != BEFORE]
-        order = sorted(named, key=lambda name: float(by_name[name].sum()))
+        order = sorted(by_name, key=lambda name: float(by_name[name].sum()))
         for place, name in enumerate(order, 1):
             sums = by_name[name]
             yield {
@@ -238,14 +229,8 @@ def table(
                 "per_domain": {domain: mean_of(data, sums, domain) for domain in domains},
                 "of_reap": ratio_of(sums, by_name["reap"]),
                 "of_rerouted": ratio_of(sums, by_name["rerouted"]),
-                **of_before(sums, by_name),
                 **of_random(sums, random[dropped]),
             }
-
-
-def of_before(sums: Sums, by_name: Mapping[str, Sums]) -> dict[str, Any]:
-    """Divergence as a share of what `rerouted` of the other checkout has, where there is one."""
-    return {"of_rerouted_before": ratio_of(sums, by_name[BEFORE])} if BEFORE in by_name else {}
 
 
 def of_random(sums: Sums, random: list[Sums]) -> dict[str, float]:
@@ -329,7 +314,6 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=3000, help="held-out tokens per domain")
     parser.add_argument("--alone", default="code", help="the domain to calibrate on alone")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--before", type=Path, help="checkout of the code to compare with")
     parser.add_argument("--criteria", help="only these, comma-separated")
     options = parser.parse_args()
     names = options.criteria.split(",") if options.criteria else list(CRITERIA)
@@ -346,15 +330,9 @@ def main() -> None:
     test = part(read_sets(checkpoint, "test"), lambda _, so_far: so_far < options.tokens)
     model = Masked(checkpoint)
     data = held_out(model, test)
-    nothing: dict[float, Keep] = {}
-    before = (
-        keep_before(options.before, DROPPED, options.alone)
-        if options.before
-        else (nothing, nothing)
-    )
-    on_all = measure(model, data, checkpoint, everything, names, before[0])
+    on_all = measure(model, data, checkpoint, everything, names)
     fixed = [name for name in names if not name.startswith("random")]
-    on_one = measure(model, data, checkpoint, narrow, fixed, before[1])
+    on_one = measure(model, data, checkpoint, narrow, fixed)
     random = {
         dropped: [by_name[f"random {seed}"] for seed in SEEDS if f"random {seed}" in by_name]
         for dropped, by_name in on_all.items()
