@@ -11,8 +11,9 @@ makes, which help it too. Ratios of medians, of best runs, of turns, and of CPU 
     python benchmarks/calibration.py [--rounds 7] [--only gemmule|wide] [--forward eager,4096]
         [--before CHECKOUT]
 
-SECATEUR_BENCHMARK_THREADS=1 takes one thread instead of two: on a busy machine torch's threads wait
-for each other and count that as CPU time. `--before` lets the code of another checkout (a git worktree of an older commit) take its turns too.
+`--before` lets the code of another checkout (a git worktree of an older commit) take its turns too.
+SECATEUR_BENCHMARK_THREADS=1 takes one thread instead of two: on a busy machine torch's own threads
+wait for each other, which counts as CPU time.
 On a machine that others use, give the shell a session of its own first: `setsid`.
 """
 
