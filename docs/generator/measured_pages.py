@@ -9,6 +9,7 @@ from page_parts import code, table
 from results import (
     OURS,
     THEIRS,
+    Spread,
     age,
     criteria,
     gb,
@@ -33,11 +34,18 @@ def readme_table() -> str:
     passes = result("calibration")
     memory = result("memory")[0]
     sizes = result("sizes")
+    rounding = result("rounding")["types"]["Q4_K_M"]
     rows = [
         (
             f"KL after dropping 25 % of gemmule's experts, nats per token ({documents} documents)",
             f"{quarter.kl.value:.3f}", f"{theirs.kl.value:.3f} (REAP)",
             f"{quarter.of_reap} of it",
+        ),
+        (
+            f"KL of gemmule in Q4_K_M, the same size ({rounding['answers']} answers)",
+            f"{rounding['kl_mean']['feedback']:.4f} (`--rounding feedback`)",
+            f"{rounding['kl_mean']['nearest']:.4f} (as llama-quantize rounds)",
+            f"{Spread(*rounding['ratio'])} of it",
         ),
         (
             "safetensors to Q4_K_M, time, two layers of Gemma 4 26B's size",
@@ -92,6 +100,27 @@ def types_table() -> str:
     )  # fmt: skip
 
 
+def _rounding() -> str:
+    found = result("rounding")
+    first = next(iter(found["types"].values()))
+    rows = [
+        (
+            name, f"{one['kl_mean']['nearest']:.4f}", f"{one['kl_mean']['feedback']:.4f}",
+            str(Spread(*one["ratio"])),
+            f"{100 * one['top1_agreement']['nearest']:.1f} %, "
+            f"{100 * one['top1_agreement']['feedback']:.1f} %",
+        )
+        for name, one in found["types"].items()
+    ]  # fmt: skip
+    return (
+        "## Rounding with feedback (`rounding.py`)\n\n"
+        f"{found['model']}, all experts kept, Gram matrices {found['gram']}, files of the same "
+        f"size, {first['answers']} of its own answers, {first['tokens']:,} tokens: mean KL in nats "
+        "per token.\n\n"
+        + table(("type", "nearest", "feedback", "ratio [95 %]", "same next token"), rows)
+    )
+
+
 def criteria_page() -> str:
     """docs/criteria.md"""
     found, half = losses(), losses("code")
@@ -133,7 +162,17 @@ these numbers do not say what another model loses.
 
 def measured_page() -> str:
     """docs/measured.md"""
-    makers = (_criteria, _speed, _parity, _calibration, _memory, _pruning, _cards, _gemmule)
+    makers = (
+        _criteria,
+        _rounding,
+        _speed,
+        _parity,
+        _calibration,
+        _memory,
+        _pruning,
+        _cards,
+        _gemmule,
+    )
     return (
         "# What is measured\n\nEvery number here is read from the JSON of `benchmarks/` when this "
         "page is made (`make reference`); the script beside each heading makes it again (`make "
