@@ -40,8 +40,9 @@ class Paths:
 
     def folder(self, path: Path) -> str:
         """The path of a folder that other paths are relative to, as text."""
-        known = self.base is not None or path in self.written or not path.is_absolute()
-        return self.file(path) if known else "."
+        text = self.file(path)
+        absolute = Path(self.written.get(path, str(path))).is_absolute()
+        return "." if absolute and self.base is None else text
 
 
 def job_text(
