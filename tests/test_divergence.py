@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,14 @@ from secateur.evaluation.gate import check_gates, parse_gate
 from secateur.evaluation.intervals import FEWEST_ANSWERS, Clusters, bootstrap
 from secateur.evaluation.measurement import Measurement, require_measurement
 from secateur.evaluation.metrics.kl import kl_of_bins
-from secateur.evaluation.scores import Scores, load_scores, save_scores, score
+from secateur.evaluation.scores import Scores, load_scores, save_scores, score, score_once
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import Answer, AnswerSet, answer_set
-from secateur.evaluation.tokens.teacher import load_teacher, teach, teacher_for
+from secateur.evaluation.tokens.teacher import Teacher, load_teacher, teach, teacher_for
 from secateur.families.schema import Family
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.weights import CheckpointWeights
+from secateur.system.progress import Progress, no_progress
 
 Tiny = Callable[[str], Checkpoint]
 
@@ -226,6 +229,47 @@ def test_the_teacher_is_computed_once(tiny: Tiny, tmp_path: Path) -> None:
     teacher_for(sources[3], "original", answers, tmp_path, top_k=3)
     assert sources[2].read and sources[3].read
     assert len(list(tmp_path.iterdir())) == 3
+
+
+class Waiting(Perturbed):
+    """A source that gives its first tensor when it is allowed to."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        self.begun, self.go_on = Event(), Event()
+
+    def tensor(self, name: str) -> torch.Tensor:
+        self.begun.set()
+        assert self.go_on.wait(60)
+        return super().tensor(name)
+
+
+@pytest.mark.parametrize("what", ["probabilities", "scores"])
+def test_of_two_that_want_the_same_numbers_one_waits_for_the_other(
+    what: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    """Locks are of open files, so that two threads stand for two processes."""
+    answers, first, second = some_answers(), Waiting(tiny("gemma4")), Perturbed(tiny("gemma4"))
+    teacher = teach(CheckpointWeights(tiny("gemma4")), "original", answers)
+    waited: list[str] = []
+
+    def note(stage: str, done: int, total: int, unit: str) -> None:
+        waited.append(stage)
+        first.go_on.set()
+
+    def numbers(source: Perturbed, progress: Progress = no_progress) -> Teacher | Scores:
+        if what == "scores":
+            return score_once(teacher, source, "itself", answers, tmp_path, progress=progress)
+        return teacher_for(source, "original", answers, tmp_path, progress=progress)
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(numbers, first)
+        assert first.begun.wait(60)
+        other = pool.submit(numbers, second, note)
+        assert one.result().provenance == other.result().provenance
+    assert first.read and not second.read
+    assert waited == ["wait for another process"]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_damaged_teacher_is_refused(tiny: Tiny, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.weights import WeightSource
 from secateur.system.array_file import read_arrays, write_arrays
 from secateur.system.cache import kept_file, touch
+from secateur.system.locks import made_once
 from secateur.system.progress import Progress, no_progress
 
 _log = logging.getLogger(__name__)
@@ -98,21 +99,27 @@ def score_once(
     """The scores kept in `folder`, or computed and put there.
 
     The file's name is the hash of the artefact's identity, the teacher (which stands for the
-    original, the answers and our libraries) and the names of the arrays.
+    original, the answers and our libraries) and the names of the arrays. Of two
+    processes one waits for the other's.
     """
     names = [array.name for array in token_arrays()]
     decides = json.dumps([FORMAT, identity, teacher.sha256, answers.sha256, names])
     path = kept_file(folder, "scores", hashlib.sha256(decides.encode()).hexdigest())
-    if path.exists():
+
+    def load() -> Scores:
         found = load_scores(path)
         if found.provenance != {"artefact": identity, "teacher": teacher.sha256}:
             raise InputError(f"{path} holds the scores of something else: delete it")
         touch(path)
         _log.info("%s: scored earlier, used again", path)
         return found
-    found = score(teacher, source, identity, answers, backend=backend, progress=progress)
-    save_scores(found, path)
-    return found
+
+    def make() -> Scores:
+        found = score(teacher, source, identity, answers, backend=backend, progress=progress)
+        save_scores(found, path)
+        return found
+
+    return made_once(path, load, make, lambda: progress("wait for another process", 0, 1, ""))
 
 
 def save_scores(scores: Scores, path: Path) -> None:

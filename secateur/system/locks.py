@@ -7,8 +7,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from secateur.system.atomic import writing
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -27,6 +30,19 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[N
     finally:
         lock.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def made_once(
+    path: Path, load: Callable[[], T], make: Callable[[], T], on_wait: Callable[[], None]
+) -> T:
+    """What the file `path` holds, or what `make` returns once it has written it.
+
+    Of two processes that want it one waits for the other, as in `locked`, and loads.
+    """
+    if path.exists():
+        return load()
+    with locked(path, on_wait):
+        return load() if path.exists() else make()
 
 
 def _acquire(lock: Path, on_wait: Callable[[], None]) -> int:

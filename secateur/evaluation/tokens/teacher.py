@@ -33,6 +33,7 @@ from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.weights import WeightSource
 from secateur.system.array_file import read_arrays, write_arrays
 from secateur.system.cache import kept_file, touch
+from secateur.system.locks import made_once
 from secateur.system.progress import Progress, no_progress
 
 TOP_K = 256
@@ -158,12 +159,13 @@ def teacher_for(
 
     The file's name is the hash of the original, the answers, K, the device and the versions of
     torch and transformers (other kernels give other last bits, and identity would no longer be
-    exactly 0).
+    exactly 0). Of two processes one waits for the other's.
     """
     kept = min(top_k, source.family.number(source.config, "vocab"))
     key = _key(answers.sha256, _provenance(identity, kept, backend))
     path = kept_file(folder, "probabilities", key)
-    if path.exists():
+
+    def load() -> Teacher:
         teacher = load_teacher(path)
         check_same_answers(teacher, answers, path)
         if teacher.sha256 != key:
@@ -171,9 +173,13 @@ def teacher_for(
         touch(path)
         _log.info("%s: the original's probabilities of an earlier run, used again", path)
         return teacher
-    teacher = teach(source, identity, answers, top_k=top_k, backend=backend, progress=progress)
-    save_teacher(teacher, path)
-    return teacher
+
+    def make() -> Teacher:
+        teacher = teach(source, identity, answers, top_k=top_k, backend=backend, progress=progress)
+        save_teacher(teacher, path)
+        return teacher
+
+    return made_once(path, load, make, lambda: progress("wait for another process", 0, 1, ""))
 
 
 def check_same_answers(teacher: Teacher, answers: AnswerSet, where: object = "the teacher") -> None:
