@@ -19,13 +19,14 @@ from secateur.checkpoint.writer import write_shards
 from secateur.errors import PlanError
 from secateur.formats.gguf.reader import read_gguf
 from secateur.outputs.apply import check_plan, write_output
-from secateur.outputs.build import make_plan
+from secateur.outputs.base import PlanningAssumptions
+from secateur.outputs.build import PlanInputs, make_plan
 from secateur.outputs.safetensors.layout import safetensors_layout
 from secateur.planning.checks import PlanSources
 from secateur.planning.document import Plan, PlannedTensor, from_json, read_plan, to_json
 from secateur.planning.edits import edits_of
 from secateur.pruning.choose import Choice, Pruning, choose
-from secateur.recipes.recipe import find_recipe
+from secateur.recipes.recipe import Recipe, Rule, find_recipe
 
 TINY = Callable[[str], Checkpoint]
 
@@ -123,6 +124,16 @@ def test_a_plan_as_made_is_not_edited(gguf: tuple[Checkpoint, Plan]) -> None:
     assert edits_of(checked.plan).sentences() == []
 
 
+def test_a_recipe_is_still_the_reason_when_its_plan_is_applied(
+    gguf: tuple[Checkpoint, Plan],
+) -> None:
+    checkpoint, _ = gguf
+    recipe = Recipe("mine", "Q4_K_M", rules=(Rule("Q6_K", roles=("expert",)),))
+    plan = make_plan(checkpoint, halved(checkpoint), [recipe])
+    assert any("recipe: expert = Q6_K" in str(tensor.reason) for tensor in plan.tensors)
+    assert check_plan(from_json(to_json(plan)), PlanSources(checkpoint)).plan == plan
+
+
 def test_numbers_that_follow_from_decisions_are_computed_again(
     gguf: tuple[Checkpoint, Plan],
 ) -> None:
@@ -152,6 +163,56 @@ def test_one_edited_type_is_enough(gguf: tuple[Checkpoint, Plan], tmp_path: Path
         assert (tmp_path / name).stat().st_size == nbytes
         assert read_gguf(tmp_path / name).tensors[tensor.name].type == "Q4_0"
     assert read_plan(tmp_path / "plan.json").sha256() == checked.plan.sha256()
+
+
+def derived(plan: Plan) -> dict[str, Any]:
+    """All that follows from a plan's decisions, as a person reads it in the file."""
+    data = json.loads(to_json(plan))
+    followed = ("experts", "tensor_bytes", "file_bytes", "outputs", "files", "memory")
+    tensors = [{**row, "reason": None} for row in data["tensors"]]
+    return {**{key: data[key] for key in followed}, "tensors": tensors}
+
+
+def test_an_applied_edit_has_the_numbers_of_a_plan_made_directly(
+    gguf: tuple[Checkpoint, Plan], tmp_path: Path
+) -> None:
+    """Fewer experts, another type and another context, edited as text: all numbers follow."""
+    checkpoint, plan = gguf
+    data = json.loads(to_json(plan))
+    data["keep"] = {layer: kept[1:] for layer, kept in data["keep"].items()}
+    row = next(r for r in data["tensors"] if (r["format"], r["type"]) == ("gguf-Q8_0", "Q8_0"))
+    row["type"] = "Q4_0"
+    data["memory"] |= {"context": 100, "kv_cache_bytes": 1, "logits_bytes": 1, "formats": []}
+    checked = check_plan(from_json(json.dumps(data)), PlanSources(checkpoint))
+    write_output(checked, tmp_path)
+
+    direct = make_plan(
+        checkpoint,
+        Choice({int(layer): tuple(kept) for layer, kept in data["keep"].items()}, {}, ()),
+        [
+            "safetensors",
+            Recipe("Q8_0", "Q8_0", rules=(Rule("Q4_0", name=re.escape(row["name"])),)),
+            find_recipe("Q4_K_M"),
+        ],
+        PlanInputs(assumptions=PlanningAssumptions(context=100)),
+    )
+    assert derived(read_plan(tmp_path / "plan.json")) == derived(direct)
+    assert derived(direct)["memory"]["logits_bytes"] != derived(plan)["memory"]["logits_bytes"]
+    assert checked.plan.notes[-1].endswith("; memory")
+    for name, nbytes in checked.plan.sizes("gguf-Q8_0").items():
+        assert (tmp_path / name).stat().st_size == nbytes
+
+
+def test_only_memory_edited_is_computed_again(gguf: tuple[Checkpoint, Plan]) -> None:
+    checkpoint, plan = gguf
+    edited = replace(plan, memory={**plan.memory, "kv_cache_bytes": 1})
+    checked = check_plan(edited, PlanSources(checkpoint)).plan
+    assert checked.memory == plan.memory
+    assert checked.notes[-1] == "computed again after an edit: memory"
+    for context, message in (("much", 'is "much", expected a number'), (0, "at least 1 token")):
+        odd = replace(plan, memory={**plan.memory, "context": context})
+        with pytest.raises(PlanError, match=message):
+            check_plan(odd, PlanSources(checkpoint))
 
 
 def edited_type(plan: Plan, tensor: PlannedTensor, kind: str) -> Plan:

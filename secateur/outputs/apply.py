@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from secateur import __version__
 from secateur.checkpoint.reader import Checkpoint
-from secateur.errors import WriteError
+from secateur.errors import PlanError, WriteError
 from secateur.formats.imatrix.file import save_imatrix
 from secateur.outputs.base import Decision, WriteJob
-from secateur.outputs.build import resolve
+from secateur.outputs.build import memory_of, resolve
 from secateur.outputs.companions import write_companions
 from secateur.outputs.feedback import Feedback
 from secateur.outputs.identity import content_key
 from secateur.outputs.registry import FORMATS, planned_format
 from secateur.planning.checks import PlanSources, check_sources, planned_importance
-from secateur.planning.document import Plan, published, to_json
+from secateur.planning.document import CONTEXT_IN_MEMORY, Plan, published, to_json
 from secateur.planning.edits import settle, settle_importance
 from secateur.planning.imatrix_policy import FILE, Importance
 from secateur.planning.rounding import planned_gram
@@ -56,19 +57,22 @@ class CheckedPlan:
 def check_plan(plan: Plan, sources: PlanSources) -> CheckedPlan:
     """Check a plan, hand-edited or not, against what it is written from; writes nothing.
 
-    Numbers that follow from an edit (bytes, files) are computed again, and noted in the plan.
-    Raises PlanError for a plan of another checkpoint, other statistics or another importance
+    Numbers that follow from an edit (bytes, files, memory) are computed again, and noted in the
+    plan. Raises PlanError for a plan of another checkpoint, other statistics or another importance
     matrix, and for choices that cannot be; StatisticsError for statistics of another model.
     """
     check_sources(plan, sources)
     importance = planned_importance(plan, sources)
     plan = settle_importance(plan, importance)
     decisions = resolve(plan, sources.checkpoint)
-    plan = settle(
+    right = replace(
         plan,
-        {format_id: decision.tensors for format_id, decision in decisions.items()},
-        {format_id: decision.files for format_id, decision in decisions.items()},
+        tensors=tuple(tensor for decision in decisions.values() for tensor in decision.tensors),
+        files={format_id: dict(decision.files) for format_id, decision in decisions.items()},
+        recipes={f: decision.facts for f, decision in decisions.items() if decision.facts},
+        memory=_memory_now(plan, sources.checkpoint),
     )
+    plan = settle(plan, right)
     gram = planned_gram(plan, sources.gram)
     return CheckedPlan(plan, sources.checkpoint, sources.statistics, importance, gram, decisions)
 
@@ -102,6 +106,18 @@ def write_output(
     for writer, decisions in _by_writer(checked).items():
         hashes |= FORMATS[writer].write(decisions, job)
     return hashes
+
+
+def _memory_now(plan: Plan, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the plan's `memory` has to say, for the context that it names."""
+    context = plan.memory.get(CONTEXT_IN_MEMORY)
+    if context is not None and type(context) is not int:
+        raise PlanError(
+            f"the plan's memory.context is {json.dumps(context)}, expected a number of tokens: "
+            "correct it, or plan again"
+        )
+    formats = {format_id: planned_format(plan, format_id) for format_id in plan.formats}
+    return memory_of(checkpoint, formats, context)
 
 
 def _by_writer(checked: CheckedPlan) -> dict[str, list[Decision[Any]]]:

@@ -17,6 +17,7 @@ from secateur.outputs.base import (
     Decision,
     DecisionContext,
     Output,
+    OutputFormat,
     PlanningAssumptions,
 )
 from secateur.outputs.file_notes import file_notes
@@ -102,9 +103,7 @@ def make_plan(
             *(note for decision in decisions for note in decision.notes),
             *file_notes(files),
         ),
-        memory=_memory(
-            checkpoint, inputs, [name for name, found in formats.items() if found.llama_quantize]
-        ),
+        memory=memory_of(checkpoint, formats, inputs.assumptions.context),
     )
     return replace(plan, decided=decided_now(plan))
 
@@ -150,11 +149,13 @@ def _selection(choice: Choice, inputs: PlanInputs, importance: Importance | None
     return found
 
 
-def _memory(
-    checkpoint: Checkpoint, inputs: PlanInputs, format_ids: Sequence[str]
+def memory_of(
+    checkpoint: Checkpoint, formats: Mapping[str, OutputFormat[Any]], context: int | None
 ) -> dict[str, Any]:
-    """What llama.cpp needs besides the weights; empty where it runs none of the outputs."""
+    """A plan's `memory`: what llama.cpp needs besides the weights for so many tokens of context;
+    empty where it runs none of the formats. Raises as `context_memory` does."""
+    format_ids = [format_id for format_id, found in formats.items() if found.llama_quantize]
     if not format_ids:
         return {}
-    memory = context_memory(checkpoint, inputs.assumptions.context)
-    return {**memory.to_json(), FORMATS_IN_MEMORY: list(format_ids)}
+    memory = context_memory(checkpoint, context)
+    return {**memory.to_json(), FORMATS_IN_MEMORY: format_ids}

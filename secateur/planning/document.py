@@ -40,6 +40,9 @@ IMATRIX_FROM = "imatrix_from"
 NEEDS_IMATRIX = "needs_imatrix"
 """In a plan's `formats`: whether llama.cpp refuses to make it without an importance matrix."""
 
+CONTEXT_IN_MEMORY = "context"
+"""In a plan's `memory`: the tokens of context that it is counted for."""
+
 FORMATS_IN_MEMORY = "formats"
 """In a plan's `memory`: the format ids that it is counted for."""
 

@@ -90,43 +90,57 @@ def settle_importance(plan: Plan, importance: Importance | None) -> Plan:
     return replace(plan, selection=selection, notes=_with(plan.notes, note))
 
 
-def settle(
-    plan: Plan,
-    tensors: Mapping[str, Sequence[PlannedTensor]],
-    files: Mapping[str, Mapping[str, int | None]],
-) -> Plan:
+def settle(plan: Plan, right: Plan) -> Plan:
     """The plan with the numbers that its decisions lead to, and a note where they were others.
 
-    `tensors` and `files` are {format id: what its decisions lead to}. Raises PlanError where the
-    plan differs in more than numbers.
+    `right` is the plan with what its decisions lead to. Raises PlanError where the plan differs in
+    more than numbers.
     """
     if odd := sorted({tensor.format for tensor in plan.tensors} ^ set(plan.formats)):
         raise PlanError(
             f"the plan has tensors or files of format {odd[0]!r}, but not both: plan again"
         )
-    kept_edited = bool(edits_of(plan).layers)
+    edits = edits_of(plan)
+    kept_edited = bool(edits.layers)
     changed: list[str] = []
+    tensors: list[PlannedTensor] = []
     for format_id in plan.formats:
         mine = {tensor.name: tensor for tensor in plan.of(format_id)}
-        right = {tensor.name: tensor for tensor in tensors[format_id]}
+        theirs = {tensor.name: tensor for tensor in right.of(format_id)}
         if not kept_edited:
-            _refuse_other_names(format_id, mine, right)
-        for name in mine.keys() & right.keys():
-            _refuse_other_choices(mine[name], right[name], kept_edited)
-        odd = [n for n in right if n not in mine or mine[n].bytes != right[n].bytes]
+            _refuse_other_names(format_id, mine, theirs)
+        for name in mine.keys() & theirs.keys():
+            _refuse_other_choices(mine[name], theirs[name], kept_edited)
+        odd = [n for n in theirs if n not in mine or mine[n].bytes != theirs[n].bytes]
         if odd:
             changed.append(f"bytes of {len(odd)} tensors of {format_id} (first: {odd[0]})")
-        if dict(plan.files[format_id]) != dict(files[format_id]):
+        if dict(plan.files[format_id]) != dict(right.files[format_id]):
             changed.append(f"files of {format_id}")
-    settled = replace(
-        plan,
-        tensors=tuple(tensor for format_id in plan.formats for tensor in tensors[format_id]),
-        files={format_id: dict(files[format_id]) for format_id in plan.formats},
-    )
+        was_edited = format_id in edits.formats
+        tensors += right.of(format_id) if was_edited else _explain(right.of(format_id), mine)
+    if dict(plan.memory) != dict(right.memory):
+        changed.append("memory")
+    right = replace(right, tensors=tuple(tensors))
     if not changed:
-        return settled
+        return right
     note = f"computed again after an edit: {'; '.join(changed)}"
-    return replace(settled, notes=_with(plan.notes, note))
+    return replace(right, notes=_with(plan.notes, note))
+
+
+def _explain(
+    tensors: Sequence[PlannedTensor], planned: Mapping[str, PlannedTensor]
+) -> list[PlannedTensor]:
+    """The tensors with the plan's reasons for their types: a recipe's rules are not in a plan."""
+    return [
+        replace(
+            tensor,
+            reason=planned[tensor.name].reason,
+            fallback_from=planned[tensor.name].fallback_from,
+        )
+        if tensor.name in planned
+        else tensor
+        for tensor in tensors
+    ]
 
 
 def _refuse_other_names(

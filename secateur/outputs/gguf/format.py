@@ -34,6 +34,7 @@ from secateur.outputs.gguf.notes import (
 from secateur.outputs.gguf.padding import describe_padding
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
 from secateur.planning.document import IMATRIX, NEEDS_IMATRIX, Plan
+from secateur.planning.edits import edits_of
 from secateur.planning.imatrix_policy import FILE
 from secateur.planning.rounding import ROUNDING
 from secateur.recipes.lint import rule_notes
@@ -86,6 +87,8 @@ class GgufFormat(OutputFormat[GgufLayout]):
         if not plan.selection.get(IMATRIX):
             refuse_without_importance(format_id, layout)
         tensors = planned_tensors(checkpoint, plan.keep, layout, format_id)
+        if format_id in edits_of(plan).formats:
+            facts = {**facts, NEEDS_IMATRIX: _needs_imatrix(layout)}
         return Decision(format_id, layout, tensors, layout.files, facts)
 
     def reusable(self, files: Mapping[str, int], folder: Path) -> frozenset[Path]:
