@@ -68,6 +68,42 @@ def test_verify_finds_what_was_changed(what, change, copy: Path) -> None:
     assert what in problem.what
 
 
+def test_verify_finds_a_digit_that_was_changed_in_the_page(copy: Path, run: Run) -> None:
+    whole, runs = (copy / "report.md").read_text(), (copy / "run.json").read_text()
+    ran = run("verify", copy)
+    assert (ran.code, ran.out.count("note: run.json tells of one run, and is not checked")) == (
+        0,
+        1,
+    )
+    digit = re.search(r"is (\d)\.\d+ \[", whole)
+    assert digit is not None
+    other = whole[: digit.start(1)] + str(9 - int(digit[1])) + whole[digit.end(1) :]
+    (copy / "report.md").write_text(other)
+    (problem,) = verify(copy)
+    assert (problem.file, problem.kind) == ("report.md", "changed")
+    ran = run("verify", copy)
+    assert ran.code == 2
+    assert "report.md is not what report.json and run.json give" in ran.err
+    (copy / "report.md").write_text(whole)
+    (copy / "run.json").write_text(runs.replace('"seconds": ', '"seconds": 9'))
+    assert [problem.file for problem in verify(copy)] == ["report.md"]
+    (copy / "run.json").write_text(runs.replace('"cores"', '"kernels"'))
+    assert [problem.file for problem in verify(copy)] == ["report.md"]
+    (copy / "run.json").write_text(runs)
+    assert verify(copy) == ()
+    (copy / "report.md").unlink()
+    (problem,) = verify(copy)
+    assert (problem.file, problem.what) == ("report.md", "is missing")
+
+
+def test_the_page_of_another_version_is_not_checked(
+    copy: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateur.release.report_check.__version__", "99")
+    (copy / "report.md").write_text("another page")
+    assert run("verify", copy, json=True).json["unchecked"] == ["run.json", "report.md"]
+
+
 def test_verify_finds_a_file_that_is_not_listed(copy: Path) -> None:
     (copy / "model-00002.safetensors").write_bytes(b"")
     (problem,) = verify(copy)

@@ -111,9 +111,9 @@ def outputs() -> str:
         "compares every file with it; files that were added since (README.md, .gitattributes) are "
         "listed and are no damage. `report.json` holds every number that was measured, `report.md` "
         "the same for people. `run.json` has the times of one run, which `report.md` shows: these "
-        "two are in no manifest, and all other files are the same for the same inputs. A dotted "
-        "name is a key within a key, `*` stands for a name that depends on the output, `**` for "
-        "anything below.",
+        "two are in no manifest, and all other files are the same for the same inputs; `verify` "
+        "renders `report.md` again, and compares `run.json` with nothing. A dotted name is a key "
+        "within a key, `*` stands for a name that depends on the output, `**` for anything below.",
         "## manifest.json", keys(MANIFEST_KEYS), "## report.json", keys(REPORT_KEYS),
         "## run.json", keys(RUN_KEYS),
     )  # fmt: skip

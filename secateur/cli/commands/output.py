@@ -85,20 +85,24 @@ def verify(
 ) -> None:
     """Compare an output with its manifest, file by file.
 
-    A file that is missing or was changed, or a damaged manifest, is an error (exit code 2). A file
-    that is not in the manifest, such as README.md, is a note.
+    A file that is missing or was changed, or a damaged manifest, is an error (exit code 2); so is a
+    report.md that is not what report.json and run.json give. A file that is not in the manifest,
+    such as README.md, is a note, and so is run.json, which is compared with nothing.
     """
+    from secateur.api.verify import unchecked
     from secateur.api.verify import verify as run
     from secateur.cli.render.output import refuse_problems, verification_lines
 
     with show_progress() as progress:
         problems = run(out, progress)
+    alone = unchecked(out, problems)
     result = {
         "output": str(out),
         "problems": [
             {"file": entry.file, "what": entry.what} for entry in problems if entry.is_damage
         ],
         "additional": [entry.file for entry in problems if not entry.is_damage],
+        "unchecked": alone,
     }
-    show(result, verification_lines(out, problems), as_json)
+    show(result, verification_lines(out, problems, alone), as_json)
     refuse_problems(out, problems, strict=strict)

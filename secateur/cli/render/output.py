@@ -21,12 +21,17 @@ def output_lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def verification_lines(out: Path, problems: Sequence[Difference]) -> list[str]:
-    """What there is to say of an output without damage, and of its additional files."""
+def verification_lines(
+    out: Path, problems: Sequence[Difference], unchecked: Sequence[str]
+) -> list[str]:
+    """What there is to say of an output without damage, and of its files that are not in the
+    manifest: additional ones, and those that were compared with nothing."""
     additional = [problem.file for problem in problems if not problem.is_damage]
     is_damaged = len(additional) < len(problems)
     whole = [] if is_damaged else [f"{out}: every file is as its manifest says"]
-    return whole + [f"note: {name} is not in the manifest" for name in additional]
+    notes = [f"note: {name} is not in the manifest" for name in additional]
+    notes += [f"note: {name} tells of one run, and is not checked" for name in unchecked]
+    return whole + notes
 
 
 def refuse_problems(out: Path, problems: Sequence[Difference], *, strict: bool) -> None:
