@@ -29,6 +29,7 @@ from secateur.audit.gguf.identify import Identity, identify
 from secateur.audit.gguf.shape import shape_of_model
 from secateur.audit.gguf.source import read_parts, read_source
 from secateur.checkpoint.reader import open_checkpoint
+from secateur.cli.render.audit import identity_lines
 from secateur.errors import EngineError, FormatError
 from secateur.formats.gguf.container import (
     STRING,
@@ -150,6 +151,18 @@ def test_an_importance_matrix_shows_in_the_types(
 
     hidden = identify([read_source(str(save(form("IQ3_XXS", imatrix=facts), tmp_path, hide)))])
     assert wrong(hidden) == ["imatrix"]
+
+
+def test_how_levels_were_chosen_is_shown_where_a_file_says_it(
+    form: Callable[..., GgufLayout], tmp_path: Path
+) -> None:
+    says = set_value("secateur.rounding", Value(STRING, "feedback (shared)"))
+    found = identify([read_source(str(save(form("Q4_0"), tmp_path / "feedback", says)))])
+    assert found.rounding == found.to_json()["rounding"] == "feedback (shared)"
+    assert "  secateur.rounding: feedback (shared)" in identity_lines(found)
+    nearest = identify([read_source(str(save(form("Q4_0"), tmp_path / "nearest")))])
+    assert nearest.rounding is None
+    assert not any("rounding" in line for line in identity_lines(nearest))
 
 
 def set_value(key: str, value: Value) -> Edit:

@@ -13,20 +13,21 @@ import pytest
 import torch
 from test_calibrate import as_bytes, corpus, documents_of
 from test_stream import streamed
-from tiny_models import FORMS, difference, load
+from tiny_models import FORMS, difference, load, save_tiny
 
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
 from secateur.calibration.shards import Shard
 from secateur.calibration.token_sample import Sampling
-from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import EngineError, NumericError, RequestError
 from secateur.evaluation.tokens.generate import Generation, generate_answers
 from secateur.evaluation.tokens.prompts import Prompt, PromptSet
 from secateur.evaluation.tokens.teacher import teach
 from secateur.forward.backends.base import Backend
-from secateur.forward.backends.choose import choose_backend
+from secateur.forward.backends.choose import choose_backend, product_type
 from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.backends.grouped_products import GroupedProducts, multiply_in_loop
 from secateur.forward.backends.memory import fit_memory
 from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.batches import Group
@@ -58,7 +59,7 @@ def test_statistics_are_those_of_the_cpu_up_to_rounding(form: str, tiny: TINY) -
     options: dict[str, Any] = {"sampling": Sampling(64), "observers": [SAMPLE_NORMS]}
     ours = calibrate(tiny(form), corpus(), backend=ON_DEVICE, **options)
     cpu = calibrate(tiny(form), corpus(), **options)
-    assert ours.devices == (DEVICE.type,) if DEVICE.type == "cpu" else ours.devices
+    assert ours.devices == (ON_DEVICE.name,)
     assert ours.arrays.keys() == cpu.arrays.keys()
     for name, expected in cpu.arrays.items():
         assert ours.arrays[name].shape == expected.shape
@@ -163,3 +164,30 @@ def test_answers_and_probabilities_are_the_cpus(tiny: TINY, tmp_path: Path) -> N
     cpu, ours = (teach(source, "it", made[0], backend=one) for one in (CpuBackend(), ON_DEVICE))
     assert np.allclose(cpu.actual, ours.actual, atol=1e-4)
     assert cpu.sha256 != ours.sha256 or ON_DEVICE.name == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_grouped_product_is_the_loops(dtype: torch.dtype) -> None:
+    chance = torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 32, generator=chance).to(DEVICE, dtype)
+    stored = torch.randn(4, 16, 32, generator=chance).to(DEVICE, dtype)
+    ends = torch.tensor([7, 7, 30, 40], dtype=torch.int32, device=DEVICE)  # one expert has none
+    loop = multiply_in_loop(rows, stored.mT, ends)
+    assert difference(GroupedProducts()(rows, stored.mT, ends).float(), loop.float()) < 1e-2
+    wide = multiply_in_loop(rows.float(), stored.mT, ends)
+    assert difference(loop.float(), wide) < 1e-2
+
+
+def test_sixteen_bit_products_are_near_the_cpus(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save_tiny("gemma4", tmp_path / "model", dtype=torch.bfloat16))
+    assert product_type(checkpoint) == torch.bfloat16
+    cpu = calibrate(checkpoint, corpus(), sampling=Sampling(0))
+    backend = replace(ON_DEVICE, dtype=torch.bfloat16)
+    ours = calibrate(checkpoint, corpus(), sampling=Sampling(0), backend=backend)
+    for layer in cpu.layers:
+        moved = np.abs(ours.count(layer) - cpu.count(layer)).sum() / 2
+        assert moved <= 0.1 * cpu.count(layer).sum()  # tokens that rounding sends elsewhere
+        for name in ("norm", "gate_norm"):
+            assert ours.array(layer, name).sum() == pytest.approx(
+                cpu.array(layer, name).sum(), rel=0.05
+            )

@@ -11,6 +11,7 @@ import pytest
 from tiny_line import Line, Run
 
 from secateur.api import estimating
+from secateur.calibration.cost import cost_of
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint
@@ -25,6 +26,7 @@ from secateur.estimation.table import show_duration, table
 from secateur.estimation.work import Answering, Calibrating, Scoring, Work, Writing
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.stream import HIDDEN_LIMIT
+from secateur.statistics.gram import GramKind
 from secateur.system.disk_speed import read_speed, write_speed
 from secateur.system.progress import Progress
 
@@ -89,6 +91,26 @@ def test_time_grows_with_tokens_and_memory_up_to_a_limit(text: tuple[Checkpoint,
     assert hidden_file(shape, many) == 4 * shape.hidden * many
     flat = [calibrating(shape, replace(work, tokens=n * many), rates, 2).memory for n in (1, 9)]
     assert flat[0] == flat[1]
+
+
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_gram_matrices_take_time_memory_and_disk(
+    kind: GramKind, text: tuple[Checkpoint, Corpus], line: Line, run: Run, tmp_path: Path
+) -> None:
+    words = ("calibrate", line.model, "-o", tmp_path / "stats", "--estimate")
+    without, with_gram = (
+        run(*words, corpus=line.corpus, gram=gram, json=True).json for gram in ("none", kind)
+    )
+    before, after = (
+        next(one for one in found["stages"] if one["stage"] == "calibrate")
+        for found in (without, with_gram)
+    )
+    cost = cost_of(*text, 0, kind)
+    assert after["disk_bytes"] - before["disk_bytes"] == cost.gram_bytes > 0
+    assert after["work"]["TFLOP"] - before["work"]["TFLOP"] == pytest.approx(cost.gram / 1e12)
+    assert after["estimated_seconds"] > before["estimated_seconds"]
+    assert after["memory_bytes"] > before["memory_bytes"]
+    assert "statistics and Gram matrices" in {need["what"] for need in with_gram["disks"]}
 
 
 def test_stages_come_in_the_order_of_the_work(text: tuple[Checkpoint, Corpus]) -> None:

@@ -207,6 +207,16 @@ def test_the_report_begins_with_what_it_cost(made: Path, shrunk: Report) -> None
     assert (made / "report.md").read_text().count(f"**{worst.domain}**") >= 1
 
 
+def test_the_report_names_the_rounding_of_each_output(shrunk: Report) -> None:
+    forms = "gguf-Q4_K_M, gguf-Q8_0"
+    assert f"\nRounding of {forms}: to nearest.\n" in to_markdown(shrunk)
+    facts = {"method": "feedback", "gram": "shared", "sha256": "0" * 64}
+    made = {**shrunk.made, "selection": {**shrunk.made["selection"], "rounding": facts}}
+    told = to_markdown(replace(shrunk, made=made))
+    assert f"\nRounding of {forms}: with error feedback (Gram matrices: shared).\n" in told
+    assert "Rounding" not in to_markdown(replace(shrunk, sizes={}))
+
+
 def test_the_report_tells_the_run_and_the_manifest_does_not(
     copy: Path, line: Line, run: Run, tmp_path: Path
 ) -> None:

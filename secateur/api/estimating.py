@@ -111,13 +111,16 @@ def _work(checkpoint: Checkpoint, task: Task) -> Work:
     calibrating = None
     if task.corpus is not None:
         wanted = task.calibration.reroute_tokens
-        cost = cost_of(checkpoint, task.corpus, wanted)
+        gram = None if task.calibration.gram == "none" else task.calibration.gram
+        cost = cost_of(checkpoint, task.corpus, wanted, gram)
         parts = read_shard(task.calibration.shard).parts if task.calibration.shard else 1
         tokens = (task.tokens or task.corpus.tokens) // parts
         limit = limit_sample(checkpoint, wanted)
         each = cost.reroute / max(1, min(limit, task.corpus.tokens) * len(checkpoint.moe_layers))
         sampled = min(limit, tokens) if parts == 1 else 0  # of a part nothing is solved
-        calibrating = Calibrating(tokens, sampled, each)
+        calibrating = Calibrating(
+            tokens, sampled, each, cost.gram / max(1, task.corpus.tokens), cost.gram_bytes
+        )
     return Work(
         unhashed=bytes_to_hash(checkpoint.shards) if task.hashes else 0,
         calibrating=calibrating,
@@ -142,7 +145,7 @@ def _needs(task: Task, shape: Shape, made: Sequence[Stage]) -> tuple[Need, ...]:
     needs = (
         Need("output", task.out.parent, out, "make room, or choose another disk for the output"),
         Need(
-            "statistics",
+            "statistics" if task.calibration.gram == "none" else "statistics and Gram matrices",
             task.out.parent,
             disk.get("calibrate", 0),
             "make room, or choose another disk for the output",

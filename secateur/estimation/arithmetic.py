@@ -29,9 +29,10 @@ from secateur.estimation.work import (
 )
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.tokens.teacher import TOP_K
+from secateur.forward.backends.base import GROUPS_IN_FLIGHT
 from secateur.forward.backends.cpu import LOGITS_BYTES
 from secateur.forward.batches import ON_CPU
-from secateur.forward.stream import GROUPS_IN_FLIGHT, HIDDEN_LIMIT
+from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.forward.weights import EAGER_STACK_BYTES
 
 LIBRARIES = 600 << 20
@@ -116,12 +117,15 @@ def hashing(unhashed: int, rates: Rates) -> Stage:
 
 
 def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> Stage:
-    """The calibration pass, and solving `rerouted` in every MoE layer."""
-    passed = rates.start + _pass_seconds(work.tokens, rates) + _read_seconds(shape, rates)
+    """The calibration pass, and solving `rerouted` in every MoE layer. Products of Gram matrices
+    are taken to be as quick as the pass's own."""
+    per_token = sum(layer.flops for layer in shape.layers)
+    more = 1 + work.gram / per_token
+    passed = rates.start + more * _pass_seconds(work.tokens, rates) + _read_seconds(shape, rates)
     solved = (rates.solve * work.sampled + rates.solve_layer) * shape.moe_layers
-    flops = work.tokens * sum(layer.flops for layer in shape.layers)
-    flops += work.sampled * work.solving * shape.moe_layers
+    flops = work.tokens * (per_token + work.gram) + work.sampled * work.solving * shape.moe_layers
     memory = _forward_memory(shape, work.tokens, workers) + 2 * shape.sums
+    memory += (1 + GROUPS_IN_FLIGHT) * work.gram_bytes // len(shape.layers)
     if work.sampled:
         grams = min(GRAMS_LIMIT, work.sampled * shape.ranks_bytes)
         memory += OUTPUTS_LIMIT + grams + 10 * work.sampled * shape.hidden
@@ -130,7 +134,7 @@ def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> 
         (Amount(work.tokens, "tokens"), Amount(flops / 1e12, "TFLOP")),
         passed + solved * (work.sampled > 0),
         memory,
-        shape.sums,
+        shape.sums + work.gram_bytes,
         ("calibrate",),
     )
 

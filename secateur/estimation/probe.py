@@ -1,10 +1,10 @@
 """A few seconds of the real work on this machine: the pass over a few tokens, the head, encoders.
 
 What is timed is what will run: the calibration pass itself, stopped after a few layers, so that
-whatever it does for a token (sums, Gram matrices, a device) is in its time. Layers of one kind
-(the same tensors in the same shapes) are taken to last equally long, other kinds in proportion to
-their operations. The pass is run on two numbers of tokens, because a group of tokens costs
-something however few it has: each expert is widened once for the group.
+whatever it does for a token (but for Gram matrices, which arithmetic.calibrating adds) is in its
+time. Layers of one kind (the same tensors in the same shapes) are taken to last equally long, other
+kinds in proportion to their operations. The pass is run on two numbers of tokens, because a group
+of tokens costs something however few it has: each expert is widened once for the group.
 """
 
 from __future__ import annotations

@@ -25,11 +25,14 @@ class LayerWork:
 @dataclass(frozen=True)
 class Calibrating:
     """A pass over so many tokens, `sampled` of them for `rerouted` (0: it is not solved), which
-    takes `solving` operations per sampled token and MoE layer."""
+    takes `solving` operations per sampled token and MoE layer. Gram matrices take `gram` operations
+    per token, and `gram_bytes` in their file."""
 
     tokens: int
     sampled: int
     solving: float
+    gram: float = 0.0
+    gram_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import NumericError
-from secateur.forward.backends.base import Backend, GroupWork
+from secateur.forward.backends.base import GROUPS_IN_FLIGHT, Backend, GroupWork
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import Group, MicroBatch, group_micro_batches
 from secateur.forward.expert_work import ExpertObserver
@@ -38,8 +38,6 @@ from secateur.forward.weights import WeightSource
 
 HIDDEN_LIMIT = 2 << 30
 """Bytes of hidden states kept in host memory; more go to a mapped file."""
-GROUPS_IN_FLIGHT = 3
-"""Groups begun at a time, so that there is work while one is waited for."""
 
 
 class _Step(NamedTuple):

@@ -17,6 +17,7 @@ from secateur.evaluation.gate import Gate, check_gates
 from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
+from secateur.planning.rounding import ROUNDING
 from secateur.release.measured_on import KINDS, describe_measured_on
 from secateur.release.run_record import RunRecord
 from secateur.system.atomic import write_text
@@ -153,6 +154,7 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
         smallest=min(report.artefacts, key=lambda entry: entry.bytes, default=None),
         worst=worst_domain,
         measured_on=describe_measured_on(report.answers),
+        rounding=describe_rounding(report),
         kinds=KINDS,
         summary=summary_metrics(),
         columns=table_metrics(),
@@ -161,6 +163,16 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
         engine_columns=ENGINE_METRICS,
         engine_cells=_engine_cells,
     )
+
+
+def describe_rounding(report: Report) -> str | None:
+    """How the weights of each output were rounded, as a sentence; None where none was quantized."""
+    quantized = [form for form in report.sizes if form != "safetensors"]
+    if not quantized:
+        return None
+    facts = report.made.get("selection", {}).get(ROUNDING)
+    how = f"with error feedback (Gram matrices: {facts['gram']})" if facts else "to nearest"
+    return f"Rounding of {', '.join(quantized)}: {how}."
 
 
 def show_ranges(numbers: tuple[int, ...]) -> str:

@@ -26,6 +26,7 @@ from secateur.audit.gguf.template import template_findings
 from secateur.errors import FormatError, PlanError
 from secateur.families.schema import Family
 from secateur.formats.gguf.container import Metadata, TensorInfo
+from secateur.formats.gguf.provenance import ROUNDING
 from secateur.formats.gguf.reader import GgufFile
 from secateur.formats.gguf.split import joined
 from secateur.recipes.llama_mixes import FILE_TYPES, category_of
@@ -41,6 +42,7 @@ class Identity:
 
     `roles` is {role: {type: (tensors, bytes)}}, `expected` the bytes that the header says the
     file has, `actual` those that it has, `parts` how many files there are and which were read.
+    `rounding` is what a file of ours says of how its levels were chosen; None: nothing.
     """
 
     source: str
@@ -58,6 +60,7 @@ class Identity:
     roles: Mapping[str, Mapping[str, tuple[int, int]]]
     reproduced: Reproduced | None
     imatrix: Mapping[str, Any]
+    rounding: str | None
     expected: int
     actual: int | None
     header: int
@@ -117,6 +120,7 @@ def identify(headers: Sequence[Header], config: Shape | None = None) -> Identity
         roles=_roles(shape, infos) if shape else {},
         reproduced=reproduced,
         imatrix={k.removeprefix(IMATRIX): v.value for k, v in metadata.items() if IMATRIX in k},
+        rounding=str(metadata[ROUNDING].value) if ROUNDING in metadata else None,
         expected=sum(header.expected for header in headers),
         actual=sum(lengths) if len(lengths) == len(headers) else None,
         header=sum(header.gguf.data_offset for header in headers),

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from secateur.audit.finding import VERDICTS, Finding
+from secateur.formats.gguf.provenance import ROUNDING
 from secateur.system.sizes import show_in_both_units
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def identity_lines(found: Identity, everything: bool = False) -> list[str]:
             pairs = sorted({f"{asked} -> {got}" for _, asked, got in made.fallbacks})
             lines.append(f"  {len(made.fallbacks)} tensors fell back: {', '.join(pairs)}")
     lines += [f"  imatrix {key}: {value}" for key, value in found.imatrix.items()]
+    if found.rounding is not None:
+        lines.append(f"  {ROUNDING}: {found.rounding}")
     return lines + _findings(found.findings, everything)
 
 

@@ -19,6 +19,9 @@ from secateur.forward.batches import BatchSize, Group, MicroBatch
 from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.weights import WeightSource
 
+GROUPS_IN_FLIGHT = 3
+"""Groups begun at a time, so that there is work while one is waited for."""
+
 LayerCall = Callable[[MicroBatch], tuple[Tensor, Tensor]]
 """Runs a loaded layer on a micro-batch: (its output [B, L, H], which tokens are broken [B, L])."""
 

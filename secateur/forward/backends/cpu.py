@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.families.schema import Family
-from secateur.forward.backends.base import LayerCall
+from secateur.forward.backends.base import GROUPS_IN_FLIGHT, LayerCall
 from secateur.forward.batches import ON_CPU, BatchSize, Group, MicroBatch
 from secateur.forward.compute_slots import ComputeSlots
 from secateur.forward.expert_batch import Aborted, ExpertBatch
@@ -25,10 +25,6 @@ from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.norms import fuse_norms
 from secateur.forward.weights import Stack, WeightSource
 from secateur.system.resources import free_memory
-
-GROUPS_IN_FLIGHT = 3
-"""Groups begun at a time: compute slots that one does not use at its end serve the next."""
-
 
 LOGITS_BYTES = 64 << 20
 """Bytes of float32 logits held at once per worker."""
@@ -77,10 +73,10 @@ class CpuBackend:
                     ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
                 )
 
-            pool = start_pool(max(1, self.workers))
+            workers = max(1, self.workers)
+            pool = start_pool(workers)
             # A thread for every micro-batch that may wait for others; slots limit who computes.
             members = start_pool(GROUPS_IN_FLIGHT * max(map(len, groups), default=1))
-            workers = max(1, self.workers)
             try:
                 yield _Session(pool, members, ComputeSlots(workers + workers // 2))
             except BaseException:

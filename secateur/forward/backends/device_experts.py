@@ -129,8 +129,8 @@ def _multiply_experts(
 
 
 def _add_up(outputs: Tensor, order: Tensor, weights: Tensor) -> Tensor:
-    """[T, H]: each token's outputs [P, H], multiplied by its weights [T, K] and added in the order
-    of its choices, in float32; one pass over the outputs."""
+    """[T, H]: each token's outputs [P, H], multiplied by its weights [T, K] (in the outputs' type)
+    and added in the order of its choices, in float32; one pass over the outputs."""
     return nn.functional.embedding_bag(
         _places(order).view(weights.shape),
         outputs,

@@ -36,8 +36,8 @@ class _Coming(NamedTuple):
 class DeviceWeights:
     """A source whose tensors are on `device`; see `open_on_device`.
 
-    Experts and other matrices stay in their own type where that has 16 bits and `dtype` too; all
-    else becomes `dtype`, and what belongs to a router float32, so that rounding sends no token
+    Stacks of experts stay in their own type (grouped_products widens them where products need it);
+    all else becomes `dtype`, and what belongs to a router float32, so that rounding sends no token
     elsewhere. Memory on the device: what was asked for, and what was prefetched.
     """
 

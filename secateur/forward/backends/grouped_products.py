@@ -63,9 +63,9 @@ def multiply_in_loop(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
 def _choose(rows: Tensor, matrices: Tensor, ends: Tensor) -> Product:
     try:
         grouped = _measure(multiply_grouped, rows, matrices, ends)
-    except (AttributeError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, RuntimeError):
         return multiply_in_loop  # not for this type, alignment or device
     loop = _measure(multiply_in_loop, rows, matrices, ends)
     return multiply_in_loop if loop < CLEARLY * grouped else multiply_grouped

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.forward.backends.base import LayerCall
+from secateur.forward.backends.base import GROUPS_IN_FLIGHT, LayerCall
 from secateur.forward.backends.device_experts import DeviceMember, Projections, run_chosen_experts
 from secateur.forward.backends.device_weights import DeviceWeights, open_on_device
 from secateur.forward.backends.grouped_products import GroupedProducts
@@ -122,7 +122,7 @@ def _widen_inputs(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
 class _Session:
     products: GroupedProducts
     device: torch.device
-    unchecked: int = 3
+    unchecked: int = GROUPS_IN_FLIGHT
 
     def begin(
         self, rank: int, group: Group, call: LayerCall, observer: ExpertObserver | None
