@@ -283,10 +283,12 @@ def logits_of(source: WeightSource, ids: list[int]) -> NDArray[np.float32]:
 
 @pytest.mark.slow
 def test_llama_cpp_and_mlx_lm_read_such_files_as_we_do(tmp_path: Path) -> None:
-    """gemmule: llama.cpp's answers agree as before; mlx-lm's logits are those of our decoding."""
+    """gemmule: llama.cpp's answers agree as before; mlx-lm's logits, in float32, are our forward's
+    with the decoded weights."""
     import mlx.core as mx
     from mlx_lm import load
 
+    mx.set_default_device(mx.cpu)
     stats = tmp_path / "stats.safetensors"
     request = secateur.Calibration(corpus="gemmule", reroute_tokens=0, gram="shared")
     secateur.calibrate("gemmule", stats, request)
@@ -304,11 +306,11 @@ def test_llama_cpp_and_mlx_lm_read_such_files_as_we_do(tmp_path: Path) -> None:
             one.value for one in found if one.name == "engine_top1_agreement"
         )
         network, _ = load(str(out / "mlx-m3"))
-        network.set_dtype(mx.float32)
+        network.set_dtype(mx.float32)  # bfloat16 would hide what is compared
         ids = list(range(5, 400, 11))
         theirs = np.array(network(mx.array([ids])))[0]
         artefact = open_artefact(out / "mlx-m3", open_checkpoint("gemmule"))
         ours = logits_of(artefact.source, ids)
-        assert np.abs(theirs - ours).max() < 1e-3 * np.abs(ours).max()
+        assert np.abs(theirs - ours).max() < 1e-4 * np.abs(ours).max()
     assert agreement["feedback"] > agreement["nearest"] - 0.03
     assert agreement["feedback"] > 0.9

@@ -31,12 +31,13 @@ class DeviceObserver:
         drawn: Mapping[int, Drawn],
         observers: Sequence[Observer],
         device: torch.device,
+        gram: GramSums | None = None,
     ) -> None:
         self.group = group
         self.mask = torch.cat([part.reshape(-1) for part in masks])
         self.observers = observers
         self.seen: Seen | None = None
-        self.gram: GramSums | None = None
+        self.gram = gram
         self.tokens = self.outer_squares = self.inner_squares = torch.empty(0)
         self.linears: dict[str, Tensor] = {}
         """{running name: squared inputs float32 [N]}"""

@@ -72,9 +72,7 @@ class DeviceSums:
         gram: GramSums | None,
     ) -> DeviceObserver:
         """What notes the experts' work on a group."""
-        found = DeviceObserver(group, masks, drawn, self._observers, self._device)
-        found.gram = gram
-        return found
+        return DeviceObserver(group, masks, drawn, self._observers, self._device, gram)
 
     def add(self, observer: DeviceObserver, names: ExpertNames | None) -> None:
         """Add what was noted of a group; `names` are those of its experts' matrices."""

@@ -73,7 +73,8 @@ def run_chosen_experts(
 ) -> Tensor:
     """The outputs [T, K, H] of the experts [T, K] chosen for inputs [T, H], before any weight;
     with other down projections, what those give, [T, K, M]."""
-    assignments, order, ends = _assign(experts, experts, module.num_experts, None)
+    weights = experts  # any: outputs are not weighted
+    assignments, order, ends = _assign(experts, weights, module.num_experts, None)
     rows = inputs.index_select(0, assignments.token)
     outputs = _multiply_experts(module, rows, ends, products, down)[1]
     return outputs[_places(order)].view(*experts.shape, -1)
