@@ -118,7 +118,7 @@ def hashing(unhashed: int, rates: Rates) -> Stage:
 
 def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> Stage:
     """The calibration pass, and solving `rerouted` in every MoE layer. Products of Gram matrices
-    are taken to be as quick as the pass's own: for gemmule 1.53 passes in all, and 1.31 to 1.34 were
+    are taken to be as quick as the pass's own: for gemmule 1.53 passes in all; 1.31 to 1.34 were
     measured (benchmarks/rounding_cost.json)."""
     per_token = sum(layer.flops for layer in shape.layers)
     more = 1 + work.gram / per_token
