@@ -208,7 +208,7 @@ def test_the_report_begins_with_what_it_cost(made: Path, shrunk: Report) -> None
 
 
 def test_the_report_names_the_rounding_of_each_output(shrunk: Report) -> None:
-    forms = "gguf-Q4_K_M, gguf-Q8_0"
+    forms = "gguf-Q8_0, gguf-Q4_K_M"
     assert f"\nRounding of {forms}: to nearest.\n" in to_markdown(shrunk)
     facts = {"method": "feedback", "gram": "shared", "sha256": "0" * 64}
     made = {**shrunk.made, "selection": {**shrunk.made["selection"], "rounding": facts}}
