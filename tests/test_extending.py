@@ -77,6 +77,7 @@ def test_the_page_has_all_that_multiplies() -> None:
         assert text.count("\n") <= LINES_OF_A_PAGE, title
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", sections())
 def test_the_worked_example_runs(title: str, project: Path) -> None:
     program = program_of(title, project)

@@ -30,8 +30,8 @@ def matrix() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     "case",
-    # ggml builds the codebooks of these two in seconds, anew for each process.
-    [pytest.param(case, marks=[pytest.mark.slow] * case.startswith(("IQ1_S", "IQ2_S ")))
+    # ggml builds the codebooks of these in seconds, anew for each process.
+    [pytest.param(case, marks=[pytest.mark.slow] * case.startswith(("IQ1_", "IQ2_S ")))
      for case in GOLDEN],
 )  # fmt: skip
 def test_bytes_equal_a_native_builds(case):
@@ -48,7 +48,11 @@ def test_bytes_equal_gguf_pys(name):
     np.testing.assert_array_equal(encode(rows, name).reshape(-1), expected.view(np.uint8).ravel())
 
 
-@pytest.mark.parametrize("name", sorted(set(ENCODABLE) - {"Q1_0", "Q2_0", "NVFP4"}))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name.startswith("IQ1_") or name == "IQ2_S"))
+     for name in sorted(set(ENCODABLE) - {"Q1_0", "Q2_0", "NVFP4"})],
+)  # fmt: skip
 def test_decoding_equals_gguf_pys(name):
     rows, importance = matrix()
     data = encode(rows, name, importance)

@@ -220,7 +220,7 @@ def test_the_lint_command(tmp_path: Path, run: Run) -> None:
     model = save_shape("gemma26", tmp_path)
     types = card_000(tmp_path)
     types.write_text("".join(types.read_text().splitlines(keepends=True)[:20]))
-    request = {"base": "Q3_K_M", "experts": 90, "imatrix": True}
+    request = {"base": "Q3_K_M", "experts": 90, "with_imatrix": True}
     done = run("recipe", "lint", types, model, **request)
     assert done.code == 0
     assert "problem no-effect: `line 1: blk.0.ffn_gate_inp=q8_0`" in done.out

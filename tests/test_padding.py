@@ -250,7 +250,7 @@ def test_a_padded_plan_is_applied_with_a_pruned_imatrix(line: Line, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("IQ1_S", "IQ2_S")))
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("IQ1_S", "IQ1_M", "IQ2_S")))
      for kind in ENCODABLE],
 )  # fmt: skip
 def test_zeros_stay_zeros_in_every_type(kind: str) -> None:

@@ -46,15 +46,15 @@ def _written_by(answers: Mapping[str, Any], writer: Any) -> list[str]:
     if not answers.get("answers"):
         return []
     found = []
-    if isinstance(writer, Mapping) and "gguf" in writer:
-        found.append(
-            f"the text of the answers was written by a GGUF of the original ({writer['gguf']}, "
-            f"sha256 {writer['sha256'][:12]}); the probabilities are those of the original itself"
+    if isinstance(writer, Mapping):
+        source = (
+            f"came from {writer['model']} at {writer['server']}"
+            if "server" in writer
+            else f"was written by a GGUF of the original ({writer['gguf']}, sha256 "
+            f"{writer['sha256'][:12]})"
         )
-    elif isinstance(writer, Mapping):
         found.append(
-            f"the text of the answers came from {writer['model']} at {writer['server']}; the "
-            "probabilities are those of the original itself"
+            f"the text of the answers {source}; the probabilities are those of the original itself"
         )
     if cut := answers.get("finishes", {}).get("length"):
         found.append(f"{cut:,} of the answers were cut at the longest that was allowed")
