@@ -17,6 +17,7 @@ from secateur.evaluation.gate import Gate, check_gates
 from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
+from secateur.outputs.registry import FORMATS
 from secateur.planning.rounding import ROUNDING
 from secateur.release.measured_on import KINDS, describe_measured_on
 from secateur.release.run_record import RunRecord
@@ -167,7 +168,7 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
 
 def describe_rounding(report: Report) -> str | None:
     """How the weights of each output were rounded, as a sentence; None where none was quantized."""
-    quantized = [form for form in report.sizes if form != "safetensors"]
+    quantized = [form for form in report.sizes if form not in FORMATS or FORMATS[form].example]
     if not quantized:
         return None
     facts = report.made.get("selection", {}).get(ROUNDING)
