@@ -133,7 +133,7 @@ class Stage:
 
 
 @dataclass
-class _Told:
+class _LoggedStage:
     """When a stage began, and when and at what share its last line was written."""
 
     stage: Stage
@@ -150,9 +150,9 @@ class LogLines:
         self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._write, self._clock = write, clock
-        self._stages: dict[str, _Told] = {}
-        self._last: _Told | None = None
-        self._spoken = 0.0
+        self._stages: dict[str, _LoggedStage] = {}
+        self._last: _LoggedStage | None = None
+        self._written_at = 0.0
         self._lock = Lock()
 
     def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
@@ -160,9 +160,11 @@ class LogLines:
             now = self._clock()
             known = self._stages.get(stage)
             if known is None:
-                known = _Told(Stage(stage, done, done, total, unit), now, now)
+                known = _LoggedStage(Stage(stage, done, done, total, unit), now, now)
                 self._stages[stage] = known
-                self._say(f"[{stage}] begins{f' ({show_amount(total, unit)})' if unit else ''}")
+                self._write_text(
+                    f"[{stage}] begins{f' ({show_amount(total, unit)})' if unit else ''}"
+                )
             self._last = known
             if known.ended:
                 return
@@ -172,26 +174,28 @@ class LogLines:
             known.ended = done >= total
             moved = known.stage.share - known.share > STEP - 1e-9
             if known.ended or (since >= SHORTEST and moved) or since >= LONGEST:
-                self._tell(known, now)
+                self._write_line(known, now)
 
     def break_silence(self) -> None:
         """Write a line if there was none for LONGEST seconds: the work goes on."""
         with self._lock:
             now, last = self._clock(), self._last
-            if last is None or now - self._spoken < LONGEST:
+            if last is None or now - self._written_at < LONGEST:
                 return
             if last.ended:
-                self._say(f"[{last.stage.name}] ended {show_time(now - last.at)} ago, working on")
+                self._write_text(
+                    f"[{last.stage.name}] ended {show_time(now - last.at)} ago, working on"
+                )
             else:
                 last.stage.elapsed = now - last.began
-                self._tell(last, now)
+                self._write_line(last, now)
 
-    def _tell(self, known: _Told, now: float) -> None:
+    def _write_line(self, known: _LoggedStage, now: float) -> None:
         known.at, known.share = now, known.stage.share
-        self._say(f"[{known.stage.name}] {known.stage.sentence()}")
+        self._write_text(f"[{known.stage.name}] {known.stage.sentence()}")
 
-    def _say(self, line: str) -> None:
-        self._spoken = self._clock()
+    def _write_text(self, line: str) -> None:
+        self._written_at = self._clock()
         self._write(line)
 
 

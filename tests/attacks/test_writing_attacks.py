@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tiny_models import save_tiny
 
 from secateur.checkpoint import writer
@@ -76,6 +77,13 @@ def test_a_dropped_expert_may_hold_anything(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(save_tiny("gemma4", tmp_path / "in"))
     poison(checkpoint, "model.layers.2.experts.down_proj", 3 * 512, np.nan)
     write_shards(tmp_path, layout_of(checkpoint))
+    written = {
+        name: array
+        for shard in tmp_path.glob("*.safetensors")
+        for name, array in load_file(shard).items()
+    }
+    assert len(written["model.layers.2.experts.down_proj"]) == 4
+    assert all(np.isfinite(array).all() for array in written.values())
 
 
 def test_carried_parts_may_have_infinite_bounds_but_no_nan(tmp_path: Path) -> None:
