@@ -61,6 +61,23 @@ class WeightSource(Protocol):
         """The same for a parameter whose first axis is the experts."""
 
 
+class WrappedWeights:
+    """What a source that changes values alone takes from the `source` that it wraps."""
+
+    source: WeightSource
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.source.config
+
+    @property
+    def family(self) -> Family:
+        return self.source.family
+
+    def names(self) -> Sequence[str]:
+        return self.source.names()
+
+
 @dataclass(frozen=True)
 class StackOnDisk:
     """A stack whose matrices are read, or mapped, each time they are asked for."""

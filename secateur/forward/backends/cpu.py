@@ -7,7 +7,7 @@ not either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.families.schema import Family
 from secateur.forward.backends.base import GROUPS_IN_FLIGHT, LayerCall
 from secateur.forward.batches import ON_CPU, BatchSize, Group, MicroBatch
 from secateur.forward.compute_slots import ComputeSlots
 from secateur.forward.expert_batch import Aborted, ExpertBatch
 from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.norms import fuse_norms
-from secateur.forward.weights import Stack, WeightSource
+from secateur.forward.weights import Stack, WeightSource, WrappedWeights
 from secateur.system.resources import free_memory
 
 LOGITS_BYTES = 64 << 20
@@ -143,21 +142,10 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class WidenedWeights:
+class WidenedWeights(WrappedWeights):
     """A source whose tensors are float32, and whose stacks of experts stay as they are."""
 
     source: WeightSource
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        return self.source.config
-
-    @property
-    def family(self) -> Family:
-        return self.source.family
-
-    def names(self) -> Sequence[str]:
-        return self.source.names()
 
     def tensor(self, name: str) -> Tensor:
         return self.source.tensor(name).float()

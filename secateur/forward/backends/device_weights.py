@@ -7,7 +7,7 @@ memory, and tensors are moved when they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from secateur.families.schema import Family
-from secateur.forward.weights import Stack, WeightSource
+from secateur.forward.weights import Stack, WeightSource, WrappedWeights
 
 PIECE_BYTES = 16 << 20
 """Bytes that a thread copies at once; each thread has so much page-locked memory."""
@@ -33,7 +32,7 @@ class _Coming(NamedTuple):
     pieces: list[Future[Any]]
 
 
-class DeviceWeights:
+class DeviceWeights(WrappedWeights):
     """A source whose tensors are on `device`; see `open_on_device`.
 
     Stacks of experts stay in their own type (grouped_products widens them where products need it);
@@ -52,17 +51,6 @@ class DeviceWeights:
         layers = source.family.number(source.config, "layers")
         template = source.family.router.module
         self._routers = tuple(source.family.fill(template, layer) + "." for layer in range(layers))
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        return self.source.config
-
-    @property
-    def family(self) -> Family:
-        return self.source.family
-
-    def names(self) -> Sequence[str]:
-        return self.source.names()
 
     def tensor(self, name: str) -> Tensor:
         dtype = torch.float32 if name.startswith(self._routers) else self._dtype
