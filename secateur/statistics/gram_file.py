@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import StatisticsError
+from secateur.statistics.described_file import FileKind, open_described
 from secateur.statistics.gram import GramKind, Sums, stored_numbers
 from secateur.statistics.sample_file import origin_of
 from secateur.statistics.statistics import Statistics
@@ -113,29 +114,17 @@ def write_grams(
             shutil.copyfileobj(data, file, 1 << 20)
 
 
+_KIND = FileKind("holds no Gram matrices", METADATA, VERSION, "--gram shared")
+
+
 class GramFile:
     """Gram matrices on disk: what there is, and one input's when asked."""
 
     def __init__(self, path: Path) -> None:
         """Raises StatisticsError for a file that is missing, damaged or of another kind."""
         self.path = path
-        try:
-            with safe_open(path, "np") as file:
-                data = json.loads((file.metadata() or {})[METADATA])
-                if data.pop("version") != VERSION:
-                    raise StatisticsError(
-                        f"{path} has Gram matrices of another version of secateur: calibrate again"
-                    )
+        with open_described(path, _KIND) as (_, data):
             self.description = GramDescription(**data)
-        except FileNotFoundError:
-            raise StatisticsError(
-                f"{path} does not exist: calibrate with --gram shared to make it"
-            ) from None
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
-            raise StatisticsError(
-                f"{path} holds no Gram matrices of secateur, or is damaged: calibrate again with "
-                "--gram shared"
-            ) from None
 
     def matrices(self, name: str) -> int:
         """How many matrices there are of an input: one, or one for each expert."""

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import StatisticsError
+from secateur.statistics.described_file import FileKind, open_described
 from secateur.statistics.statistics import Statistics
 from secateur.statistics.token_sample import TokenKeys, join_keys, share_of, smallest
 from secateur.system.atomic import atomic_path
@@ -120,34 +121,22 @@ def write_sample(
         file.flush()
 
 
+_KIND = FileKind("is no token sample", METADATA, VERSION, "--keep-sample")
+
+
 class SampleFile:
     """A sample on disk: its description and keys, and one layer when asked."""
 
     def __init__(self, path: Path) -> None:
         """Raises StatisticsError for a file that is missing, damaged or of another kind."""
         self.path = path
-        try:
-            with safe_open(path, "np") as file:
-                data = json.loads((file.metadata() or {})[METADATA])
-                if data.pop("version") != VERSION:
-                    raise StatisticsError(
-                        f"{path} is a token sample of another version of secateur: calibrate again"
-                    )
-                self.keys = TokenKeys(*(file.get_tensor(f"token.{name}") for name in _KEYS))
+        with open_described(path, _KIND) as (file, data):
+            self.keys = TokenKeys(*(file.get_tensor(f"token.{name}") for name in _KEYS))
             fields: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in data.items()
             }
             self.description = SampleDescription(**fields)
-        except FileNotFoundError:
-            raise StatisticsError(
-                f"{path} does not exist: calibrate with --keep-sample to make it"
-            ) from None
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
-            raise StatisticsError(
-                f"{path} is no token sample of secateur, or is damaged: calibrate again with "
-                "--keep-sample"
-            ) from None
 
     def layer(self, number: int) -> LayerTokens:
         """What the tokens brought to a MoE layer. Raises StatisticsError for a damaged file."""
