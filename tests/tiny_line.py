@@ -14,7 +14,7 @@ from tiny_models import save_tiny
 from tiny_tokenizer import SPECIAL, save_tokenizer
 
 from secateur.cli import main as cli
-from secateur.release.manifest import OF_ONE_RUN
+from secateur.release.manifest import is_of_one_run
 
 VOCAB = 384
 WIDER = {
@@ -138,8 +138,6 @@ def _lines(path: Path, records: list[Mapping[str, Any]]) -> Path:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """{name: content} of all files below `folder`, but those that tell of one run only."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in OF_ONE_RUN
-    }
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    whole = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return {name: content for name, content in whole.items() if not is_of_one_run(name)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from secateur.api.models import File
 from secateur.release import manifest
-from secateur.release.manifest import OF_ONE_RUN, RUN, Difference
+from secateur.release.manifest import Difference
 from secateur.system.progress import Progress, no_progress
 
 
@@ -27,8 +27,8 @@ def verify(out: File, progress: Progress = no_progress) -> tuple[Difference, ...
 def unchecked(out: File, found: tuple[Difference, ...]) -> tuple[str, ...]:
     """The files of an output that `verify`, which found this, could compare with nothing."""
     out = Path(out)
-    names = (RUN,) if _has_report(out, found) else OF_ONE_RUN
-    return tuple(name for name in names if (out / name).is_file())
+    rendered = ("report.md",) if _has_report(out, found) else ()
+    return tuple(name for name in manifest.files_of_one_run(out) if name not in rendered)
 
 
 def _has_report(out: Path, found: tuple[Difference, ...]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from typing import Any
 
 from secateur.errors import InputError
@@ -19,7 +20,8 @@ class Measurement:
     `n` says how many samples stand behind it, by their kind: {"answers": 40, "tokens": 8122}.
     `low` and `high` bound the interval of `confidence`, both None where none can be given
     (a maximum; too few answers). `kind` is what it was measured on: "answers", "turns" of a corpus,
-    "documents", or "engine" (what llama.cpp generated).
+    "documents", "engine" (what llama.cpp generated), "tasks" (`domain` is the task), "loops"
+    (`domain` is that of the prompts) or "speed".
     """
 
     name: str
@@ -41,6 +43,25 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """A mapping that `json` can write."""
         return {**asdict(self), "n": dict(self.n)}
+
+
+def read_measurement(data: Mapping[str, Any]) -> Measurement:
+    """What `Measurement.to_json` gave. Raises ValueError, KeyError or TypeError for anything else:
+    a key too many or too few, a value of another type, a number that is not finite."""
+    if set(data) != {entry.name for entry in fields(Measurement)}:
+        raise ValueError("a number in it has other keys than those of a measurement")
+    bounds = [data[name] for name in ("low", "high", "confidence")]
+    numbers = [data["value"], *(bound for bound in bounds if bound is not None)]
+    words = [data[name] for name in ("name", "unit", "domain", "kind")]
+    if not all(type(number) in (int, float) and isfinite(number) for number in numbers):
+        raise ValueError("a value of a measurement is no number")
+    if (data["low"] is None) != (data["high"] is None):
+        raise ValueError("an interval in it has one end only")
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("the name of a measurement is no text")
+    if not all(type(count) is int and count >= 0 for count in data["n"].values()):
+        raise ValueError("a number of samples is no count")
+    return Measurement(**{**data, "n": dict(data["n"])})
 
 
 def main_kind(measurements: Sequence[Measurement]) -> str:

@@ -22,8 +22,9 @@ from secateur.system.text_files import read_json
 
 MANIFEST = "manifest.json"
 RUN = "run.json"
-OF_ONE_RUN = (RUN, "report.md")
-"""Files with the times of one run. They are in no manifest: it is the same for the same inputs."""
+OF_ONE_RUN = (RUN, "report.md", "evidence/speed.json", "evidence/speed/")
+"""Files with the times of one run, and folders of them. They are in no manifest: it is the same for
+the same inputs."""
 _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "xllamacpp")
 
 
@@ -62,14 +63,16 @@ def write_manifest(
     return manifest
 
 
-def amend_manifest(folder: Path, names: Collection[str]) -> None:
-    """Bring exactly these files of an output up to date in its manifest; nothing else changes.
+def amend_manifest(folder: Path, names: Collection[str], gone: Collection[str] = ()) -> None:
+    """Bring exactly these files of an output up to date in its manifest, and take out those that
+    are gone; nothing else changes.
 
     Raises OutputError when there is no manifest or it is damaged, WriteError.
     """
     manifest = read_manifest(folder)
     files = {**manifest["files"], **{name: _entry(folder / name) for name in names}}
-    kept = {name: files[name] for name in sorted(files) if name not in OF_ONE_RUN}
+    kept = {name: files[name] for name in sorted(files) if not is_of_one_run(name)}
+    kept = {name: entry for name, entry in kept.items() if name not in gone}
     _save(folder, {**manifest, "files": kept})
 
 
@@ -90,6 +93,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is damaged: it is not the list of files and hashes that secateur writes, so "
             "nothing can be compared with it; make the output again"
         ) from None
+
+
+def is_of_one_run(name: str) -> bool:
+    """Whether a file of an output has the times of one run."""
+    return any(name.startswith(one) if one.endswith("/") else name == one for one in OF_ONE_RUN)
+
+
+def files_of_one_run(folder: Path) -> list[str]:
+    """The names of the files of an output that are in no manifest."""
+    return [name for name in _all_files(folder) if is_of_one_run(name)]
 
 
 def verify(folder: Path, progress: Progress = no_progress) -> tuple[Difference, ...]:
@@ -152,9 +165,12 @@ def _compare(path: Path, name: str, entry: Mapping[str, Any]) -> Difference | No
 
 def _files_of(folder: Path) -> list[str]:
     """The names of all files below an output that belong into its manifest."""
+    return [name for name in _all_files(folder) if name != MANIFEST and not is_of_one_run(name)]
+
+
+def _all_files(folder: Path) -> list[str]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    return [name for name in names if name not in (MANIFEST, *OF_ONE_RUN)]
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def _entry(path: Path, sha256: str | None = None) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""What tasks, loops and speed leave in an output: whole, listed, and read back as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateur import verify
+from secateur.errors import OutputError
+from secateur.evaluation.measurement import Measurement
+from secateur.release.evidence import (
+    ORIGINAL,
+    ArtefactEvidence,
+    Evidence,
+    measured_files,
+    read_evidence,
+    read_items,
+    write_evidence,
+)
+from secateur.release.manifest import read_manifest
+
+ACCURACY = Measurement(
+    "accuracy", 0.75, "of the questions", {"questions": 8}, 0.4, 0.93, 0.95, "sums", "tasks"
+)
+FOUND = Evidence(
+    "tasks",
+    (
+        ArtefactEvidence(ORIGINAL, (ACCURACY,), {"lock": {"seed": 1}}),
+        ArtefactEvidence("a b-Q8_0.gguf", (replace(ACCURACY, value=0.5, low=None, high=None),)),
+    ),
+    {"tasks": ["sums"]},
+    ("one question was cut",),
+)
+ITEMS = {
+    f"{ORIGINAL}/sums": [{"item": "é", "score": 1}, {"item": "2", "score": None}],
+    "a b-Q8_0.gguf/sums": [{"item": "é", "score": 0}],
+}
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+def test_evidence_is_read_back_as_it_was_written(copy: Path) -> None:
+    assert read_evidence(copy, "tasks") is None
+    write_evidence(copy, FOUND, ITEMS)
+    assert read_evidence(copy, "tasks") == FOUND
+    assert read_evidence(copy, "loops") is None
+    assert {name: list(read_items(copy, "tasks", name)) for name in ITEMS} == ITEMS
+    found = FOUND.of("a b-Q8_0.gguf")
+    assert found is not None and found.value("accuracy", "sums", "tasks") is not None
+    assert FOUND.of("c.gguf") is None
+
+
+def test_its_files_are_in_the_manifest_and_old_items_are_not(copy: Path) -> None:
+    before = read_manifest(copy)["files"]
+    write_evidence(copy, FOUND, ITEMS)
+    names = {*measured_files(copy, ["tasks"])}
+    assert names == {"evidence/tasks.json", *(f"evidence/tasks/{name}.jsonl" for name in ITEMS)}
+    assert read_manifest(copy)["files"].keys() - before.keys() == names
+    assert verify(copy) == ()
+    path = copy / "evidence/tasks/original/sums.jsonl"
+    path.write_text(path.read_text().replace("1", "0"))
+    assert [problem.file for problem in verify(copy)] == ["evidence/tasks/original/sums.jsonl"]
+    write_evidence(copy, FOUND, {f"{ORIGINAL}/sums": []})
+    assert not (copy / "evidence/tasks/a b-Q8_0.gguf/sums.jsonl").exists()
+    assert verify(copy) == ()
+    assert read_items(copy, "tasks", "original/sums") == ()
+
+
+def test_speed_is_of_one_run_and_in_no_manifest(copy: Path) -> None:
+    before = read_manifest(copy)
+    seconds = replace(ACCURACY, name="generation", unit="tokens per second", kind="speed")
+    speed = Evidence("speed", (ArtefactEvidence("a.gguf", (seconds,)),))
+    write_evidence(copy, speed, {"a.gguf": [{"seconds": 0.25}]})
+    assert read_evidence(copy, "speed") == speed
+    assert read_items(copy, "speed", "a.gguf") == ({"seconds": 0.25},)
+    assert read_manifest(copy) == before
+    assert verify(copy) == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.update(kind="loops"),
+        lambda data: data["artefacts"].append(data["artefacts"][0]),
+        lambda data: data["artefacts"][0]["measurements"][0].pop("n"),
+        lambda data: data["artefacts"][0]["measurements"][0].update(odd=1),
+        lambda data: data["artefacts"][0]["measurements"][0].update(value="0.9"),
+        lambda data: data["artefacts"][0]["measurements"][0].update(value=float("nan")),
+        lambda data: data["artefacts"][0]["measurements"][0].update(high=None),
+        lambda data: data["artefacts"][0]["measurements"][0].update(n={"questions": -1}),
+        lambda data: data["artefacts"][0]["measurements"][0].update(domain=3),
+        lambda data: data.pop("notes"),
+        lambda data: data.update(artefacts=3),
+    ],
+)
+def test_what_is_not_ours_is_refused_in_a_sentence(
+    change: Callable[[dict[str, Any]], object], copy: Path
+) -> None:
+    write_evidence(copy, FOUND)
+    path = copy / "evidence/tasks.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(OutputError, match="is not what secateur wrote") as refused:
+        read_evidence(copy, "tasks")
+    assert "Error" not in str(refused.value)
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is(copy: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be the name"):
+        write_evidence(copy, FOUND, {"../tasks": []})
+    odd = replace(FOUND, artefacts=(ArtefactEvidence("a", (replace(ACCURACY, value=2e999),)),))
+    with pytest.raises(ValueError, match="Out of range"):
+        write_evidence(copy, odd)
+    (copy / "manifest.json").unlink()
+    with pytest.raises(OutputError, match="no manifest"):
+        write_evidence(copy, FOUND)
+    assert not (copy / "evidence/tasks.json").exists()
+    with pytest.raises(OutputError, match="cannot read"):
+        read_items(copy, "tasks", "a")
