@@ -12,6 +12,7 @@ from tiny_models import save_tiny
 
 from secateur import Report
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.serving.engine_server import EngineServer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -100,6 +101,27 @@ def made(shrink_once: tuple[Path, Report]) -> Path:
 def shrunk(shrink_once: tuple[Path, Report]) -> Report:
     """The report of `made`."""
     return shrink_once[1]
+
+
+@pytest.fixture(scope="session")
+def gemmule_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gemmule in Q8_0, unpruned: read only."""
+    from secateur import Formats, Pruning, apply, plan
+
+    folder = tmp_path_factory.mktemp("gguf") / "out"
+    apply(plan("gemmule", Pruning(), Formats(types="Q8_0", to="gguf", mmproj="none")), folder)
+    return next(folder.glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def gemmule_server(gemmule_gguf: Path) -> Iterator[EngineServer]:
+    """gemmule in llama.cpp: two slots of 1,024 tokens, one thread, with a key."""
+    from secateur.serving.engine_server import serve_model
+    from secateur.serving.settings import ServerSettings
+
+    settings = ServerSettings(context=1024, slots=2, workers=1, api_key="secret-of-gemmule")
+    with serve_model(gemmule_gguf, settings) as running:
+        yield running
 
 
 @pytest.fixture

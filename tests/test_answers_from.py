@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from secateur import Formats, Measuring, Pruning, apply, plan
+from secateur import Measuring
 from secateur.api.answers import get_answers
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
@@ -32,11 +32,8 @@ def gemmule() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """gemmule in Q8_0, unpruned."""
-    folder = tmp_path_factory.mktemp("gguf") / "out"
-    apply(plan("gemmule", Pruning(), Formats(types="Q8_0", to="gguf", mmproj="none")), folder)
-    return next(folder.glob("*.gguf"))
+def gguf(gemmule_gguf: Path) -> Path:
+    return gemmule_gguf
 
 
 @pytest.fixture(scope="module")

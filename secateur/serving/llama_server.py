@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import subprocess
-import sys
-import tempfile
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from secateur.errors import EngineError
+from secateur.serving.host_process import start_host
+from secateur.serving.http_json import request_json
+from secateur.system.log_file import open_log
 
 CONTEXT = 2048
-START_SECONDS = 600.0
-"""Time that the engine has to load the model."""
-ANSWER_SECONDS = 600.0
-"""Time that the engine has for one completion."""
-
+HOST = Path(__file__).with_name("llama_host.py")
 NAME = "llama.cpp"
 
 
@@ -115,22 +106,12 @@ class LlamaServer:
         )
 
     def _post(self, path: str, content: Mapping[str, Any]) -> Any:
-        request = urllib.request.Request(
-            self.address + path,
-            json.dumps(content).encode(),
-            {"Content-Type": "application/json"},
-        )
-        # A proxy of the environment must not see what goes to the loopback.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=ANSWER_SECONDS) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            reason = error.read().decode("utf-8", "replace")[:300]
-            error.close()
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = str(error) or type(error).__name__
-        raise EngineError(f"{NAME} did not complete a prompt with {self.model}: {reason}")
+            return request_json(self.address + path, content)
+        except EngineError as error:
+            raise EngineError(
+                f"{NAME} did not complete a prompt with {self.model}: {error}"
+            ) from None
 
 
 @contextmanager
@@ -143,40 +124,14 @@ def llama_server(
     where xllamacpp was built for one. Raises EngineError, with llama.cpp's own words, when it does
     not load.
     """
-    host = Path(__file__).with_name("llama_host.py")
-    numbers = map(str, (context, workers, gpu_layers))
-    command = [sys.executable, str(host), str(model), *numbers]
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        except OSError as error:
-            raise EngineError(f"cannot start {command[0]}: {error.strerror}") from None
-        with process:
-            try:
-                yield LlamaServer(_address(process, model, log), model)
-            finally:
-                process.kill()
-
-
-def _address(process: subprocess.Popen[str], model: Path, log: IO[str]) -> str:
-    """Wait for the host's one line; kill it when that takes too long."""
-    assert process.stdout is not None
-    timer = threading.Timer(START_SECONDS, process.kill)
-    timer.start()
-    try:
-        line = process.stdout.readline().strip()
-    finally:
-        timer.cancel()
-    state, _, rest = line.partition(" ")
-    if state == "ready":
-        return rest
-    log.seek(0)
-    # llama.cpp's log lines are "time E message"; the first error says most.
-    errors = [entry for entry in log.read().splitlines() if " E " in entry]
-    reason = errors[0].partition(" E ")[2].strip() if errors else rest
-    code = process.poll()
-    raise EngineError(
-        f"{NAME} did not load {model}: {reason or f'its process ended with status {code}'}"
-    )
+    order = {
+        "model": str(model),
+        "context": context,
+        "slots": 1,
+        "workers": workers,
+        "gpu_layers": gpu_layers,
+        "exact": True,
+    }
+    nbytes = model.stat().st_size if model.is_file() else 0
+    with open_log(None) as log, start_host(NAME, HOST, order, log, nbytes) as host:
+        yield LlamaServer(host.facts["address"], model)

@@ -1,0 +1,164 @@
+"""Serving: settings, what a model's own files say, and what the engine is held to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from secateur.errors import CheckpointError, EngineError, FormatError, RequestError
+from secateur.formats.gguf.container import STRING, Value
+from secateur.formats.gguf.writer import write_gguf
+from secateur.serving.engine_server import EngineServer, serve_model
+from secateur.serving.model_defaults import gguf_defaults
+from secateur.serving.settings import NEUTRAL, Sampler, ServerSettings, Thinking
+
+CONFIG = "generation_config.json"
+
+
+def gguf_file(folder: Path, **sampling: Value) -> Path:
+    """A GGUF without tensors, of an architecture that was trained for 4,096 tokens."""
+    metadata = {
+        "general.architecture": Value(STRING, "toy"),
+        "toy.context_length": Value("u32", 4096),
+        **{f"general.sampling.{key}": value for key, value in sampling.items()},
+    }
+    path = folder / "toy.gguf"
+    write_gguf(path, metadata, [], [])
+    return path
+
+
+def test_sampling_comes_from_the_models_own_files(tmp_path: Path) -> None:
+    path = gguf_file(tmp_path, top_k=Value("i32", 64), top_p=Value("f32", 0.95))
+    found = gguf_defaults(path)
+    assert found.sampler.top_k == 64
+    assert found.sampler.top_p == pytest.approx(0.95)
+    assert found.sampler.temperature == 1.0
+    assert found.trained_context == 4096
+    (tmp_path / CONFIG).write_text('{"temperature": 0.7, "top_k": 20, "repetition_penalty": 1.1}')
+    both = gguf_defaults(path).sampler
+    assert (both.temperature, both.top_k, both.repeat_penalty) == (0.7, 64, 1.1)
+    (tmp_path / CONFIG).write_text('{"temperature": 0.7, "do_sample": false}')
+    assert gguf_defaults(path).sampler.temperature == 0
+    (tmp_path / CONFIG).write_text('{"temperature": "hot"}')
+    with pytest.raises(CheckpointError, match=r"temperature of its sampling is 'hot', expected a"):
+        gguf_defaults(path)
+
+
+def test_a_user_says_more_than_the_model() -> None:
+    own = Sampler(temperature=0.7, top_k=64).over(NEUTRAL)
+    assert Sampler(top_k=0, seed=3).over(own) == Sampler(0.7, 0, 1.0, 0.0, 1.0, 0.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sampler(temperature=-1), r"temperature is -1, expected at least 0"),
+        (lambda: Sampler(top_p=1.5), r"top_p is 1\.5, expected at least 0 and at most 1"),
+        (lambda: Thinking(message="enough"), r"reasoning_message .* give reasoning_budget"),
+        (lambda: Thinking(False, 5), r"thinking is off, and reasoning_budget is 5"),
+        (lambda: ServerSettings(host="0.0.0.0"), r"other machines, so an API key is needed"),
+        (lambda: ServerSettings(api_key="two words"), r"the API key is empty or has blanks"),
+        (lambda: ServerSettings(slots=0), r"slots is 0, expected 1 or more"),
+        (lambda: ServerSettings(port=70000), r"port is 70000, expected 0 to 65535"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(make: object, message: str) -> None:
+    assert callable(make)
+    with pytest.raises(RequestError, match=message):
+        make()
+
+
+def test_a_key_is_not_shown(gemmule_server: EngineServer) -> None:
+    assert gemmule_server.api_key not in (None, "")
+    assert str(gemmule_server.api_key) not in repr(gemmule_server)
+    assert "a-key" not in repr(ServerSettings(api_key="a-key"))
+
+
+def test_the_engine_is_known_by_its_build_and_settings(gemmule_server: EngineServer) -> None:
+    identity = gemmule_server.identity
+    assert (identity.context, identity.slots) == (1024, 2)
+    assert len(identity.library_sha256) == 64
+    assert identity.template_sha256 is not None
+    assert identity.to_json()["flags"]["sampler"]["temperature"] == 0  # gemmule is greedy
+    gemmule_server.check_context(1024, "a prompt")
+    with pytest.raises(RequestError, match=r"a prompt needs 1025 tokens .* has 1024 per slot"):
+        gemmule_server.check_context(1025, "a prompt")
+
+
+def test_a_context_beyond_the_training_is_refused(gemmule_gguf: Path) -> None:
+    with (
+        pytest.raises(RequestError, match=r"context is 3000, but .* at most 2048 tokens"),
+        serve_model(gemmule_gguf, ServerSettings(context=3000)),
+    ):
+        pass
+
+
+def test_samplers_are_those_asked_for_and_not_the_files(gemmule_gguf: Path) -> None:
+    mine = Sampler(0.5, 7, 0.9, 0.02, 1.1, 0.5, 11)
+    with serve_model(gemmule_gguf, ServerSettings(256, workers=1, sampler=mine)) as server:
+        assert server.sampler == mine
+        said = server.ask("/props")["default_generation_settings"]["params"]
+        assert said["seed"] == 11
+        assert said["temperature"] == pytest.approx(0.5)
+
+
+def test_a_port_in_use_and_a_gpu_that_is_not_there_are_told(gemmule_gguf: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(RequestError, match=rf"port {port}: .* give another port"),
+            serve_model(gemmule_gguf, ServerSettings(port=port)),
+        ):
+            pass
+
+
+def test_a_damaged_file_is_told_before_an_engine_starts(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(8))
+    with pytest.raises(FormatError, match=r"broken\.gguf"), serve_model(path):
+        pass
+
+
+def test_an_engine_ends_with_the_block_and_frees_its_port(
+    gemmule_gguf: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log" / "engine.log"
+    with serve_model(gemmule_gguf, ServerSettings(256, workers=1), log) as server:
+        assert server.failure() is None
+        port = int(server.address.rpartition(":")[2])
+    assert server.failure() == f"llama.cpp with {gemmule_gguf} ended: it was stopped"
+    assert "listening on" in log.read_text()
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
+
+
+def test_an_engine_that_was_killed_is_told(
+    gemmule_gguf: Path, gemmule_server: EngineServer
+) -> None:
+    assert gemmule_server.failure() is None
+    before = hosts()
+    with serve_model(gemmule_gguf, ServerSettings(256, workers=1)) as server:
+        (mine,) = hosts() - before
+        os.kill(mine, signal.SIGKILL)
+        server.wait()
+        with pytest.raises(EngineError, match=r"gguf ended: its process ended with status -9"):
+            server.ask("/props")
+
+
+def hosts() -> set[int]:
+    """Hosts of llama.cpp that this process has started."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(os.getpid()), "-f", "llama_host"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(map(int, found.stdout.split()))
