@@ -7,6 +7,7 @@
         answers-KEY.jsonl         its answers; .answers-KEY...partial: begun
         teacher-KEY.safetensors   the probabilities that it gave their tokens
         scores-KEY.safetensors    an artefact compared with them
+        original-KEY/             the original as a GGUF
 
 A KEY is a hash of all that decides the content. What is read is touched, so that the time of the
 last change of a file is that of its last use.
@@ -43,14 +44,15 @@ _FORMS: dict[Kind, _Form] = {
     "probabilities": _Form("teacher-", ".safetensors"),
     "scores": _Form("scores-", ".safetensors"),
 }
+_ORIGINAL = "original-"
 _DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the cache. `what` is a Kind, "answers begun", "weight hashes" or "other"; `used`
-    the time of its last use in seconds since 1970; `model` the name of the original that it
-    belongs to, or the first digits of its identity."""
+    """A file of the cache. `what` is a Kind, "answers begun", "original as GGUF", "weight hashes"
+    or "other"; `used` the time of its last use in seconds since 1970; `model` the name of the
+    original that it belongs to, or the first digits of its identity."""
 
     path: Path
     what: str
@@ -75,6 +77,11 @@ def kept_files(folder: Path, kind: Kind) -> list[Path]:
     """All finished files of a kind in a folder, and in the folders below it."""
     form = _FORMS[kind]
     return sorted(folder.rglob(f"{form.prefix}*{form.suffix}")) if folder.is_dir() else []
+
+
+def kept_original(folder: Path, key: str) -> Path:
+    """The folder of the original's GGUF that `key` decides (a hash in hex)."""
+    return folder / f"{_ORIGINAL}{key[:_DIGITS]}"
 
 
 def touch(path: Path) -> None:
@@ -110,7 +117,9 @@ def _entries_of(folder: Path) -> Iterator[Entry]:
     model = _name_of(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MODEL:
-            yield _entry(path, _what(path.name), model, folder.name)
+            is_original = path.relative_to(folder).parts[0].startswith(_ORIGINAL)
+            what = "original as GGUF" if is_original else _what(path.name)
+            yield _entry(path, what, model, folder.name)
 
 
 def _what(name: str) -> str:
