@@ -1,0 +1,1 @@
+"""What a model does when it fails: loops, no answer, an echo, another language."""

@@ -1,0 +1,34 @@
+"""All detectors there are: those of every file in `detectors/`, in the order of their names."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+from secateur.errors import InputError
+from secateur.evaluation.robustness import detectors as package
+from secateur.evaluation.robustness.detectors.base import Detector
+
+
+@cache
+def all_detectors() -> tuple[Detector, ...]:
+    """Every detector. Raises ValueError when two have one name."""
+    found: list[Detector] = []
+    for name in sorted(module.name for module in iter_modules(package.__path__)):
+        module = import_module(f"{package.__name__}.{name}")
+        found += getattr(module, "DETECTORS", ())
+    names = [detector.name for detector in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the name of a detector, {name!r}, is used twice")
+    return tuple(found)
+
+
+def detector_named(name: str) -> Detector:
+    """The detector of that name. Raises InputError with the names there are."""
+    for detector in all_detectors():
+        if detector.name == name:
+            return detector
+    names = ", ".join(detector.name for detector in all_detectors())
+    raise InputError(f"there is no detector {name!r}: the detectors are {names}")
