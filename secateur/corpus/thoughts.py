@@ -39,9 +39,8 @@ def find_thought_format(tokenizer: PreTrainedTokenizerBase, explicit: str | None
     if _template_writes_thoughts(tokenizer):
         return None
     vocabulary = tokenizer.get_vocab()
-    formats: list[str] = yaml.safe_load(_FORMATS.read_text(encoding="utf-8"))
-    for form in formats:
-        if all(marker in vocabulary for marker in _MARKER.findall(form)):
+    for form in known_formats():
+        if all(marker in vocabulary for marker in markers_of(form)):
             return form
     raise CorpusError(
         "the mix has thoughts, but neither the chat template nor the vocabulary says how this "
@@ -49,10 +48,21 @@ def find_thought_format(tokenizer: PreTrainedTokenizerBase, explicit: str | None
     )
 
 
+def known_formats() -> list[str]:
+    """How models write thoughts, each with one `{thought}` in it, in the order to try them."""
+    formats: list[str] = yaml.safe_load(_FORMATS.read_text(encoding="utf-8"))
+    return formats
+
+
+def markers_of(form: str) -> list[str]:
+    """What looks like a special token in a format, in order."""
+    return _MARKER.findall(form)
+
+
 def find_unknown_markers(form: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What looks like a special token in a format but is none of this tokenizer's."""
     vocabulary = tokenizer.get_vocab()
-    return [marker for marker in _MARKER.findall(form) if marker not in vocabulary]
+    return [marker for marker in markers_of(form) if marker not in vocabulary]
 
 
 def _template_writes_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
