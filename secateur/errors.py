@@ -13,7 +13,8 @@
         ├── StatisticsError             statistics that are damaged or of another model
         ├── PlanError                   a plan that cannot be made or does not fit
         ├── FormatError                 a GGUF, imatrix or MLX file that is not what it says
-        └── OutputError                 an output folder that exists or is incomplete
+        ├── OutputError                 an output folder that exists or is incomplete
+        └── CardError                   a model card that says what no result holds
 
 A message says what, where (file, tensor), what was got, what was expected and what to do,
 in one line. The command line prints it and exits; it never prints a traceback for these.
@@ -80,3 +81,7 @@ class FormatError(InputError):
 
 class OutputError(InputError):
     """An output folder exists already, or is not a complete output of ours."""
+
+
+class CardError(InputError):
+    """A model card cannot be made, or says what no result file holds."""

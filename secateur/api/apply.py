@@ -15,6 +15,7 @@ from secateur.outputs.apply import CheckedPlan, check_plan, write_output
 from secateur.planning.checks import PlanSources, refuse_shape
 from secateur.planning.document import PATH, Plan, published, read_plan
 from secateur.planning.edits import edits_of
+from secateur.release.card.origin import origin_of
 from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
 from secateur.release.run_record import add_run
 from secateur.statistics.coverage import coverage as coverage_of
@@ -99,13 +100,15 @@ def write_plan(
             with atomic_path(folder / name) as partial:
                 shutil.copyfile(path, partial)
         add_run(folder, timed(progress))
-        return write_manifest(folder, manifest_facts(checked.plan, checked.statistics), hashes)
+        return write_manifest(folder, manifest_facts(checked), hashes)
 
 
-def manifest_facts(plan: Plan, statistics: Statistics | None) -> dict[str, object]:
+def manifest_facts(checked: CheckedPlan) -> dict[str, object]:
     """What a manifest says an output was made from."""
+    plan, statistics = checked.plan, checked.statistics
     made: dict[str, object] = {
         "model": dict(published(plan).model),
+        "origin": origin_of(checked.checkpoint),
         "experts": plan.experts,
         "selection": dict(plan.selection),
         "plan_sha256": plan.sha256(),

@@ -21,9 +21,9 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 """The files of a checkpoint that say what it is, and where its tensors are."""
 
-_SMALL = (CONFIG, INDEX, *PATTERNS, "README.md")
-"""What is fetched of a repository before its weights. The `*` of these patterns crosses folders:
-hence _OTHERS."""
+_SMALL = (CONFIG, INDEX, *PATTERNS, "README.md", "manifest.json")
+"""What is fetched of a repository before its weights; the last two say where the model comes from.
+The `*` of these patterns crosses folders: hence _OTHERS."""
 _OTHERS = ("original/*", "onnx/*", "gguf/*")
 """Other forms of the same model that publishers put into its repository."""
 

@@ -30,6 +30,9 @@ from secateur.system.sizes import show_in_both_units
 HEADER_SLACK = 0.03
 """By how much a header may differ from ours: another template, name or imatrix path."""
 
+MOST_HEADER = 192
+"""Bytes of a tensor's name, type, shape and offsets in the header of a safetensors file at most."""
+
 _FILE = re.compile(r"[\w.+-]+\.gguf\b", re.IGNORECASE)
 _NAMED = re.compile(r"\b(B?F16)\W*$", re.IGNORECASE)
 _EXTRA_NAMED = re.compile(r"\(?\bB?F16:[\s|]*~?[\d.,]+\s?[KMGT]i?B\)?", re.IGNORECASE)
@@ -236,9 +239,10 @@ def checkpoint_readings(subject: Subject, experts: int) -> list[Reading]:
     """A checkpoint in 16 bits: with what comes in addition to the text model, and without."""
     low, high = (2 * bound for bound in subject.parameters(experts))
     text = 2.0 * subject.shape.parameters(experts)
-    readings = [Reading("all parameters in 16 bits", low, high)]
+    header = MOST_HEADER * len(subject.shape.tensors)
+    readings = [Reading("all parameters in 16 bits", low, high + header)]
     if (low, high) != (text, text):
-        readings.append(Reading("the text model in 16 bits", text, text))
+        readings.append(Reading("the text model in 16 bits", text, text + header))
     return readings
 
 

@@ -33,6 +33,7 @@ _TYPE = "|".join(
 _ONE = re.compile(rf"(?<![\w-])({_TYPE})(?:-({_TYPE}))?(?!\w)")
 _TIERS = re.compile(rf"(?<![\w-])((?:{_TYPE})(?:\s*/\s*(?:{_TYPE}))+)(?![\w])")
 _ENDS = re.compile(rf"\b(\w+) with ({_TYPE}) embed", re.IGNORECASE)
+_FILE = re.compile(r"[\w.+-]+\.gguf\b", re.IGNORECASE)
 _NAMES = re.compile(r"[a-z]+_[a-z_]+(?:/[a-z_]+)*")
 _MATRIX = re.compile(
     r"\b(?:all|every)\b[^.]{0,40}\b(?:quants?|quantizations?|files?|ggufs?)\b[^.]{0,40}"
@@ -61,7 +62,8 @@ class Statement:
 
 def type_findings(subject: Subject) -> Iterator[Finding]:
     """All that a card says of types."""
-    statements = list(_statements(subject))
+    others = _of_other_files(subject)
+    statements = [one for one in _statements(subject) if one.line.number not in others]
     real = _real(subject)
     yield from _by_name(subject, statements, real)
     yield from _fallbacks(subject, statements, real)
@@ -70,6 +72,18 @@ def type_findings(subject: Subject) -> Iterator[Finding]:
         yield from _ends(subject, row)
         yield from _tiers(subject, row)
     yield from _imatrix(subject, rows)
+
+
+def _of_other_files(subject: Subject) -> set[int]:
+    """The lines of sections whose heading names other files than the one that is looked at."""
+    found, other = set(), False
+    for line in subject.card.lines:
+        if line.text.startswith("#"):
+            named = _FILE.findall(line.text)
+            other = bool(named) and subject.name is not None and subject.name not in named
+        if other:
+            found.add(line.number)
+    return found
 
 
 def _real(subject: Subject) -> Made | None:

@@ -175,13 +175,11 @@ def _files(subject: Subject) -> Iterator[Finding]:
                 "file name", row.file, "wrong", f"a name that ends in a label for {row.label}",
                 "the Hub and Ollama read no quantization out of it", row.line,
             )  # fmt: skip
-        elif label in first:
+        elif first.setdefault(label, row.file) != row.file:
             yield Finding(
                 "file name", row.file, "wrong", f"a label other than {label}",
                 f"the Hub reads {label} out of it, as out of {first[label]}", row.line,
             )  # fmt: skip
-        else:
-            first[label] = row.file
     listed = {row.file for row in file_rows(subject)}
     stated: set[str] = set()
     for line in subject.card.lines:

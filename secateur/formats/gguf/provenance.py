@@ -8,13 +8,11 @@ keys that llama.cpp's converter gives them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from secateur import __version__
+from secateur.checkpoint.model_card import read_front_matter, texts
 from secateur.formats.gguf.container import STRING, Value
 
 HUB = "https://huggingface.co"
@@ -33,15 +31,15 @@ def origin_metadata(folder: Path, hub_id: str | None) -> dict[str, Value]:
 
     A card that cannot be read as such says nothing.
     """
-    card = _card(folder / "README.md")
+    card = read_front_matter(folder)
     metadata = {"general.quantized_by": Value(STRING, "secateur")}
     for key in ("license", "license_name", "license_link"):
-        if text := ",".join(_texts(card.get(key))):
+        if text := ",".join(texts(card.get(key))):
             metadata[f"general.{key.replace('_', '.')}"] = Value(STRING, text)
     for key, words in (("tags", ("tags", "pipeline_tag")), ("languages", ("language",))):
-        if found := tuple(text for word in words for text in _texts(card.get(word))):
+        if found := tuple(text for word in words for text in texts(card.get(word))):
             metadata[f"general.{key}"] = Value(STRING, found)
-    bases = [hub_id] if hub_id else _texts(card.get("base_model"))
+    bases = [hub_id] if hub_id else texts(card.get("base_model"))
     return metadata | _base_models([base for base in bases if _HUB_ID.fullmatch(base)])
 
 
@@ -70,23 +68,3 @@ def _base_models(ids: Sequence[str]) -> dict[str, Value]:
         metadata[f"{at}organization"] = Value(STRING, organization)
         metadata[f"{at}repo_url"] = Value(STRING, f"{HUB}/{base}")
     return metadata
-
-
-def _card(path: Path) -> Mapping[str, Any]:
-    """The YAML at the head of a model card; empty when there is none that can be read."""
-    try:
-        text = path.read_text("utf-8")
-        head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-        content = yaml.safe_load(head[1]) if head else None
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _texts(value: Any) -> list[str]:
-    """A text or a list of texts, as a list; what is neither is left out."""
-    return [item for item in (value if isinstance(value, list) else [value]) if _is_text(item)]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)

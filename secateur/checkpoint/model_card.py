@@ -1,0 +1,32 @@
+"""The YAML at the head of a model card, as publishers write it: a folder's README.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MODEL_CARD = "README.md"
+
+
+def read_front_matter(folder: Path) -> Mapping[str, Any]:
+    """The front matter of a folder's card; empty when there is none that can be read."""
+    try:
+        text = (folder / MODEL_CARD).read_text("utf-8")
+        head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+        content = yaml.safe_load(head[1]) if head else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def texts(value: Any) -> list[str]:
+    """A text or a list of texts, as a list; what is neither is left out."""
+    return [item for item in (value if isinstance(value, list) else [value]) if _is_text(item)]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)

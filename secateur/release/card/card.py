@@ -1,0 +1,179 @@
+"""The model card of an output: gathered from its results, rendered, checked, written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secateur.checkpoint.model_card import MODEL_CARD
+from secateur.errors import CardError, OutputError
+from secateur.release.card.check import (
+    Source,
+    author_section,
+    check_numbers,
+    sources_of,
+)
+from secateur.release.card.facts import Results
+from secateur.release.card.front_matter import check_terms, front_matter_of, pipeline_tag_of
+from secateur.release.card.limits import limits_of
+from secateur.release.card.lineage import edited_words, edits_of_output, steps_of
+from secateur.release.card.making import files_of, making_of
+from secateur.release.card.measured import divergence_of, evidence_of
+from secateur.release.card.render import render, template_text
+from secateur.release.card.running import running_of
+from secateur.release.card.scope import Scope, scope_of
+from secateur.release.card.shown import show
+from secateur.release.card.yaml_rows import plain, yaml_rows
+from secateur.release.manifest import amend_manifest
+from secateur.system.atomic import write_text
+from secateur.system.text_files import read_json, read_text
+
+LEDGER = "evidence/card.json"
+NO_REPOSITORY = "OWNER/NAME"
+_ABOUT = "<!-- about -->"
+"""The line of the rendered card at whose place the author's words come."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card: its text, its front matter as the Hub reads it, and where each number stands."""
+
+    text: str
+    front_matter: Mapping[str, Any]
+    ledger: tuple[Source, ...]
+    told: Mapping[str, str]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def make_card(
+    out: Path,
+    told: Mapping[str, str] | None = None,
+    about: str | None = None,
+    only: Sequence[str] = (),
+    template: str | None = None,
+) -> Card:
+    """The card of an output, every number of it checked against its results.
+
+    `told` is what the releaser says: repository, base_model, license, license_name, license_link,
+    quantized_by. `about` is Markdown of theirs, which gets a section that says so. `only` names
+    the outputs that it is about (scope.scope_of). Raises CardError for a number without a source
+    and for words that the Hub does not know, OutputError for results that cannot be read.
+    """
+    results = Results(out, dict(told or {}))
+    scope = scope_of(results, only)
+    front = front_matter_of(scope)
+    text, places = render(template or template_text(), _values(scope, front))
+    text, ledger = _with_author(text, sources_of(places), about)
+    check_numbers(text, ledger, results)
+    card = Card(text, _read_back(text, front), ledger, results.told)
+    check_terms(card.front_matter)
+    return card
+
+
+def write_card(out: Path, card: Card) -> None:
+    """Write README.md and its ledger into an output, and into its manifest. Raises WriteError."""
+    document = {
+        "card": MODEL_CARD,
+        "sha256": card.sha256,
+        "told": dict(card.told),
+        "numbers": [{**asdict(source), "path": list(source.path)} for source in card.ledger],
+    }
+    write_text(out / MODEL_CARD, card.text)
+    write_text(out / LEDGER, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    amend_manifest(out, (MODEL_CARD, LEDGER))
+
+
+def check_card(out: Path) -> None:
+    """Check the card that lies in an output by its ledger, without making it again.
+
+    Raises CardError for a number that no result holds, OutputError where there is no card.
+    """
+    text = read_text(out / MODEL_CARD, "a model card", OutputError)
+    found = read_json(out / LEDGER, "where the numbers of a card stand", OutputError)
+    try:
+        ledger = [Source(**{**one, "path": tuple(one["path"])}) for one in found["numbers"]]
+        results = Results(out, {str(key): str(word) for key, word in found["told"].items()})
+    except (TypeError, KeyError, AttributeError):
+        raise OutputError(
+            f"{out / LEDGER} is not what secateur wrote: write the card anew"
+        ) from None
+    check_numbers(text, ledger, results)
+
+
+def is_ours(out: Path) -> bool:
+    """Whether README.md is the card that we wrote, unchanged; True where there is none."""
+    path = out / MODEL_CARD
+    if not path.is_file():
+        return True
+    if not (out / LEDGER).is_file():
+        return False
+    found = read_json(out / LEDGER, "where the numbers of a card stand", OutputError)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return isinstance(found, dict) and found.get("sha256") == digest
+
+
+def _values(scope: Scope, front: Mapping[str, Any]) -> Mapping[str, Any]:
+    making, files = making_of(scope), files_of(scope)
+    model = scope.results.manifest["model"]["source"]
+    return {
+        "front_matter": list(yaml_rows(front)),
+        "model": show(model, "short name"),
+        "short_name": show(model, "short name"),
+        "done": _done(scope),
+        "making": making,
+        "files": files,
+        "has_memory": any(file.memory is not None for file in files),
+        "about": _ABOUT,
+        "divergence": divergence_of(scope),
+        "evidence": evidence_of(scope),
+        "has_page": "report.html" in scope.results.manifest["files"].value,
+        "pictures": [],
+        "limits": limits_of(scope),
+        "steps": steps_of(scope),
+        "edits": edits_of_output(scope),
+        "edited_before": bool(edited_words(scope)) or any(step.edited for step in steps_of(scope)),
+        "running": running_of(scope),
+        "repository": scope.repository or NO_REPOSITORY,
+        "pipeline_tag": pipeline_tag_of(scope),
+        "license": front.get("license_name") or front.get("license"),
+        "license_link": front.get("license_link"),
+    }
+
+
+def _done(scope: Scope) -> str:
+    """What was done, in words."""
+    words = ["pruned"] if scope.is_pruned else []
+    words += ["quantized"] if any(one.recipe is not None for one in scope.outputs) else []
+    words += ["edited by hand"] if edits_of_output(scope) else []
+    return " and ".join(words) or "copied"
+
+
+def _with_author(
+    text: str, ledger: tuple[Source, ...], about: str | None
+) -> tuple[str, tuple[Source, ...]]:
+    """The text with the author's section, if there is one, in its place; lines after it move."""
+    lines = text.split("\n")
+    at = lines.index(_ABOUT)
+    section = author_section(about).split("\n") if about else []
+    # Without words the line and an empty one around it go.
+    last = at + 1 if about else at + 2
+    more = len(section) - (last - at)
+    moved = (replace(one, line=one.line + more) if one.line > at else one for one in ledger)
+    return "\n".join([*lines[:at], *section, *lines[last:]]), tuple(moved)
+
+
+def _read_back(text: str, front: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The front matter as it is read. Raises CardError when that is not what was written."""
+    found = yaml.safe_load(text.split("---\n")[1])
+    if found != plain(front):
+        raise CardError("the front matter of the card is not read back as it was written")
+    return dict(found)

@@ -1,0 +1,96 @@
+"""How to run what an output holds: for each program the files that it can read, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.checkpoint.hub import CONFIG
+from secateur.errors import OutputError
+from secateur.formats.gguf.naming import label_of
+from secateur.formats.gguf.split import part_name
+from secateur.release.card.facts import Fact
+from secateur.release.card.scope import Output, Scope
+from secateur.release.card.shown import Shown, show, show_if
+from secateur.release.manifest import MANIFEST
+from secateur.system.text_files import read_text
+
+GENERATION = "generation_config.json"
+SAMPLERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+"""Keys of generation_config.json, by which transformers and vLLM draw tokens."""
+
+_LLAMA = {
+    "temperature": "--temp",
+    "top_k": "--top-k",
+    "top_p": "--top-p",
+    "min_p": "--min-p",
+    "repetition_penalty": "--repeat-penalty",
+}
+_TEMPLATE = "chat_template.jinja"
+_SWITCH = "enable_thinking"
+MODELFILE = "Modelfile"
+
+
+def running_of(scope: Scope) -> Mapping[str, Any]:
+    """The values of the card's sections about programs; a program without a file has none."""
+    safetensors = scope.of("safetensors")
+    architecture = scope.config("architectures", 0)
+    return {
+        "context": show_if(scope.config("max_position_embeddings"), "plain count"),
+        "memory_context": show_if(scope.results.plan.get("memory", "context"), "plain count"),
+        "samplers": _samplers(scope),
+        "llama_samplers": [(_LLAMA[str(fact.key)], show(fact, "setting"))
+                           for fact in _sampler_facts(scope)],
+        "thinks": _thinks(scope),
+        "ggufs": _ggufs(scope),
+        "mmproj": [show(file, "key") for one in scope.of("mmproj") for file in one.files],
+        "ollama": [show(file, "key") for file in _ollama_files(scope)],
+        "modelfile": any(file.key == MODELFILE for file in _ollama_files(scope)),
+        "transformers": bool(safetensors),
+        "architecture": show_if(architecture, "code"),
+        "sees": scope.results.at(CONFIG, ("vision_config",)) is not None,
+        "mlx": [show(one.facts, "key") for one in scope.of("mlx")],
+    }  # fmt: skip
+
+
+def _sampler_facts(scope: Scope) -> list[Fact]:
+    found = (scope.results.at(GENERATION, (key,)) for key in SAMPLERS)
+    return [fact for fact in found if fact is not None and isinstance(fact.value, int | float)]
+
+
+def _samplers(scope: Scope) -> list[tuple[Shown, Shown]]:
+    return [(show(fact, "key"), show(fact, "setting")) for fact in _sampler_facts(scope)]
+
+
+def _thinks(scope: Scope) -> bool:
+    """Whether the model's own chat template has a switch for thinking."""
+    names = [_TEMPLATE, *(f"{one.folder}/{_TEMPLATE}" for one in scope.outputs if one.folder)]
+    listed = scope.results.manifest["files"].value
+    for name in names:
+        if name in listed:
+            text = read_text(scope.results.folder / name, "a chat template", OutputError)
+            return _SWITCH in text
+    return False
+
+
+def _ggufs(scope: Scope) -> list[tuple[Shown, Shown | None]]:
+    """(file, the label by which Ollama finds it on the Hub) of every GGUF, of a split one the
+    first part."""
+    firsts = [file for one in scope.of("gguf") for file in _first(one)]
+    return [(show(file, "key"), show(file, "gguf label") if label_of(file.key) else None)
+            for file in firsts]  # fmt: skip
+
+
+def _first(output: Output) -> list[Fact]:
+    parts = [(file, part_name(file.key)) for file in output.files]
+    return [file for file, part in parts if part is None or part.number == 1]
+
+
+def _ollama_files(scope: Scope) -> list[Fact]:
+    """The files for Ollama that lie in the output, where a GGUF goes with them."""
+    if not scope.of("gguf"):
+        return []
+    listed = scope.results.file(MANIFEST)["files"]
+    names = [name for name in listed.value if name.split("/")[0].startswith(MODELFILE)]
+    names += [name for name in ("template", "params", "system") if name in listed.value]
+    return [listed[name] for name in names]

@@ -1,0 +1,130 @@
+"""A value as the card shows it: its words, the fact behind them, and how they follow from it.
+
+`HOW` is the whole list of ways to write a value. None of them computes: a number of a card is a
+number of a result file, rounded or with its unit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import yaml
+
+from secateur.errors import CardError
+from secateur.evaluation.engine_metrics import ENGINE_METRICS
+from secateur.evaluation.metrics.registry import all_metrics
+from secateur.formats.gguf.naming import label_of
+from secateur.release.card.facts import Fact, show_path
+from secateur.system.sizes import show_bytes
+
+MARKS = ("\U000f0000", "\U000f0001", "\U000f0002")
+"""Around a shown value while a card is rendered: begin, its number, end. Of a private area of
+Unicode; a value that holds one is refused."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Words that follow from a fact in one of the ways of `HOW`."""
+
+    text: str
+    fact: Fact
+    how: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+
+def show_if(fact: Fact | None, how: str = "text") -> Shown | None:
+    """A fact in words, None where there is none."""
+    return None if fact is None else show(fact, how)
+
+
+def show(fact: Fact, how: str = "text") -> Shown:
+    """A fact in words. Raises CardError for a value that cannot be written so."""
+    return Shown(write(fact, how), fact, how)
+
+
+def write(fact: Fact, how: str) -> str:
+    """The words of a fact. Raises CardError for a value that cannot be written so."""
+    try:
+        text = HOW[how](fact)
+    except (TypeError, ValueError, KeyError):
+        raise CardError(
+            f"{fact.file}: {show_path(fact.path)} cannot be shown as {how}: it is of another kind "
+            "than this version of secateur writes; measure again"
+        ) from None
+    if any(mark in text for mark in MARKS) or "\n" in text:
+        raise CardError(
+            f"{fact.file}: {show_path(fact.path)} holds a line break or a private character, which "
+            "a card does not show"
+        )
+    return text
+
+
+def _words(fact: Fact) -> str:
+    """Text within a paragraph or a table: what Markdown or HTML would read otherwise is escaped."""
+    text = " ".join(str(fact.value).split())
+    for sign in "\\|<>*`[]":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _plain(fact: Fact) -> str:
+    """Text within code, where nothing can be escaped."""
+    text = str(fact.value)
+    if "`" in text:
+        raise ValueError(text)
+    return text
+
+
+def _title(fact: Fact) -> str:
+    """What people call a metric; another measurement's name in words."""
+    name = str(fact.value)
+    titles = {metric.name: metric.title for metric in (*all_metrics(), *ENGINE_METRICS)}
+    return titles.get(name) or name.replace("_", " ")
+
+
+def _kind_of_tensor(fact: Fact) -> str:
+    """A tensor's name without the layer and the word that all weights end in."""
+    return re.sub(r"^.*?(?:blk|layers)\.\d+\.|\.weight$", "", str(fact.value))
+
+
+def _scalar(fact: Fact) -> str:
+    """A scalar of YAML that is read back as this very value."""
+    value = fact.value
+    if not isinstance(value, str):
+        return json.dumps(value)
+    plain = yaml.safe_load(f"- {value}") if value and ": " not in value else None
+    return (
+        value if plain == [value] and " #" not in value else json.dumps(value, ensure_ascii=False)
+    )
+
+
+HOW: Mapping[str, Callable[[Fact], str]] = {
+    "text": _words,
+    "code": _plain,
+    "short name": lambda fact: _words(fact).rpartition("/")[2],
+    "key": lambda fact: str(fact.path[-1]),
+    "words of key": lambda fact: str(fact.path[-1]).replace("_", " "),
+    "count": lambda fact: f"{fact.value:,d}",
+    "plain count": lambda fact: f"{fact.value:d}",
+    "length": lambda fact: f"{len(fact.value):,d}",
+    "size": lambda fact: show_bytes(fact.value),
+    "number": lambda fact: f"{fact.value:.3g}",
+    "setting": lambda fact: f"{fact.value:g}",
+    "percent": lambda fact: f"{100 * fact.value:.1f} %",
+    "whole percent": lambda fact: f"{100 * fact.value:g} %",
+    "bits": lambda fact: f"{fact.value:.2f}",
+    "hash": lambda fact: str(fact.value)[:12],
+    "title": _title,
+    "kind of tensor": _kind_of_tensor,
+    "gguf label": lambda fact: str(label_of(str(fact.path[-1]))),
+    "scalar": _scalar,
+}
+"""{how: the words of a fact}."""
