@@ -1,0 +1,1 @@
+"""Tasks: questions with a right answer, what was answered, and what that says."""

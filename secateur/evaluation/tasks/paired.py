@@ -1,0 +1,277 @@
+"""Two models on the same items: is one better, by how much, and could so few items show it?
+
+Each item is compared with itself, so that what makes an item hard for both does not count as
+noise. Everything is from scipy: the exact binomial test, Wilson's interval, the bootstrap.
+
+    test         one answer an item, right or wrong: McNemar's exact test, a binomial test of the
+                 items that flipped (McNemar 1947; Fagerland, Lydersen & Laake 2013, section 2).
+                 Otherwise (several answers an item, scores between 0 and 1, or items that belong
+                 together) a permutation test that exchanges the two models within a cluster.
+    difference   percentile bootstrap over clusters (`evaluation.intervals`): items, or groups of
+                 items that share a text, are drawn whole.
+    effect       Cohen's h, 2 asin sqrt(after) - 2 asin sqrt(before): a difference of rates on a
+                 scale where it is equally hard to see anywhere (Cohen 1988, chapter 6).
+    needed       items for 80 % power at 5 %, by Connor (1987): see `items_needed`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from secateur.errors import RequestError
+from secateur.evaluation.intervals import CONFIDENCE, Draws, Interval, bootstrap
+from secateur.evaluation.measurement import Measurement
+
+LEVEL = 0.05
+"""A difference stands when its p is at most this."""
+POWER = 0.8
+"""The chance of seeing a true difference that `items_needed` asks for."""
+PERMUTATIONS = 9999
+KIND = "tasks"
+
+Scores = Mapping[str, Sequence[float]]
+"""Item -> the scores of its answers, each between 0 (wrong) and 1 (right)."""
+Values = NDArray[np.float64]
+
+
+class Flips(NamedTuple):
+    """Items by what became of them; an item of several answers is right when most are."""
+
+    kept: int
+    """right before and after"""
+    lost: int
+    """right before, wrong after"""
+    gained: int
+    """wrong before, right after"""
+    missed: int
+    """wrong before and after"""
+
+    @property
+    def items(self) -> int:
+        return sum(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedResult:
+    """Two models on the same items of one task.
+
+    `before`, `after`: their accuracies with Wilson intervals (bootstrap ones where there are
+    several answers an item); `difference` is after minus before; `p_value` is that of `test`;
+    `effect` is Cohen's h; `needed` is how many items would show a difference of this size, None
+    where the two are equal.
+    """
+
+    task: str
+    flips: Flips
+    before: Interval
+    after: Interval
+    difference: Interval
+    test: str
+    p_value: float
+    effect: float
+    needed: int | None
+
+    @property
+    def stands(self) -> bool:
+        """Whether the test tells the two apart."""
+        return self.p_value <= LEVEL
+
+    def describe(self) -> str:
+        """One line: flips, difference, test, and what would be needed."""
+        low, high = self.difference.low, self.difference.high
+        spread = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+        more = "" if self.needed is None else f"; {self.needed} items would show this difference"
+        return (
+            f"{self.task}: {100 * self.difference.value:+.1f} points{spread}, "
+            f"{self.flips.lost} lost, {self.flips.gained} gained of {self.flips.items}, "
+            f"p = {self.p_value:.2g} ({self.test}), h = {self.effect:+.2f}{more}"
+        )
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """The numbers of a report, of the kind "tasks" and with the task as domain."""
+        n = {"items": self.flips.items}
+
+        def number(name: str, value: float, unit: str) -> Measurement:
+            return Measurement(name, value, unit, n, domain=self.task, kind=KIND)
+
+        low, high = self.difference.low, self.difference.high
+        confidence = None if low is None else CONFIDENCE
+        found = [
+            Measurement(
+                "accuracy_difference", self.difference.value, "share of items", n,
+                low, high, confidence, self.task, KIND,
+            ),
+            number("flips_lost", self.flips.lost, "items"),
+            number("flips_gained", self.flips.gained, "items"),
+            number("p_value", self.p_value, self.test),
+            number("effect_size", self.effect, "Cohen's h"),
+        ]  # fmt: skip
+        if self.needed is not None:
+            found.append(number("items_needed", self.needed, "items"))
+        return tuple(found)
+
+
+def wilson(right: int, items: int) -> Interval:
+    """A rate with its 95 % Wilson score interval (Wilson 1927). Raises RequestError for no item."""
+    if items < 1:
+        raise RequestError("there is no item to take a rate of: ask at least one question")
+    found = stats.binomtest(right, items).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(right / items, float(found.low), float(found.high))
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided p of McNemar's exact test; 1 where nothing flipped."""
+    flipped = lost + gained
+    return float(stats.binomtest(min(lost, gained), flipped, 0.5).pvalue) if flipped else 1.0
+
+
+def cohens_h(before: float, after: float) -> float:
+    """The effect size of a difference of rates (see the module)."""
+    return 2 * math.asin(math.sqrt(after)) - 2 * math.asin(math.sqrt(before))
+
+
+def items_needed(flipped: float, difference: float) -> int | None:
+    """Items with which a paired test sees `difference` at 5 %, two-sided, with 80 % power.
+
+    `flipped` is the share of items that flip either way, `difference` the share gained minus the
+    share lost. (z_a sqrt(f) + z_b sqrt(f - d^2))^2 / d^2: Connor 1987, Biometrics 43.
+    None for no difference.
+    """
+    if difference == 0:
+        return None
+    flipped = max(flipped, abs(difference))
+    alpha, beta = stats.norm.ppf(1 - LEVEL / 2), stats.norm.ppf(POWER)
+    root = alpha * math.sqrt(flipped) + beta * math.sqrt(max(0.0, flipped - difference**2))
+    return math.ceil(float((root / difference) ** 2) - 1e-9)
+
+
+class Pairing(NamedTuple):
+    """What is possible when only the sums of two models are known, not their answers."""
+
+    best: Flips
+    """as few flips as possible: the smallest p"""
+    worst: Flips
+    """as many as possible: the largest p"""
+
+
+def possible_pairings(before: int, after: int, items: int) -> Pairing:
+    """The flips nearest to and farthest from a difference, of `before` and `after` right answers
+    to the same `items`. Raises RequestError for counts that cannot be.
+    """
+    if not (0 <= before <= items and 0 <= after <= items and items > 0):
+        raise RequestError(f"{before} and {after} right answers of {items} cannot be")
+
+    def flips(both: int) -> Flips:
+        return Flips(both, before - both, after - both, items - before - after + both)
+
+    return Pairing(flips(min(before, after)), flips(max(0, before + after - items)))
+
+
+def compare_paired(
+    task: str,
+    before: Scores,
+    after: Scores,
+    *,
+    seed: int = 0,
+    clusters: Mapping[str, str] | None = None,
+) -> PairedResult:
+    """Compare two models on the items of one task.
+
+    `clusters` names the group of every item; items without one are their own. The same input gives
+    the same result, in whatever order items come. Raises RequestError when the two did not answer
+    the same items, as often each, or when there are none.
+    """
+    items = _check(task, before, after)
+    groups = sorted({(clusters or {}).get(item, item) for item in items})
+    number = {group: at for at, group in enumerate(groups)}
+    cluster = np.array([number[(clusters or {}).get(item, item)] for item in items])
+    first, second = (
+        np.array([float(np.mean(scores[item])) for item in items]) for scores in (before, after)
+    )
+    right = first > 0.5, second > 0.5
+    flips = Flips(
+        int(np.sum(right[0] & right[1])),
+        int(np.sum(right[0] & ~right[1])),
+        int(np.sum(~right[0] & right[1])),
+        int(np.sum(~right[0] & ~right[1])),
+    )
+    difference = _bootstrap(second - first, cluster, seed)
+    single = bool(np.isin([first, second], (0.0, 1.0)).all()) and all(
+        len(before[item]) == 1 for item in items
+    )
+    if single and len(groups) == len(items):
+        test, p_value = "exact McNemar", mcnemar(flips.lost, flips.gained)
+    else:
+        test, p_value = "permutation within clusters", _permute(second - first, cluster, seed)
+    if single and len(groups) == len(items):
+        rates = [wilson(int(side.sum()), len(items)) for side in (first, second)]
+    else:
+        rates = [_bootstrap(side, cluster, seed) for side in (first, second)]
+    return PairedResult(
+        task,
+        flips,
+        rates[0],
+        rates[1],
+        difference,
+        test,
+        p_value,
+        cohens_h(rates[0].value, rates[1].value),
+        items_needed((flips.lost + flips.gained) / len(items), difference.value),
+    )
+
+
+def _check(task: str, before: Scores, after: Scores) -> list[str]:
+    """The items, sorted."""
+    if not before and not after:
+        raise RequestError(f"{task}: there is no item to compare; ask at least one question")
+    if before.keys() != after.keys():
+        one, other = len(before.keys() - after.keys()), len(after.keys() - before.keys())
+        raise RequestError(
+            f"{task}: {one} items have an answer of the first model only, {other} of the second "
+            "only; both have to be asked the same items (same task, seed and number of items)"
+        )
+    for item in before:
+        if len(before[item]) != len(after[item]) or not len(before[item]):
+            raise RequestError(
+                f"{task}: item {item} has {len(before[item])} answers of the first model and "
+                f"{len(after[item])} of the second, expected as many of both, and at least one"
+            )
+        if not all(0 <= score <= 1 for score in (*before[item], *after[item])):
+            raise RequestError(f"{task}: item {item} has a score outside 0 to 1")
+    return sorted(before)
+
+
+def _bootstrap(values: Values, cluster: NDArray[np.intp], seed: int) -> Interval:
+    """The mean over all items, with the interval from drawing whole clusters."""
+    sums, counts = np.bincount(cluster, weights=values), np.bincount(cluster)
+
+    def mean(draws: Draws) -> Values:
+        drawn: Values = sums[draws].sum(-1) / counts[draws].sum(-1)
+        return drawn
+
+    return bootstrap(len(sums), mean, seed=seed)
+
+
+def _permute(differences: Values, cluster: NDArray[np.intp], seed: int) -> float:
+    """Two-sided p of the summed differences when the models are exchanged within clusters."""
+    sums = np.bincount(cluster, weights=differences)
+    moved = sums[sums != 0]
+    if not len(moved):
+        return 1.0
+    found = stats.permutation_test(
+        (moved,),
+        lambda values, axis: np.sum(values, axis),
+        permutation_type="samples",
+        n_resamples=PERMUTATIONS,
+        vectorized=True,
+        axis=-1,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)

@@ -1,0 +1,171 @@
+"""Two models on the same items: the statistics, against hand computation and known values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.errors import RequestError
+from secateur.evaluation.tasks.paired import (
+    Flips,
+    cohens_h,
+    compare_paired,
+    items_needed,
+    mcnemar,
+    possible_pairings,
+    wilson,
+)
+
+
+def answers(right: str) -> dict[str, list[float]]:
+    """One item a character: 1 is right."""
+    return {f"q{number:03}": [float(mark)] for number, mark in enumerate(right)}
+
+
+def test_flips_are_counted_both_ways() -> None:
+    found = compare_paired("t", answers("1101000111"), answers("1010000110"))
+    assert found.flips == Flips(kept=3, lost=3, gained=1, missed=3)
+    assert found.difference.value == pytest.approx(-0.2)
+    assert found.before.value == pytest.approx(0.6)
+    assert found.test == "exact McNemar"
+    assert found.p_value == pytest.approx(2 * (1 + 4) / 16)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"),
+    [(8, 5, 0.58105), (3, 0, 0.25), (0, 0, 1.0), (5, 0, 0.0625), (6, 0, 0.03125)],
+)
+def test_mcnemar_is_the_exact_one(lost: int, gained: int, p: float) -> None:
+    assert mcnemar(lost, gained) == pytest.approx(p, abs=1e-5)
+    assert mcnemar(gained, lost) == mcnemar(lost, gained)
+
+
+def test_items_needed_are_those_of_the_formula() -> None:
+    assert items_needed(0.10, 0.015) == 3487
+    assert items_needed(0.10, 0.05) == 312
+    assert items_needed(0.10, -0.05) == 312
+    assert items_needed(0.2, 0) is None
+    assert items_needed(0.0, 0.1) == items_needed(0.1, 0.1)  # a difference flips at least itself
+
+
+def test_so_many_items_as_needed_do_show_the_difference() -> None:
+    """Simulated: with `items_needed` items about 80 % of the runs have p below 5 %."""
+    needed = items_needed(0.2, 0.1)
+    assert needed is not None
+    drawn = np.random.default_rng(0).multinomial(needed, [0.15, 0.05, 0.8], size=2000)
+    seen = np.mean([mcnemar(int(lost), int(gained)) <= 0.05 for lost, gained, _ in drawn])
+    assert 0.72 < seen < 0.85  # the exact test is a little more careful than the formula
+
+
+def test_wilson_is_defined_at_the_ends() -> None:
+    low = wilson(0, 3)
+    assert (low.value, low.low) == (0, 0)
+    assert low.high == pytest.approx(0.5615, abs=1e-4)
+    assert wilson(3, 3).low == pytest.approx(1 - 0.5615, abs=1e-4)
+    with pytest.raises(RequestError, match="no item"):
+        wilson(0, 0)
+
+
+def test_the_effect_size_is_cohens_h() -> None:
+    assert cohens_h(0.25, 0.75) == pytest.approx(math.pi / 3)
+    assert cohens_h(0.9, 0.9) == 0
+    assert cohens_h(1.0, 0.0) == pytest.approx(-math.pi)
+
+
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(*[st.integers(0, n)] * 2, st.just(n))))
+def test_pairings_bound_every_p(counts: tuple[int, int, int]) -> None:
+    before, after, items = counts
+    pairing = possible_pairings(before, after, items)
+    for flips in pairing:
+        assert min(flips) >= 0
+        assert flips.items == items
+        assert flips.kept + flips.lost == before
+        assert flips.kept + flips.gained == after
+    ps = [
+        mcnemar(before - both, after - both)
+        for both in range(max(0, before + after - items), min(before, after) + 1)
+    ]
+    assert min(ps) == pytest.approx(mcnemar(pairing.best.lost, pairing.best.gained))
+    assert max(ps) == pytest.approx(mcnemar(pairing.worst.lost, pairing.worst.gained))
+
+
+def test_a_cards_case_cannot_be_seen() -> None:
+    pairing = possible_pairings(162, 159, 198)
+    assert pairing.best == Flips(159, 3, 0, 36)
+    assert mcnemar(pairing.best.lost, pairing.best.gained) == 0.25
+    with pytest.raises(RequestError, match="cannot be"):
+        possible_pairings(5, 3, 4)
+
+
+def test_clusters_widen_the_interval_and_change_the_test() -> None:
+    """Ten copies of each of 20 items are 20 items, not 200."""
+    rng = np.random.default_rng(3)
+    before = rng.random(20) < 0.8
+    after = before & (rng.random(20) < 0.7)
+    copies = {f"i{i}-{c}": [float(before[i])] for i in range(20) for c in range(10)}
+    others = {f"i{i}-{c}": [float(after[i])] for i in range(20) for c in range(10)}
+    clusters = {item: item.split("-")[0] for item in copies}
+    alone = compare_paired("t", copies, others)
+    together = compare_paired("t", copies, others, clusters=clusters)
+    assert together.difference.value == pytest.approx(alone.difference.value)
+    width = [found.difference.high - found.difference.low for found in (alone, together)]  # type: ignore[operator]
+    assert width[1] > 2.5 * width[0]
+    assert together.test.startswith("permutation")
+    lost = int(np.sum(before & ~after))
+    assert together.p_value == pytest.approx(mcnemar(lost, 0), rel=0.2)
+    assert alone.p_value < 1e-6 < together.p_value
+
+
+def test_several_answers_an_item_are_one_item() -> None:
+    before = {f"q{i}": [1.0, 1.0, 0.0] for i in range(12)}
+    after = {f"q{i}": [1.0, 0.0, 0.0] for i in range(12)}
+    found = compare_paired("t", before, after)
+    assert found.flips == Flips(0, 12, 0, 0)
+    assert found.difference.value == pytest.approx(-1 / 3)
+    assert found.p_value == pytest.approx(2 / 2**12, rel=0.01)
+
+
+def test_the_order_of_items_does_not_matter_and_a_seed_repeats() -> None:
+    before, after = answers("110100011101"), answers("101000011001")
+    turned = dict(reversed(before.items()))
+    first = compare_paired("t", before, after, seed=5)
+    assert first == compare_paired("t", turned, after, seed=5)
+
+
+def test_equal_models_are_equal() -> None:
+    found = compare_paired("t", answers("1" * 30), answers("1" * 30))
+    assert (found.p_value, found.effect, found.needed, found.stands) == (1.0, 0.0, None, False)
+    assert "needed" not in {entry.name for entry in found.measurements()}
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(RequestError, match="1 items have an answer of the first model only"):
+        compare_paired("t", answers("111"), answers("11"))
+    with pytest.raises(RequestError, match="no item"):
+        compare_paired("t", {}, {})
+    with pytest.raises(RequestError, match="2 answers of the first model and 1 of the second"):
+        compare_paired("t", {"a": [1, 0]}, {"a": [1]})
+    with pytest.raises(RequestError, match="outside 0 to 1"):
+        compare_paired("t", {"a": [2.0]}, {"a": [1]})
+
+
+def test_measurements_and_the_line_say_the_same() -> None:
+    found = compare_paired("words", answers("1" * 40 + "0" * 10), answers("1" * 30 + "0" * 20))
+    numbers = {entry.name: entry for entry in found.measurements()}
+    difference = numbers["accuracy_difference"]
+    assert difference.value == pytest.approx(-0.2)
+    assert difference.low is not None
+    assert difference.low < -0.2 < difference.high  # type: ignore[operator]
+    assert {entry.domain for entry in numbers.values()} == {"words"}
+    assert {entry.kind for entry in numbers.values()} == {"tasks"}
+    assert dict(difference.n) == {"items": 50}
+    assert numbers["flips_lost"].value == 10
+    assert numbers["items_needed"].value == found.needed
+    line = found.describe()
+    assert "-20.0 points" in line
+    assert "10 lost, 0 gained of 50" in line
+    assert f"{found.needed} items would show" in line
