@@ -267,7 +267,7 @@ def _permute(differences: Values, cluster: NDArray[np.intp], seed: int) -> float
         return 1.0
     found = stats.permutation_test(
         (moved,),
-        lambda values, axis: np.sum(values, axis),
+        np.sum,
         permutation_type="samples",
         n_resamples=PERMUTATIONS,
         vectorized=True,
