@@ -1,11 +1,12 @@
-"""The words and facts of tables.toml, as the makers of dialogues use them."""
+"""The words and facts that dialogues are made of; the suites of gemmule's domains share them."""
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
 
-_TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text(encoding="utf-8"))
+_FILE = "secateur/evaluation/tasks/suites/data/gemmule.toml"
+_TABLES = tomllib.loads((Path(__file__).parents[1] / _FILE).read_text(encoding="utf-8"))
 
 
 def _rows(name: str) -> list[list[str]]:
