@@ -59,25 +59,41 @@ def public_address(url: str) -> str:
     return urlunsplit((parts.scheme, where, parts.path.rstrip("/") or "/v1", "", ""))
 
 
+class NoAnswer(EngineError):
+    """A server did not answer a request. `status` is HTTP's, None where there was no connection."""
+
+    def __init__(self, message: str, status: int | None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class ChatServer(AbstractContextManager["ChatServer"]):
     """A connection to a server; may be used by several threads at a time.
 
     `address` is its public address, `model` the name of the model that answers.
     """
 
-    def __init__(self, url: str, model: str | None = None) -> None:
-        """Connect. Raises EngineError when the server does not answer, RequestError when it has
-        several models and none is named."""
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        key: str | None = None,
+        retries: int = RETRIES,
+    ) -> None:
+        """Connect. `key` takes the place of the environment's; a request that failed for a reason
+        that may pass is sent again up to `retries` times. Raises EngineError when the server does
+        not answer, RequestError when it has several models and none is named."""
         import openai
 
-        self._key = os.environ.get(KEY) or "none"
+        self._key = key or os.environ.get(KEY) or "none"
         self.address = public_address(url)
         local = urlsplit(self.address).hostname in _LOCAL
         base = urlsplit(url)._replace(path=urlsplit(self.address).path, query="", fragment="")
         self._client = openai.OpenAI(
             base_url=urlunsplit(base),
             api_key=self._key,
-            max_retries=RETRIES,
+            max_retries=retries,
             timeout=ANSWER_SECONDS,
             # A proxy of the environment must not see what goes to this machine.
             http_client=openai.DefaultHttpxClient(trust_env=not local),
@@ -116,6 +132,20 @@ class ChatServer(AbstractContextManager["ChatServer"]):
             asked["tools"] = list(tools)
         return self._call(lambda: self._complete(asked, template))
 
+    def complete(
+        self, messages: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """All of the server's answer to one chat request, whose other `fields` are sent as they
+        are. Raises NoAnswer."""
+        create: Any = self._client.chat.completions.create
+        found = self._call(
+            lambda: create(model=self.model, messages=list(messages), extra_body=dict(fields))
+        )
+        answer: dict[str, Any] = found.model_dump()
+        if not answer.get("choices"):
+            raise NoAnswer(f"{self.address} answered without a choice: it is no chat server", None)
+        return answer
+
     def _complete(self, asked: Mapping[str, Any], template: Mapping[str, Any]) -> ChatAnswer:
         import openai
 
@@ -135,10 +165,13 @@ class ChatServer(AbstractContextManager["ChatServer"]):
         message = choice.message.model_dump(exclude_none=True)
         return ChatAnswer(message, str(choice.finish_reason))
 
-    def _find_model(self) -> str:
+    def models(self) -> list[str]:
+        """The names of the models that the server has. Raises NoAnswer."""
         client = self._client.with_options(timeout=_CONTACT_SECONDS, max_retries=1)
-        models = self._call(client.models.list)
-        names = [model.id for model in models.data]
+        return [model.id for model in self._call(client.models.list).data]
+
+    def _find_model(self) -> str:
+        names = self.models()
         if len(names) == 1:
             return names[0]
         raise RequestError(
@@ -149,9 +182,11 @@ class ChatServer(AbstractContextManager["ChatServer"]):
     def _call(self, ask: Callable[[], _Found]) -> _Found:
         import openai
 
+        status = None
         try:
             return ask()
         except openai.APIStatusError as error:
+            status = error.status_code
             reason = f"status {error.status_code}: {_said(error.body) or error.message}"
             if error.status_code in (401, 403):
                 reason += f" (the key is taken from the variable {KEY} of the environment)"
@@ -160,7 +195,7 @@ class ChatServer(AbstractContextManager["ChatServer"]):
         except openai.OpenAIError as error:
             reason = str(error)
         hidden = reason if self._key == "none" else reason.replace(self._key, "***")
-        raise EngineError(f"{self.address} did not answer: {' '.join(hidden.split())[:300]}")
+        raise NoAnswer(f"{self.address} did not answer: {' '.join(hidden.split())[:300]}", status)
 
 
 def _said(body: object) -> str:

@@ -1,0 +1,107 @@
+"""What came back for one question, and what kind of an answer it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """Every question has exactly one. The first two are whole answers; a reader of answers makes
+    `UNPARSED` of one in which it finds none."""
+
+    ANSWERED = "answered"
+    BUDGET = "budget hit"
+    """the budget ended the thought; there is an answer after it"""
+    EMPTY = "empty"
+    """no text and no tool call, though the model ended by itself"""
+    TRUNCATED = "truncated"
+    """the limit of tokens, or the context, ended it"""
+    UNPARSED = "unparsed"
+    SWALLOWED = "swallowed"
+    """the server left out a part of what the model wrote"""
+    SERVER_ERROR = "server error"
+
+
+WHOLE = (Outcome.ANSWERED, Outcome.BUDGET)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's answer. `content` is without the thought, which is `reasoning`.
+
+    `finish` is the server's finish reason; the counts are in tokens, None where the server does
+    not say. `thought_tokens` are the tokens of the thought, `lost_tokens` those that were generated
+    and are in no field of the answer. `first_token` has the most probable first tokens of the
+    answer with their log-probabilities, where they were asked for. `error` is the server's reason
+    for no answer, `refused` says that it would give it again. `seconds` is the time until the
+    answer was there.
+    """
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    finish: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    thought_tokens: int | None = None
+    lost_tokens: int | None = None
+    first_token: Mapping[str, float] | None = None
+    seconds: float = 0.0
+    error: str | None = None
+    refused: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, without what is not there."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, "", ())}
+
+    def facts(self) -> dict[str, Any]:
+        """What the same question to the same model gives again: all but the time."""
+        return {key: value for key, value in self.to_json().items() if key != "seconds"}
+
+
+def read_reply(data: Mapping[str, Any]) -> Reply:
+    """A reply of `to_json`. Raises TypeError for other keys."""
+    calls = tuple(data.get("tool_calls", ()))
+    return Reply(**{**data, "tool_calls": calls})
+
+
+def reply_of(answer: Mapping[str, Any], seconds: float) -> Reply:
+    """The reply in a server's answer to a chat request (its first choice).
+
+    The thought is in `reasoning_content` (llama.cpp, vLLM) or `reasoning` (mlx-lm, Ollama, vLLM).
+    """
+    choice, usage = answer["choices"][0], answer.get("usage") or {}
+    message = choice.get("message") or {}
+    details = usage.get("completion_tokens_details") or {}
+    logged = (choice.get("logprobs") or {}).get("content") or ()
+    first = logged[0].get("top_logprobs") if logged else None
+    return Reply(
+        content=message.get("content") or "",
+        reasoning=message.get("reasoning_content") or message.get("reasoning") or "",
+        tool_calls=tuple(message.get("tool_calls") or ()),
+        finish=choice.get("finish_reason"),
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+        thought_tokens=details.get("reasoning_tokens"),
+        first_token={one["token"]: one["logprob"] for one in first} if first else None,
+        seconds=seconds,
+    )
+
+
+def outcome_of(reply: Reply, budget: int | None = None) -> Outcome:
+    """The kind of an answer; `budget` is the most tokens that its thought could have."""
+    if reply.error is not None:
+        return Outcome.SERVER_ERROR
+    if reply.finish == "length":
+        return Outcome.TRUNCATED
+    if not reply.content.strip() and not reply.tool_calls:
+        return Outcome.EMPTY
+    if reply.lost_tokens:
+        return Outcome.SWALLOWED
+    thought = reply.thought_tokens
+    if budget is not None and thought is not None and thought >= budget:
+        return Outcome.BUDGET
+    return Outcome.ANSWERED
