@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from secateur.errors import FamilyError
 from secateur.families.format_rules import AlsoKey, GgufRules, MlxRules
+from secateur.families.ollama_rules import OllamaRules
 from secateur.families.schema import (
     NUMBERS,
     Family,
@@ -32,12 +33,13 @@ from secateur.families.schema import (
 from secateur.families.toml_tables import Origin, Table, TomlFile, inherit, nearest, table_of
 from secateur.families.typed_tables import read_table
 
-OPTIONAL = ("branch", "gguf", "memory", "mlx", "mmproj")
+OPTIONAL = ("branch", "gguf", "memory", "mlx", "mmproj", "ollama")
 """Tables that a family may leave out, or remove where it inherits them."""
 
 _OWN = ("extends", "title", "model_types", "published")
 _ROWS = {"tensor": "name", "also": "key", "gguf.key": "key", "gguf.generate": "name",
-         "mlx.also": "key", "mmproj.tensor": "name", "mmproj.gguf.key": "key"}  # fmt: skip
+         "mlx.also": "key", "ollama.template": "name", "mmproj.tensor": "name",
+         "mmproj.gguf.key": "key"}  # fmt: skip
 """Arrays of tables -> the key that names their rows."""
 
 _WORDS = re.compile(r"\{([^{}|]+(?:\|[^{}|]+)+)\}")
@@ -82,6 +84,7 @@ class FamilyTable:
     published: Published = field(default_factory=Published)
     gguf: GgufRules | None = None
     mlx: MlxRules | None = None
+    ollama: OllamaRules | None = None
 
 
 def load_family(source: FamilySource, find: Find) -> Family:
@@ -98,7 +101,7 @@ def load_family(source: FamilySource, find: Find) -> Family:
         return family
     if not isinstance(tower, Table):
         raise table.error("mmproj", "mmproj is not a table")
-    inherited = _without(table, ("mmproj", "gguf", "mlx", "memory", "also", "branch"))
+    inherited = _without(table, ("mmproj", "gguf", "mlx", "memory", "also", "branch", "ollama"))
     merged = Table(
         {**inherited.entries, **tower.entries}, {**inherited.origins, **tower.origins}, tower.origin
     )
@@ -181,6 +184,7 @@ def _family(source: FamilySource, table: Table) -> Family:
         memory=read.memory,
         published=read.published,
         mlx=read.mlx,
+        ollama=read.ollama,
     )
 
 

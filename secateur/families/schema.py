@@ -17,6 +17,7 @@ missing one and a value of another type are errors with file and line.
     [router]          how scores become routing weights: `RouterRule`
     [branch]          post_norm: the norm between the experts' sum and the residual stream
     [gguf], [mlx]     the form in llama.cpp and mlx-lm (`format_rules.py`)
+    [ollama]          templates and renderer in Ollama (`ollama_rules.py`)
     [[tensor]]        one kind of tensor: `TensorRow`
     [mmproj]          the tables of a tower next to the text model once more: it is described as a
                       family of its own, and has from its parent the tables that it leaves out
@@ -42,6 +43,7 @@ from typing import Any, Literal
 
 from secateur.errors import FamilyError
 from secateur.families.format_rules import AlsoKey, GgufRules, MlxRules
+from secateur.families.ollama_rules import OllamaRules
 
 EXPERT = "expert"
 NUMBERS = {
@@ -214,6 +216,7 @@ class Family:
     memory: MemoryRules | None = field(repr=False, default=None)
     published: Published = field(repr=False, default_factory=Published)
     mlx: MlxRules | None = field(repr=False, default=None)
+    ollama: OllamaRules | None = field(repr=False, default=None)
     mmproj: Family | None = field(repr=False, default=None)
 
     def match(self, name: str) -> TensorMatch | None:

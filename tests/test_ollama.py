@@ -1,0 +1,196 @@
+"""Files for Ollama: what they say comes from the GGUF, and is equal to its chat template."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from secateur.errors import FormatError, OutputError
+from secateur.release.manifest import verify, write_manifest
+from secateur.release.ollama.choose import choose
+from secateur.release.ollama.comparison import compare
+from secateur.release.ollama.go_template.evaluate import render
+from secateur.release.ollama.go_template.nodes import GoTemplateError
+from secateur.release.ollama.go_template.parser import parse_template
+from secateur.release.ollama.model_file import ModelFile, markers_in, read_model_file
+from secateur.release.ollama.modelfile import Instruction, parse_modelfile, write_modelfile
+from secateur.release.ollama.write import write_ollama_files
+
+GEMMULE = Path(__file__).parent.parent / "secateur" / "gemmule"
+GEMMA_3 = "<start_of_turn>user\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n"
+
+
+@pytest.fixture(scope="module")
+def model(gemmule_gguf: Path) -> ModelFile:
+    return read_model_file(gemmule_gguf)
+
+
+@pytest.fixture()
+def output(gemmule_gguf: Path, tmp_path: Path) -> Path:
+    (tmp_path / "gemmule-Q8_0.gguf").symlink_to(gemmule_gguf)
+    shutil.copy(GEMMULE / "generation_config.json", tmp_path)
+    write_manifest(tmp_path, {})
+    return tmp_path
+
+
+def test_the_files_say_what_the_gguf_says(output: Path, model: ModelFile) -> None:
+    (output / "LICENSE").write_text("Do what you like.\n")
+    found = write_ollama_files(output)
+    assert found.written == ("Modelfile", "params", "template")
+    modelfile = parse_modelfile((output / "Modelfile").read_text("utf-8"), "Modelfile")
+    assert [one.value for one in modelfile.of("from")] == ["./gemmule-Q8_0.gguf"]
+    assert [one.value for one in modelfile.of("license")] == ["Do what you like."]
+    template = (output / "template").read_text("utf-8")
+    assert modelfile.of("template")[0].value == template
+    assert compare(parse_template(template), model).equal
+    params = json.loads((output / "params").read_text("utf-8"))
+    assert params["stop"] == [one.value for one in modelfile.parameters("stop")]
+    assert params["stop"][0] == "<turn|>" and all(map(model.is_control, params["stop"]))
+    assert params["num_ctx"] == model.trained_context == 2048
+    assert params["temperature"] == 0  # "do_sample": false
+    assert not [one for one in verify(output) if one.is_damage]
+    assert write_ollama_files(output) == found
+
+
+def test_a_template_is_written_only_where_it_is_equal(output: Path, model: ModelFile) -> None:
+    write_ollama_files(output)
+    own = model.template or ""
+    for changed in (
+        own.replace("<|turn>' + role", "<|turn> ' + role"),
+        own.replace("message['content'] | trim", "message['content'] | trim | upper"),
+        own.replace("{{- ns.result | trim -}}", "{{- ns.result | trim -}}."),
+        own.replace("response:'", "result:'"),
+    ):
+        assert changed != own
+        other = choose(replace(model, template=changed))
+        assert other.template is None and other.renderer is None
+        assert "no Go template writes what the chat template" in other.notes[0]
+    assert choose(replace(model, template=None)).template is None
+
+
+def test_files_that_are_no_longer_right_are_removed(
+    output: Path, monkeypatch: pytest.MonkeyPatch, model: ModelFile
+) -> None:
+    write_ollama_files(output)
+    assert (output / "template").exists()
+    other = replace(model, template="{{ messages[0].content }}")
+    monkeypatch.setattr("secateur.release.ollama.write.read_model_file", lambda path: other)
+    found = write_ollama_files(output)
+    assert found.written == ("Modelfile", "params") and not (output / "template").exists()
+    assert "TEMPLATE" not in (output / "Modelfile").read_text("utf-8").replace("`template`", "")
+    assert not [one for one in verify(output) if one.is_damage]
+
+
+def test_another_models_markers_cannot_be_written(model: ModelFile) -> None:
+    """A Gemma 3 template on a Gemma 4 file: the markers are no tokens of it, so neither a template
+    nor a stop has them, whatever the file's own chat template and configuration say."""
+    jinja = (
+        "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}"
+        "<end_of_turn>\n{% endfor %}<start_of_turn>model\n"
+    )
+    foreign = replace(model, template=jinja)
+    found = choose(foreign)
+    assert found.template is None
+    assert not set(markers_in(GEMMA_3)) & model.tokens
+
+
+def test_an_output_without_gguf_gets_none(tmp_path: Path) -> None:
+    write_manifest(tmp_path, {})
+    found = write_ollama_files(tmp_path)
+    assert found.written == () and "no GGUF file" in found.notes[0]
+
+
+def test_too_much_context_is_refused(output: Path) -> None:
+    with pytest.raises(OutputError, match="trained for 2,048"):
+        write_ollama_files(output, context=4096)
+    write_ollama_files(output, context=512)
+    assert json.loads((output / "params").read_text("utf-8"))["num_ctx"] == 512
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a {{- 1 }} b {{ 2 -}}\n c", "a1 b 2c"),
+        ("{{ if .no }}a{{ else if .yes }}b{{ else }}c{{ end }}", "b"),
+        ("{{ range $i, $x := .list }}{{ if $i }},{{ end }}{{ $x }}{{ else }}none{{ end }}", "x,y"),
+        ("{{ range .none }}a{{ else }}none{{ end }}", "none"),
+        ("{{ range $k, $v := .map }}{{ $k }}={{ $v }};{{ end }}", "a=2;b=1;"),
+        ("{{ $x := 1 }}{{ if true }}{{ $x = 2 }}{{ $x := 3 }}{{ end }}{{ $x }}", "2"),
+        ('{{ with .map }}{{ .b }}{{ $.yes }}{{ end }}{{ with "" }}a{{ else }}b{{ end }}', "1trueb"),
+        ('{{ and .yes "" "z" }}|{{ or "" "a" .gone.x }}|{{ not .no }}', "|a|true"),
+        (
+            '{{ eq .yes true }} {{ eq "a" "b" "a" }} {{ ne 1 2 }} {{ lt 1 2 }}',
+            "true true true true",
+        ),
+        (
+            '{{ len (slice .list 1) }}{{ index .map "b" }}{{ (index .list 0) | printf "<%s>" }}',
+            "11<x>",
+        ),
+        ('{{ define "d" }}[{{ . }}]{{ end }}{{ template "d" "q" }}{{ template "d" 7 }}', "[q][7]"),
+        ("{{ json .deep }} {{ json 1e3 }}", None),
+        ("{{ json .deep }}", '{"a":[1,0.5,null,"\\u003cé"]}'),
+        ("{{ range .list }}{{ if eq . `y` }}{{ break }}{{ end }}{{ . }}{{ end }}", "x"),
+        ("{{/* a }} comment */}}a{{- /* b */ -}} c", "ac"),
+        ('{{ printf "%T %T %T" .list .map 1 }}', "[]interface {} map[string]interface {} float64"),
+    ],
+)
+def test_go_templates(text: str, written: str | None) -> None:
+    data = {
+        "yes": True, "no": False, "list": ["x", "y"], "none": [], "map": {"b": 1, "a": 2},
+        "deep": {"a": [1.0, 0.5, None, "<é"]},
+    }  # fmt: skip
+    if written is None:
+        with pytest.raises(GoTemplateError):
+            render(parse_template(text), data)
+        return
+    assert render(parse_template(text), data) == written
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ if .x }}a", "{{ end }}", "{{ else }}", "{{ .x", "{{ nofunction .x }}", "{{ $x }}",
+        "{{ .missing }}", "{{ .list }}", '{{ eq 1 "a" }}', "{{ index .list 5 }}",
+        "{{ range 1 }}{{ end }}",
+        '{{ template "none" }}', '{{ define "a" }}{{ template "a" }}{{ end }}{{ template "a" }}',
+        "{{ (1 }}", "{{ 1 | }}", '{{ "\\q" }}',
+    ],
+)  # fmt: skip
+def test_what_is_outside_of_the_subset_is_an_error(text: str) -> None:
+    with pytest.raises(GoTemplateError):
+        render(parse_template(text), {"list": [1]})
+
+
+def test_a_modelfile_is_read_as_it_was_written() -> None:
+    instructions = (
+        Instruction("from", "./a b.gguf"),
+        Instruction("template", '\n{{ if .System }}<|"|>{{ end }} \n# no comment\n'),
+        Instruction("parameter", "<turn|>", name="stop"),
+        Instruction("parameter", "0.95", name="top_p"),
+    )
+    text = write_modelfile(instructions, ("Two\nlines",))
+    found = parse_modelfile(text, "Modelfile")
+    assert [(o.command, o.value, o.name) for o in found.instructions] == [
+        (o.command, o.value, o.name) for o in instructions
+    ]
+    assert found.of("parameter")[0].line == 8
+    with pytest.raises(FormatError, match="three quotation marks"):
+        write_modelfile([Instruction("system", 'a"""\nb')], ())
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("TEMPLATE x\n", "no FROM"),
+        ("FROM a\nTEMPERATURE 1\n", "line 2: begins with 'TEMPERATURE'"),
+        ('FROM a\nTEMPLATE """b\n', "line 2: a value that begins"),
+        ("FROM a\nPARAMETER stop\n", "line 2: PARAMETER needs a name"),
+    ],
+)
+def test_a_broken_modelfile_is_named_with_its_line(text: str, what: str) -> None:
+    with pytest.raises(FormatError, match=what):
+        parse_modelfile(text, "Modelfile")
