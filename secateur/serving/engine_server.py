@@ -40,8 +40,8 @@ _KEYS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "dry_multip
 class EngineServer:
     """A running server of one model. `address` is http://HOST:PORT; clients take `url`.
 
-    `sampler` is how it draws where a request says nothing; `failure` says why it ended, None while
-    it runs; `wait` returns when it has ended.
+    `sampler` is how it draws where a request says nothing; `pid` is its process; `failure` says why
+    it ended, None while it runs; `wait` returns when it has ended.
     """
 
     address: str
@@ -49,6 +49,7 @@ class EngineServer:
     alias: str
     identity: ServerIdentity
     sampler: Sampler
+    pid: int
     failure: Callable[[], str | None] = field(repr=False)
     wait: Callable[[], None] = field(repr=False)
 
@@ -132,7 +133,14 @@ def serve_model(
             flags=_flags(settings, sampler, host),
         )
         yield EngineServer(
-            address, settings.api_key, alias, identity, sampler, host.failure, host.wait
+            address,
+            settings.api_key,
+            alias,
+            identity,
+            sampler,
+            host.process.pid,
+            host.failure,
+            host.wait,
         )
 
 

@@ -1,0 +1,48 @@
+"""A turn of an MLX folder in mlx-lm, in a process of its own (`mlx_host.py`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import EngineError, RequestError
+from secateur.evaluation.speed.turn import SpeedSettings, Turn
+from secateur.serving.host_process import Host, start_host
+
+ENGINE = "mlx-lm"
+_HOST = Path(__file__).with_name("mlx_host.py")
+
+
+def take_turn(path: Path, prompt: Sequence[int], settings: SpeedSettings) -> Turn:
+    """Load a folder, and time one prompt of it, after another one that puts everything in its
+    place. Raises EngineError, RequestError where mlx-lm is not installed."""
+    if importlib.util.find_spec("mlx_lm") is None:
+        raise RequestError(
+            f"the speed of {path} is measured in mlx-lm, which is not installed: pip install mlx-lm"
+        )
+    nbytes = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+        start_host(ENGINE, _HOST, {"model": os.path.abspath(path)}, log, nbytes) as host,
+    ):
+        _ask(host, prompt[::-1], 2)
+        return Turn(**_ask(host, prompt, settings.answer_tokens))
+
+
+def _ask(host: Host, prompt: Sequence[int], tokens: int) -> dict[str, Any]:
+    process = host.process
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(json.dumps({"prompt": list(prompt), "tokens": tokens}) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        found = json.loads(line)
+    except (OSError, ValueError):
+        reason = host.failure() or f"{ENGINE} with {host.model} ended"
+        raise EngineError(reason) from None
+    return dict(found)
