@@ -23,6 +23,7 @@ from secateur.evaluation.gate import check_gates, parse_gate
 from secateur.evaluation.intervals import FEWEST_ANSWERS, Clusters, bootstrap
 from secateur.evaluation.measurement import Measurement, require_measurement
 from secateur.evaluation.metrics.kl import kl_of_bins
+from secateur.evaluation.metrics.registry import token_arrays
 from secateur.evaluation.scores import Scores, load_scores, save_scores, score, score_once
 from secateur.evaluation.summary import summarise
 from secateur.evaluation.tokens.answers import Answer, AnswerSet, answer_set
@@ -125,6 +126,27 @@ def test_divergence_is_that_of_the_full_vocabulary(tiny: Tiny, form: str) -> Non
     assert scores.arrays["kl"].mean() > 1e-3
     assert np.abs(scores.arrays["kl"] - expected[:, 0]).max() < 1e-5
     assert np.abs(scores.arrays["log_prob"] - expected[:, 1]).max() < 1e-5
+
+
+def test_top_tokens_and_the_right_ones_probability_are_compared(tiny: Tiny) -> None:
+    checkpoint, answers = tiny("gemma4"), some_answers()
+    original, noisy = (
+        teach(source, name, answers)
+        for source, name in (
+            (CheckpointWeights(checkpoint), "a"),
+            (Perturbed(checkpoint, 0.1), "b"),
+        )
+    )
+    found = score(original, Perturbed(checkpoint, 0.1), "noisy", answers).arrays
+    expected = [
+        len(set(one[:5]) & set(other[:5])) / 5
+        for one, other in zip(original.top_ids, noisy.top_ids, strict=True)
+    ]
+    assert np.allclose(found["top5_kept"], expected)
+    assert 0.2 < np.mean(expected) < 0.98
+    change = np.exp(noisy.actual.astype(float)) - np.exp(original.actual.astype(float))
+    assert np.abs(found["probability_change"] - change).max() < 1e-7
+    assert np.allclose(found["squared_probability_change"], change**2)
 
 
 def test_fewer_bins_bound_the_divergence_from_below(tiny: Tiny) -> None:
@@ -281,14 +303,17 @@ def test_a_damaged_teacher_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*make it again"):
         teacher_for(source, "original", answers, tmp_path)
     save_scores(made_scores(np.zeros(3), answers), path)
-    with pytest.raises(InputError, match=r"holds 'secateur scores 3', expected 'secateur teacher"):
+    with pytest.raises(InputError, match=r"holds 'secateur scores 4', expected 'secateur teacher"):
         load_teacher(path)
 
 
 def made_scores(kl: np.ndarray[Any, Any], answers: AnswerSet, **arrays: Any) -> Scores:
     """Scores with given divergences and unremarkable rest."""
     half = np.full(len(kl), np.log(0.5), np.float32)
-    rest = {"log_prob": half, "log_prob_original": half, "agrees": np.ones(len(kl), np.bool_)}
+    rest = {
+        array.name: np.zeros(len(kl), array.dtype) for array in token_arrays() if not array.routed
+    }
+    rest |= {"log_prob": half, "log_prob_original": half, "agrees": np.ones(len(kl), np.bool_)}
     arrays = {"kl": kl.astype(np.float64), **rest, **arrays}
     return Scores(arrays, answers.sha256, {"artefact": "made", "teacher": "t"})
 
@@ -324,6 +349,7 @@ def test_summary_numbers_are_those_of_numpy() -> None:
     kl = scores.arrays["kl"][code]
     expected = {
         "kl_mean": kl.mean(),
+        "kl_p90": np.quantile(kl, 0.9, method="inverted_cdf"),
         "kl_median": np.quantile(kl, 0.5, method="inverted_cdf"),
         "kl_p99": np.quantile(kl, 0.99, method="inverted_cdf"),
         "kl_max": kl.max(),

@@ -15,7 +15,7 @@ from secateur.evaluation.metrics import registry
 from secateur.evaluation.metrics.base import Metric, mean
 
 NEW = '''
-"""Divergence the other way round, and the change of the right token's probability."""
+"""Divergence the other way round, and the change of the right token's log-probability."""
 
 import numpy as np
 
@@ -23,13 +23,13 @@ from secateur.evaluation.metrics.base import Metric, Quantile, ScoredTokens, Tok
 from secateur.evaluation.metrics.kl import kl_of_bins
 
 
-def probability_change(tokens: ScoredTokens) -> np.ndarray:
-    return np.exp(tokens.artefact_actual) - np.exp(tokens.original_actual)
+def log_prob_change(tokens: ScoredTokens) -> np.ndarray:
+    return tokens.artefact_actual - tokens.original_actual
 
 
 ARRAYS = (
     TokenArray("reverse_kl", np.float64, lambda tokens: kl_of_bins(tokens.artefact, tokens.original)),
-    TokenArray("probability_change", np.float32, probability_change),
+    TokenArray("log_prob_change", np.float32, log_prob_change),
 )
 
 METRICS = (
@@ -44,12 +44,12 @@ METRICS = (
         in_table=True,
     ),
     Metric(
-        name="probability_change_median",
-        title="median change of probability",
-        unit="of the right token",
+        name="log_prob_change_median",
+        title="median change of log-probability",
+        unit="nats",
         better="higher",
-        help="change of the right token's probability that half of the tokens do not exceed",
-        statistic=Quantile("probability_change", 0.5),
+        help="change of the right token's log-probability that half of the tokens do not exceed",
+        statistic=Quantile("log_prob_change", 0.5),
     ),
 )
 '''  # noqa: E501 - as in docs/extending.md
@@ -82,10 +82,16 @@ def add_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 def test_all_metrics_are_there_in_order_and_complete() -> None:
     names = [metric.name for metric in registry.all_metrics()]
     assert names == [
-        "kl_mean", "kl_median", "kl_p99", "kl_p99.9", "kl_max",
-        "perplexity", "perplexity_original", "perplexity_ratio", "top1_agreement",
+        "kl_mean", "kl_median", "kl_p90", "kl_p99", "kl_p99.9", "kl_max",
+        "perplexity", "perplexity_original", "perplexity_ratio",
+        "probability_change_mean", "probability_change_rms", "probability_change_p1",
+        "router_agreement", "chosen_experts_left", "top1_agreement", "top5_agreement",
     ]  # fmt: skip
-    assert set(registry.gate_names()) == set(names) - {"perplexity_original"}
+    assert set(registry.gate_names()) == set(names) - {
+        "perplexity_original",
+        "probability_change_mean",
+        "chosen_experts_left",
+    }
     for metric in registry.all_metrics():
         assert metric.title and metric.unit and metric.help
         assert registry.metric_named(metric.name) is metric
@@ -103,7 +109,7 @@ def test_a_new_file_is_a_metric_everywhere(
     assert "mean reverse KL" in ran.out
     text = (out / "report.md").read_text()
     assert text.count("mean reverse KL") == 1 + len(list(out.glob("tiny*.gguf"))) + 1
-    ran = run("measure", out, "--gate", "probability_change_median>=0.9", **options)
+    ran = run("measure", out, "--gate", "log_prob_change_median>=9", **options)
     assert ran.code == 3
     files = [out / f"tiny-moe-6e-{name}.gguf" for name in ("Q4_K_M", "Q8_0")]
     found = run("compare", *files, json=True, **options).json["comparisons"]

@@ -250,7 +250,8 @@ def test_the_report_tells_the_run_and_the_manifest_does_not(
 def test_the_markdown_tables_are_tables(made: Path) -> None:
     """Each row as many cells as its head, no blank line inside."""
     tables = re.findall(r"(?:^\|.*\|\n)+", (made / "report.md").read_text(), re.MULTILINE)
-    assert len(tables) == 8  # sizes, three artefacts, pruned experts, stages, estimate, files
+    # Sizes, three artefacts, other numbers, routers, pruned experts, stages, estimate, files.
+    assert len(tables) == 10
     for table in tables:
         head, rule, *rows = table.splitlines()
         assert re.fullmatch(r"[|:-]+", rule)

@@ -19,14 +19,16 @@ from secateur.api.report import (
     describe_answers,
     interval_notes,
     publish_report,
+    routing_notes,
 )
 from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
 from secateur.evaluation.compare import Comparison, compare_scores
 from secateur.evaluation.engine import engine_prompts, measure_engine
+from secateur.evaluation.kept_experts import find_kept_experts
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.scores import Scores, score_once
-from secateur.evaluation.summary import summarise
+from secateur.evaluation.summary import summarise, summarise_layers
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.prompts import PromptSet
 from secateur.evaluation.tokens.teacher import Teacher, teacher_for
@@ -91,7 +93,11 @@ def measure_output(out: Path, run: Run) -> Report:
         original_bytes=sum(path.stat().st_size for path in run.original.shards),
         answers=describe_answers(answers, teacher),
         artefacts=measured,
-        notes=(*interval_notes(answers), *additional_notes(additional)),
+        notes=(
+            *interval_notes(answers),
+            *routing_notes(measured),
+            *additional_notes(additional),
+        ),
         gates=run.request.limits,
     )
     return publish_report(report, out, stopwatch) if is_ours else report
@@ -184,6 +190,7 @@ class Run:
             self.identify(artefact),
             answers,
             self.folder,
+            kept=find_kept_experts(artefact.source, CheckpointWeights(self.original)),
             backend=self.backend,
             progress=within(artefact.name, self.progress),
         )
@@ -197,7 +204,8 @@ class Run:
         return sha256(" ".join(content).encode()).hexdigest()
 
     def measure(self, artefact: Artefact, answers: AnswerSet, teacher: Teacher) -> ArtefactReport:
-        measurements = summarise(self.score(artefact, answers, teacher), answers)
+        scores = self.score(artefact, answers, teacher)
+        measurements = summarise(scores, answers) + summarise_layers(scores, answers)
         if self.request.engine and artefact.runs_in_llama_cpp:
             measurements += measure_engine(
                 artefact.path,

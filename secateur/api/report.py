@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from secateur.evaluation.intervals import FEWEST_ANSWERS
+from secateur.evaluation.metrics.router import AGREEMENT
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher
 from secateur.planning.document import Plan, read_plan
 from secateur.release.manifest import amend_manifest, read_manifest
 from secateur.release.measured_on import KINDS
-from secateur.release.report import REPORT, Report, write_report
+from secateur.release.report import REPORT, ArtefactReport, Report, write_report
 from secateur.release.run_record import add_run
 from secateur.system.stopwatch import Stopwatch
 
@@ -45,6 +46,17 @@ def interval_notes(answers: AnswerSet) -> list[str]:
     return [
         f"no intervals for {', '.join(few)}: fewer than {FEWEST_ANSWERS} say too little about "
         "how sure a number is"
+    ]
+
+
+def routing_notes(artefacts: Sequence[ArtefactReport]) -> list[str]:
+    """The artefacts whose routers could not be compared with the original's."""
+    names = [entry.name for entry in artefacts if entry.value(AGREEMENT.name) is None]
+    if not names:
+        return []
+    return [
+        f"no router agreement for {', '.join(names)}: the rows of their routers are not rows of "
+        "the original's, one each, so nobody can tell which experts they are"
     ]
 
 

@@ -22,6 +22,7 @@ from secateur.evaluation.summary import (
     SEED,
     TokenGroup,
     check_answers,
+    is_measured,
     token_groups,
     width_of,
 )
@@ -70,6 +71,8 @@ def compare_scores(
         for metric in all_metrics()
         if metric.better is not None
         and metric.statistic.has_interval
+        and is_measured(metric, first)
+        and is_measured(metric, second)
         and metric.statistic.is_defined(len(group.tokens))
     )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.errors import InputError, NumericError
-from secateur.evaluation.metrics.base import ScoredTokens
-from secateur.evaluation.metrics.registry import token_arrays
+from secateur.evaluation.kept_experts import Kept
+from secateur.evaluation.metrics.base import Routing, ScoredTokens, TokenArray
+from secateur.evaluation.metrics.registry import arrays_sha256, token_arrays
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Bins, Teacher, bins, check_same_answers
 from secateur.evaluation.tokens.teacher_forced import Chunk, place, run_teacher_forced
@@ -31,15 +32,19 @@ from secateur.system.progress import Progress, no_progress
 
 _log = logging.getLogger(__name__)
 
-FORMAT = "secateur scores 3"
+FORMAT = "secateur scores 4"
+
+TOP = 5
+"""How many of the most probable tokens are compared as a set."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """N scored tokens of one artefact, compared with the original's.
 
-    `arrays` {name: [N]} are those of the metrics (metrics/base.TokenArray). `provenance` is
-    JSON-able: {"artefact": identity, "teacher": hash}.
+    `arrays` {name: [N], or [N, L] by layer} are those of the metrics (metrics/base.TokenArray),
+    without those of the routing where it is not known. `provenance` is JSON-able:
+    {"artefact": identity, "teacher": hash, "layers": those that have experts}.
     """
 
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
@@ -53,13 +58,16 @@ def score(
     identity: str,
     answers: AnswerSet,
     *,
+    kept: Kept | None = None,
     backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     progress: Progress = no_progress,
 ) -> Scores:
     """Run an artefact over the answers and compare it with the original.
 
-    `identity` names the artefact (a hash or a path) in what is saved. Peak memory: the streamed
-    forward's, the teacher's, and the arrays (17 bytes per scored token for the shipped metrics).
+    `identity` names the artefact (a hash or a path) in what is saved; `kept` are the original's
+    numbers of its experts, None where nobody knows (routers are not compared then). Peak memory:
+    the streamed forward's, the teacher's, and the arrays (37 bytes per scored token for the shipped
+    metrics, and 4 for each layer that has experts).
     Raises InputError when the teacher is of other answers, NumericError when a probability is
     NaN, infinite, or so small that a metric is infinite, naming the answer and the token.
     """
@@ -70,20 +78,40 @@ def score(
             f"the original knows token {int(teacher.top_ids.max())}, but the artefact's vocabulary "
             f"is 0 to {vocab - 1}: it is not made from this original"
         )
-    arrays = {array.name: np.empty(answers.tokens, array.dtype) for array in token_arrays()}
+
+    def run(work: Callable[[Chunk, Tensor], None]) -> None:
+        run_teacher_forced(source, answers, work, backend=backend, progress=progress)
+
+    return score_run(teacher, answers, run, identity, kept=kept)
+
+
+def score_run(
+    teacher: Teacher,
+    answers: AnswerSet,
+    run: Callable[[Callable[[Chunk, Tensor], None]], None],
+    identity: str,
+    *,
+    kept: Kept | None = None,
+) -> Scores:
+    """The scores of whatever `run` runs: it calls what it is given with all scored tokens and their
+    logits, as `run_teacher_forced` does. Otherwise as `score`."""
+    wanted = _arrays(kept)
+    shapes = {True: (answers.tokens, len(teacher.layers)), False: (answers.tokens,)}
+    arrays = {array.name: np.empty(shapes[array.by_layer], array.dtype) for array in wanted}
+    numbers = None if kept is None else _number_experts(teacher, kept)
 
     def work(chunk: Chunk, logits: Tensor) -> None:
-        tokens = _compare(teacher, chunk, logits)
-        for array in token_arrays():
+        tokens = _compare(teacher, chunk, logits, numbers)
+        for array in wanted:
             values = array.compute(tokens)
-            if not np.isfinite(values).all():
-                token = int(chunk.token[int(np.argmin(np.isfinite(values)))])
+            finite = np.isfinite(values).reshape(len(values), -1).all(-1)
+            if not finite.all():
+                token = int(chunk.token[int(np.argmin(finite))])
                 raise NumericError(f"{place(answers, token)}: {array.name} is not finite")
             arrays[array.name][chunk.token] = values
 
-    run_teacher_forced(source, answers, work, backend=backend, progress=progress)
-    provenance = {"artefact": identity, "teacher": teacher.sha256}
-    return Scores(arrays, answers.sha256, provenance)
+    run(work)
+    return Scores(arrays, answers.sha256, _provenance(identity, teacher))
 
 
 def score_once(
@@ -93,33 +121,42 @@ def score_once(
     answers: AnswerSet,
     folder: Path,
     *,
+    kept: Kept | None = None,
     backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     progress: Progress = no_progress,
 ) -> Scores:
     """The scores kept in `folder`, or computed and put there.
 
     The file's name is the hash of the artefact's identity, the teacher (which stands for the
-    original, the answers and our libraries) and the names of the arrays. Of two
-    processes one waits for the other's.
+    original, the answers and our libraries), the names of the arrays and the code that computes
+    them. Of two processes one waits for the other's.
     """
-    names = [array.name for array in token_arrays()]
-    decides = json.dumps([FORMAT, identity, teacher.sha256, answers.sha256, names])
-    path = kept_file(folder, "scores", hashlib.sha256(decides.encode()).hexdigest())
+    path = _file_of(teacher, identity, answers, folder, kept)
 
     def load() -> Scores:
         found = load_scores(path)
-        if found.provenance != {"artefact": identity, "teacher": teacher.sha256}:
+        if found.provenance != _provenance(identity, teacher):
             raise InputError(f"{path} holds the scores of something else: delete it")
         touch(path)
         _log.info("%s: scored earlier, used again", path)
         return found
 
     def make() -> Scores:
-        found = score(teacher, source, identity, answers, backend=backend, progress=progress)
+        found = score(
+            teacher, source, identity, answers, kept=kept, backend=backend, progress=progress
+        )
         save_scores(found, path)
         return found
 
     return made_once(path, load, make, lambda: progress("wait for another process", 0, 1, ""))
+
+
+def _file_of(
+    teacher: Teacher, identity: str, answers: AnswerSet, folder: Path, kept: Kept | None
+) -> Path:
+    names = [array.name for array in _arrays(kept)]
+    decides = [FORMAT, identity, teacher.sha256, answers.sha256, names, arrays_sha256()]
+    return kept_file(folder, "scores", hashlib.sha256(json.dumps(decides).encode()).hexdigest())
 
 
 def save_scores(scores: Scores, path: Path) -> None:
@@ -134,12 +171,53 @@ def save_scores(scores: Scores, path: Path) -> None:
 
 def load_scores(path: Path) -> Scores:
     """Read a file that `save_scores` wrote. Raises InputError when it is something else."""
-    names = tuple(array.name for array in token_arrays())
-    arrays, head = read_arrays(path, FORMAT, names)
+    every = tuple(array.name for array in token_arrays())
+    unrouted = tuple(array.name for array in _arrays(None))
+    arrays, head = read_arrays(path, FORMAT, every, unrouted)
     return Scores(arrays, head["answers_sha256"], head["provenance"])
 
 
-def _compare(teacher: Teacher, chunk: Chunk, logits: Tensor) -> ScoredTokens:
+def _arrays(kept: Kept | None) -> tuple[TokenArray, ...]:
+    """The arrays that can be computed."""
+    return tuple(array for array in token_arrays() if kept is not None or not array.routed)
+
+
+def _provenance(identity: str, teacher: Teacher) -> dict[str, Any]:
+    return {
+        "artefact": identity,
+        "teacher": teacher.sha256,
+        "layers": [int(layer) for layer in teacher.layers],
+    }
+
+
+class _Numbers(NamedTuple):
+    """How the experts of an artefact are numbered."""
+
+    original: NDArray[np.intp]
+    """[L, E']: the original's number of each expert of the artefact."""
+    is_there: NDArray[np.bool_]
+    """[L, E]: which of the original's experts the artefact has."""
+
+
+def _number_experts(teacher: Teacher, kept: Kept) -> _Numbers:
+    original = np.array([kept[int(layer)] for layer in teacher.layers], np.intp)
+    count = 1 + max(int(teacher.experts.max(initial=0)), int(original.max(initial=0)))
+    is_there = np.zeros((len(original), count), np.bool_)
+    np.put_along_axis(is_there, original, True, axis=-1)
+    return _Numbers(original, is_there)
+
+
+def _route(teacher: Teacher, chunk: Chunk, numbers: _Numbers) -> Routing:
+    layer = np.arange(len(teacher.layers))[:, None]
+    original = teacher.experts[chunk.token]
+    return Routing(
+        original, numbers.original[layer, chunk.experts], numbers.is_there[layer, original]
+    )
+
+
+def _compare(
+    teacher: Teacher, chunk: Chunk, logits: Tensor, numbers: _Numbers | None
+) -> ScoredTokens:
     ids = torch.from_numpy(teacher.top_ids[chunk.token].astype(np.int64)).to(logits.device)
     target = torch.from_numpy(chunk.target).to(logits.device)
     found = Bins(*(part.cpu() for part in bins(logits, ids, target)))
@@ -151,4 +229,14 @@ def _compare(teacher: Teacher, chunk: Chunk, logits: Tensor) -> ScoredTokens:
         artefact_actual=found.actual.numpy(),
         original_best=teacher.best[chunk.token],
         artefact_best=logits.argmax(-1).cpu().numpy(),
+        top_kept=_keeps_top(logits, ids[:, :TOP]),
+        routing=None if numbers is None else _route(teacher, chunk, numbers),
     )
+
+
+def _keeps_top(logits: Tensor, ids: Tensor) -> NDArray[np.bool_]:
+    """Which of the original's most probable `ids` [n, m] are among the m most probable of logits
+    [n, V]; of several that are equally probable all are."""
+    least = torch.topk(logits, ids.shape[-1], dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    found: NDArray[np.bool_] = (logits.gather(-1, ids) >= least).cpu().numpy()
+    return found

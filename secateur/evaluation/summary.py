@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, get_args
 
@@ -14,10 +15,14 @@ from secateur.evaluation.intervals import CONFIDENCE, Clusters, Interval, bootst
 from secateur.evaluation.measurement import POOLED, Measurement
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
+from secateur.evaluation.metrics.router import AGREEMENT, BY_LAYER
 from secateur.evaluation.scores import Scores
 from secateur.evaluation.tokens.answers import AnswerSet, Kind, domains_of
 
 SEED = 0
+
+ROUTER_KIND = "router"
+"""What these measurements are of: the experts chosen in each layer."""
 
 
 class TokenGroup(NamedTuple):
@@ -68,9 +73,33 @@ def summarise(
     found: list[Measurement] = []
     for group in token_groups(answers):
         for metric in all_metrics() if metrics is None else metrics:
-            if metric.statistic.is_defined(len(group.tokens)):
+            if is_measured(metric, scores) and metric.statistic.is_defined(len(group.tokens)):
                 found.append(_measure(metric, group, scores, seed))
     return tuple(found)
+
+
+def summarise_layers(
+    scores: Scores, answers: AnswerSet, *, seed: int = SEED
+) -> tuple[Measurement, ...]:
+    """Router agreement in every layer, over all answers of the kind that counts; none where the
+    routing is not known. The domain is the layer, as in "layer 3"."""
+    check_answers(scores, answers)
+    if BY_LAYER not in scores.arrays:
+        return ()
+    group = next(token_groups(answers))
+    table = scores.arrays[BY_LAYER][group.tokens].astype(np.float64)
+    found = []
+    for place, layer in enumerate(scores.provenance["layers"]):
+        values = Clusters(table[:, place], group.answer)
+        interval = bootstrap(values.answers, values.mean, seed=seed, width=values.width)
+        entry = group.measurement(AGREEMENT.name, AGREEMENT.unit, interval, values.answers)
+        found.append(replace(entry, domain=f"layer {layer}", kind=ROUTER_KIND))
+    return tuple(found)
+
+
+def is_measured(metric: Metric, scores: Scores) -> bool:
+    """Whether the scores hold what a metric needs: not where the routing is not known."""
+    return set(metric.statistic.needs) <= scores.arrays.keys()
 
 
 def token_groups(answers: AnswerSet) -> Iterator[TokenGroup]:

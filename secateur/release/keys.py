@@ -102,8 +102,12 @@ REPORT_KEYS = {
     "artefacts.measurements.low": "lower end of the interval; null where there is none",
     "artefacts.measurements.high": "upper end",
     "artefacts.measurements.confidence": "of the interval: 0.95",
-    "artefacts.measurements.domain": "the domain, or pooled",
-    "artefacts.measurements.kind": "answers, turns, documents, or engine (llama.cpp)",
+    "artefacts.measurements.domain": "the domain, or pooled; of the routers the layer",
+    "artefacts.measurements.kind": "answers, turns, documents, router (by layer), or engine "
+    "(llama.cpp)",
+    "artefacts.worst_domain": "mean KL of the domain that lost most, as a measurement; null where "
+    "there is one domain",
+    "artefacts.worst_domain.**": "as in measurements",
     "notes": "what a person should know, in sentences",
     "gates": "the limits that were asked for",
 }

@@ -17,6 +17,7 @@ from secateur.evaluation.gate import Gate, check_gates
 from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
+from secateur.evaluation.summary import ROUTER_KIND
 from secateur.outputs.registry import FORMATS
 from secateur.planning.rounding import ROUNDING
 from secateur.release.measured_on import KINDS, describe_measured_on
@@ -43,9 +44,14 @@ class ArtefactReport:
 
     @property
     def groups(self) -> list[tuple[str, str]]:
-        """(kind, domain) of all measurements, in the order they were made; the engine's apart."""
+        """(kind, domain) of all measurements of text, in the order they were made."""
         groups = ((entry.kind, entry.domain) for entry in self.measurements)
-        return [group for group in dict.fromkeys(groups) if group[0] != KIND]
+        return [group for group in dict.fromkeys(groups) if group[0] in KINDS]
+
+    @property
+    def layers(self) -> list[Measurement]:
+        """The router agreement of every layer."""
+        return [entry for entry in self.measurements if entry.kind == ROUTER_KIND]
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,9 @@ class Report:
                 {
                     "name": artefact.name,
                     "bytes": artefact.bytes,
+                    "worst_domain": None
+                    if (worst := worst_domain(artefact)) is None
+                    else worst.to_json(),
                     "measurements": [entry.to_json() for entry in artefact.measurements],
                 }
                 for artefact in self.artefacts
@@ -112,6 +121,11 @@ def summary_metrics() -> list[Metric]:
 def table_metrics() -> list[Metric]:
     """The metrics shown for every domain."""
     return [metric for metric in all_metrics() if metric.in_table]
+
+
+def other_metrics() -> list[Metric]:
+    """The metrics whose numbers over all domains are all that is shown."""
+    return [metric for metric in all_metrics() if not metric.in_table]
 
 
 def worst_domain(artefact: ArtefactReport) -> Measurement | None:
@@ -159,6 +173,12 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
         kinds=KINDS,
         summary=summary_metrics(),
         columns=table_metrics(),
+        others=[
+            metric
+            for metric in other_metrics()
+            if any(artefact.value(metric.name) for artefact in report.artefacts)
+        ],
+        layers=_layer_rows(report),
         rows_of=_rows,
         engine=[entry for entry in report.artefacts if _engine_cells(entry)],
         engine_columns=ENGINE_METRICS,
@@ -195,6 +215,13 @@ def _rows(artefact: ArtefactReport) -> list[Row]:
         is_worst = worst is not None and (worst.kind, worst.domain) == (kind, domain)
         rows.append(Row(kind, domain, samples, cells, is_worst))
     return rows
+
+
+def _layer_rows(report: Report) -> list[tuple[str, list[Measurement | None]]]:
+    """(layer, its router agreement in each artefact)."""
+    found = [{entry.domain: entry for entry in one.layers} for one in report.artefacts]
+    names = dict.fromkeys(name for layers in found for name in layers)
+    return [(name, [layers.get(name) for layers in found]) for name in names]
 
 
 def _engine_cells(artefact: ArtefactReport) -> list[Measurement]:

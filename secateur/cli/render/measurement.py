@@ -9,10 +9,12 @@ from secateur.cli.render.table import Table
 from secateur.evaluation.compare import Comparison
 from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
 from secateur.evaluation.measurement import POOLED, Measurement, main_kind
+from secateur.evaluation.metrics.router import AGREEMENT
 from secateur.release.measured_on import describe_measured_on
 from secateur.release.report import (
     ArtefactReport,
     Report,
+    other_metrics,
     summary_metrics,
     table_metrics,
     worst_domain,
@@ -31,6 +33,7 @@ def measurement_lines(report: Report, *, by_domain: bool = False) -> list[str | 
     if by_domain:
         for artefact in report.artefacts:
             lines += [f"{artefact.name}, by domain:", _domains(artefact)]
+        lines.append(_others(report))
     engine = [(one.name, _engine_cells(one)) for one in report.artefacts]
     if rows := [[name, *cells] for name, cells in engine if any(cells)]:
         head = ["in llama.cpp", *(f"{metric.title} ({metric.unit})" for metric in ENGINE_METRICS)]
@@ -80,11 +83,15 @@ def _summary(report: Report) -> Table:
                 show_bytes(artefact.bytes),
                 f"{100 * artefact.bytes / report.original_bytes:.1f} %",
                 *(_cell(entry, spread=place == 0) for place, entry in enumerate(found)),
-                "" if worst is None else f"{worst.domain} {worst.value:.3g}",
+                "" if worst is None else _worst(worst),
             ]
         )
     head = ["", "size", "share", *(metric.title for metric in metrics), "worst domain"]
     return Table(head, rows)
+
+
+def _worst(worst: Measurement) -> str:
+    return f"{worst.domain} {_cell(worst, spread=True)}, n = {worst.n[worst.kind]}"
 
 
 def _domains(artefact: ArtefactReport) -> Table:
@@ -96,6 +103,20 @@ def _domains(artefact: ArtefactReport) -> Table:
         cells = [_cell(entry, spread=place == 0) for place, entry in enumerate(found)]
         rows.append([domain, f"{samples[kind]} {kind}", f"{samples['tokens']:,}", *cells])
     return Table(["domain", "n", "tokens", *(metric.title for metric in metrics)], rows)
+
+
+def _others(report: Report) -> Table:
+    rows = []
+    for metric in other_metrics():
+        found = [artefact.value(metric.name) for artefact in report.artefacts]
+        if any(found):
+            cells = [_cell(entry, spread=True) for entry in found]
+            rows.append([f"{metric.title} ({metric.unit})", *cells])
+    for name in dict.fromkeys(entry.domain for one in report.artefacts for entry in one.layers):
+        by_layer = [{entry.domain: entry for entry in one.layers} for one in report.artefacts]
+        cells = [_cell(layers.get(name), spread=True) for layers in by_layer]
+        rows.append([f"{AGREEMENT.title}, {name}", *cells])
+    return Table(["over all domains", *(artefact.name for artefact in report.artefacts)], rows)
 
 
 def _engine_cells(artefact: ArtefactReport) -> list[str]:

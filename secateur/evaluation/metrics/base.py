@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,17 @@ if TYPE_CHECKING:  # scipy takes half a second to import, and --help lists the m
     from secateur.evaluation.intervals import Clusters, Draws
 
 Better = Literal["lower", "higher"]
+
+
+class Routing(NamedTuple):
+    """The experts that n tokens chose in L layers, K each, all by the original's numbers."""
+
+    original: NDArray[np.integer[Any]]
+    """[n, L, K]: those of the original."""
+    artefact: NDArray[np.integer[Any]]
+    """[n, L, K]: those of the artefact."""
+    is_there: NDArray[np.bool_]
+    """[n, L, K]: which of the original's the artefact still has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +54,26 @@ class ScoredTokens:
     """[n]: the token most probable to the original."""
     artefact_best: NDArray[np.integer[Any]]
     """[n]: the token most probable to the artefact."""
+    top_kept: NDArray[np.bool_]
+    """[n, m]: which of the original's m most probable tokens are among the artefact's m."""
+    routing: Routing | None = None
+    """None where it is not known which experts of the original the artefact's are."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenArray:
-    """A number per scored token: its name in the scores file, its type, and how it is computed."""
+    """A number per scored token: its name in the scores file, its type, and how it is computed.
+
+    `routed` needs the routing, and is left out where that is not known; `by_layer` has a number
+    for each layer that has experts.
+    """
 
     name: str
     dtype: type[np.generic]
     compute: Callable[[ScoredTokens], NDArray[Any]]
-    """Maps n tokens to n numbers; a number that is not finite is an error."""
+    """Maps n tokens to n numbers ([n, L] by layer); one that is not finite is an error."""
+    routed: bool = False
+    by_layer: bool = False
 
 
 class Statistic(Protocol):

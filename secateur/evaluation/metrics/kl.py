@@ -52,6 +52,14 @@ METRICS = (
         in_table=True,
     ),
     Metric(
+        name="kl_p90",
+        title="p90 KL",
+        unit=NATS,
+        better="lower",
+        help="KL divergence that 90 % of the tokens do not exceed",
+        statistic=Quantile("kl", 0.9),
+    ),
+    Metric(
         name="kl_p99",
         title="p99 KL",
         unit=NATS,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
@@ -33,6 +35,16 @@ def all_metrics() -> tuple[Metric, ...]:
 def token_arrays() -> tuple[TokenArray, ...]:
     """The numbers that are kept of every scored token. Raises ValueError for a name used twice."""
     return tuple(_collect("ARRAYS"))
+
+
+@cache
+def arrays_sha256() -> str:
+    """Of the code of the files that compute arrays: kept numbers of other code are not used."""
+    digest = hashlib.sha256()
+    for module in _modules():
+        if hasattr(module, "ARRAYS") and module.__file__ is not None:
+            digest.update(Path(module.__file__).read_bytes())
+    return digest.hexdigest()
 
 
 def metric_named(name: str) -> Metric:

@@ -1,10 +1,11 @@
 """What the original says at every scored token, small enough to keep: its top K and the rest.
 
 Per token: the K most probable ids with their log-probabilities, the log of all the mass outside
-them (one rest bin), the log-probability of the token that is really there, and the most probable
-token. With the default K that is 2 KiB a token, where the full vocabulary of a large model takes
-a megabyte. A divergence over these bins bounds the full one from below (data processing
-inequality), is exact when K covers the vocabulary, and is exactly 0 between equal logits.
+them (one rest bin), the log-probability of the token that is really there, the most probable
+token, and the experts that were chosen in every layer. With the default K that is 2 KiB a token,
+and a byte for each expert, where the full vocabulary of a large model takes a megabyte. A
+divergence over these bins bounds the full one from below (data processing inequality), is exact
+when K covers the vocabulary, and is exactly 0 between equal logits.
 
 Computed once per original and set of answers, kept in one safetensors file, used for every
 artefact.
@@ -39,7 +40,7 @@ from secateur.system.progress import Progress, no_progress
 TOP_K = 256
 _log = logging.getLogger(__name__)
 
-FORMAT = "secateur teacher 2"
+FORMAT = "secateur teacher 3"
 
 
 class Bins(NamedTuple):
@@ -67,6 +68,10 @@ class Teacher:
     """[N]: log-probability of the token that is there."""
     best: NDArray[np.int32] = field(repr=False)
     """[N]: the most probable token."""
+    layers: NDArray[np.int32] = field(repr=False)
+    """[L]: the layers that have experts."""
+    experts: NDArray[np.integer[Any]] = field(repr=False)
+    """[N, L, k]: the experts that were chosen where the token is predicted, in no order."""
     answers_sha256: str
     provenance: Mapping[str, Any]
     """JSON-able: the original's identity, K, the versions of what computed it."""
@@ -114,7 +119,8 @@ def teach(
 
     K is `top_k`, or the whole vocabulary when that is smaller. `layers`: as `run_teacher_forced`
     takes them. Peak memory: the streamed
-    forward's, and 8 * (K + 2) bytes per scored token.
+    forward's, and 8 * (K + 2) bytes per scored token and 1 (2 above 256 experts) for each expert
+    that it chose.
     """
     vocab = source.family.number(source.config, "vocab")
     kept = min(top_k, vocab)
@@ -133,13 +139,17 @@ def teach(
         best_N[chunk.token] = logits.argmax(-1).cpu().numpy()
 
     best_N = np.empty(count, np.int32)
-    run_teacher_forced(source, answers, work, backend=backend, layers=layers, progress=progress)
+    chosen = run_teacher_forced(
+        source, answers, work, backend=backend, layers=layers, progress=progress
+    )
     return Teacher(
         ids_NK,
         top_NK,
         rest_N,
         actual_N,
         best_N,
+        np.array(chosen.layers, np.int32),
+        chosen.experts,
         answers.sha256,
         _provenance(identity, kept, backend),
     )
@@ -209,7 +219,7 @@ def load_teacher(path: Path) -> Teacher:
     return Teacher(**arrays, answers_sha256=head["answers_sha256"], provenance=head["provenance"])
 
 
-_ARRAYS = ("top_ids", "top", "rest", "actual", "best")
+_ARRAYS = ("top_ids", "top", "rest", "actual", "best", "layers", "experts")
 
 
 def _provenance(identity: str, top_k: int, backend: Backend) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 Original and artefact are run in exactly this way, with the same micro-batches and chunks of the
 head, so that bit-identical weights give bit-identical logits. Peak memory: that of the streamed
-forward, and per worker one chunk of logits (64 MiB) with what the caller makes of it.
+forward, the experts that the scored tokens chose (forward.chosen_experts), and per worker one chunk
+of logits (64 MiB) with what the caller makes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +22,14 @@ from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.backends.memory import fit_memory
-from secateur.forward.batches import MicroBatch, count_tokens, make_micro_batches
+from secateur.forward.batches import Group, MicroBatch, count_tokens, make_micro_batches
+from secateur.forward.chosen_experts import ChosenExperts, ChosenTable, Wanted
+from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
 from secateur.system.progress import Counter, Progress, no_progress
+
+_UNKNOWN: NDArray[np.integer[Any]] = np.empty((0, 0, 0), np.uint8)
 
 
 class Chunk(NamedTuple):
@@ -36,6 +41,9 @@ class Chunk(NamedTuple):
     """[n]: its id."""
     position: Tensor
     """int64 [n]: where it is predicted, in the flattened micro-batch."""
+    experts: NDArray[np.integer[Any]] = _UNKNOWN
+    """[n, L, K]: the experts that the model chose there, in no order, in the L layers that have
+    experts."""
 
 
 def run_teacher_forced(
@@ -46,9 +54,9 @@ def run_teacher_forced(
     backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     layers: int | None = None,
     progress: Progress = no_progress,
-) -> None:
+) -> ChosenTable:
     """Call `work(chunk, logits)` for all scored tokens; logits are float32 [n, V], on the backend's
-    device if that has float64.
+    device if that has float64. Returns the experts that were chosen where they are predicted.
 
     `work` may run in several threads, on chunks that do not overlap; chunks do not depend on the
     number of workers. Two stages are reported, both in tokens: "layers" (all tokens), then "logits"
@@ -66,7 +74,7 @@ def run_teacher_forced(
     if layers is None:
         layers = source.family.number(source.config, "layers")
     run = _Run(source, answers, work, layers, progress)
-    fit_memory(backend, run.on, lambda sentence: progress(sentence, 1, 1, ""))
+    return fit_memory(backend, run.on, lambda sentence: progress(sentence, 1, 1, ""))
 
 
 @dataclass(frozen=True)
@@ -79,23 +87,41 @@ class _Run:
     layers: int
     progress: Progress
 
-    def on(self, backend: Backend) -> None:
+    def on(self, backend: Backend) -> ChosenTable:
         """Run all layers, then the head."""
         hidden = self.source.family.number(self.source.config, "hidden")
         batches = make_micro_batches(self.answers.rows, hidden, backend.batch_size)
         with ForwardPass(self.source, batches, backend) as forward:
+            notes = self._note_experts(batches)
             tokens = count_tokens(batches)
             count = Counter(self.progress, "layers", tokens, "tokens", steps=self.layers * tokens)
             try:
                 for layer in range(self.layers):
-                    with forward.load_layer(layer) as module:
-                        forward.run(module, layer, done=lambda group: count(count_tokens(group)))
+                    self._run_layer(forward, layer, notes, count)
                 forward.finish()
             except NumericError as error:
                 raise _name_answer(error, forward, self.answers) from None
-            self._score(forward)
+            chosen = notes.table(self.answers.tokens)
+            self._score(forward, chosen)
+        return chosen
 
-    def _score(self, forward: ForwardPass) -> None:
+    def _run_layer(
+        self, forward: ForwardPass, layer: int, notes: ChosenExperts, count: Counter
+    ) -> None:
+        def observe(group: Group) -> ExpertObserver:
+            return notes.observer(layer, group, [forward.mask(batch) for batch in group])
+
+        with forward.load_layer(layer) as module:
+            forward.run(module, layer, observe, lambda group: count(count_tokens(group)))
+
+    def _note_experts(self, batches: Sequence[MicroBatch]) -> ChosenExperts:
+        wanted = {}
+        for batch in batches:
+            (chunk,) = _chunks(batch, self.answers, self.answers.tokens)
+            wanted[batch.index] = Wanted(chunk.token, chunk.position)
+        return ChosenExperts(wanted, self.source.family.number(self.source.config, "experts"))
+
+    def _score(self, forward: ForwardPass, chosen: ChosenTable) -> None:
         vocab = self.source.family.number(self.source.config, "vocab")
         size = max(1, forward.backend.logits_bytes // (4 * vocab))
         scored = Counter(self.progress, "logits", self.answers.tokens, "tokens")
@@ -105,7 +131,7 @@ class _Run:
                 logits = forward.logits(batch, chunk.position)
                 logits = logits.cpu() if logits.device.type == "mps" else logits  # no float64 there
                 _check_finite(logits, chunk, self.answers)
-                self.work(chunk, logits)
+                self.work(chunk._replace(experts=chosen.experts[chunk.token]), logits)
                 scored(len(chunk.token))
 
         with forward.load_head():
