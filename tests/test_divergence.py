@@ -314,7 +314,7 @@ def made_scores(kl: np.ndarray[Any, Any], answers: AnswerSet, **arrays: Any) -> 
         array.name: np.zeros(len(kl), array.dtype) for array in token_arrays() if not array.routed
     }
     rest |= {"log_prob": half, "log_prob_original": half, "agrees": np.ones(len(kl), np.bool_)}
-    arrays = {"kl": kl.astype(np.float64), **rest, **arrays}
+    arrays = {**rest, "kl": kl.astype(np.float64), **arrays}
     return Scores(arrays, answers.sha256, {"artefact": "made", "teacher": "t"})
 
 
