@@ -1,207 +1,31 @@
-"""A model served by a real engine, in a process that ends with the block: OpenAI's protocol.
-
-llama.cpp (in xllamacpp) serves a GGUF. What it is asked for is compared with what it says of
-itself (`/props`) before anybody uses it: llama.cpp caps a context in silence, and takes samplers
-from the file's metadata.
-"""
+"""A model served by a real engine, in a process that ends with the block: OpenAI's protocol."""
 
 from __future__ import annotations
 
-import math
 import os
-import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from secateur.errors import EngineError, RequestError
-from secateur.formats.gguf.container import padded
-from secateur.serving.host_process import Host, start_host
-from secateur.serving.http_json import ANSWER_SECONDS, request_json
-from secateur.serving.identity import ServerIdentity, hash_library, hash_text
-from secateur.serving.llama_server import HOST, NAME
-from secateur.serving.model_defaults import ModelDefaults, gguf_defaults
-from secateur.serving.settings import DEFAULT_SETTINGS, Sampler, ServerSettings
-from secateur.system.log_file import open_log
-from secateur.system.resources import cores, free_memory
+from secateur.serving.engine import EngineServer
+from secateur.serving.llama_serving import serve_gguf
+from secateur.serving.mlx_serving import serve_mlx
+from secateur.serving.settings import DEFAULT_SETTINGS, ServerSettings
 
-CONTEXT = 32768
-"""Tokens of context per slot where none are named."""
-_CELLS = 256
-"""llama.cpp rounds a slot's context up to a multiple of so many."""
-_CACHE_MIB = 8192
-"""llama.cpp's own default of memory for prompts of earlier requests; less where there is less."""
-_KEYS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "dry_multiplier")
-
-
-@dataclass(frozen=True)
-class EngineServer:
-    """A running server of one model. `address` is http://HOST:PORT; clients take `url`.
-
-    `sampler` is how it draws where a request says nothing; `pid` is its process; `failure` says why
-    it ended, None while it runs; `wait` returns when it has ended.
-    """
-
-    address: str
-    api_key: str | None = field(repr=False)
-    alias: str
-    identity: ServerIdentity
-    sampler: Sampler
-    pid: int
-    failure: Callable[[], str | None] = field(repr=False)
-    wait: Callable[[], None] = field(repr=False)
-
-    @property
-    def url(self) -> str:
-        """The base of OpenAI's API."""
-        return f"{self.address}/v1"
-
-    def ask(
-        self,
-        path: str,
-        content: Mapping[str, Any] | None = None,
-        seconds: float = ANSWER_SECONDS,
-    ) -> Any:
-        """The JSON of one of the engine's own endpoints, such as "/tokenize". Raises EngineError,
-        which says so when the engine has ended."""
-        try:
-            return request_json(self.address + path, content, key=self.api_key, seconds=seconds)
-        except EngineError:
-            if ended := self.failure():
-                raise EngineError(ended) from None
-            raise
-
-    def check_context(self, needed: int, what: str) -> None:
-        """Raise RequestError when a slot has fewer than `needed` tokens for `what`."""
-        have = self.identity.context
-        if have is not None and have < needed:
-            raise RequestError(
-                f"{what} needs {needed} tokens of context, and the server has {have} per slot: "
-                f"serve with a context of at least {needed}, or ask for less"
-            )
+__all__ = ["EngineServer", "serve_model"]
 
 
 @contextmanager
 def serve_model(
     path: Path, settings: ServerSettings = DEFAULT_SETTINGS, log: Path | None = None
 ) -> Iterator[EngineServer]:
-    """Serve a GGUF (of a split one its first file) until the block ends.
+    """Serve a GGUF (of a split one its first file) by llama.cpp, or an MLX folder by mlx-lm.
 
     `log` is appended to; without one the engine's log is kept for messages of errors alone. Raises
-    RequestError for settings that the model or the engine cannot hold, FormatError for a damaged
-    file, EngineError with the engine's own words when it does not load.
+    RequestError for settings that the model or the engine cannot hold, FormatError or
+    CheckpointError for a damaged file, EngineError with the engine's own words when it does not
+    load.
     """
     path = Path(os.path.abspath(path))
-    defaults = gguf_defaults(path)
-    check_port(settings.host, settings.port)
-    context = slot_context(settings, defaults, path)
-    sampler = settings.sampler.over(defaults.sampler)
-    alias = settings.alias or path.stem
-    order = {
-        "model": str(path),
-        "context": context * settings.slots,
-        "slots": settings.slots,
-        "workers": settings.workers or cores(),
-        "gpu_layers": settings.gpu_layers,
-        "exact": False,
-        "host": settings.host,
-        "port": settings.port,
-        "api_key": settings.api_key,
-        "alias": alias,
-        "cache_mib": min(_CACHE_MIB, free_memory() // 8 >> 20),
-        "sampler": asdict(sampler),
-        "thinking": asdict(settings.thinking),
-    }
-    version, library = hash_library("xllamacpp", "*.so")
-    with (
-        open_log(log) as file,
-        start_host(NAME, HOST, order, file, defaults.nbytes) as host,
-    ):
-        address = host.facts["address"]
-        props = request_json(address + "/props", key=settings.api_key)
-        _check_props(props, context, settings.slots, sampler)
-        identity = ServerIdentity(
-            engine=NAME,
-            package="xllamacpp",
-            version=version,
-            library_sha256=library,
-            template_sha256=hash_text(props["chat_template"]),
-            context=int(props["default_generation_settings"]["n_ctx"]),
-            slots=settings.slots,
-            flags=_flags(settings, sampler, host),
-        )
-        yield EngineServer(
-            address,
-            settings.api_key,
-            alias,
-            identity,
-            sampler,
-            host.process.pid,
-            host.failure,
-            host.wait,
-        )
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise RequestError when another program has the port, or the host is not this machine."""
-    if not port:
-        return
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as found:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind((host, port))
-    except OSError as error:
-        raise RequestError(
-            f"cannot serve on {host}, port {port}: {error.strerror or error}: give another port, "
-            "or 0 for a free one"
-        ) from None
-
-
-def slot_context(settings: ServerSettings, defaults: ModelDefaults, path: Path) -> int:
-    """Tokens of context of a slot, as llama.cpp counts them. Raises RequestError for more than the
-    model was trained for, which llama.cpp would cut in silence."""
-    trained = defaults.trained_context
-    if settings.context is None:
-        return padded(min(CONTEXT, trained or CONTEXT), _CELLS)
-    if trained is not None and settings.context > trained:
-        raise RequestError(
-            f"context is {settings.context}, but {path} was made for at most {trained} tokens: "
-            "give at most so many"
-        )
-    return padded(settings.context, _CELLS)
-
-
-def _flags(settings: ServerSettings, sampler: Sampler, host: Host) -> dict[str, Any]:
-    """Settings that decide answers, and where they are computed."""
-    return {
-        "thinking": asdict(settings.thinking),
-        "sampler": asdict(sampler),
-        "gpu_layers": settings.gpu_layers if host.facts["devices"] else 0,
-        "devices": host.facts["devices"],
-        "cache": "F16",
-        "flash_attention": "auto",
-    }
-
-
-def _check_props(props: Mapping[str, Any], context: int, slots: int, sampler: Sampler) -> None:
-    """Compare what the server says of itself with what was asked. Raises EngineError."""
-    try:
-        defaults = props["default_generation_settings"]
-        wrong = [
-            f"{name} {have} instead of {asked}"
-            for name, asked, have in (
-                ("a context of", context, defaults["n_ctx"]),
-                ("slots", slots, props["total_slots"]),
-                *((key, getattr(sampler, key), defaults["params"][key]) for key in _KEYS),
-            )
-            if not math.isclose(have, asked, rel_tol=1e-6, abs_tol=1e-7)
-        ]
-    except (KeyError, TypeError) as error:
-        raise EngineError(
-            f"llama.cpp does not say {error} of itself: install another version of xllamacpp"
-        ) from None
-    if wrong:
-        raise EngineError(f"llama.cpp did not do what it was asked for: {', '.join(wrong)}")
+    with (serve_mlx if path.is_dir() else serve_gguf)(path, settings, log) as server:
+        yield server
