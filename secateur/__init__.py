@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         PlanningAssumptions as PlanningAssumptions,
         ShrinkRequest as ShrinkRequest,
     )
+    from secateur.api.serving import serve as serve
     from secateur.api.shrink import shrink as shrink
     from secateur.api.statistics import coverage as coverage, merge as merge, scores as scores
     from secateur.api.verify import verify as verify
@@ -77,6 +78,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from secateur.recipes.lint import LintReport as LintReport
     from secateur.recipes.recipe import Recipe as Recipe, find_recipe as find_recipe
     from secateur.release.report import Report as Report
+    from secateur.serving.settings import (
+        Sampler as Sampler,
+        ServerSettings as ServerSettings,
+        Thinking as Thinking,
+    )
     from secateur.statistics.coverage import Coverage as Coverage
     from secateur.statistics.statistics import Statistics as Statistics
 
@@ -115,6 +121,10 @@ _HOMES = {
     "Job": "api.requests",
     "run": "api.job",
     "shrink": "api.shrink",
+    "serve": "api.serving",
+    "ServerSettings": "serving.settings",
+    "Thinking": "serving.settings",
+    "Sampler": "serving.settings",
     "Checkpoint": "checkpoint.reader",
     "open_checkpoint": "checkpoint.reader",
     "Inspection": "checkpoint.inspection",

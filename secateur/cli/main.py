@@ -27,6 +27,7 @@ from secateur.cli.commands import (
     plan,
     recipe,
     run,
+    serve,
     shrink,
     statistics,
 )
@@ -52,7 +53,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (inspect, calibrate, statistics, plan, output, measure, shrink, run, audit):
+for module in (
+    inspect, calibrate, statistics, plan, output, measure, shrink, run, serve, audit,
+):  # fmt: skip
     module.add_to(app)
 app.add_typer(imatrix.app, name="imatrix", rich_help_panel=FILES)
 app.add_typer(recipe.app, name="recipe", rich_help_panel=FILES)

@@ -74,7 +74,8 @@ def _be_served(params: Any, order: Mapping[str, Any], xllamacpp: Any) -> None:
     params.hostnames = [order["host"]]
     params.port = order["port"]
     params.api_keys = [order["api_key"]] if order["api_key"] else []
-    params.cors_origins = "" if order["api_key"] else "*"
+    # Else any page in the user's browser could ask; with a key it has to know that.
+    params.cors_origins = "*" if order["api_key"] else ""
     params.model_alias = {order["alias"]}
     params.cache_ram_mib = order["cache_mib"]
     params.verbosity = 3

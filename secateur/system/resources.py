@@ -46,6 +46,12 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "secateur"
 
 
+def log_folder() -> Path:
+    """Where logs of servers lie: $XDG_STATE_HOME or ~/.local/state, and /secateur."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "secateur"
+
+
 def config_folder() -> Path:
     """Where the user's own settings lie: $XDG_CONFIG_HOME or ~/.config, and /secateur."""
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"

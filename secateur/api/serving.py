@@ -1,0 +1,139 @@
+"""`serve`: an OpenAI-compatible server of what an output holds, by a real engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateur.api.models import File
+from secateur.checkpoint.reader import open_shape
+from secateur.errors import InputError, RequestError
+from secateur.outputs.gguf.format import GgufFormat
+from secateur.outputs.mlx.format import MlxFormat
+from secateur.outputs.registry import FORMATS
+from secateur.planning.memory import context_memory
+from secateur.serving.engine_server import EngineServer, serve_model
+from secateur.serving.llama_serving import slot_context
+from secateur.serving.model_defaults import folder_defaults, gguf_defaults
+from secateur.serving.settings import DEFAULT_SETTINGS, ServerSettings, Thinking
+from secateur.system.resources import free_memory
+from secateur.system.secret_file import read_or_make_secret
+
+KEY_VARIABLE = "SECATEUR_API_KEY"
+"""The variable of the environment that holds the key which a server asks for."""
+
+_SERVED = (GgufFormat.name, MlxFormat.name)
+_THINKING = {"auto": None, "on": True, "off": False}
+
+
+@contextmanager
+def serve(
+    out: File,
+    file: str | None = None,
+    settings: ServerSettings = DEFAULT_SETTINGS,
+    *,
+    log: File | None = None,
+) -> Iterator[EngineServer]:
+    """Serve a GGUF or MLX folder of an output (or itself) until the block ends.
+
+    `file` names one where there are several: a file, a folder, or a part of its name that no other
+    has, such as "Q4_K_M". `log` is appended to. Raises RequestError when there is nothing to serve
+    or it is not clear what, and as serving.engine_server.serve_model.
+    """
+    path = find_served(Path(out), file)
+    with serve_model(path, settings, None if log is None else Path(log)) as server:
+        yield server
+
+
+def find_served(out: Path, file: str | None = None) -> Path:
+    """What `serve` serves: a GGUF or an MLX folder. Raises RequestError."""
+    if not out.exists():
+        raise RequestError(f"{out} is not there, expected an output of secateur or a GGUF")
+    if out.is_file() or _is_mlx(out):
+        if file is not None:
+            raise RequestError(f"{out} is a model itself: leave out {file!r}")
+        return out
+    found = [path for name in _SERVED for path in FORMATS[name].artefacts(out)]
+    if not found:
+        raise RequestError(_say_how_else(out))
+    chosen = _choose(found, file)
+    if len(chosen) == 1:
+        return chosen[0]
+    names = ", ".join(path.name for path in chosen or found)
+    if file is None or chosen:
+        raise RequestError(f"{out} holds several models ({names}): name one of them")
+    raise RequestError(f"{out} holds no {file!r}, but {names}: name one of these")
+
+
+def _is_mlx(folder: Path) -> bool:
+    has_model = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return has_model and FORMATS[MlxFormat.name].recognises(folder)
+
+
+def _choose(found: Sequence[Path], file: str | None) -> list[Path]:
+    if file is None:
+        return list(found)
+    exact = [path for path in found if path.name == Path(file).name]
+    return exact or [path for path in found if file.lower() in path.name.lower()]
+
+
+def _say_how_else(out: Path) -> str:
+    """How to serve a folder that neither engine of ours reads."""
+    if not any(out.glob("*.safetensors")):
+        return f"{out} holds neither a GGUF nor an MLX folder: there is nothing to serve"
+    return (
+        f"{out} holds safetensors only, which llama.cpp and mlx-lm do not read: serve it with "
+        f"`vllm serve {out}` or `transformers serve {out}`, or make a GGUF of it: `secateur "
+        f"shrink {out} --drop 0 --to gguf --types Q8_0 --no-measure -o NEW`"
+    )
+
+
+@dataclass(frozen=True)
+class ServedMemory:
+    """Bytes that serving takes: `weights`, and the key-value `cache` of all slots together, None
+    where no config next to the file says how large it is. `free` is what there is."""
+
+    weights: int
+    cache: int | None
+    free: int
+
+    @property
+    def total(self) -> int:
+        """What is known of it."""
+        return self.weights + (self.cache or 0)
+
+
+def memory_of_serving(path: Path, settings: ServerSettings) -> ServedMemory:
+    """What serving `path` takes. Reads headers and a config. Raises as `serve` does."""
+    is_folder = path.is_dir()
+    defaults = folder_defaults(path) if is_folder else gguf_defaults(path)
+    context = slot_context(settings, defaults, path)
+    if defaults.trained_context is not None:
+        context = min(context, defaults.trained_context)
+    cache = None
+    for folder in (path,) if is_folder else (path.parent,):
+        if (folder / "config.json").is_file():
+            try:
+                memory = context_memory(open_shape(folder), context)
+            except InputError:  # of another model, or of a family that says nothing of it
+                break
+            cache = memory.cache * settings.slots + memory.logits
+    return ServedMemory(defaults.nbytes, cache, free_memory())
+
+
+def read_thinking(word: str, budget: int | None, message: str) -> Thinking:
+    """Thinking as words say it: "auto", "on" or "off". Raises RequestError."""
+    if word not in _THINKING:
+        raise RequestError(f"thinking is {word!r}, expected {', '.join(_THINKING)}")
+    return Thinking(_THINKING[word], budget, message)
+
+
+def find_key(file: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The key that a server asks for: of a file, which is made where it is not there, or of the
+    variable KEY_VARIABLE; None where neither is given. Raises RequestError, WriteError."""
+    if file is not None:
+        return read_or_make_secret(file)
+    return environment.get(KEY_VARIABLE) or None

@@ -1,0 +1,155 @@
+"""`secateur serve` and `secateur chat` as they are typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_line import Run
+
+from secateur.api.serving import find_key, find_served, memory_of_serving
+from secateur.errors import RequestError
+from secateur.serving.http_json import request_json
+from secateur.serving.settings import ServerSettings
+
+
+@contextmanager
+def serving(*words: object, **env: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A `secateur serve` with what it prints; killed at the end."""
+    command = [sys.executable, "-m", "secateur", "serve", *map(str, words), "--json"]
+    with subprocess.Popen(
+        [*command, "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline()]
+            while lines[-1] not in ("}\n", ""):
+                lines.append(process.stdout.readline())
+            assert lines[-1], process.stderr and process.stderr.read()
+            yield process, json.loads("".join(lines))
+        finally:
+            process.kill()
+
+
+def ask(server: dict[str, Any], key: str | None) -> Any:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    return request_json(f"{server['url']}/chat/completions", body, key=key)
+
+
+def test_a_server_is_started_asked_and_stopped(gemmule_gguf: Path, tmp_path: Path) -> None:
+    key, log = tmp_path / "key.txt", tmp_path / "engine.log"
+    words = ("--port", 0, "--api-key-file", key, "--log", log, "--thinking", "off")
+    with serving(gemmule_gguf.parent, *words) as (process, found):
+        secret = key.read_text().strip()
+        assert len(secret) > 20 and key.stat().st_mode & 0o777 == 0o600
+        assert ask(found, secret)["choices"]
+        with pytest.raises(Exception, match="status 401"):
+            ask(found, "wrong")
+        assert found["name"] == "gemmule-Q8_0"
+        assert found["probe"]["verdict"] == "yes"
+        assert found["identity"]["context"] == 2048
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+    assert err.startswith("loading gemmule-Q8_0.gguf: 19.")
+    assert err.endswith("stopped\n")
+    assert "of key-value cache" in err
+    for text in (log.read_text(), err, json.dumps(found)):
+        assert secret not in text
+    port = int(found["url"].split(":")[-1].split("/")[0])
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_it_and_its_engine_too(gemmule_gguf: Path) -> None:
+    with serving(gemmule_gguf, "--port", 0) as (process, _):
+        found = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+        )
+        (engine,) = map(int, found.stdout.split())
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert process.returncode == 0
+        with pytest.raises(ProcessLookupError):
+            os.kill(engine, 0)
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_ends_the_command(gemmule_gguf: Path) -> None:
+    with serving(gemmule_gguf, "--port", 0) as (process, _):
+        found = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+        )
+        os.kill(int(found.stdout), signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended: its process ended with status -9: its log is " in err
+
+
+def test_which_model_of_an_output_is_served(made: Path, run: Run) -> None:
+    names = "tiny-moe-6e-Q4_K_M.gguf, tiny-moe-6e-Q8_0.gguf"
+    ran = run("serve", made)
+    assert (ran.code, ran.said) == (
+        2, [f"secateur: {made} holds several models ({names}): name one of them"],
+    )  # fmt: skip
+    assert find_served(made, "q4_k_m").name == "tiny-moe-6e-Q4_K_M.gguf"
+    assert find_served(made, "tiny-moe-6e-Q8_0.gguf").name == "tiny-moe-6e-Q8_0.gguf"
+    with pytest.raises(RequestError, match=r"holds no 'Q2', but tiny-moe"):
+        find_served(made, "Q2")
+    with pytest.raises(RequestError, match="is a model itself: leave out 'Q8'"):
+        find_served(made / "tiny-moe-6e-Q8_0.gguf", "Q8")
+
+
+def test_safetensors_alone_are_served_by_others(line: Any, run: Run) -> None:
+    ran = run("serve", line.model)
+    assert ran.code == 2
+    assert "holds safetensors only" in ran.err and f"vllm serve {line.model}" in ran.err
+    ran = run("serve", "/nowhere")
+    assert ran.said == ["secateur: /nowhere is not there, expected an output of secateur or a GGUF"]
+
+
+def test_a_server_that_others_can_reach_needs_a_key(gemmule_gguf: Path, run: Run) -> None:
+    ran = run("serve", gemmule_gguf, host="0.0.0.0")
+    assert ran.code == 2
+    assert "an API key is needed" in ran.err
+
+
+def test_keys_come_from_a_file_or_the_environment(tmp_path: Path) -> None:
+    assert find_key(None, {}) is None
+    assert find_key(None, {"SECATEUR_API_KEY": "mine"}) == "mine"
+    path = tmp_path / "keys" / "key"
+    made = find_key(path, {"SECATEUR_API_KEY": "mine"})
+    assert made is not None and find_key(path, {}) == made
+    path.chmod(0o644)
+    with pytest.raises(RequestError, match="others may read it: chmod 600"):
+        find_key(path, {})
+    path.chmod(0o600)
+    path.write_text("\n")
+    with pytest.raises(RequestError, match="is empty, expected a key"):
+        find_key(path, {})
+
+
+def test_memory_is_counted_with_all_slots(gemmule_gguf: Path, tmp_path: Path) -> None:
+    one, two = (memory_of_serving(gemmule_gguf, ServerSettings(512, slots)) for slots in (1, 2))
+    assert one.weights == gemmule_gguf.stat().st_size
+    assert one.cache is not None and two.cache is not None
+    logits = 512 * 4096 * 4
+    assert two.cache - logits == 2 * (one.cache - logits)
+    alone = tmp_path / "alone.gguf"
+    alone.hardlink_to(gemmule_gguf)
+    assert memory_of_serving(alone, ServerSettings(512)).cache is None
