@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from go_cases import CASES, DATA
 
 from secateur.errors import FormatError, OutputError
 from secateur.release.manifest import verify, write_manifest
@@ -111,43 +112,9 @@ def test_too_much_context_is_refused(output: Path) -> None:
     assert json.loads((output / "params").read_text("utf-8"))["num_ctx"] == 512
 
 
-@pytest.mark.parametrize(
-    ("text", "written"),
-    [
-        ("a {{- 1 }} b {{ 2 -}}\n c", "a1 b 2c"),
-        ("{{ if .no }}a{{ else if .yes }}b{{ else }}c{{ end }}", "b"),
-        ("{{ range $i, $x := .list }}{{ if $i }},{{ end }}{{ $x }}{{ else }}none{{ end }}", "x,y"),
-        ("{{ range .none }}a{{ else }}none{{ end }}", "none"),
-        ("{{ range $k, $v := .map }}{{ $k }}={{ $v }};{{ end }}", "a=2;b=1;"),
-        ("{{ $x := 1 }}{{ if true }}{{ $x = 2 }}{{ $x := 3 }}{{ end }}{{ $x }}", "2"),
-        ('{{ with .map }}{{ .b }}{{ $.yes }}{{ end }}{{ with "" }}a{{ else }}b{{ end }}', "1trueb"),
-        ('{{ and .yes "" "z" }}|{{ or "" "a" .gone.x }}|{{ not .no }}', "|a|true"),
-        (
-            '{{ eq .yes true }} {{ eq "a" "b" "a" }} {{ ne 1 2 }} {{ lt 1 2 }}',
-            "true true true true",
-        ),
-        (
-            '{{ len (slice .list 1) }}{{ index .map "b" }}{{ (index .list 0) | printf "<%s>" }}',
-            "11<x>",
-        ),
-        ('{{ define "d" }}[{{ . }}]{{ end }}{{ template "d" "q" }}{{ template "d" 7 }}', "[q][7]"),
-        ("{{ json .deep }} {{ json 1e3 }}", None),
-        ("{{ json .deep }}", '{"a":[1,0.5,null,"\\u003cé"]}'),
-        ("{{ range .list }}{{ if eq . `y` }}{{ break }}{{ end }}{{ . }}{{ end }}", "x"),
-        ("{{/* a }} comment */}}a{{- /* b */ -}} c", "ac"),
-        ('{{ printf "%T %T %T" .list .map 1 }}', "[]interface {} map[string]interface {} float64"),
-    ],
-)
-def test_go_templates(text: str, written: str | None) -> None:
-    data = {
-        "yes": True, "no": False, "list": ["x", "y"], "none": [], "map": {"b": 1, "a": 2},
-        "deep": {"a": [1.0, 0.5, None, "<é"]},
-    }  # fmt: skip
-    if written is None:
-        with pytest.raises(GoTemplateError):
-            render(parse_template(text), data)
-        return
-    assert render(parse_template(text), data) == written
+@pytest.mark.parametrize(("text", "written"), CASES)
+def test_go_templates(text: str, written: str) -> None:
+    assert render(parse_template(text), DATA) == written
 
 
 @pytest.mark.parametrize(
@@ -155,7 +122,7 @@ def test_go_templates(text: str, written: str | None) -> None:
     [
         "{{ if .x }}a", "{{ end }}", "{{ else }}", "{{ .x", "{{ nofunction .x }}", "{{ $x }}",
         "{{ .missing }}", "{{ .list }}", '{{ eq 1 "a" }}', "{{ index .list 5 }}",
-        "{{ range 1 }}{{ end }}",
+        "{{ range 1 }}{{ end }}", "{{ json 1e3 }}",
         '{{ template "none" }}', '{{ define "a" }}{{ template "a" }}{{ end }}{{ template "a" }}',
         "{{ (1 }}", "{{ 1 | }}", '{{ "\\q" }}',
     ],
