@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from go_cases import CASES, DATA
+from tiny_line import Run
 
+from secateur.api.audit import audit_model
 from secateur.errors import FormatError, OutputError
 from secateur.release.manifest import verify, write_manifest
 from secateur.release.ollama.choose import choose
@@ -161,3 +163,54 @@ def test_a_modelfile_is_read_as_it_was_written() -> None:
 def test_a_broken_modelfile_is_named_with_its_line(text: str, what: str) -> None:
     with pytest.raises(FormatError, match=what):
         parse_modelfile(text, "Modelfile")
+
+
+CARD_003 = """FROM ./gemma-4-21b-a4b-it-REAP-Q5_K_M.gguf
+TEMPLATE \"\"\"<bos><start_of_turn>user
+{{ .Prompt }}<end_of_turn>
+<start_of_turn>model
+\"\"\"
+PARAMETER stop "<end_of_turn>"
+PARAMETER temperature 0.7
+"""
+
+
+def test_the_faults_of_a_published_modelfile_are_found(real: Path, tmp_path: Path) -> None:
+    """That of model card 003, against the vocabulary and template of Gemma 4 26B-A4B."""
+    path = tmp_path / "Modelfile"
+    path.write_text(CARD_003)
+    found = audit_model(real / "vocabulary.gguf", modelfile=path).instructions
+    wrong = [(one.line, one.reason) for one in found if one.verdict == "wrong"]
+    assert [line for line, _ in wrong] == [2, 2, 2, 6, 6]
+    said = " ".join(reason for _, reason in wrong)
+    assert "<start_of_turn> is no token of the file, but a mark of Gemma 1 to 3" in said
+    assert "it would stand there twice" in said and "the model ends its turn with <turn|>" in said
+
+
+def test_our_own_modelfile_has_no_fault(output: Path, run: Run) -> None:
+    write_ollama_files(output)
+    gguf, path = output / "gemmule-Q8_0.gguf", output / "Modelfile"
+    found = audit_model(gguf, modelfile=path).instructions
+    assert not [one for one in found if one.verdict == "wrong"]
+    held = [one.said for one in found if one.verdict == "holds"]
+    assert held[0].startswith("TEMPLATE") and "PARAMETER stop <turn|>" in held
+    text = path.read_text("utf-8")
+    for change, what in (
+        (text.replace("<|turn>model", "<|turn>modell"), "otherwise than the chat template"),
+        (text.replace('stop "<turn|>"', 'stop "<|im_end|>"'), "a mark of ChatML"),
+        (text.replace("num_ctx 2048", "num_ctx 131072"), "trained for no more"),
+        (text.replace("top_p", "topp"), "no such parameter"),
+        (text + "RENDERER gemma4-large\n", "writes 15 of 22 conversations otherwise"),
+        (text + "REQUIRES soon\n", "refuses the file"),
+    ):
+        assert change != text
+        path.write_text(change, "utf-8")
+        code, lines, errors = run("audit", gguf, "--modelfile", path, "--strict")
+        assert code == 3 and what in lines, lines
+
+
+def test_a_modelfile_needs_a_gguf(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "Modelfile"
+    path.write_text(CARD_003)
+    code, _, errors = run("audit", "gemmule", "--modelfile", path)
+    assert code == 2 and "is no GGUF" in errors

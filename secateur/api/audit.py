@@ -1,4 +1,5 @@
-"""The verb `audit` as a function: what a file is, and what becomes of what a card says."""
+"""The verb `audit` as a function: what a file is, and what becomes of what a card or a Modelfile
+says of it."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from secateur.audit.finding import VERDICTS, Finding
 from secateur.audit.gguf.identify import Identity, identify, made_of_file
 from secateur.audit.gguf.shape import Shape, shape_of_file, shape_of_model
 from secateur.audit.gguf.source import Header, is_file_source, read_parts
+from secateur.audit.modelfile import modelfile_findings
 from secateur.checkpoint.reader import open_shape
 from secateur.errors import FormatError
 from secateur.formats.gguf.split import part_name
@@ -21,17 +23,21 @@ from secateur.system.text_files import read_text
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found: of the file (None for a config alone), and of the card's statements."""
+    """What an audit found: of the file (None for a config alone), of the card's statements, and of
+    the Modelfile's instructions."""
 
     source: str
     file: Identity | None
     card: str | None
     claims: tuple[Finding, ...] = field(repr=False)
+    modelfile: str | None = None
+    instructions: tuple[Finding, ...] = field(default=(), repr=False)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """All of them, the file's first."""
-        return (*(self.file.findings if self.file else ()), *self.claims)
+        of_file = self.file.findings if self.file else ()
+        return (*of_file, *self.claims, *self.instructions)
 
     @property
     def wrong(self) -> tuple[Finding, ...]:
@@ -51,6 +57,8 @@ class Audit:
             "card": self.card,
             "counts": self.counts(),
             "claims": [asdict(finding) for finding in self.claims],
+            "modelfile": self.modelfile,
+            "instructions": [asdict(finding) for finding in self.instructions],
         }
 
 
@@ -58,6 +66,7 @@ def audit_model(
     source: str | Path,
     *,
     claims: str | Path | None = None,
+    modelfile: str | Path | None = None,
     config: str | Path | None = None,
     revision: str | None = None,
 ) -> Audit:
@@ -65,8 +74,9 @@ def audit_model(
 
     `source` is a GGUF (a local file, hf://owner/name/file.gguf, a URL), of which only the header
     is read, or a config: config.json, a model folder, a hub id, `gemmule`. `claims` is the file of
-    a card; `config` is the model's, where the file's own header is not to be taken for it. Raises
-    FormatError, CheckpointError or EngineError for what cannot be read.
+    a card, `modelfile` one of Ollama, for a GGUF; `config` is the model's, where the file's own
+    header is not to be taken for it. Raises FormatError, CheckpointError or EngineError for what
+    cannot be read.
     """
     text = read_text(Path(claims), "a model card", FormatError) if claims is not None else None
     headers: tuple[Header, ...] = ()
@@ -92,7 +102,28 @@ def audit_model(
                 "--config to check a card"
             )
         found = check_claims(text, shape, file, identity.name if identity else None)
-    return Audit(str(source), identity, str(claims) if claims is not None else None, found)
+    instructions = _of_modelfile(modelfile, headers, str(source))
+    return Audit(
+        str(source),
+        identity,
+        str(claims) if claims is not None else None,
+        found,
+        str(modelfile) if modelfile is not None else None,
+        instructions,
+    )
+
+
+def _of_modelfile(
+    modelfile: str | Path | None, headers: tuple[Header, ...], source: str
+) -> tuple[Finding, ...]:
+    if modelfile is None:
+        return ()
+    if not headers:
+        raise FormatError(
+            f"{source}: is no GGUF, and a Modelfile is held against one: name the file"
+        )
+    text = read_text(Path(modelfile), "a Modelfile", FormatError)
+    return modelfile_findings(text, str(modelfile), headers[0].gguf.metadata, source)
 
 
 def ggufs_in(source: str | Path) -> tuple[Path, ...]:

@@ -19,6 +19,7 @@ secateur audit model-Q4_K_M.gguf
 secateur audit out
 secateur audit hf://owner/name/model-Q4_K_M.gguf --claims card.md
 secateur audit config.json --claims card.md --strict
+secateur audit model-Q4_K_M.gguf --modelfile Modelfile
 """
 
 _NOTHING = "{}: a config without GGUF files; name a model card with --claims to check it"
@@ -41,6 +42,9 @@ def audit(
     claims: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A model card to check.")
     ] = None,
+    modelfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A Modelfile of Ollama to check.")
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="A model whose config counts, not the file's header."),
@@ -54,13 +58,13 @@ def audit(
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
-    """What a GGUF file really is, and whether a model card can be true."""
+    """What a GGUF file really is, and whether a model card or a Modelfile can be right."""
     from secateur.api.audit import audit_model, ggufs_in
     from secateur.cli.render.audit import audit_lines
 
-    files = ggufs_in(source) if claims is None else ()
+    files = ggufs_in(source) if claims is None and modelfile is None else ()
     found = [
-        audit_model(one, claims=claims, config=config, revision=revision)
+        audit_model(one, claims=claims, modelfile=modelfile, config=config, revision=revision)
         for one in files or (source,)
     ]
     documents = [one.to_json() for one in found]

@@ -32,12 +32,18 @@ _FOLDED = 4
 
 
 def audit_lines(found: Audit, everything: bool = False) -> list[str]:
-    """The file, then the card; `everything` also lists what holds and what cannot be checked."""
+    """The file, the card, the Modelfile; `everything` also lists what holds or is unchecked."""
     lines = identity_lines(found.file, everything) if found.file is not None else []
     if found.card is not None:
         counts = ", ".join(f"{n} {_SHORT[verdict]}" for verdict, n in found.counts().items() if n)
         lines.append(f"{found.card}: {len(found.claims)} statements checked: {counts or 'none'}")
         lines += _findings(found.claims, everything)
+    if found.modelfile is not None:
+        lines.append(f"{found.modelfile}:")
+        right = [one for one in found.instructions if one.verdict in ("holds", "unchecked")]
+        if len(right) == len(found.instructions):
+            lines.append("  nothing wrong")
+        lines += _findings(found.instructions, everything)
     return lines
 
 
