@@ -44,8 +44,9 @@ def prompts(count: int) -> list[list[Mapping[str, Any]]]:
     for name in ("selection", "calibration"):
         path = gemmule_folder() / "sets" / f"{name}.jsonl"
         for record in map(json.loads, path.read_text("utf-8").splitlines()):
-            if record.get("messages") and record["messages"][-1]["role"] == "assistant":
-                found.append(record["messages"][:-1])
+            messages = record.get("messages", [])[:-1]
+            if messages and messages[-1]["role"] == "user":
+                found.append(messages)
     step = max(1, len(found) // count)
     return found[::step][:count]
 

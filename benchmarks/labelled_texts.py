@@ -26,11 +26,15 @@ PROMPT = (
 
 @dataclass(frozen=True)
 class Labelled:
-    """A reply, the kind that it is of, and its label: a detector's group, or "" for sound."""
+    """A reply, the kind that it is of, and its label: a detector's group, or "" for sound.
+
+    `also` is another group that it belongs to: a thought that loops until the limit has no answer.
+    """
 
     kind: str
     label: str
     exchange: Exchange
+    also: str = ""
 
 
 Maker = Callable[[random.Random], Exchange]
@@ -49,12 +53,14 @@ def passages() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def prose(chance: random.Random, words: int) -> str:
-    """About so many words of real prose, from one place after another."""
+    """About so many words of real prose, from one place after another, none of them twice."""
     found: list[str] = []
-    while len(found) < words:
-        text = chance.choice(passages()[0]).split(" ")
-        at = chance.randrange(max(1, len(text) - 60))
-        found += text[at : at + 60]
+    for text in chance.sample(passages()[0], len(passages()[0])):
+        parts = text.split(" ")
+        at = chance.randrange(max(1, len(parts) - 60))
+        found += parts[at : at + 60]
+        if len(found) >= words:
+            break
     return " ".join(found[:words])
 
 
@@ -133,7 +139,7 @@ def spaceless_loop(chance: random.Random) -> Exchange:
     unit = "".join(chr(chance.randrange(0x4E00, 0x9FA0)) for _ in range(chance.randint(4, 24)))
     start = "".join(chr(chance.randrange(0x4E00, 0x9FA0)) for _ in range(40))
     text = start + (unit + "。") * chance.randint(12, 40)
-    return Exchange(start, text[: -chance.randint(1, 4)], finish="length")
+    return Exchange(start[20:] + start[:20], text[: -chance.randint(1, 4)], finish="length")
 
 
 def numbered_loop(chance: random.Random) -> Exchange:
@@ -494,4 +500,5 @@ def labelled(each: int, seed: int = 0) -> Iterator[Labelled]:
                 exchange = make(chance)
                 if not label and make not in WHOLE:
                     exchange = cut(chance, exchange)
-                yield Labelled(make.__name__, label, exchange)
+                also = "no_answer" if make is thought_loop else ""
+                yield Labelled(make.__name__, label, exchange, also)

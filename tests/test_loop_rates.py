@@ -91,3 +91,8 @@ def test_prompts_that_a_server_failed_are_in_no_comparison() -> None:
     before = replies([1, 0, 0, 0, 0, 0], 2)
     after = [*before[:-1], JudgedReply(before[-1].prompt, "code", None)]
     assert number(loop_differences(before, after), "loop_rate_difference").n == {"prompts": 5}
+
+
+def test_a_single_prompt_that_differs_proves_nothing() -> None:
+    before, after = replies([0, 0, 0, 0, 0], 2), replies([2, 0, 0, 0, 0], 2)
+    assert number(loop_differences(before, after), "loop_rate_difference_p_value").value == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,27 +13,30 @@ from secateur.checkpoint.hub import gemmule_folder
 from secateur.errors import RequestError
 from secateur.evaluation.speed import gguf_turn, mlx_turn
 from secateur.evaluation.speed.alternate import cut_prompts, time_in_turns
+from secateur.evaluation.speed.request import Speed
 from secateur.evaluation.speed.summary import mean_interval, speed_measurements, speed_ratios
-from secateur.evaluation.speed.turn import SpeedSettings, Subject, Turn
+from secateur.evaluation.speed.turn import TimedModel, Turn
+from secateur.serving.settings import ServerSettings
 
-SHORT = SpeedSettings(prompt_tokens=48, answer_tokens=6, turns=3, workers=1)
+SHORT = Speed(prompt_tokens=48, answer_tokens=6, turns=3)
 
 
 def turn(factor: float, memory: int = 1000) -> Turn:
     return Turn(100, 10, 2.0 * factor, 0.5 * factor, 2.1 * factor, 1.0 * factor, None, memory)
 
 
-def test_subjects_alternate_and_read_the_same_prompt_in_a_turn() -> None:
+def test_models_alternate_and_read_the_same_prompt_in_a_turn() -> None:
     seen: list[tuple[str, int]] = []
 
-    def subject(name: str) -> Subject:
-        def take(path: Path, prompt: object, settings: SpeedSettings) -> Turn:
-            seen.append((name, list(prompt)[0]))  # type: ignore[call-overload]
+    def model(name: str) -> TimedModel:
+        def take(prompt: Sequence[int], tokens: int) -> Turn:
+            assert (len(prompt), tokens) == (SHORT.prompt_tokens, SHORT.answer_tokens)
+            seen.append((name, prompt[0]))
             return turn(1)
 
-        return Subject(name, "toy", Path(name), take)
+        return TimedModel(name, "toy", take)
 
-    found = time_in_turns([subject("a"), subject("b")], range(100), SHORT)
+    found = time_in_turns([model("a"), model("b")], range(100), SHORT)
     assert [name for name, _ in seen] == ["a", "b", "b", "a", "a", "b"]
     prompts = [{first for _, first in seen[at : at + 2]} for at in (0, 2, 4)]
     assert [len(one) for one in prompts] == [1, 1, 1] and len(set.union(*prompts)) == 3
@@ -74,7 +78,9 @@ def check(found: Turn, answered: int) -> None:
 
 def test_a_turn_in_llama_cpp_is_of_the_tokens_that_were_asked_for(gemmule_gguf: Path) -> None:
     prompt = range(200, 200 + SHORT.prompt_tokens)
-    found = gguf_turn.take_turn(gemmule_gguf, prompt, SHORT)
+    found = gguf_turn.take_turn(
+        gemmule_gguf, ServerSettings(workers=1), prompt, SHORT.answer_tokens
+    )
     check(found, SHORT.answer_tokens)
     assert (found.peak_memory or 1 << 40) > gemmule_gguf.stat().st_size // 2
 
@@ -83,10 +89,12 @@ def test_a_turn_in_llama_cpp_is_of_the_tokens_that_were_asked_for(gemmule_gguf: 
 def test_a_turn_in_mlx_lm_is_of_the_tokens_that_were_asked_for() -> None:
     prompt = range(200, 200 + SHORT.prompt_tokens)
     # The first token comes with the prompt.
-    check(mlx_turn.take_turn(gemmule_folder(), prompt, SHORT), SHORT.answer_tokens - 1)
+    check(
+        mlx_turn.take_turn(gemmule_folder(), prompt, SHORT.answer_tokens), SHORT.answer_tokens - 1
+    )
 
 
 @pytest.mark.parametrize("field", ["prompt_tokens", "answer_tokens", "turns"])
 def test_settings_that_time_nothing_are_refused(field: str) -> None:
-    with pytest.raises(RequestError, match=f"speed_{field} is 0"):
-        SpeedSettings(**{field: 0})
+    with pytest.raises(RequestError, match=f"speed: {field} is 0"):
+        Speed(**{field: 0})

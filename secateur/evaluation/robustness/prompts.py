@@ -86,10 +86,10 @@ def _prompt(record: Mapping[str, Any], line: int, where: str) -> LoopPrompt | No
             return None
         raise CorpusError(f"{where}: expected messages, got {', '.join(sorted(record)[:8])}")
     messages = parse_messages(record["messages"], where)
-    if messages[-1]["role"] == "assistant":
+    while messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     if not messages:
-        raise CorpusError(f"{where}: nothing is left to answer without the last message")
+        raise CorpusError(f"{where}: nothing is asked before the assistant's last messages")
     tools = parse_tools(record.get("tools"), where)
     domain = str(record.get("domain", "all"))
     return LoopPrompt(str(record.get("id", line)), domain, tuple(messages), tuple(tools))

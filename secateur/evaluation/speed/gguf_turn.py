@@ -11,12 +11,13 @@ import http.client
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from secateur.errors import EngineError
-from secateur.evaluation.speed.turn import SpeedSettings, Turn
+from secateur.evaluation.speed.turn import Turn
 from secateur.serving.engine_server import EngineServer, serve_model
 from secateur.serving.http_json import ANSWER_SECONDS
 from secateur.serving.settings import ServerSettings
@@ -27,16 +28,13 @@ _SPARE = 16
 """Tokens of context beyond prompt and answer."""
 
 
-def take_turn(path: Path, prompt: Sequence[int], settings: SpeedSettings) -> Turn:
-    """Serve a GGUF, and time one prompt of it. Raises EngineError and what `serve_model` does."""
-    serving = ServerSettings(
-        context=settings.prompt_tokens + settings.answer_tokens + _SPARE,
-        workers=settings.workers,
-        gpu_layers=settings.gpu_layers,
-    )
-    with serve_model(path, serving) as server:
+def take_turn(path: Path, serving: ServerSettings, prompt: Sequence[int], tokens: int) -> Turn:
+    """Serve a GGUF, and time one prompt of it with an answer of so many tokens. Its context is as
+    long as that takes. Raises EngineError and what `serve_model` does."""
+    room = replace(serving, context=len(prompt) + tokens + _SPARE, slots=1)
+    with serve_model(path, room) as server:
         server.ask("/completion", _request(prompt[::-1], 2))
-        return _timed(server, prompt, settings.answer_tokens)
+        return _timed(server, prompt, tokens)
 
 
 def _timed(server: EngineServer, prompt: Sequence[int], tokens: int) -> Turn:

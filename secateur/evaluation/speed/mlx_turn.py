@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import EngineError, RequestError
-from secateur.evaluation.speed.turn import SpeedSettings, Turn
+from secateur.evaluation.speed.turn import Turn
 from secateur.serving.host_process import Host, start_host
 
 ENGINE = "mlx-lm"
 _HOST = Path(__file__).with_name("mlx_host.py")
 
 
-def take_turn(path: Path, prompt: Sequence[int], settings: SpeedSettings) -> Turn:
+def take_turn(path: Path, prompt: Sequence[int], tokens: int) -> Turn:
     """Load a folder, and time one prompt of it, after another one that puts everything in its
     place. Raises EngineError, RequestError where mlx-lm is not installed."""
     if importlib.util.find_spec("mlx_lm") is None:
@@ -31,7 +31,7 @@ def take_turn(path: Path, prompt: Sequence[int], settings: SpeedSettings) -> Tur
         start_host(ENGINE, _HOST, {"model": os.path.abspath(path)}, log, nbytes) as host,
     ):
         _ask(host, prompt[::-1], 2)
-        return Turn(**_ask(host, prompt, settings.answer_tokens))
+        return Turn(**_ask(host, prompt, tokens))
 
 
 def _ask(host: Host, prompt: Sequence[int], tokens: int) -> dict[str, Any]:

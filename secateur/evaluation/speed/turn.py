@@ -4,29 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-from secateur.errors import RequestError
-from secateur.system.settings import check_least
-
-
-@dataclass(frozen=True, slots=True)
-class SpeedSettings:
-    """A prompt of `prompt_tokens`, an answer of `answer_tokens`, `turns` times. `workers`: threads
-    of the engine (default: all cores), `gpu_layers` as in `serving.settings`.
-
-    Raises RequestError for a number too small."""
-
-    prompt_tokens: int = 512
-    answer_tokens: int = 128
-    turns: int = 5
-    workers: int | None = None
-    gpu_layers: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("prompt_tokens", 2), ("answer_tokens", 2), ("turns", 1)):
-            check_least(f"speed_{name}", getattr(self, name), least, RequestError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +38,10 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Something that is timed: `name` as in reports, the engine that runs it, and how a turn is
-    taken with a prompt's tokens, in a process that is started for it."""
+class TimedModel:
+    """A model that is timed: `name` as in reports, the engine that runs it, and `take`, which takes
+    a turn with a prompt's tokens and so many tokens of an answer, in a process started for it."""
 
     name: str
     engine: str
-    path: Path
-    take: Callable[[Path, Sequence[int], SpeedSettings], Turn]
+    take: Callable[[Sequence[int], int], Turn]

@@ -263,8 +263,8 @@ def _permute(differences: Values, cluster: NDArray[np.intp], seed: int) -> float
     """Two-sided p of the summed differences when the models are exchanged within clusters."""
     sums = np.bincount(cluster, weights=differences)
     moved = sums[sums != 0]
-    if not len(moved):
-        return 1.0
+    if len(moved) < 2:
+        return 1.0  # one cluster is as far to one side as to the other
     found = stats.permutation_test(
         (moved,),
         np.sum,

@@ -50,7 +50,7 @@ class Exchange:
             ("reasoning", self.reasoning),
             ("content", self.content),
         )
-        return tuple((part, text) for part, text in written if text.strip())
+        return tuple((part, text) for part, text in written if text)
 
 
 @dataclass(frozen=True, slots=True)

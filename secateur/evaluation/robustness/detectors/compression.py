@@ -28,7 +28,7 @@ class Compression:
 
     name: str = "compression"
     title: str = "compresses like a loop"
-    threshold: float = 8.0
+    threshold: float = 7.0
     unit: str = "bytes per compressed byte"
     group: Group = "loop"
 

@@ -34,7 +34,7 @@ class RepeatedNgrams:
 
     name: str = "repeated_ngrams"
     title: str = "repeats what it wrote"
-    threshold: float = 0.8
+    threshold: float = 0.85
     unit: str = f"of {_WINDOW} words, in runs of {_RUN} that stood before"
     group: Group = "loop"
 

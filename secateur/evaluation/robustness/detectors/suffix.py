@@ -101,6 +101,6 @@ def _longest_period(ids: NDArray[np.intp]) -> tuple[int, int]:
 DETECTORS = (
     RepeatedSuffix("repeated_suffix", "ends in a repetition", threshold=24),
     RepeatedSuffix(
-        "numbered_suffix", "ends in a repetition but for numbers", threshold=60, numbered=True
+        "numbered_suffix", "ends in a repetition but for numbers", threshold=200, numbered=True
     ),
 )

@@ -1,0 +1,108 @@
+"""The real line from prompts to rates: llama.cpp serves, replies are judged, rates are compared."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from secateur.api.loops import LoopRun, ask_for_loops, loop_evidence, loop_items, plan_loops
+from secateur.checkpoint.hub import gemmule_folder
+from secateur.checkpoint.reader import open_checkpoint
+from secateur.errors import RequestError
+from secateur.evaluation.asking.ledger import Ledger
+from secateur.evaluation.asking.lock import RunLock
+from secateur.evaluation.asking.reply import Reply
+from secateur.evaluation.asking.server import ask_engine
+from secateur.evaluation.measurement import POOLED
+from secateur.evaluation.robustness.prompts import LoopPrompt
+from secateur.evaluation.robustness.replies import exchange_of, loop_sampler
+from secateur.evaluation.robustness.request import Loops
+from secateur.formats.gguf.reader import read_gguf
+from secateur.release.evidence import ORIGINAL
+from secateur.serving.engine_server import EngineServer, serve_model
+from secateur.serving.settings import NEUTRAL, Sampler, ServerSettings
+
+FEW = Loops(count=6, seeds=2, tokens=32)
+
+
+@pytest.fixture(scope="module")
+def ruined(gemmule_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gemmule whose layers add nothing any more: it can only say its last token again."""
+    path = tmp_path_factory.mktemp("ruined") / "ruined.gguf"
+    shutil.copy(gemmule_gguf, path)
+    header = read_gguf(path)
+    with path.open("r+b") as file:
+        for name in header.tensors:
+            if re.search(r"attn_output|ffn_down", name):
+                file.seek(header.offsets[name])
+                file.write(bytes(header.tensors[name].nbytes))
+    return path
+
+
+def run(name: str, server: EngineServer, folder: Path, request: Loops = FEW) -> LoopRun:
+    plan = plan_loops(open_checkpoint(gemmule_folder()), request)
+    lock = RunLock(name, server.identity.to_json(), loop_sampler(request, server.sampler).request())
+    with ask_engine(server) as asked, Ledger(folder / f"{name}.jsonl") as ledger:
+        return ask_for_loops(name, asked, lock, ledger, plan)
+
+
+def test_constant_tokens_are_found_beside_an_original_that_answers(
+    gemmule_server: EngineServer, ruined: Path, tmp_path: Path
+) -> None:
+    original = run(ORIGINAL, gemmule_server, tmp_path)
+    with serve_model(ruined, ServerSettings(context=1024, slots=2, workers=1)) as server:
+        artefact = run("ruined", server, tmp_path)
+    evidence = loop_evidence(
+        (original, artefact), plan_loops(open_checkpoint(gemmule_folder()), FEW)
+    )
+    value = {
+        (one.name, entry.name): entry.value
+        for one in evidence.artefacts
+        for entry in one.measurements
+        if entry.domain == POOLED
+    }
+    assert value["ruined", "degenerate_rate"] == 1
+    assert value["original", "degenerate_rate"] < 0.5
+    assert value["ruined", "degenerate_rate_difference"] > 0.5
+    assert value["ruined", "degenerate_rate_difference_p_value"] <= 2 * 0.5**6
+    items = loop_items((original, artefact))
+    assert len(items["original"]) == len(items["ruined"]) == 12
+    assert all(item["findings"][0]["why"] for item in items["ruined"])
+    assert any("6 prompts are few" in note for note in evidence.notes)
+    # Everything is in the ledgers: nobody is asked again, though the server is gone.
+    assert run(ORIGINAL, gemmule_server, tmp_path) == original
+
+
+def test_seeds_draw_different_replies_where_the_model_itself_is_greedy() -> None:
+    greedy = Sampler(temperature=0.0).over(NEUTRAL)
+    assert loop_sampler(FEW, greedy).temperature == 1.0
+    assert loop_sampler(FEW, Sampler(temperature=0.6, top_k=20).over(NEUTRAL)).top_k == 20
+    assert loop_sampler(Loops(temperature=0, seeds=1), greedy).temperature == 0
+    with pytest.raises(RequestError, match="all 3 seeds give one reply"):
+        Loops(temperature=0)
+
+
+def test_a_models_own_test_set_goes_before_the_general_plan(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(gemmule_folder())
+    own = plan_loops(checkpoint, Loops())
+    assert own.tokens == 1024 and len(own.prompts.prompts) == 300
+    assert {one.domain for one in own.prompts.prompts} >= {"tools", "arithmetic", "code"}
+    general = plan_loops(checkpoint, Loops(prompts="general", count=10))
+    assert {one.domain for one in general.prompts.prompts} >= {"philosophy", "long_context"}
+
+
+def test_calls_that_a_conversation_ends_with_count() -> None:
+    call = {"type": "function", "function": {"name": "get", "arguments": '{"a": 1}'}}
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "Get a."}]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "nothing"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "nothing"},
+    ]
+    found = exchange_of(LoopPrompt("1", "tools", tuple(turns)), Reply(tool_calls=(call,)))
+    assert len(found.earlier_calls) == 2 and found.prompt == "nothing"
+    assert exchange_of(LoopPrompt("1", "tools", tuple(turns[:1])), Reply()).prompt == "Get a."
