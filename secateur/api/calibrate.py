@@ -19,6 +19,7 @@ from secateur.statistics import file as statistics_file
 from secateur.statistics.gram_file import gram_path
 from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
+from secateur.statistics.text_file import save_text, text_path
 from secateur.system.progress import Progress, no_progress
 from secateur.system.sizes import show_bytes
 
@@ -40,8 +41,9 @@ def calibrate(
 ) -> Statistics:
     """Observe a model on a corpus and write the statistics to `out`.
 
-    With `keep_sample`, or of a shard, the token sample is written next to it (sample_path), and
-    with `gram` the Gram matrices (gram_path). What is held out to be measured on is kept in
+    The text is written next to it as hashes (text_path), in which questions are looked for later;
+    with `keep_sample`, or of a shard, the token sample (sample_path), and with `gram` the Gram
+    matrices (gram_path). What is held out to be measured on is kept in
     `measure_folder`, where measuring finds it.
     `force` overwrites what is there. `on_message` is called with what the run will cost before it
     starts. Raises CorpusError, CheckpointError, OutputError; RequestError where memory or disk
@@ -128,6 +130,7 @@ def observe(
 
     chosen = choose_backend(request.device, workers=workers, dtype=product_type(checkpoint))
     found = fit_memory(chosen, on, on_message)
+    _keep_text(checkpoint, corpus, out)
     statistics_file.save(found, out)
     if sample is not None:
         on_message(f"token sample: {sample}, {show_bytes(sample.stat().st_size)}")
@@ -135,3 +138,15 @@ def observe(
         made = gram_path(out)
         on_message(f"Gram matrices: {made}, {show_bytes(made.stat().st_size)}")
     return found
+
+
+def _keep_text(checkpoint: Checkpoint, corpus: Corpus, out: Path) -> None:
+    """Write the hashes of what is calibrated on next to the statistics `out`.
+
+    Rows of tokens of a model that brings no tokenizer have no words: then there is no such file.
+    """
+    from secateur.corpus.text_hashes import hash_corpus
+    from secateur.corpus.tokenizer import has_tokenizer, load_tokenizer
+
+    if has_tokenizer(checkpoint.path):
+        save_text(hash_corpus(corpus, load_tokenizer(checkpoint.path)), text_path(out))

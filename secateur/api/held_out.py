@@ -19,9 +19,11 @@ from secateur.api.text import build_corpus
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.held_out import SHARE
 from secateur.corpus.rows import Chosen, Corpus
+from secateur.corpus.text_hashes import TextHashes
 from secateur.corpus.tokenizer import hash_tokenizer, load_tokenizer
 from secateur.errors import CorpusError
 from secateur.statistics.statistics import Statistics
+from secateur.statistics.text_file import load_text, text_path
 from secateur.system.cache import kept_file, model_folder, touch
 from secateur.system.progress import Progress, no_progress
 
@@ -79,9 +81,29 @@ def find_questions(original: Checkpoint, request: Measuring, text: Text = NO_TEX
 def statistics_of(output: Path) -> Statistics | None:
     """The statistics in an output, or beside one of its files, without their arrays; None where
     there are none."""
-    folder = output if output.is_dir() else output.parent
-    path = folder / STATISTICS
+    path = _beside(output)
     return load_header(path) if path.is_file() else None
+
+
+def calibrated_text_of(output: Path) -> TextHashes | None:
+    """The text that an output was calibrated on, as hashes; None where it holds none."""
+    path = text_path(_beside(output))
+    return load_text(path) if path.is_file() else None
+
+
+def evidence_files(statistics: Path | None) -> dict[str, Path]:
+    """{name in an output: file} of the statistics and of the hashes of their text, where there are
+    any."""
+    if statistics is None:
+        return {}
+    text = text_path(statistics)
+    found = {str(text_path(Path(STATISTICS))): text} if text.is_file() else {}
+    return {STATISTICS: statistics, **found}
+
+
+def _beside(output: Path) -> Path:
+    """Where the statistics of an output, or of one of its files, would lie."""
+    return (output if output.is_dir() else output.parent) / STATISTICS
 
 
 def share_of(request: Measuring, calibration: Calibration) -> float:

@@ -25,9 +25,9 @@ from secateur.api.early_checks import check_shrink, needs_calibration
 from secateur.api.estimating import Task, announce, estimate
 from secateur.api.held_out import (
     HELD_OUT,
-    STATISTICS,
     Text,
     describe_held_out,
+    evidence_files,
     find_questions,
     held_out_prompts,
     make_prompts,
@@ -247,7 +247,7 @@ def _write(job: _Job, observed: Path | None, files: Mapping[str, str], work: Pat
     made = work / f"output-{_output_key(checked, resolved)}"
     if not made.exists():
         write_text(work / JOB, resolved)
-        copies = {JOB: work / JOB, **({} if observed is None else {STATISTICS: observed})}
+        copies = {JOB: work / JOB, **evidence_files(observed)}
         write_plan(checked, made, copies=copies, workers=job.workers, progress=job.progress)
     return made
 

@@ -12,7 +12,12 @@ from secateur.pruning.choose import scores_of
 from secateur.statistics import file as statistics_file
 from secateur.statistics.coverage import LEAST, Coverage
 from secateur.statistics.coverage import coverage as coverage_of
-from secateur.statistics.merge_files import merge_files, write_merged_grams, write_merged_sample
+from secateur.statistics.merge_files import (
+    merge_files,
+    write_merged_grams,
+    write_merged_sample,
+    write_merged_text,
+)
 from secateur.statistics.statistics import Statistics
 from secateur.system.progress import Progress, no_progress
 
@@ -31,8 +36,8 @@ def merge(
     """Merge statistics files of one model into one; exact, whatever the order.
 
     With `model` the criterion `rerouted` is solved again, from the token samples next to the
-    files. Those and Gram matrices are merged as well, where every file has them. `force`
-    overwrites what is there.
+    files. Those, Gram matrices and hashes of the text are merged as well, where every file has
+    them. `force` overwrites what is there.
     `on_message` is called with what the merged file lacks. Raises StatisticsError for files that
     cannot be merged, for the same text twice, and when `model` is given but a file has no sample.
     """
@@ -55,6 +60,7 @@ def merge(
             )
     sample = write_merged_sample(merged, out)
     write_merged_grams(merged, out)
+    write_merged_text([Path(path) for path in paths], out)
     if checkpoint is not None and sample is not None:
         from secateur.calibration.solve import solve_sample
 

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is a tokenizer in a folder."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+
+
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     """Load the tokenizer in a folder. Never asks the network, never runs code of the folder.
 
@@ -24,7 +29,7 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"no folder {folder}; expected a model folder with tokenizer files")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+    if not has_tokenizer(folder):
         raise CheckpointError(
             f"{folder} has neither tokenizer.json nor tokenizer.model; copy the tokenizer files "
             "of the original model into it"

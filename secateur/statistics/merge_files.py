@@ -1,4 +1,4 @@
-"""Statistics files, their token samples and their Gram matrices as one file each."""
+"""Statistics files, their token samples, Gram matrices and hashes of text as one file each."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from secateur.corpus.text_hashes import join_hashes
 from secateur.errors import StatisticsError
 from secateur.statistics.file import load
 from secateur.statistics.gram_file import GramFile, gram_path, merge_grams
 from secateur.statistics.merge import merge
 from secateur.statistics.sample_file import SampleFile, merge_samples, sample_path
 from secateur.statistics.statistics import Statistics
+from secateur.statistics.text_file import load_text, save_text, text_path
 
 SOLUTION = "rerouted.pooled.scores"
 """An array that is there when `rerouted` is solved."""
@@ -122,3 +124,11 @@ def write_merged_grams(merged: Merged, out: Path) -> None:
     """
     if merged.grams and not merged.without_grams:
         merge_grams(merged.grams, merged.statistics, gram_path(out))
+
+
+def write_merged_text(parts: Sequence[Path], out: Path) -> None:
+    """Write the hashes of the text of all `parts` next to the statistics file `out`, where every
+    part has them. Raises StatisticsError, WriteError."""
+    paths = [text_path(part) for part in parts]
+    if all(path.is_file() for path in paths):
+        save_text(join_hashes([load_text(path) for path in paths]), text_path(out))
