@@ -39,7 +39,8 @@ def test_all_that_was_asked_for_is_there(made: Path) -> None:
     expected = {
         "LICENSE", "config.json", "expert_drop_metadata.json", "generation_config.json",
         "imatrix.gguf", "job.yaml", "manifest.json", "model.safetensors", "plan.json",
-        "report.json", "evidence/statistics.safetensors", "tiny-moe-6e-Q4_K_M.gguf",
+        "report.json", "evidence/statistics.safetensors", "evidence/statistics.text.safetensors",
+        "tiny-moe-6e-Q4_K_M.gguf",
         "tiny-moe-6e-Q8_0.gguf",
         "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip

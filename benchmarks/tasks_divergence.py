@@ -1,0 +1,418 @@
+"""Does the order by divergence agree with the order by tasks? Writes tasks_divergence.json.
+
+gemmule is pruned to three sizes by three criteria: `rerouted`, the sum criterion that is best in
+criteria.json over these sizes, and `reap`. Each of the nine models and the original is measured in
+three ways:
+
+    divergence   mean KL(original || pruned) over documents of gemmule's test set, as in
+                 criteria.py (dropped experts masked, float32)
+    tasks        gemmule's own suites, greedy, asked of llama.cpp: accuracy, mean over the suites
+    loops        replies to the test set's dialogues, drawn at a temperature: share that the
+                 detectors find degenerate, and share that loops
+
+Orders are compared with Kendall's tau: over all nine, and among the three of one size, where it is
+hardest. Its interval is from 2,000 resamples of documents, items (within their suite) and prompts;
+no document, item or prompt is shared by two measures. A pair of models counts as ordered by a
+measure when the 95 % interval of its paired difference leaves out zero.
+
+    python benchmarks/tasks_divergence.py [--work out/tasks-divergence] [--items 300]
+        [--prompts 96] [--seeds 2]
+
+What was answered is kept in --work: an interrupted run asks only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import criteria
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+import secateur
+from secateur.checkpoint.identity import file_hashes
+from secateur.checkpoint.reader import open_checkpoint
+from secateur.evaluation.asking.ask import ask_all
+from secateur.evaluation.asking.ledger import Ledger
+from secateur.evaluation.asking.lock import RunLock
+from secateur.evaluation.asking.question import Question
+from secateur.evaluation.asking.reply import Reply
+from secateur.evaluation.asking.server import AskedServer, ask_engine
+from secateur.evaluation.robustness.detectors.base import Call as MadeCall
+from secateur.evaluation.robustness.detectors.base import Exchange
+from secateur.evaluation.robustness.prompts import LoopPrompt, loop_prompts
+from secateur.evaluation.robustness.verdict import judge
+from secateur.evaluation.tasks.paired import compare_paired
+from secateur.evaluation.tasks.suites.base import Answer, Call, data_hash
+from secateur.evaluation.tasks.suites.registry import SUITES
+from secateur.pruning.choose import choose
+from secateur.serving.engine_server import serve_model
+from secateur.serving.settings import ServerSettings, Thinking
+
+DROPPED = (0.125, 0.25, 0.5)
+SUMS = ("frequency", "weighted_frequency", "ean_sum", "weighted_ean_sum")
+"""Criteria that are a plain sum over tokens."""
+TASKS = ("gemmule-arithmetic", "gemmule-chat", "gemmule-tools")
+SEED = 11
+"""Of the items."""
+SLOTS = 4
+TOKENS = 3000
+"""Held-out tokens of a domain, as in criteria.json."""
+LOOP_TOKENS, LOOP_TEMPERATURE = 128, 0.7
+RESAMPLES = 2000
+ORIGINAL = "original"
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pruned gemmule (`dropped` 0: the original) and its GGUF."""
+
+    criterion: str
+    dropped: float
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.criterion if not self.dropped else f"{self.criterion} {self.dropped:g}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one model: sums of divergence by document, scores by suite and item,
+    and marks by prompt (share of its replies)."""
+
+    divergence: Values
+    tasks: Mapping[str, Mapping[str, float]]
+    degenerate: Mapping[str, list[float]]
+    loops: Mapping[str, list[float]]
+
+
+def best_sum() -> str:
+    """The sum criterion with the lowest mean place in criteria.json over these sizes."""
+    rows = json.loads(Path(__file__).with_name("criteria.json").read_text())["calibrated_on_all"]
+    places = {
+        name: np.mean(
+            [row["place"] for row in rows if row["criterion"] == name and row["dropped"] in DROPPED]
+        )
+        for name in SUMS
+    }
+    return min(places, key=lambda name: float(places[name]))
+
+
+def make_models(work: Path, names: Sequence[str]) -> list[Model]:
+    """The GGUFs in BF16, as the weights are: what is not there yet is made."""
+    statistics = work / "statistics.safetensors"
+    if not statistics.exists():
+        secateur.calibrate("gemmule", statistics, secateur.Calibration("gemmule"), workers=1)
+    models = []
+    wanted = [(ORIGINAL, 0.0), *((name, drop) for drop in DROPPED for name in names)]
+    for name, drop in wanted:
+        criterion = "rerouted" if name == ORIGINAL else name
+        out = work / f"{name}-{drop:g}"
+        if not out.exists():
+            plan = secateur.plan(
+                "gemmule",
+                secateur.Pruning(drop=drop, criterion=criterion),
+                secateur.Formats(to="gguf", types=("BF16",)),
+                statistics=statistics,
+            )
+            secateur.apply(plan, out, statistics=statistics, workers=1)
+        (path,) = out.glob("gemmule*.gguf")
+        models.append(Model(name, drop, path))
+    return models
+
+
+def measure_divergence(work: Path, models: Sequence[Model]) -> tuple[dict[str, Values], Values]:
+    """({model: summed divergence per document}, tokens per document)"""
+    checkpoint = open_checkpoint("gemmule")
+    statistics = secateur.statistics.file.load(work / "statistics.safetensors")
+    whole = criteria.Masked(checkpoint)
+    test = criteria.read_sets(checkpoint, "test")
+    data = criteria.held_out(whole, criteria.part(test, lambda _, so_far: so_far < TOKENS))
+    sums: dict[str, Values] = {ORIGINAL: np.zeros(len(data.tokens))}
+    for model in models:
+        if model.dropped:
+            request = secateur.Pruning(drop=model.dropped, criterion=model.criterion)
+            keep = choose(checkpoint, statistics, request).keep
+            sums[model.name] = criteria.divergence(whole, data, keep)
+            mean = sums[model.name].sum() / data.tokens.sum()
+            print(f"{model.name}: {mean:.4f} nats", file=sys.stderr, flush=True)
+    return sums, data.tokens.astype(np.float64)
+
+
+def ask(
+    model: Model, work: Path, options: argparse.Namespace
+) -> tuple[dict[str, dict[str, float]], dict[str, list[Exchange]]]:
+    """(scores by suite and item, exchanges by prompt)"""
+    thinking = Thinking(enabled=False)
+    settings = ServerSettings(context=1024, slots=SLOTS, workers=1, thinking=thinking)
+    prompts = loop_prompts(str(test_set()), options.prompts, 0).prompts
+    with (
+        serve_model(model.path, settings) as engine,
+        ask_engine(engine) as server,
+        Ledger(work / f"answers-{model.name.replace(' ', '-')}.jsonl") as ledger,
+    ):
+        digest = file_hashes({model.path})[model.path]
+        lock = RunLock(digest, server.identity, {**thinking.request(), "temperature": 0.0})
+        scores = {
+            name: ask_suite(name, options.items, server, lock, ledger) for name in options.tasks
+        }
+        asked = [
+            Question(
+                "loops", f"{prompt.id}/{seed}", prompt.messages, prompt.tools,
+                {"temperature": LOOP_TEMPERATURE, "seed": seed, "max_tokens": LOOP_TOKENS},
+            )
+            for prompt in prompts
+            for seed in range(options.seeds)
+        ]  # fmt: skip
+        replies = ask_all(asked, server, lock, ledger)
+    exchanges: dict[str, list[Exchange]] = {}
+    both = [(prompt, seed) for prompt in prompts for seed in range(options.seeds)]
+    for (prompt, _), reply in zip(both, replies, strict=True):
+        exchanges.setdefault(prompt.id, []).append(exchange_of(prompt, reply))
+    return scores, exchanges
+
+
+def ask_suite(
+    name: str, count: int, server: AskedServer, lock: RunLock, ledger: Ledger
+) -> dict[str, float]:
+    """{item: score}; what is no whole answer is wrong."""
+    suite = SUITES[name]
+    items = suite.items(SEED, count)
+    questions = [
+        Question(name, item.id, item.messages, item.tools, {"max_tokens": item.tokens})
+        for item in items
+    ]
+    replies = ask_all(questions, server, lock, ledger)
+    return {
+        item.id: 0.0 if reply.error else suite.score(item, answer_of(reply)).value
+        for item, reply in zip(items, replies, strict=True)
+    }
+
+
+def answer_of(reply: Reply) -> Answer:
+    """What is scored of a reply."""
+
+    def arguments(text: str) -> dict[str, Any] | None:
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    calls = (call["function"] for call in reply.tool_calls)
+    return Answer(
+        reply.content, tuple(Call(call["name"], arguments(call["arguments"])) for call in calls)
+    )
+
+
+def exchange_of(prompt: LoopPrompt, reply: Reply) -> Exchange:
+    """What the detectors see of a reply."""
+    calls = (call["function"] for call in reply.tool_calls)
+    return Exchange(
+        str(prompt.messages[-1].get("content") or ""),
+        reply.content,
+        reply.reasoning,
+        tuple(MadeCall(call["name"], call["arguments"]) for call in calls),
+        finish=reply.finish or "stop",
+    )
+
+
+def test_set() -> Path:
+    return open_checkpoint("gemmule").path / "sets" / "test.jsonl"
+
+
+class Resampled:
+    """Every measure of all models for `RESAMPLES` resamples, and for the sample itself first."""
+
+    def __init__(self, measured: Mapping[str, Measured], tokens: Values) -> None:
+        rng = np.random.default_rng(0)
+        self.names = list(measured)
+        found = list(measured.values())
+
+        def draws(count: int) -> NDArray[np.intp]:
+            drawn = rng.integers(0, count, (RESAMPLES, count))
+            return np.concatenate([np.arange(count)[None], drawn])
+
+        at = draws(len(tokens))
+        self.divergence = np.stack([m.divergence[at].sum(-1) / tokens[at].sum(-1) for m in found])
+        self.by_task = {}
+        for task in found[0].tasks:
+            table = np.array([list(m.tasks[task].values()) for m in found])
+            self.by_task[task] = table[:, draws(table.shape[1])].mean(-1)
+        self.accuracy = np.mean(list(self.by_task.values()), axis=0)
+        for name in ("degenerate", "loops"):
+            rows = [[np.mean(v) for v in getattr(m, name).values()] for m in found]
+            setattr(self, name, np.array(rows)[:, draws(len(rows[0]))].mean(-1))
+
+
+def interval(values: Values) -> dict[str, float]:
+    """The first value, and the 95 % percentile interval of the others."""
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    return {"value": digits(values[0]), "low": digits(low), "high": digits(high)}
+
+
+def digits(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def tau(first: Values, second: Values) -> float:
+    found = stats.kendalltau(first, second).statistic
+    return 0.0 if np.isnan(found) else float(found)
+
+
+def concordance(worse: Values, other: Values, groups: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Kendall's tau between two measures of which higher is worse: mean over groups of models."""
+    taus = np.array(
+        [
+            np.mean([tau(worse[list(g), r], other[list(g), r]) for g in groups])
+            for r in range(worse.shape[1])
+        ]
+    )
+    return interval(taus)
+
+
+def pairs(table: Mapping[str, Values], members: Sequence[int]) -> dict[str, Any]:
+    """Pairs of models by whether two measures order them, and in the same way."""
+    (one, worse), (other, second) = table.items()
+    counts = {"pairs": 0, "both ordered, same": 0, "both ordered, opposite": 0}
+    counts |= {f"only by {one}": 0, f"only by {other}": 0, "by neither": 0}
+    for a, b in combinations(members, 2):
+        signs = []
+        for values in (worse, second):
+            low, high = np.quantile(values[a, 1:] - values[b, 1:], (0.025, 0.975))
+            signs.append(0 if low <= 0 <= high else int(np.sign(low)))
+        counts["pairs"] += 1
+        if all(signs):
+            counts["both ordered, " + ("same" if signs[0] == signs[1] else "opposite")] += 1
+        elif any(signs):
+            counts[f"only by {one if signs[0] else other}"] += 1
+        else:
+            counts["by neither"] += 1
+    return counts
+
+
+def summarise(models: Sequence[Model], measured: Mapping[str, Measured], tokens: Values) -> Any:
+    values = Resampled(measured, tokens)
+    original = measured[ORIGINAL]
+    rows = []
+    for at, model in enumerate(models):
+        mine = measured[model.name]
+        row: dict[str, Any] = {
+            "criterion": model.criterion,
+            "dropped": model.dropped,
+            "divergence": interval(values.divergence[at]),
+            "accuracy": interval(values.accuracy[at]),
+            "degenerate_replies": interval(values.degenerate[at]),
+            "looping_replies": interval(values.loops[at]),
+            "by_task": {task: interval(found[at]) for task, found in values.by_task.items()},
+        }
+        if model.dropped:
+            row["accuracy_lost"] = interval(values.accuracy[0] - values.accuracy[at])
+            row["paired"] = {
+                task: compare_paired(
+                    task,
+                    {item: [score] for item, score in original.tasks[task].items()},
+                    {item: [score] for item, score in scores.items()},
+                ).describe()
+                for task, scores in mine.tasks.items()
+            }
+            row["degenerate_paired"] = compare_paired(
+                "degenerate replies", original.degenerate, mine.degenerate
+            ).describe()
+        rows.append(row)
+    every = list(range(1, len(models)))
+    same_size = [[i for i in every if models[i].dropped == drop] for drop in DROPPED]
+    others = {
+        "accuracy": -values.accuracy,
+        **{task: -found for task, found in values.by_task.items()},
+        "degenerate replies": values.degenerate,
+        "looping replies": values.loops,
+    }
+    agreement = {
+        name: {
+            "all nine": concordance(values.divergence, worse, [every]),
+            "among the three of a size": concordance(values.divergence, worse, same_size),
+            "pairs of one size": [
+                {
+                    "dropped": drop,
+                    **pairs({"divergence": values.divergence, name: worse}, members),
+                }
+                for drop, members in zip(DROPPED, same_size, strict=True)
+            ],
+            "pairs": pairs({"divergence": values.divergence, name: worse}, every),
+        }
+        for name, worse in others.items()
+    }
+    return rows, agreement
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("out/tasks-divergence"))
+    parser.add_argument("--items", type=int, default=300, help="of each suite")
+    parser.add_argument("--prompts", type=int, default=96)
+    parser.add_argument("--seeds", type=int, default=2, help="replies to a prompt")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    names = ("rerouted", best_sum(), "reap")
+    models = make_models(options.work, names)
+    checkpoint = open_checkpoint("gemmule")
+    about = criteria.provenance(checkpoint)
+    sums, tokens = measure_divergence(options.work, models)
+    measured: dict[str, Measured] = {}
+    for model in models:
+        scores, exchanges = ask(model, options.work, options)
+        verdicts = {key: [judge(one).word for one in some] for key, some in exchanges.items()}
+        degenerate = {
+            key: [float(word not in ("sound", "truncated")) for word in words]
+            for key, words in verdicts.items()
+        }
+        loops = {key: [float(w == "loop") for w in words] for key, words in verdicts.items()}
+        measured[model.name] = Measured(sums[model.name], scores, degenerate, loops)
+        rates = {task: round(float(np.mean(list(s.values()))), 3) for task, s in scores.items()}
+        print(f"{model.name}: {rates}", file=sys.stderr, flush=True)
+    rows, agreement = summarise(models, measured, tokens)
+    report = {
+        "what": "divergence of pruned gemmules beside what they lose in tasks and in loops",
+        **about,
+        "criteria": names,
+        "held_out": {"documents": len(tokens), "tokens": int(tokens.sum())},
+        "tasks": {
+            name: {
+                "items": options.items,
+                "seed": SEED,
+                "sha256": data_hash(SUITES[name], SUITES[name].items(SEED, options.items)),
+            }
+            for name in options.tasks
+        },
+        "loops": {
+            "prompts": options.prompts,
+            "replies_to_each": options.seeds,
+            "temperature": LOOP_TEMPERATURE,
+            "most_tokens": LOOP_TOKENS,
+        },
+        "resamples": RESAMPLES,
+        "seconds": round(time.perf_counter() - started),
+        "models": rows,
+        "agreement_with_divergence": agreement,
+    }
+    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
