@@ -58,6 +58,7 @@ from secateur.evaluation.tasks.suites.registry import SUITES
 from secateur.pruning.choose import choose
 from secateur.serving.engine_server import serve_model
 from secateur.serving.settings import ServerSettings, Thinking
+from secateur.statistics.file import load
 
 DROPPED = (0.125, 0.25, 0.5)
 SUMS = ("frequency", "weighted_frequency", "ean_sum", "weighted_ean_sum")
@@ -136,7 +137,7 @@ def make_models(work: Path, names: Sequence[str]) -> list[Model]:
 def measure_divergence(work: Path, models: Sequence[Model]) -> tuple[dict[str, Values], Values]:
     """({model: summed divergence per document}, tokens per document)"""
     checkpoint = open_checkpoint("gemmule")
-    statistics = secateur.statistics.file.load(work / "statistics.safetensors")
+    statistics = load(work / "statistics.safetensors")
     whole = criteria.Masked(checkpoint)
     test = criteria.read_sets(checkpoint, "test")
     data = criteria.held_out(whole, criteria.part(test, lambda _, so_far: so_far < TOKENS))

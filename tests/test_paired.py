@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,3 +171,18 @@ def test_measurements_and_the_line_say_the_same() -> None:
     assert "-20.0 points" in line
     assert "10 lost, 0 gained of 50" in line
     assert f"{found.needed} items would show" in line
+
+
+def test_the_verdicts_on_published_differences_are_those_of_the_benchmark() -> None:
+    import claims_statistics
+
+    made = json.loads(Path(claims_statistics.__file__).with_suffix(".json").read_text())
+    for one, kept in zip(claims_statistics.differences(), made["differences"], strict=True):
+        found = claims_statistics.judge(one)
+        assert {name: kept[name] for name in found} == json.loads(json.dumps(found))
+    stand = {one["what"] for one in made["differences"] if one["verdict"] == "stands"}
+    assert stand == {
+        "world religions, 20 % dropped", "world religions, 30 % dropped",
+        "philosophy, 30 % dropped",
+    }  # fmt: skip
+    assert set(made["verdicts"]["001"]) == {"cannot stand", "open"}
