@@ -70,6 +70,7 @@ def unpack_debian(work: Path) -> dict[str, str]:
         deb = next(iter(debs.glob(f"{name}_*.deb")))
         root = work / "src" / name
         if not root.exists():
+            root.parent.mkdir(exist_ok=True)  # dpkg makes the last folder only
             subprocess.run(["dpkg", "-x", deb, root], check=True)
         versions[name] = subprocess.run(
             ["dpkg-deb", "-f", deb, "Version"], check=True, capture_output=True, text=True
