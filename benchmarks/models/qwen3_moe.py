@@ -123,7 +123,7 @@ class Run:
         self.muon.step()
         self.adam.step()
         self.step += 1
-        return float(nats)
+        return nats.item()
 
     @torch.no_grad()
     def held_out(self, streams: dict[str, np.ndarray], count: int = 16) -> dict[str, float]:
