@@ -22,10 +22,9 @@ from criteria import read_sets
 from numpy.typing import NDArray
 
 from secateur.calibration import routing, sketch
-from secateur.calibration.block_error import block_error, read_norm
+from secateur.calibration.block_error import read_norm
 from secateur.calibration.layer_pass import calibrate
-from secateur.calibration.removal_search import LayerSample, Search, balance_weights
-from secateur.calibration.routing import apply_rule
+from secateur.calibration.removal_search import LayerSample, Search, prepare_search
 from secateur.calibration.solve import LoadedLayer
 from secateur.calibration.token_sample import Sampling, to_layer_sample
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
@@ -74,12 +73,14 @@ def layers_of(checkpoint: Checkpoint) -> Iterator[tuple[int, LoadedLayer]]:
 
 def search_of(layer: LoadedLayer, sample: LayerSample, setting: Setting, workers: int) -> Search:
     routing.SPARE_RANKS, sketch.CHANNELS = setting.spare_ranks, setting.channels
-    rule, chosen = layer.find_routing(), sample.experts.numpy()
-    scored = apply_rule(rule, sample.scores.numpy(), chosen, sample.gates.numpy())
-    norm = read_norm(layer.find_post_norm())
-    error = block_error(layer.find_experts()[1], norm, sample.inputs, (rule, scored), workers)
-    categories = sample.categories.numpy()
-    return Search(error, categories, balance_weights(sample), int(categories.max()) + 1)
+    return prepare_search(
+        layer.find_experts()[1],
+        read_norm(layer.find_post_norm()),
+        layer.find_routing(),
+        sample,
+        categories=int(sample.categories.max()) + 1,
+        workers=workers,
+    )()
 
 
 def draw(keys: TokenKeys, setting: Setting) -> NDArray[np.int64]:

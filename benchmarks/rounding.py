@@ -6,7 +6,7 @@ answers to the test set's prompts: mean KL, its 99th percentile, agreement of th
 and by domain. The ratio of the means (feedback over nearest) has a 95 % interval from resampling
 answers, the same for both. A type that is in rounding.json already is not measured again.
 
-    python benchmarks/rounding.py [--types Q2_K,Q4_K_M,mlx-4] [--per-domain 12] [--gram shared]
+    python benchmarks/rounding.py [--types Q2_K,Q4_K_M,mlx-4] [--gram shared] [--model FOLDER]
 """
 
 from __future__ import annotations
@@ -23,19 +23,24 @@ import numpy as np
 
 import secateur
 from secateur import Calibration, Formats, Measuring, Pruning
-from secateur.api.measure import _start
+from secateur.api.held_out import Text
+from secateur.api.measure import start
+from secateur.api.models import open_weights
+from secateur.checkpoint.hub import gemmule_folder
 from secateur.evaluation.intervals import Clusters, bootstrap
 from secateur.evaluation.scores import Scores
 from secateur.evaluation.summary import token_groups
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.outputs.base import Artefact
 from secateur.recipes.recipe import Recipe
+from secateur.system.progress import no_progress
 
 TYPES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q5_K_M", "Q6_K", "mlx-2", "mlx-3", "mlx-4")
 TYPES += ("mlx-8", "mlx-mixed-4-8", "mlx-mxfp4", "Q8_0")
 GROUP = 32
 """Of MLX's types here: 64 does not divide gemmule's experts (96) and dense layers (288)."""
 ROUNDINGS = ("nearest", "feedback")
+TEST_SET = gemmule_folder() / "sets" / "test.jsonl"
 
 
 def formats(kind: str, rounding: Any) -> Formats:
@@ -50,11 +55,11 @@ def formats(kind: str, rounding: Any) -> Formats:
     return Formats(to="mlx", recipes=(recipe,), rounding=rounding)
 
 
-def write(kind: str, rounding: str, statistics: Path, out: Path) -> tuple[Path, int, float]:
+def write(
+    model: str, kind: str, rounding: str, statistics: Path, out: Path
+) -> tuple[Path, int, float]:
     """(artefact, its bytes of tensors, processor seconds of writing)."""
-    plan = secateur.plan(
-        "gemmule", Pruning(drop=0.0), formats(kind, rounding), statistics=statistics
-    )
+    plan = secateur.plan(model, Pruning(drop=0.0), formats(kind, rounding), statistics=statistics)
     (format_id,) = plan.formats
     began = time.process_time()
     secateur.apply(plan, out, statistics=statistics)
@@ -96,11 +101,10 @@ def _digits(value: Any) -> float:
 class Run:
     """The original's answers, and one type after the other."""
 
-    def __init__(self, work: Path, per_domain: int) -> None:
-        self._work = work
-        self._run = _start(
-            "gemmule", Measuring(per_domain=per_domain), work, None, None, lambda *_: None
-        )
+    def __init__(self, model: str, request: Measuring, work: Path) -> None:
+        self._model, self._work = model, work
+        original = open_weights(model, None, "measuring")
+        self._run = start(original, request, Text(), work, None, no_progress)
         self.answers, self._teacher = self._run.ask_original()
 
     def measure(self, kind: str, statistics: Path) -> dict[str, Any]:
@@ -110,7 +114,7 @@ class Run:
         for rounding in ROUNDINGS:
             out = self._work / f"{kind}-{rounding}"
             shutil.rmtree(out, ignore_errors=True)
-            path, size, seconds[rounding] = write(kind, rounding, statistics, out)
+            path, size, seconds[rounding] = write(self._model, kind, rounding, statistics, out)
             artefact: Artefact = self._run.open(path)
             pair[rounding] = self._run.score(artefact, self.answers, self._teacher)
             nbytes.add(size)
@@ -127,6 +131,7 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="gemmule", help="a folder: gemmule's sets are its text")
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--per-domain", type=int, default=12)
     parser.add_argument("--gram", default="shared", choices=["shared", "own"])
@@ -144,14 +149,15 @@ def main() -> None:
         if not statistics.exists():
             text = {"rows": options.rows} if options.rows else {"corpus": "gemmule"}
             request = Calibration(reroute_tokens=0, gram=options.gram, **text)
-            secateur.calibrate("gemmule", statistics, request)
-        run = Run(work, options.per_domain)
+            secateur.calibrate(options.model, statistics, request)
+        measuring = Measuring(prompts=TEST_SET, per_domain=options.per_domain)
+        run = Run(options.model, measuring, work)
         for kind in options.types.split(","):
             if kind in results:
                 continue
             results[kind] = run.measure(kind, statistics)
             print(kind, json.dumps({k: results[kind][k] for k in ("kl_mean", "ratio")}), flush=True)
-            report = {"model": "gemmule", "gram": options.gram, "types": results}
+            report = {"model": Path(options.model).name, "gram": options.gram, "types": results}
             options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 

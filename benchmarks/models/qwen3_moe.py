@@ -60,16 +60,14 @@ SAVE_SECONDS = 240.0
 def sorted_experts(
     module: Any, hidden: Tensor, chosen: Tensor, gates: Tensor, *_: Any, **__: Any
 ) -> Tensor:
-    """Every expert multiplies one slice: token-expert pairs are sorted by expert. [N, H] -> [N, H]."""
+    """Every expert multiplies one slice of token-expert pairs sorted by expert. [N, H]."""
     order = chosen.flatten().argsort(stable=True)
     token = order // chosen.shape[1]
     counts = torch.bincount(chosen.flatten(), minlength=module.gate_up_proj.shape[0]).tolist()
     outputs = []
     for expert, rows_of in enumerate(hidden[token].split(counts)):
         gate, up = functional.linear(rows_of, module.gate_up_proj[expert]).chunk(2, -1)
-        outputs.append(
-            functional.linear(functional.silu(gate) * up, module.down_proj[expert])
-        )
+        outputs.append(functional.linear(functional.silu(gate) * up, module.down_proj[expert]))
     weighted = torch.cat(outputs) * gates.flatten()[order, None]
     return torch.zeros_like(hidden).index_add(0, token, weighted)
 
@@ -133,7 +131,9 @@ class Run:
             starts = np.linspace(0, len(stream) - 514, count).astype(int)
             ids = torch.from_numpy(np.stack([stream[s : s + 513].astype(np.int64) for s in starts]))
             logits = self.model(ids[:, :-1], use_cache=False).logits.flatten(0, 1)
-            found[name] = round(functional.cross_entropy(logits, ids[:, 1:].flatten()).exp().item(), 2)
+            found[name] = round(
+                functional.cross_entropy(logits, ids[:, 1:].flatten()).exp().item(), 2
+            )
         return found
 
 
@@ -149,7 +149,11 @@ def train(run: Run, work: Path, tokens: int) -> bool:
             length = RECIPE.long if done >= RECIPE.long_from else RECIPE.short
             nats = run.update(rows(streams, RECIPE, run.step, length), rate(done, RECIPE))
             if run.step % 10 == 0:
-                row: dict[str, Any] = {"step": run.step, "done": round(done, 4), "loss": round(nats, 4)}
+                row: dict[str, Any] = {
+                    "step": run.step,
+                    "done": round(done, 4),
+                    "loss": round(nats, 4),
+                }
                 if run.step % 100 == 0:
                     row["held_out"] = run.held_out(held)
                 log.write(json.dumps(row) + "\n")
