@@ -33,7 +33,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     )
     from secateur.api.inspect import inspect as inspect
     from secateur.api.job import run as run
-    from secateur.api.measure import compare as compare, measure as measure
+    from secateur.api.compare import compare as compare
+    from secateur.api.measure import measure as measure
     from secateur.api.plan import (
         diff_plans as diff_plans,
         fit as fit,
@@ -67,7 +68,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         InputError as InputError,
         SecateurError as SecateurError,
     )
-    from secateur.evaluation.compare import Comparison as Comparison
+    from secateur.evaluation.compare import (
+        ComparedArtefacts as ComparedArtefacts,
+        Comparison as Comparison,
+    )
     from secateur.evaluation.measurement import Measurement as Measurement
     from secateur.planning.document import (
         Plan as Plan,
@@ -97,7 +101,7 @@ _HOMES = {
     "coverage": "api.statistics",
     "fit": "api.plan",
     "inspect": "api.inspect",
-    "compare": "api.measure",
+    "compare": "api.compare",
     "measure": "api.measure",
     "merge": "api.statistics",
     "plan": "api.plan",
@@ -136,6 +140,7 @@ _HOMES = {
     "PlannedTensor": "planning.document",
     "read_plan": "planning.document",
     "Comparison": "evaluation.compare",
+    "ComparedArtefacts": "evaluation.compare",
     "Measurement": "evaluation.measurement",
     "Report": "release.report",
     "SecateurError": "errors",

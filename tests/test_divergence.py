@@ -19,6 +19,7 @@ from tiny_models import FORMS, VOCAB, load
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import GateError, InputError, NumericError
 from secateur.evaluation.compare import compare_scores
+from secateur.evaluation.floor import Floor
 from secateur.evaluation.gate import check_gates, parse_gate
 from secateur.evaluation.intervals import FEWEST_ANSWERS, Clusters, bootstrap
 from secateur.evaluation.measurement import Measurement, require_measurement
@@ -445,16 +446,17 @@ def test_a_verdict_needs_an_interval_without_0() -> None:
     base = np.random.default_rng(0).exponential(0.1, answers.tokens)
     noise = np.random.default_rng(1).uniform(0.6, 1.4, answers.tokens)
     first, better, alike = (made_scores(kl, answers) for kl in (base, base * 0.8, base * noise))
-    assert compare_scores(better, first, answers)[0].verdict == "better"
-    assert compare_scores(first, better, answers)[0].verdict == "worse"
-    found = compare_scores(first, alike, answers)[0]
+    none = Floor((), ())
+    assert compare_scores(better, first, answers, none)[0].verdict == "better"
+    assert compare_scores(first, better, answers, none)[0].verdict == "worse"
+    found = compare_scores(first, alike, answers, none)[0]
     assert found.verdict == "not distinguishable"
     low, high = found.difference.low, found.difference.high
     assert low is not None and high is not None and low < 0 < high
     # Pairing: the difference is far better known than either mean.
     mean = require_measurement(summarise(first, answers), "kl_mean")
     assert mean.low is not None and mean.high is not None
-    paired = compare_scores(better, first, answers)[0].difference
+    paired = compare_scores(better, first, answers, none)[0].difference
     assert paired.low is not None and paired.high is not None
     assert paired.high - paired.low < 0.5 * (mean.high - mean.low)
 
@@ -464,7 +466,7 @@ def test_only_artefacts_of_one_original_and_one_set_are_compared() -> None:
     scores = made_scores(np.zeros(answers.tokens), answers)
     other = dataclasses.replace(scores, provenance={"artefact": "x", "teacher": "other"})
     with pytest.raises(InputError, match="different originals"):
-        compare_scores(scores, other, answers)
+        compare_scores(scores, other, answers, Floor((), ()))
     with pytest.raises(InputError, match="score the artefact on these answers"):
         summarise(scores, some_answers(seed=1))
 

@@ -125,7 +125,8 @@ def test_stages_come_in_the_order_of_the_work(text: tuple[Checkpoint, Corpus]) -
     )
     found = stages(shape, work, assumed_rates(shape, work.calibrating, 2), 2)
     assert [stage.name for stage in found] == [
-        "hash weights", "calibrate", "write gguf", "answers", "original", "measure a-Q4_K_M.gguf",
+        "hash weights", "calibrate", "write gguf", "answers", "original", "floor",
+        "measure a-Q4_K_M.gguf",
     ]  # fmt: skip
     assert all(stage.seconds > 0 and stage.memory > 0 for stage in found)
     assert [stage.name for stage in found if stage.at_most] == ["answers"]
@@ -207,13 +208,13 @@ def test_shrink_says_what_all_of_it_takes_and_keeps_what_it_took(
     found = run(*words, "--estimate", corpus=line.corpus, answers=line.answers, json=True)
     assert found.code == 0 and list(tmp_path.iterdir()) == []
     names = [stage["stage"] for stage in found.json["stages"]]
-    assert names[-6:] == [
-        "calibrate", "write safetensors", "write gguf", "original", "measure safetensors",
+    assert names[-7:] == [
+        "calibrate", "write safetensors", "write gguf", "original", "floor", "measure safetensors",
         "measure tiny-moe-6e-Q8_0.gguf",
     ]  # fmt: skip
     (kept,) = json.loads((made / "run.json").read_text())["runs"]
     stages = {stage["stage"]: stage for stage in kept["estimate"]["stages"]}
-    for name in ("calibrate", "write gguf", "original", "measure tiny-moe-6e-Q8_0.gguf"):
+    for name in ("calibrate", "write gguf", "original", "floor", "measure tiny-moe-6e-Q8_0.gguf"):
         assert stages[name]["took_seconds"] >= 0 and stages[name]["estimated_seconds"] > 0
     report = (made / "report.md").read_text()
     assert "| stage | estimated | took |" in report and "| calibrate | " in report
@@ -246,7 +247,7 @@ def test_writing_and_measuring_alone_are_estimated(
     file = made / "tiny-moe-6e-Q8_0.gguf"
     asked = run("measure", file, "--estimate", against=line.model, prompts=line.prompts, json=True)
     names = [stage["stage"] for stage in asked.json["stages"]]
-    assert names[-3:] == ["answers", "original", f"measure {file.name}"]
+    assert names[-4:] == ["answers", "original", "floor", f"measure {file.name}"]
     assert not out.exists()
 
 

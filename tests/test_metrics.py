@@ -112,7 +112,7 @@ def test_a_new_file_is_a_metric_everywhere(
     ran = run("measure", out, "--gate", "log_prob_change_median>=9", **options)
     assert ran.code == 3
     files = [out / f"tiny-moe-6e-{name}.gguf" for name in ("Q4_K_M", "Q8_0")]
-    found = run("compare", *files, json=True, **options).json["comparisons"]
+    found = run("compare", *files, json=True, **options).json["pairs"][0]["comparisons"]
     assert {"reverse_kl_mean", "kl_mean"} <= {entry["metric"] for entry in found}
     shown = run("measure", help=True).out
     assert "reverse_kl_mean" in "".join(shown.split())

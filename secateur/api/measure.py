@@ -23,8 +23,8 @@ from secateur.api.report import (
 )
 from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
-from secateur.evaluation.compare import Comparison, compare_scores
 from secateur.evaluation.engine import engine_prompts, measure_engine
+from secateur.evaluation.floor import Floor, measure_floor
 from secateur.evaluation.kept_experts import find_kept_experts
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.scores import Scores, score_once
@@ -87,6 +87,7 @@ def measure_output(out: Path, run: Run) -> Report:
     opened = [run.open(path) for path in artefacts_of(out)]
     with in_use(run.folder):
         answers, teacher = run.ask_original()
+        floor = run.measure_floor(answers, teacher)
         measured = tuple(run.measure(artefact, answers, teacher) for artefact in opened)
     report = Report(
         original=run.original.name,
@@ -99,34 +100,9 @@ def measure_output(out: Path, run: Run) -> Report:
             *additional_notes(additional),
         ),
         gates=run.request.limits,
+        floor=floor.measurements,
     )
     return publish_report(report, out, stopwatch) if is_ours else report
-
-
-def compare(
-    first: File,
-    second: File,
-    against: Model,
-    request: Measuring,
-    *,
-    work: File | None = None,
-    revision: str | None = None,
-    workers: int | None = None,
-    progress: Progress = no_progress,
-) -> tuple[Comparison, ...]:
-    """Which of two artefacts is nearer to the original: paired differences of all metrics.
-
-    What `measure` has scored already, with the same request, is not scored again. Raises
-    InputError or EngineError for what cannot be measured.
-    """
-    original = open_weights(against, revision, "measuring")
-    text = Text(statistics=statistics_of(Path(first)))
-    run = start(original, request, text, work, workers, progress)
-    opened = [run.open(Path(path)) for path in (first, second)]
-    with in_use(run.folder):
-        answers, teacher = run.ask_original()
-        one, other = (run.score(artefact, answers, teacher) for artefact in opened)
-    return compare_scores(one, other, answers)
 
 
 @dataclass(frozen=True)
@@ -193,6 +169,17 @@ class Run:
             kept=find_kept_experts(artefact.source, CheckpointWeights(self.original)),
             backend=self.backend,
             progress=within(artefact.name, self.progress),
+        )
+
+    def measure_floor(self, answers: AnswerSet, teacher: Teacher) -> Floor:
+        """How far the original diverges from itself in another kernel."""
+        return measure_floor(
+            teacher,
+            CheckpointWeights(self.original),
+            answers,
+            self.folder,
+            backend=self.backend,
+            progress=within("floor", self.progress),
         )
 
     def identify(self, artefact: Artefact) -> str:

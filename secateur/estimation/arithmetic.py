@@ -12,7 +12,7 @@ solving `rerouted` holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secateur.calibration.block_error import GRAMS_LIMIT, OUTPUTS_LIMIT
 from secateur.checkpoint.reader import Checkpoint
@@ -27,6 +27,7 @@ from secateur.estimation.work import (
     Writing,
     layers_of,
 )
+from secateur.evaluation.floor import TOKENS as FLOOR_TOKENS
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.tokens.teacher import TOP_K
 from secateur.forward.backends.base import GROUPS_IN_FLIGHT
@@ -102,6 +103,7 @@ def stages(shape: Shape, work: Work, rates: Rates, workers: int) -> tuple[Stage,
         found.append(answering(shape, work.answering, rates, workers))
     if work.original is not None:
         found.append(knowing(shape, work.original, rates, workers))
+        found.append(flooring(shape, work.original, rates, workers))
         found += [
             measuring(name, shape, work.original, rates, workers, (reports,))
             for name, reports in work.artefacts.items()
@@ -176,11 +178,18 @@ def knowing(shape: Shape, work: Scoring, rates: Rates, workers: int) -> Stage:
     return _scoring("original", shape, work, rates, workers, kept, ("original",))
 
 
+def flooring(shape: Shape, work: Scoring, rates: Rates, workers: int) -> Stage:
+    """The original in another kernel, over a part of the tokens."""
+    share = min(1.0, FLOOR_TOKENS / max(1, work.scored))
+    part = replace(work, tokens=int(share * work.tokens), scored=int(share * work.scored))
+    return _scoring("floor", shape, part, rates, workers, 40 * part.scored, ("floor",))
+
+
 def measuring(
     name: str, shape: Shape, work: Scoring, rates: Rates, workers: int, reports: Sequence[str]
 ) -> Stage:
     """An artefact is run over the answers, and compared."""
-    return _scoring(f"measure {name}", shape, work, rates, workers, 24 * work.scored, reports)
+    return _scoring(f"measure {name}", shape, work, rates, workers, 40 * work.scored, reports)
 
 
 def _scoring(

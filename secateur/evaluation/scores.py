@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,38 +126,79 @@ def score_once(
     backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     progress: Progress = no_progress,
 ) -> Scores:
-    """The scores kept in `folder`, or computed and put there.
+    """The scores kept in `folder`, or computed and put there."""
 
-    The file's name is the hash of the artefact's identity, the teacher (which stands for the
-    original, the answers and our libraries), the names of the arrays and the code that computes
-    them. Of two processes one waits for the other's.
+    def make() -> Scores:
+        return score(
+            teacher, source, identity, answers, kept=kept, backend=backend, progress=progress
+        )
+
+    scored = Scored(teacher, identity, answers, kept)
+    return keep_scores(scored, folder, make, progress)
+
+
+class Scored(NamedTuple):
+    """What decides scores."""
+
+    teacher: Teacher
+    """Stands for the original, the answers and our libraries."""
+    identity: str
+    """Of the artefact and of how it is run."""
+    answers: AnswerSet
+    kept: Kept | None
+
+
+def keep_scores(
+    scored: Scored, folder: Path, make: Callable[[], Scores], progress: Progress = no_progress
+) -> Scores:
+    """The scores kept in `folder`, or what `make` makes, put there.
+
+    The file's name is the hash of what decides them, the names of the arrays and the code that
+    computes them. Of two processes one waits for the other's.
     """
-    path = _file_of(teacher, identity, answers, folder, kept)
+    path = _file_of(scored, folder)
 
     def load() -> Scores:
         found = load_scores(path)
-        if found.provenance != _provenance(identity, teacher):
+        if found.provenance != _provenance(scored.identity, scored.teacher):
             raise InputError(f"{path} holds the scores of something else: delete it")
         touch(path)
         _log.info("%s: scored earlier, used again", path)
         return found
 
-    def make() -> Scores:
-        found = score(
-            teacher, source, identity, answers, kept=kept, backend=backend, progress=progress
-        )
+    def make_and_save() -> Scores:
+        found = make()
         save_scores(found, path)
         return found
 
-    return made_once(path, load, make, lambda: progress("wait for another process", 0, 1, ""))
+    waiting = partial(progress, "wait for another process", 0, 1, "")
+    return made_once(path, load, make_and_save, waiting)
 
 
-def _file_of(
-    teacher: Teacher, identity: str, answers: AnswerSet, folder: Path, kept: Kept | None
-) -> Path:
-    names = [array.name for array in _arrays(kept)]
-    decides = [FORMAT, identity, teacher.sha256, answers.sha256, names, arrays_sha256()]
-    return kept_file(folder, "scores", hashlib.sha256(json.dumps(decides).encode()).hexdigest())
+def ideal_scores(teacher: Teacher, answers: AnswerSet) -> Scores:
+    """The scores of an artefact that says exactly what the original says."""
+    best = teacher.best
+    bins = np.concatenate([teacher.top, teacher.rest[:, None]], -1)
+    routing = Routing(teacher.experts, teacher.experts, np.ones(teacher.experts.shape, np.bool_))
+    tokens = ScoredTokens(
+        original=bins,
+        artefact=bins,
+        original_actual=teacher.actual,
+        artefact_actual=teacher.actual,
+        original_best=best,
+        artefact_best=best,
+        top_kept=np.ones((len(best), min(TOP, teacher.top.shape[-1])), np.bool_),
+        routing=routing,
+    )
+    arrays = {array.name: array.compute(tokens).astype(array.dtype) for array in token_arrays()}
+    return Scores(arrays, answers.sha256, _provenance("the original itself", teacher))
+
+
+def _file_of(scored: Scored, folder: Path) -> Path:
+    names = [array.name for array in _arrays(scored.kept)]
+    hashes = scored.identity, scored.teacher.sha256, scored.answers.sha256, arrays_sha256()
+    decides = json.dumps([FORMAT, *hashes, names])
+    return kept_file(folder, "scores", hashlib.sha256(decides.encode()).hexdigest())
 
 
 def save_scores(scores: Scores, path: Path) -> None:

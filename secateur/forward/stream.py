@@ -27,6 +27,7 @@ from secateur.forward.batches import Group, MicroBatch, group_micro_batches
 from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.layer_calls import LayerCalls, replace_layers
 from secateur.forward.output_head import load_output_head
+from secateur.forward.rounded_inputs import RoundInputs, round_inputs
 from secateur.forward.skeleton import (
     build_skeleton,
     fill_parameters,
@@ -55,7 +56,7 @@ class ForwardPass:
     Use as a context manager: it embeds on entering; then run layers 0, 1, ..., each inside
     `load_layer`, then ask for `logits` inside `load_head`. Layers may be left out at the
     end only. `groups` are the micro-batches in groups that were made before (default: they are
-    grouped here).
+    grouped here). `rounding` is done to the inputs of all products, the head's included.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ForwardPass:
         hidden_limit: int = HIDDEN_LIMIT,
         skip_bad: bool = False,
         groups: Sequence[Group] | None = None,
+        rounding: RoundInputs | None = None,
     ) -> None:
         self.backend = backend
         self.model = build_skeleton(source, backend)
@@ -78,6 +80,7 @@ class ForwardPass:
         self.config = source.config
         self.skipped = 0
         self.skip_bad = skip_bad
+        self._rounding = rounding
         self._masks = [batch.mask.clone() for batch in batches]
         self._source = source
         self._hidden_limit = hidden_limit
@@ -114,7 +117,11 @@ class ForwardPass:
     @contextmanager
     def load_layer(self, layer: int) -> Iterator[nn.Module]:
         """The decoder layer `layer` with its weights."""
-        with load_decoder_layer(self.model, layer, self._weights, self.backend) as module:
+        prefix = f"{find_path(self.model, get_decoder_layers(self.model))}.{layer}"
+        with (
+            load_decoder_layer(self.model, layer, self._weights, self.backend) as module,
+            round_inputs(module, prefix, self._rounding),
+        ):
             yield module
 
     def run(
@@ -237,7 +244,11 @@ class ForwardPass:
         own = "lm_head.weight"
         running = own if own in names else self._find_embedding() + ".weight"
         weight = self._source.tensor(running).to(self.backend.device)
-        with load_output_head(self.model, running, weight), replace_layers(self.model, []):
+        with (
+            load_output_head(self.model, running, weight),
+            round_inputs(self.model.lm_head, running.removesuffix(".weight"), self._rounding),
+            replace_layers(self.model, []),
+        ):
             yield
 
     def map(self, work: Callable[[MicroBatch], Any]) -> Iterator[Any]:

@@ -92,6 +92,8 @@ REPORT_KEYS = {
     "answers.top_k": "most probable tokens of which the original's probabilities are kept",
     "answers.provenance.**": "how the answers were made: file or held-out share, template, model, "
     "who wrote them, settings, seed",
+    "floor": "the original's own weights in another kernel: measurements, as those of artefacts",
+    "floor.**": "as in artefacts.measurements",
     "artefacts": "everything that was measured: a list",
     "artefacts.name": "file or folder",
     "artefacts.bytes": "bytes of its weights",

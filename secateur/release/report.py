@@ -13,6 +13,7 @@ import jinja2
 
 from secateur import __version__
 from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
+from secateur.evaluation.floor import KERNEL
 from secateur.evaluation.gate import Gate, check_gates
 from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
 from secateur.evaluation.metrics.base import Metric
@@ -60,7 +61,8 @@ class Report:
 
     `made` holds the facts of the manifest, `sizes` {format: {"predicted", "written"}} in bytes and
     `pruned` {layer: its pruned experts}; all empty for an artefact that is not ours. `answers`
-    says what was measured on, `gates` the limits that `check_gate` holds it to.
+    says what was measured on, `gates` the limits that `check_gate` holds it to, `floor` what the
+    original's own weights lose in another kernel (evaluation.floor).
     """
 
     original: str
@@ -72,6 +74,7 @@ class Report:
     pruned: Mapping[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
+    floor: tuple[Measurement, ...] = ()
 
     def check_gate(self) -> None:
         """Raise GateError when an artefact misses a limit."""
@@ -87,6 +90,7 @@ class Report:
             "sizes": {form: dict(sizes) for form, sizes in self.sizes.items()},
             "pruned": {str(layer): list(experts) for layer, experts in self.pruned.items()},
             "answers": dict(self.answers),
+            "floor": [entry.to_json() for entry in self.floor],
             "artefacts": [
                 {
                     "name": artefact.name,
@@ -170,6 +174,10 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
         worst=worst_domain,
         measured_on=describe_measured_on(report.answers),
         rounding=describe_rounding(report),
+        floor={
+            metric.name: find_measurement(report.floor, metric.name) for metric in all_metrics()
+        },
+        kernel=KERNEL,
         kinds=KINDS,
         summary=summary_metrics(),
         columns=table_metrics(),

@@ -66,4 +66,5 @@ def _report_of(data: Mapping[str, Any]) -> Report:
         sizes=data["sizes"],
         pruned={int(layer): tuple(experts) for layer, experts in data["pruned"].items()},
         notes=tuple(data["notes"]),
+        floor=tuple(Measurement(**entry) for entry in data["floor"]),
     )

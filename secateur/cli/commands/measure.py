@@ -23,6 +23,7 @@ secateur measure out --against gemmule --gate "kl_mean<=0.1"
 """
 COMPARE_EXAMPLES = """
 secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule
+secateur compare out other/a-Q4_K_M.gguf --against gemmule
 """
 
 Against = Annotated[
@@ -39,19 +40,20 @@ Work = Annotated[
         "of ~/.cache/secateur.",
     ),
 ]
-First = Annotated[Path, typer.Argument(metavar="FIRST", help="A model folder (MLX too) or a GGUF.")]
-Second = Annotated[Path, typer.Argument(metavar="SECOND", help="Another one.")]
+Artefacts = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="ARTEFACT...",
+        help="Two or more model folders (MLX too) and GGUF files; an output of `apply` stands for "
+        "all that it holds.",
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     add_command(app, measure, group=STEPS, examples=EXAMPLES)
-    add_command(
-        app,
-        compare,
-        group=LOOKING,
-        examples="secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule",
-    )
+    add_command(app, compare, group=LOOKING, examples=COMPARE_EXAMPLES)
 
 
 def measure(
@@ -107,8 +109,7 @@ def measure(
 
 
 def compare(
-    first: First,
-    second: Second,
+    artefacts: Artefacts,
     against: Against,
     text: HeldOutOptions,
     answering: AnswerOptions,
@@ -117,18 +118,17 @@ def compare(
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
-    """Which of two artefacts is nearer to the original, in pairs.
+    """Which of several artefacts is nearer to the original, in pairs.
 
     On the same answers, so that what is hard for both does not count. What `measure` has scored
     already, with the same options, is not scored again.
     """
     request = answering.request(device=device, **vars(text))
     with show_progress() as progress:
-        from secateur.api.measure import compare as run
+        from secateur.api.compare import compare as run
 
         found = run(
-            first,
-            second,
+            artefacts,
             running.open(against, weights=True),
             request,
             work=work,
@@ -138,9 +138,4 @@ def compare(
         )
     from secateur.cli.render.measurement import comparison_lines
 
-    result = {
-        "first": str(first),
-        "second": str(second),
-        "comparisons": [entry.to_json() for entry in found],
-    }
-    show(result, comparison_lines((first.name, second.name), found), running.as_json)
+    show(found.to_json(), comparison_lines(found), running.as_json)

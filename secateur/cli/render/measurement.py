@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.cli.render.table import Table
-from secateur.evaluation.compare import Comparison
+from secateur.evaluation.compare import ComparedArtefacts
 from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
-from secateur.evaluation.measurement import POOLED, Measurement, main_kind
+from secateur.evaluation.floor import KERNEL
+from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
 from secateur.evaluation.metrics.router import AGREEMENT
 from secateur.release.measured_on import describe_measured_on
 from secateur.release.report import (
@@ -29,6 +30,7 @@ def measurement_lines(report: Report, *, by_domain: bool = False) -> list[str | 
         f"against {report.original}, {first}; in brackets 95 % intervals over answers",
         *others,
         _summary(report),
+        *floor_line(report.floor),
     ]
     if by_domain:
         for artefact in report.artefacts:
@@ -41,19 +43,45 @@ def measurement_lines(report: Report, *, by_domain: bool = False) -> list[str | 
     return lines
 
 
-def comparison_lines(names: tuple[str, str], found: Sequence[Comparison]) -> list[str]:
-    """On what counts: the differences over all domains, then the first metric's in each."""
-    first, second = names
-    kind = main_kind([entry.difference for entry in found])
-    on_answers = [entry for entry in found if entry.difference.kind == kind]
+def floor_line(floor: Sequence[Measurement]) -> list[str]:
+    """What another kernel does to the original itself."""
+    found = find_measurement(floor, summary_metrics()[0].name)
+    if found is None:
+        return []
     return [
-        f"{first} against {second}, first minus second:",
-        *(
-            f"  {entry.difference}: {entry.verdict}"
-            for entry in on_answers
-            if entry.difference.domain == POOLED or entry.metric == on_answers[0].metric
-        ),
+        f"floor: the original's own weights with {KERNEL} have {_cell(found, spread=True)} "
+        f"({found.n['tokens']:,} tokens); what differs by less is not told apart"
     ]
+
+
+def comparison_lines(found: ComparedArtefacts) -> list[str | Table]:
+    """The artefacts, nearest first, then every two: all differences over all domains, and with one
+    pair the first metric's in each."""
+    kind = main_kind([entry for one in found.artefacts.values() for entry in one])
+    metrics = summary_metrics()
+    rows = []
+    for name, entries in found.artefacts.items():
+        cells = [find_measurement(entries, metric.name) for metric in metrics]
+        rows.append([name, *(_cell(entry, spread=True) for entry in cells)])
+    head = ["nearest first", *(f"{metric.title} ({metric.unit})" for metric in metrics)]
+    lines: list[str | Table] = [Table(head, rows), *floor_line(found.floor)]
+    for pair in found.pairs:
+        lines.append(f"{pair.first} against {pair.second}, first minus second:")
+        lines += [
+            f"  {entry.difference}: {entry.verdict}"
+            for entry in pair.comparisons
+            if entry.difference.kind == kind
+            and (
+                entry.difference.domain == POOLED
+                or (len(found.pairs) == 1 and entry.metric == metrics[0].name)
+            )
+        ]
+    if len(found.pairs) > 1:
+        lines.append(
+            f"{len(found.pairs)} pairs, each with an interval of 95 %: of twenty that do not "
+            "differ, one may seem to"
+        )
+    return lines
 
 
 def shrink_lines(report: Report, out: Path, *, by_domain: bool = False) -> list[str | Table]:
@@ -74,6 +102,10 @@ def shrink_lines(report: Report, out: Path, *, by_domain: bool = False) -> list[
 def _summary(report: Report) -> Table:
     metrics = summary_metrics()
     rows = [["the original", show_bytes(report.original_bytes), "100 %", *[""] * len(metrics), ""]]
+    if report.floor:
+        found = [find_measurement(report.floor, metric.name) for metric in metrics]
+        cells = (_cell(entry, spread=place == 0) for place, entry in enumerate(found))
+        rows.append(["the original, another kernel", "", "", *cells, ""])
     for artefact in report.artefacts:
         found = [artefact.value(metric.name) for metric in metrics]
         worst = worst_domain(artefact)

@@ -25,6 +25,7 @@ from secateur.forward.backends.memory import fit_memory
 from secateur.forward.batches import Group, MicroBatch, count_tokens, make_micro_batches
 from secateur.forward.chosen_experts import ChosenExperts, ChosenTable, Wanted
 from secateur.forward.expert_work import ExpertObserver
+from secateur.forward.rounded_inputs import RoundInputs
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
 from secateur.system.progress import Counter, Progress, no_progress
@@ -53,6 +54,7 @@ def run_teacher_forced(
     *,
     backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     layers: int | None = None,
+    rounding: RoundInputs | None = None,
     progress: Progress = no_progress,
 ) -> ChosenTable:
     """Call `work(chunk, logits)` for all scored tokens; logits are float32 [n, V], on the backend's
@@ -60,7 +62,8 @@ def run_teacher_forced(
 
     `work` may run in several threads, on chunks that do not overlap; chunks do not depend on the
     number of workers. Two stages are reported, both in tokens: "layers" (all tokens), then "logits"
-    (those that are scored). `layers` runs only the first so many, to try what the head takes.
+    (those that are scored). `layers` runs only the first so many, to try what the head takes;
+    `rounding` is done to the inputs of all products (forward.rounded_inputs).
     Raises NumericError, naming the answer and the token, when a hidden state or a logit is NaN or
     infinite, and FamilyError when the vocabulary lacks a token.
     """
@@ -73,7 +76,7 @@ def run_teacher_forced(
         )
     if layers is None:
         layers = source.family.number(source.config, "layers")
-    run = _Run(source, answers, work, layers, progress)
+    run = _Run(source, answers, work, layers, rounding, progress)
     return fit_memory(backend, run.on, lambda sentence: progress(sentence, 1, 1, ""))
 
 
@@ -85,13 +88,14 @@ class _Run:
     answers: AnswerSet
     work: Callable[[Chunk, Tensor], None]
     layers: int
+    rounding: RoundInputs | None
     progress: Progress
 
     def on(self, backend: Backend) -> ChosenTable:
         """Run all layers, then the head."""
         hidden = self.source.family.number(self.source.config, "hidden")
         batches = make_micro_batches(self.answers.rows, hidden, backend.batch_size)
-        with ForwardPass(self.source, batches, backend) as forward:
+        with ForwardPass(self.source, batches, backend, rounding=self.rounding) as forward:
             notes = self._note_experts(batches)
             tokens = count_tokens(batches)
             count = Counter(self.progress, "layers", tokens, "tokens", steps=self.layers * tokens)
