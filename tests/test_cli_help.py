@@ -132,7 +132,7 @@ COMPLETIONS = {
     "secateur plan gemmule --to gguf,ml": ["gguf,mlx"],
     "secateur calibrate gemmule --on-nan s": ["stop", "skip"],
     "secateur calibrate gemmule --corpus gem": ["gemmule"],
-    "secateur measure out --gate top": ["top1_agreement"],
+    "secateur measure out --gate top": ["top1_agreement", "top5_agreement"],
     "secateur measure out --against gem": ["gemmule"],
     "secateur family show mix": ["mixtral"],
     "secateur calibrate gemmule --seq": ["--sequence-length"],
