@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -153,3 +154,55 @@ def test_memory_is_counted_with_all_slots(gemmule_gguf: Path, tmp_path: Path) ->
     alone = tmp_path / "alone.gguf"
     alone.hardlink_to(gemmule_gguf)
     assert memory_of_serving(alone, ServerSettings(512)).cache is None
+
+
+def chat(run: Run, monkeypatch: pytest.MonkeyPatch, lines: str, *words: object, **more: Any) -> Any:
+    """`secateur chat` with lines from a pipe; thoughts off unless they are asked for."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    return run("chat", *words, workers=1, **{"thinking": "off", **more})
+
+
+def test_a_conversation_through_a_pipe(
+    gemmule_gguf: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = "What is 12 + 7?\n"
+    lines = f"{question}{question}/what\n/new\n{question}/quit\nx\n"
+    ran = chat(run, monkeypatch, lines, gemmule_gguf)
+    assert ran.code == 0
+    answers = ran.out.split("\n\n")[:-1]
+    help_ = "(/new forgets what was said, /system TEXT sets the system message, /quit ends)"
+    assert answers.pop(2) == help_
+    assert len(answers) == 3
+    assert answers[0] == answers[2] and "=" in answers[0]
+    assert "loading gemmule-Q8_0.gguf" in ran.err
+
+
+@pytest.mark.slow
+def test_two_models_are_asked_the_same_with_the_same_seed(
+    gemmule_gguf: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(**more: Any) -> list[str]:
+        line = "Name a colour.\n"
+        ran = chat(run, monkeypatch, line, gemmule_gguf, temperature=1.5, **more)
+        assert ran.code == 0, ran.err
+        return [part for part in ran.out.split("\n\n") if part]
+
+    same = ask(beside=gemmule_gguf, seed=5)
+    assert len(same) == 2 and same[0] == same[1]
+    assert ask(beside=gemmule_gguf, seed=6) != same
+    other = ask(beside="gemmule", seed=5)
+    assert [part.split(":\n")[0] for part in other] == ["gemmule-Q8_0", "gemmule-BF16"]
+
+
+@pytest.mark.slow
+def test_what_an_answer_lost_is_said(
+    gemmule_gguf: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(**more: Any) -> str:
+        return str(chat(run, monkeypatch, "What is 12 + 7?\n", gemmule_gguf, **more).out)
+
+    thought = ask(thinking="on", thoughts=True)
+    assert len(thought.splitlines()) > len(ask(thinking="on").splitlines())
+    assert "(cut: the limit of tokens or the context ended it)" in ask(max_tokens=3)
+    assert "lost by the server's parser)" in ask(thinking="on", reasoning_budget=5)
+    assert "exceeds the available context size" in ask(context=256, system="word " * 300)

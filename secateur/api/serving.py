@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.api.models import File
+from secateur.api.original_gguf import find_original_gguf, gguf_of_original
 from secateur.checkpoint.reader import open_shape
 from secateur.errors import InputError, RequestError
 from secateur.outputs.gguf.format import GgufFormat
@@ -19,8 +20,10 @@ from secateur.serving.engine_server import EngineServer, serve_model
 from secateur.serving.llama_serving import slot_context
 from secateur.serving.model_defaults import folder_defaults, gguf_defaults
 from secateur.serving.settings import DEFAULT_SETTINGS, ServerSettings, Thinking
+from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import free_memory
 from secateur.system.secret_file import read_or_make_secret
+from secateur.system.sizes import show_bytes
 
 KEY_VARIABLE = "SECATEUR_API_KEY"
 """The variable of the environment that holds the key which a server asks for."""
@@ -56,7 +59,7 @@ def find_served(out: Path, file: str | None = None) -> Path:
         if file is not None:
             raise RequestError(f"{out} is a model itself: leave out {file!r}")
         return out
-    found = [path for name in _SERVED for path in FORMATS[name].artefacts(out)]
+    found = _artefacts(out)
     if not found:
         raise RequestError(_say_how_else(out))
     chosen = _choose(found, file)
@@ -89,6 +92,34 @@ def _say_how_else(out: Path) -> str:
         f"`vllm serve {out}` or `transformers serve {out}`, or make a GGUF of it: `secateur "
         f"shrink {out} --drop 0 --to gguf --types Q8_0 --no-measure -o NEW`"
     )
+
+
+def find_beside(
+    model: str,
+    *,
+    tell: Callable[[str], None],
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Path:
+    """What to serve for a model that is set beside another: an output, a GGUF or an MLX folder as
+    `find_served`, or else an original (a folder or an id), whose GGUF is made and kept.
+
+    `tell` is told how large that GGUF is before it is made. Raises as both.
+    """
+    path = Path(model)
+    if path.is_file() or (path.is_dir() and (_is_mlx(path) or _artefacts(path))):
+        return find_served(path)
+    found = find_original_gguf(model)
+    if not found.made:
+        tell(
+            f"writing {model} as a GGUF of {show_bytes(found.nbytes)} to {found.path}, where it is "
+            "kept (`secateur cache` removes it)"
+        )
+    return gguf_of_original(model, workers=workers, progress=progress)
+
+
+def _artefacts(out: Path) -> list[Path]:
+    return [path for name in _SERVED for path in FORMATS[name].artefacts(out)]
 
 
 @dataclass(frozen=True)

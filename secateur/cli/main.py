@@ -18,6 +18,7 @@ from secateur.cli.commands import (
     audit,
     cache,
     calibrate,
+    chat,
     corpus,
     family,
     imatrix,
@@ -54,7 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for module in (
-    inspect, calibrate, statistics, plan, output, measure, shrink, run, serve, audit,
+    inspect, calibrate, statistics, plan, output, measure, shrink, run, serve, chat, audit,
 ):  # fmt: skip
     module.add_to(app)
 app.add_typer(imatrix.app, name="imatrix", rich_help_panel=FILES)

@@ -4,7 +4,7 @@ answer conversations. Its own chat template renders them; only text comes back."
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -145,6 +145,19 @@ class ChatServer(AbstractContextManager["ChatServer"]):
         if not answer.get("choices"):
             raise NoAnswer(f"{self.address} answered without a choice: it is no chat server", None)
         return answer
+
+    def stream(
+        self, messages: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
+    ) -> Generator[Any, None, None]:
+        """As `complete`, in chunks as they come, the last one with the usage. Raises NoAnswer."""
+        create: Any = self._client.chat.completions.create
+        more = {"stream_options": {"include_usage": True}, **fields}
+        chunks = self._call(
+            lambda: create(model=self.model, messages=list(messages), stream=True, extra_body=more)
+        )
+        with chunks:
+            while (chunk := self._call(lambda: next(iter(chunks), None))) is not None:
+                yield chunk
 
     def _complete(self, asked: Mapping[str, Any], template: Mapping[str, Any]) -> ChatAnswer:
         import openai

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +16,7 @@ from secateur.cli.options.serving import (
     ThinkingOptions,
 )
 from secateur.cli.register import add_command
+from secateur.cli.signals import stopped_by_signals
 from secateur.cli.terminal import note, show
 
 if TYPE_CHECKING:
@@ -137,22 +135,3 @@ def _probe(server: EngineServer, settings: ServerSettings) -> Any:
     if asked.enabled is None and asked.budget is None:
         return None
     return probe_thinking(server, asked)
-
-
-class _Stopped(Exception):
-    """SIGTERM has come."""
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """A block that ends without an error at Ctrl-C and at SIGTERM."""
-
-    def stop(*_: object) -> None:
-        raise _Stopped
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        with suppress(_Stopped, KeyboardInterrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
