@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 secateur chat out
 secateur chat out Q4_K_M --beside gemmule
-secateur chat model-Q4_K_M.gguf --thinking off --system "Answer in one sentence."
+secateur chat out --thinking off --system "Answer in one sentence."
 """
 TALKING = "Talking"
 
