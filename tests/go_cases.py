@@ -1,4 +1,4 @@
-"""Go templates, and what Go writes for them with DATA."""
+"""Go templates, what Go writes for them with DATA, and a Modelfile that was published."""
 
 from __future__ import annotations
 
@@ -40,3 +40,13 @@ CASES: tuple[tuple[str, str], ...] = (
         "[]interface {} map[string]interface {} float64 bool",
     ),
 )
+
+CARD_003 = """FROM ./gemma-4-21b-a4b-it-REAP-Q5_K_M.gguf
+TEMPLATE \"\"\"<bos><start_of_turn>user
+{{ .Prompt }}<end_of_turn>
+<start_of_turn>model
+\"\"\"
+PARAMETER stop "<end_of_turn>"
+PARAMETER temperature 0.7
+"""
+"""Of model card 003: the marks are those of Gemma 1 to 3, the model is a Gemma 4."""

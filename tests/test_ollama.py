@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from go_cases import CASES, DATA
+from go_cases import CARD_003, CASES, DATA
 from tiny_line import Run
 
 from secateur.api.audit import audit_model
+from secateur.audit.modelfile import modelfile_findings
 from secateur.errors import FormatError, OutputError
+from secateur.formats.gguf.reader import read_gguf
 from secateur.release.manifest import verify, write_manifest
 from secateur.release.ollama.choose import choose
 from secateur.release.ollama.comparison import compare
@@ -42,7 +44,7 @@ def output(gemmule_gguf: Path, tmp_path: Path) -> Path:
 
 def test_the_files_say_what_the_gguf_says(output: Path, model: ModelFile) -> None:
     (output / "LICENSE").write_text("Do what you like.\n")
-    found = write_ollama_files(output)
+    found = write_ollama_files(output, context=512)
     assert found.written == ("Modelfile", "params", "template")
     modelfile = parse_modelfile((output / "Modelfile").read_text("utf-8"), "Modelfile")
     assert [one.value for one in modelfile.of("from")] == ["./gemmule-Q8_0.gguf"]
@@ -53,19 +55,17 @@ def test_the_files_say_what_the_gguf_says(output: Path, model: ModelFile) -> Non
     params = json.loads((output / "params").read_text("utf-8"))
     assert params["stop"] == [one.value for one in modelfile.parameters("stop")]
     assert params["stop"][0] == "<turn|>" and all(map(model.is_control, params["stop"]))
-    assert params["num_ctx"] == model.trained_context == 2048
+    assert params["num_ctx"] == 512
     assert params["temperature"] == 0  # "do_sample": false
     assert not [one for one in verify(output) if one.is_damage]
-    assert write_ollama_files(output) == found
+    assert write_ollama_files(output, context=512) == found
 
 
-def test_a_template_is_written_only_where_it_is_equal(output: Path, model: ModelFile) -> None:
-    write_ollama_files(output)
+def test_a_template_is_written_only_where_it_is_equal(model: ModelFile) -> None:
     own = model.template or ""
     for changed in (
         own.replace("<|turn>' + role", "<|turn> ' + role"),
         own.replace("message['content'] | trim", "message['content'] | trim | upper"),
-        own.replace("{{- ns.result | trim -}}", "{{- ns.result | trim -}}."),
         own.replace("response:'", "result:'"),
     ):
         assert changed != own
@@ -101,6 +101,66 @@ def test_another_models_markers_cannot_be_written(model: ModelFile) -> None:
     assert not set(markers_in(GEMMA_3)) & model.tokens
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+    "{% if loop.index0 == 1 and messages[0].role == 'system' %}"
+    "{{ ' [INST] ' + messages[0].content + '\n\n' + m.content + ' [/INST]' }}"
+    "{% else %}{{ ' [INST] ' + m.content + ' [/INST]' }}{% endif %}"
+    "{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+FIRST_MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+    "{{ '[INST] ' + m.content + ' [/INST]' }}{% elif m.role == 'assistant' %}"
+    "{{ m.content + eos_token + ' ' }}{% else %}{{ raise_exception('no system') }}{% endif %}"
+    "{% endfor %}"
+)
+TURNS = (
+    "{{ bos_token }}{% set system = messages[0].role == 'system' %}"
+    "{% if system or enable_thinking %}<|turn>system\n{% if enable_thinking %}<|think|>\n"
+    "{% endif %}{% if system %}{{ messages[0].content }}{% endif %}<turn|>\n{% endif %}"
+    "{% for m in messages %}{% if m.role != 'system' %}<|turn>"
+    "{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}<turn|>\n{% endif %}"
+    "{% endfor %}<|turn>model\n{% if not enable_thinking %}<|channel>thought\n<channel|>{% endif %}"
+)
+"""Other models' forms of a conversation, in short; the last is Gemma 4's of July 2026."""
+
+
+@pytest.mark.parametrize(
+    ("jinja", "name", "renderer"),
+    [
+        (CHATML, "chatml", None),
+        (CHATML + "{% if enable_thinking == false %}<think>\n\n</think>\n\n{% endif %}",
+         "qwen3-hybrid", None),
+        (CHATML + "{{ '<think>\n' }}", "qwen3-thinking", None),
+        (MISTRAL, "mistral-2024-07", None),
+        (MISTRAL.replace("+ eos_token", "+ ' ' + eos_token"), "mistral-8x22b", None),
+        (FIRST_MISTRAL, "mistral-2023-12", None),
+        (TURNS, "gemma4-2026-07", "gemma4-large"),
+        (TURNS.replace("<|think|>\n", "<|think|>"), "gemma4-2026-04", None),
+    ],
+)  # fmt: skip
+def test_other_forms_have_their_template(
+    model: ModelFile, jinja: str, name: str, renderer: str | None
+) -> None:
+    tokens = model.tokens | {"<|im_start|>", "<|im_end|>"}
+    found = choose(replace(model, template=jinja, tokens=tokens, eos="</s>"))
+    assert found.name == name, found.notes
+    assert (found.renderer.name if found.renderer else None) == renderer
+    if name == "chatml":
+        foreign = choose(replace(model, template=jinja))
+        assert foreign.template is None  # its marks are no tokens of the file
+
+
+def test_what_a_template_leaves_out_is_said(model: ModelFile) -> None:
+    tokens = model.tokens | {"<|im_start|>", "<|im_end|>"}
+    found = choose(replace(model, template=CHATML + "{% if tools %}!{% endif %}", tokens=tokens))
+    assert found.name == "chatml" and "leaves out tools" in found.notes[1]
+
+
 def test_an_output_without_gguf_gets_none(tmp_path: Path) -> None:
     write_manifest(tmp_path, {})
     found = write_ollama_files(tmp_path)
@@ -110,8 +170,7 @@ def test_an_output_without_gguf_gets_none(tmp_path: Path) -> None:
 def test_too_much_context_is_refused(output: Path) -> None:
     with pytest.raises(OutputError, match="trained for 2,048"):
         write_ollama_files(output, context=4096)
-    write_ollama_files(output, context=512)
-    assert json.loads((output / "params").read_text("utf-8"))["num_ctx"] == 512
+    assert not (output / "Modelfile").exists()
 
 
 @pytest.mark.parametrize(("text", "written"), CASES)
@@ -165,21 +224,11 @@ def test_a_broken_modelfile_is_named_with_its_line(text: str, what: str) -> None
         parse_modelfile(text, "Modelfile")
 
 
-CARD_003 = """FROM ./gemma-4-21b-a4b-it-REAP-Q5_K_M.gguf
-TEMPLATE \"\"\"<bos><start_of_turn>user
-{{ .Prompt }}<end_of_turn>
-<start_of_turn>model
-\"\"\"
-PARAMETER stop "<end_of_turn>"
-PARAMETER temperature 0.7
-"""
-
-
-def test_the_faults_of_a_published_modelfile_are_found(real: Path, tmp_path: Path) -> None:
-    """That of model card 003, against the vocabulary and template of Gemma 4 26B-A4B."""
+def test_the_faults_of_a_published_modelfile_are_found(gemmule_gguf: Path, tmp_path: Path) -> None:
+    """That of model card 003, against a file with Gemma 4's marks and template."""
     path = tmp_path / "Modelfile"
     path.write_text(CARD_003)
-    found = audit_model(real / "vocabulary.gguf", modelfile=path).instructions
+    found = audit_model(gemmule_gguf, modelfile=path).instructions
     wrong = [(one.line, one.reason) for one in found if one.verdict == "wrong"]
     assert [line for line, _ in wrong] == [2, 2, 2, 6, 6]
     said = " ".join(reason for _, reason in wrong)
@@ -190,7 +239,8 @@ def test_the_faults_of_a_published_modelfile_are_found(real: Path, tmp_path: Pat
 def test_our_own_modelfile_has_no_fault(output: Path, run: Run) -> None:
     write_ollama_files(output)
     gguf, path = output / "gemmule-Q8_0.gguf", output / "Modelfile"
-    found = audit_model(gguf, modelfile=path).instructions
+    metadata = read_gguf(gguf).metadata
+    found = modelfile_findings(path.read_text("utf-8"), "Modelfile", metadata, gguf.name)
     assert not [one for one in found if one.verdict == "wrong"]
     held = [one.said for one in found if one.verdict == "holds"]
     assert held[0].startswith("TEMPLATE") and "PARAMETER stop <turn|>" in held
@@ -199,14 +249,15 @@ def test_our_own_modelfile_has_no_fault(output: Path, run: Run) -> None:
         (text.replace("<|turn>model", "<|turn>modell"), "otherwise than the chat template"),
         (text.replace('stop "<turn|>"', 'stop "<|im_end|>"'), "a mark of ChatML"),
         (text.replace("num_ctx 2048", "num_ctx 131072"), "trained for no more"),
-        (text.replace("top_p", "topp"), "no such parameter"),
         (text + "RENDERER gemma4-large\n", "writes 15 of 22 conversations otherwise"),
         (text + "REQUIRES soon\n", "refuses the file"),
     ):
         assert change != text
-        path.write_text(change, "utf-8")
-        code, lines, errors = run("audit", gguf, "--modelfile", path, "--strict")
-        assert code == 3 and what in lines, lines
+        instructions = modelfile_findings(change, "Modelfile", metadata, gguf.name)
+        assert what in instructions[0].reason and instructions[0].verdict == "wrong"
+    path.write_text(text.replace("top_p", "topp"), "utf-8")
+    code, lines, errors = run("audit", gguf, "--modelfile", path, "--strict")
+    assert code == 3 and "no such parameter" in lines and "no such parameter" in errors
 
 
 def test_a_modelfile_needs_a_gguf(tmp_path: Path, run: Run) -> None:

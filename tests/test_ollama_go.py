@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from go_cases import CASES, DATA
+from go_cases import CARD_003, CASES, DATA
 from transformers import AutoTokenizer
 
+from secateur.api.audit import audit_model
 from secateur.families.ollama_rules import template_texts
 from secateur.families.registry import families
 from secateur.release.ollama.choose import choose
@@ -85,6 +86,15 @@ def test_three_hands_write_the_same_tokens(
         prompt = gemmule_server.ask("/apply-template", _request(conversation))["prompt"]
         assert _tokens(gemmule_server, prompt) == of_jinja, conversation.name
         assert _tokens(gemmule_server, written) == of_jinja, conversation.name
+
+
+def test_the_faults_of_card_003_are_found_with_the_real_vocabulary(
+    real: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "Modelfile"
+    path.write_text(CARD_003)
+    found = audit_model(real / "vocabulary.gguf", modelfile=path).instructions
+    assert [one.line for one in found if one.verdict == "wrong"] == [2, 2, 2, 6, 6]
 
 
 def _shipped() -> dict[str, str]:

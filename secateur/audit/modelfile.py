@@ -116,8 +116,9 @@ def _templates(subject: _Subject) -> Iterator[Finding]:
 
 
 def _markers(one: Instruction, model: ModelFile) -> Iterator[Finding]:
-    for mark in markers_in(one.value):
-        if mark not in model.tokens:
+    turns = [mark for _, markers in dialects() for mark in markers if mark in one.value]
+    for mark in dict.fromkeys((*markers_in(one.value), *turns)):
+        if mark not in model.tokens and mark not in (model.template or ""):
             reason = f"{mark} is no token of the file{_whose(mark)}: the model reads plain text"
             yield _found(one, "wrong", "marks of the model's own template", reason)
 

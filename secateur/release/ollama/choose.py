@@ -35,20 +35,19 @@ def choose(model: ModelFile) -> Choice:
     templates are not there."""
     if model.template is None:
         return _nothing(f"{model.path.name} has no chat template, so there is none to derive from")
-    renderer, compared = None, {}
-    found: tuple[str, str, Comparison] | None = None
-    for family, name, text in _candidates(model.architecture):
-        template = parse_template(text)
-        compared[name] = compare(template, model)
+    renderer = _renderer_of(model.architecture)
+    compared: dict[str, Comparison] = {}
+    found: tuple[str, str] | None = None
+    for name, text in _candidates(model.architecture):
+        if found is None or renderer is not None and renderer.template == name:
+            compared[name] = compare(parse_template(text), model)
         if found is None and compared[name].equal and not _unknown(text, model):
-            found = name, text, compared[name]
-        if family.ollama and family.ollama.renderer and _is_of(family, model.architecture):
-            renderer = family.ollama.renderer
+            found = name, text
     if found is None:
         nearest = min(compared.values(), key=lambda one: len(one.different), default=None)
         return _nothing(_no_template(model, nearest))
-    name, text, comparison = found
-    notes = [f"template: {name}, {_agreement(comparison)}", *_lacks(text, model)]
+    name, text = found
+    notes = [f"template: {name}, {_agreement(compared[name])}", *_lacks(text, model)]
     parser = renderer.parser if renderer else None
     if renderer is not None:
         of_renderer = compared[renderer.template]
@@ -57,12 +56,16 @@ def choose(model: ModelFile) -> Choice:
     return Choice(name, text, renderer, parser, tuple(notes))
 
 
-def _candidates(architecture: str) -> Iterator[tuple[Family, str, str]]:
-    """(family, name, text) of every Go template, those of an architecture first."""
-    known = sorted(families(), key=lambda family: not _is_of(family, architecture))
-    for family in known:
-        for name, text in template_texts(family.ollama, family.file) if family.ollama else ():
-            yield family, name, text
+def _candidates(architecture: str) -> Iterator[tuple[str, str]]:
+    """(name, text) of every Go template, those of an architecture first."""
+    for family in sorted(families(), key=lambda family: not _is_of(family, architecture)):
+        if family.ollama is not None:
+            yield from template_texts(family.ollama, family.file)
+
+
+def _renderer_of(architecture: str) -> OllamaRenderer | None:
+    rules = [family.ollama for family in families() if _is_of(family, architecture)]
+    return next((one.renderer for one in rules if one and one.renderer), None)
 
 
 def _is_of(family: Family, architecture: str) -> bool:

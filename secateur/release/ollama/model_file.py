@@ -15,7 +15,7 @@ _NORMAL = 1
 """llama.cpp's LLAMA_TOKEN_TYPE_NORMAL: a token that text can spell."""
 
 _ENDS = ("eos", "eot", "eom")
-_MARKER = re.compile(r"<\|[^<>|\s\"]+\|?>|<[^<>|\s\"]+\|>|<｜[^<>｜]+｜>|</?\w+_of_\w+>|\[/?INST\]")
+_MARKER = re.compile(r"<\|[^<>|\s\"]+\|?>|<[^<>|\s\"]+\|>|<｜[^<>｜]+｜>|</?\w+_of_\w+>")
 """Texts that have the form of a turn's or a tool's mark in the chat templates there are."""
 
 
