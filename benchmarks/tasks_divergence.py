@@ -141,14 +141,18 @@ def measure_divergence(work: Path, models: Sequence[Model]) -> tuple[dict[str, V
     whole = criteria.Masked(checkpoint)
     test = criteria.read_sets(checkpoint, "test")
     data = criteria.held_out(whole, criteria.part(test, lambda _, so_far: so_far < TOKENS))
+    kept = work / f"divergence-{TOKENS}.json"
     sums: dict[str, Values] = {ORIGINAL: np.zeros(len(data.tokens))}
+    if kept.exists():
+        sums |= {name: np.array(found) for name, found in json.loads(kept.read_text()).items()}
     for model in models:
-        if model.dropped:
+        if model.name not in sums:
             request = secateur.Pruning(drop=model.dropped, criterion=model.criterion)
             keep = choose(checkpoint, statistics, request).keep
             sums[model.name] = criteria.divergence(whole, data, keep)
             mean = sums[model.name].sum() / data.tokens.sum()
             print(f"{model.name}: {mean:.4f} nats", file=sys.stderr, flush=True)
+            kept.write_text(json.dumps({name: found.tolist() for name, found in sums.items()}))
     return sums, data.tokens.astype(np.float64)
 
 

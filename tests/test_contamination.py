@@ -95,6 +95,7 @@ def test_nothing_in_common_is_said_so() -> None:
     assert "none of 1 items is in the calibration" in found.describe()
 
 
+@pytest.mark.slow
 def test_gemmules_calibration_is_found_in_itself_and_its_test_set_is_not(
     gemmules: tuple[Corpus, TextHashes],
 ) -> None:
@@ -118,10 +119,11 @@ def test_gemmules_calibration_is_found_in_itself_and_its_test_set_is_not(
     assert not any(one.whole for one in others.found)
 
 
+@pytest.mark.slow
 def test_turns_are_found_one_by_one(gemmules: tuple[Corpus, TextHashes]) -> None:
     """Short questions and answers in the middle of conversations."""
     rows = read_set("calibration")
-    said = {
+    said: dict[str, str] = {
         f"{row['id']}-{number}": message["content"]
         for row in rows
         if row["domain"] == "chat"
@@ -145,6 +147,7 @@ def test_a_bounded_sample_gives_about_the_same_share() -> None:
     assert "25 % of its runs looked in" in find_overlap("t", {"i": item}, some).describe()
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded_and_a_part_of_the_whole(
     gemmules: tuple[Corpus, TextHashes],
 ) -> None:
@@ -168,7 +171,15 @@ def test_joined_corpora_are_looked_in_together() -> None:
 
 def test_the_hashes_lie_next_to_the_statistics(line: Line, stats: Path, made: Path) -> None:
     text = load_text(text_path(stats))
-    assert text.documents > 0
+    documents = [json.loads(row) for row in line.corpus.read_text("utf-8").splitlines()]
+    said: dict[str, str] = {
+        str(number): text_of_messages(row["messages"])
+        for number, row in enumerate(documents)
+        if "messages" in row
+    } or {str(number): row["text"] for number, row in enumerate(documents)}
+    found = find_overlap("own", said, text)
+    assert sum(one.whole for one in found.found) > 0.9 * len(said)
+    assert not find_overlap("other", {"x": "nobody said this"}, text).found
     kept = calibrated_text_of(made)
     assert kept is not None
     assert np.array_equal(kept.passages, text.passages)

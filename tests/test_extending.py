@@ -73,7 +73,7 @@ def project(line: Line, stats: Path, made: Path, tmp_path: Path) -> Path:
 
 def test_the_page_has_all_that_multiplies() -> None:
     assert list(sections()) == [
-        "A criterion", "A metric", "A detector", "A family", "A format", "A device"
+        "A criterion", "A metric", "A detector", "A task suite", "A family", "A format", "A device"
     ]  # fmt: skip
     for title, text in sections().items():
         assert text.count("\n") <= LINES_OF_A_PAGE, title

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.errors import RequestError
@@ -58,9 +58,9 @@ def test_so_many_items_as_needed_do_show_the_difference() -> None:
     """Simulated: with `items_needed` items about 80 % of the runs have p below 5 %."""
     needed = items_needed(0.2, 0.1)
     assert needed is not None
-    drawn = np.random.default_rng(0).multinomial(needed, [0.15, 0.05, 0.8], size=2000)
+    drawn = np.random.default_rng(0).multinomial(needed, [0.15, 0.05, 0.8], size=600)
     seen = np.mean([mcnemar(int(lost), int(gained)) <= 0.05 for lost, gained, _ in drawn])
-    assert 0.72 < seen < 0.85  # the exact test is a little more careful than the formula
+    assert 0.70 < seen < 0.86  # the exact test is a little more careful than the formula
 
 
 def test_wilson_is_defined_at_the_ends() -> None:
@@ -78,7 +78,8 @@ def test_the_effect_size_is_cohens_h() -> None:
     assert cohens_h(1.0, 0.0) == pytest.approx(-math.pi)
 
 
-@given(st.integers(1, 60).flatmap(lambda n: st.tuples(*[st.integers(0, n)] * 2, st.just(n))))
+@settings(max_examples=30)
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(*[st.integers(0, n)] * 2, st.just(n))))
 def test_pairings_bound_every_p(counts: tuple[int, int, int]) -> None:
     before, after, items = counts
     pairing = possible_pairings(before, after, items)

@@ -102,7 +102,7 @@ def test_too_many_items_are_refused() -> None:
 
 def test_an_unknown_suite_is_named() -> None:
     assert find_suite("tool-calls").name == "tool-calls"
-    with pytest.raises(RequestError, match="there is no suite 'mmlu'; there are reasoning, tool"):
+    with pytest.raises(RequestError, match="there is no suite 'mmlu'; there are gemmule-arith"):
         find_suite("mmlu")
 
 

@@ -1,9 +1,10 @@
 """What a suite is: items made from a seed, and a check of what was answered.
 
-A suite is one file in this folder and one line in `registry.py` (docs/extending.md has a worked
-example). Items are a function of the suite's name, its version and the seed: the first n are the
-same however many are asked, on every machine. The version is raised whenever an item or a check
-changes, so that results before and after are not compared; `data_hash` goes into every run's lock.
+A suite is one file in this folder with a tuple `SUITES` (docs/extending.md has a worked example);
+`registry.py` finds it. Items are a function of the suite's name, its version and the seed: the
+first n are the same however many are asked, on every machine. The version is raised when an item
+or a check changes, so that results before and after are not compared; `data_hash` goes into every
+run's lock.
 """
 
 from __future__ import annotations

@@ -154,3 +154,6 @@ _MAKERS: dict[str, Callable[[random.Random], Problem]] = {
     "clock": _clock,
     "story": _story,
 }
+
+
+SUITES = (GemmuleArithmetic(),)

@@ -178,3 +178,6 @@ _SKILLS: dict[str, Callable[[random.Random], Turns]] = {
     "reading": _reading,
     "memory": _memory,
 }
+
+
+SUITES = (GemmuleChat(),)

@@ -85,3 +85,6 @@ def _choose(rng: random.Random, count: int) -> list[str]:
         if len(chosen) == count:
             break
     return chosen
+
+
+SUITES = (Instructions(),)

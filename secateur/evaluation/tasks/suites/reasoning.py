@@ -105,3 +105,6 @@ def _dataset(kind: str, seed: int, index: int) -> Any:
 
 def _plain(text: str) -> str:
     return " ".join(text.split()).rstrip(".").casefold()
+
+
+SUITES = (Reasoning(),)

@@ -181,11 +181,16 @@ def read_tools() -> tuple[Tool, ...]:
     )
 
 
-TOOL_CALLS = ToolCalls(
-    "tool-calls",
-    "tool calls: one or two of several declared tools, or none that fits",
-    ("single", "choice", "parallel", "none"),
-)
-GEMMULE_TOOLS = ToolCalls(
-    "gemmule-tools", "gemmule's own tools: one of one or three declared", ("single", "choice"), True
+SUITES = (
+    ToolCalls(
+        "tool-calls",
+        "tool calls: one or two of several declared tools, or none that fits",
+        ("single", "choice", "parallel", "none"),
+    ),
+    ToolCalls(
+        "gemmule-tools",
+        "gemmule's own tools: one of one or three declared",
+        ("single", "choice"),
+        gemmule=True,
+    ),
 )
