@@ -6,12 +6,14 @@ the next artefact of the same original, or the next try, finds it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from secateur.api.answers import check_can_measure, get_answers, measure_folder
 from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
+from secateur.api.gather import gather_evidence, kinds_of
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
 from secateur.api.report import (
@@ -21,6 +23,7 @@ from secateur.api.report import (
     publish_report,
     routing_notes,
 )
+from secateur.api.subjects import Asked, artefact_subjects, original_subject
 from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
 from secateur.evaluation.engine import engine_prompts, measure_engine
@@ -40,6 +43,7 @@ from secateur.forward.skeleton import check_config
 from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.base import Artefact
 from secateur.outputs.registry import artefacts_of, open_artefact
+from secateur.release.evidence import Evidence, measured_files
 from secateur.release.manifest import MANIFEST, check_undamaged
 from secateur.release.report import REPORT, ArtefactReport, Report
 from secateur.system.atomic import remove_abandoned, writing
@@ -83,7 +87,8 @@ def measure_output(out: Path, run: Run) -> Report:
     if is_ours:
         remove_abandoned(out)  # of a measurement that was killed while it wrote its report
     # The report is written again whatever it holds; an interrupted run may have left half of it.
-    additional = check_undamaged(out, (REPORT,), stopwatch) if is_ours else ()
+    written = (REPORT, *measured_files(out, kinds_of(run.request)))
+    additional = check_undamaged(out, written, stopwatch) if is_ours else ()
     opened = [run.open(path) for path in artefacts_of(out)]
     with in_use(run.folder):
         answers, teacher = run.ask_original()
@@ -102,7 +107,21 @@ def measure_output(out: Path, run: Run) -> Report:
         gates=run.request.limits,
         floor=floor.measurements,
     )
-    return publish_report(report, out, stopwatch) if is_ours else report
+    if is_ours:
+        report = publish_report(report, out, stopwatch)
+    return replace(report, evidence=_gather(out if is_ours else None, run, opened))
+
+
+def _gather(out: Path | None, run: Run, opened: Sequence[Artefact]) -> tuple[Evidence, ...]:
+    """What the models did when they were asked, written into an output of ours."""
+    if not kinds_of(run.request):
+        return ()
+    request, workers = run.request, run.backend.workers
+    subjects, notes = artefact_subjects(opened, run.folder, workers, run.progress)
+    first = original_subject(run.original, request.serving, run.folder, workers, run.progress)
+    asked = Asked((*first, *subjects), request.serving, run.folder, workers, run.progress, notes)
+    with in_use(run.folder):
+        return gather_evidence(asked, request, out)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.held_out import HoldOut
 from secateur.corpus.mix import Mix
 from secateur.errors import RequestError
+from secateur.evaluation.asking.request import Serving
+from secateur.evaluation.tasks.request import Tasks
 from secateur.outputs.base import DEFAULT_ASSUMPTIONS, Output, PlanningAssumptions
 from secateur.outputs.gguf.format import TOWER
 from secateur.outputs.gguf.mmproj import tower_recipe
@@ -44,7 +46,9 @@ __all__ = [
     "Policy",
     "Pruning",
     "Running",
+    "Serving",
     "ShrinkRequest",
+    "Tasks",
     "read_counts",
     "read_protected",
     "read_words",

@@ -101,6 +101,21 @@ def devices() -> Choices:
     yield from ((name, "") for name in ("cpu", "cuda", "mps"))
 
 
+def task_suites() -> Choices:
+    """The suites of questions that come with secateur."""
+    from secateur.evaluation.tasks.suites.registry import SUITES
+
+    return [(suite.name, suite.title) for suite in SUITES.values()]
+
+
+def protocols() -> Choices:
+    """The protocols that come with secateur."""
+    from secateur.evaluation.asking.protocol import find_protocol
+    from secateur.evaluation.asking.protocol import protocols as find
+
+    return [(name, find_protocol(name).title) for name in find()]
+
+
 WIDEST = 60
 """Columns of a text next to a completion: a shell shows a line, and must not get two."""
 
@@ -110,6 +125,8 @@ SHOWN: dict[str, Callable[[], Choices]] = {
     "observe": observers,
     "to": formats,
     "quality_gates": gates,
+    "tasks": task_suites,
+    "protocol": protocols,
 }
 """Option (by its name in Python) -> the values that its help lists."""
 

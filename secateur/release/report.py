@@ -21,6 +21,7 @@ from secateur.evaluation.metrics.registry import all_metrics
 from secateur.evaluation.summary import ROUTER_KIND
 from secateur.outputs.registry import FORMATS
 from secateur.planning.rounding import ROUNDING
+from secateur.release.evidence import Evidence
 from secateur.release.measured_on import KINDS, describe_measured_on
 from secateur.release.run_record import RunRecord
 from secateur.system.atomic import write_text
@@ -62,7 +63,8 @@ class Report:
     `made` holds the facts of the manifest, `sizes` {format: {"predicted", "written"}} in bytes and
     `pruned` {layer: its pruned experts}; all empty for an artefact that is not ours. `answers`
     says what was measured on, `gates` the limits that `check_gate` holds it to, `floor` what the
-    original's own weights lose in another kernel (evaluation.floor).
+    original's own weights lose in another kernel (evaluation.floor). `evidence` is what was asked
+    in the same run; it has files of its own (release.evidence).
     """
 
     original: str
@@ -75,6 +77,7 @@ class Report:
     notes: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     floor: tuple[Measurement, ...] = ()
+    evidence: tuple[Evidence, ...] = field(default=(), repr=False)
 
     def check_gate(self) -> None:
         """Raise GateError when an artefact misses a limit."""

@@ -9,6 +9,7 @@ import typer
 
 from secateur.cli.choices import complete_or_path, models
 from secateur.cli.help import LOOKING, STEPS
+from secateur.cli.options.asking import ServingOptions, TaskOptions
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, HeldOutOptions
 from secateur.cli.options.running import Device, EstimateOnly, RunOptions, Workers
 from secateur.cli.progress import show_progress
@@ -20,6 +21,7 @@ EXAMPLES = """
 secateur measure out --against gemmule
 secateur measure model-Q4_K_M.gguf --against MODEL --prompts held-out.jsonl
 secateur measure out --against gemmule --gate "kl_mean<=0.1"
+secateur measure out --against gemmule --tasks gemmule-arithmetic,gemmule-chat
 """
 COMPARE_EXAMPLES = """
 secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule
@@ -65,6 +67,8 @@ def measure(
     text: HeldOutOptions,
     answering: AnswerOptions,
     gates: GateOptions,
+    tasks: TaskOptions,
+    serving: ServingOptions,
     running: RunOptions,
     work: Work = None,
     device: Device = "auto",
@@ -75,7 +79,9 @@ def measure(
 
     Where nothing is named, they are answers to what the output's calibration held out.
     """
-    request = answering.request(device=device, **vars(text), **gates.words())
+    request = answering.request(
+        device=device, **vars(text), **gates.words(), **tasks.words(), **serving.words()
+    )
     if estimate:
         from secateur.api.estimate import estimate_measuring
 
@@ -102,9 +108,9 @@ def measure(
             workers=workers,
             progress=progress,
         )
-    from secateur.cli.render.measurement import measurement_lines
+    from secateur.cli.render.measurement import measured_json, measurement_lines
 
-    show(found.to_json(), measurement_lines(found, by_domain=tells("INFO")), running.as_json)
+    show(measured_json(found), measurement_lines(found, by_domain=tells("INFO")), running.as_json)
     found.check_gate()
 
 

@@ -9,6 +9,7 @@ import typer
 
 from secateur.cli.help import ONE_GO
 from secateur.cli.options.arguments import Model
+from secateur.cli.options.asking import ServingOptions, TaskOptions
 from secateur.cli.options.calibration import CalibrationOptions, Stats
 from secateur.cli.options.formats import FormatOptions
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, NoMeasure
@@ -56,6 +57,8 @@ def shrink(
     text: CalibrationOptions,
     answering: AnswerOptions,
     gates: GateOptions,
+    tasks: TaskOptions,
+    serving: ServingOptions,
     running: RunOptions,
     stats: Stats = None,
     no_measure: NoMeasure = False,
@@ -82,7 +85,9 @@ def shrink(
         calibration=text.request(
             device=device, held_out=answering.held_out if no_measure else None
         ),
-        measuring=None if no_measure else answering.request(device=device, **gates.words()),
+        measuring=None
+        if no_measure
+        else answering.request(device=device, **gates.words(), **tasks.words(), **serving.words()),
         statistics=stats,
         imatrix=formats.imatrix,
         unseen_experts=formats.unseen_experts,
@@ -116,7 +121,7 @@ def estimate_job(job: Job, out: Path, as_json: bool) -> None:
 
 def show_result(report: Report | None, out: Path, as_json: bool) -> None:
     """Print what was made; without a report what the manifest says. Raises GateError."""
-    from secateur.cli.render.measurement import shrink_lines
+    from secateur.cli.render.measurement import measured_json, shrink_lines
     from secateur.cli.render.output import output_lines
     from secateur.release.manifest import read_manifest
 
@@ -124,5 +129,5 @@ def show_result(report: Report | None, out: Path, as_json: bool) -> None:
         manifest = read_manifest(out)
         show(manifest, output_lines(out, manifest), as_json)
     else:
-        show(report.to_json(), shrink_lines(report, out, by_domain=tells("INFO")), as_json)
+        show(measured_json(report), shrink_lines(report, out, by_domain=tells("INFO")), as_json)
         report.check_gate()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from secateur.cli.render.evidence import evidence_lines
 from secateur.cli.render.table import Table
 from secateur.evaluation.compare import ComparedArtefacts
 from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
@@ -40,7 +42,14 @@ def measurement_lines(report: Report, *, by_domain: bool = False) -> list[str | 
     if rows := [[name, *cells] for name, cells in engine if any(cells)]:
         head = ["in llama.cpp", *(f"{metric.title} ({metric.unit})" for metric in ENGINE_METRICS)]
         lines.append(Table(head, rows))
+    for evidence in report.evidence:
+        lines += evidence_lines(evidence)
     return lines
+
+
+def measured_json(report: Report) -> dict[str, Any]:
+    """The report with what was asked in the same run."""
+    return {**report.to_json(), **{one.kind: one.to_json() for one in report.evidence}}
 
 
 def floor_line(floor: Sequence[Measurement]) -> list[str]:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from secateur.serving.answer_facts import AnswerFacts, message_of, thought_of
+
 
 class Outcome(StrEnum):
     """Every question has exactly one. The first two are whole answers; a reader of answers makes
@@ -32,12 +34,12 @@ WHOLE = (Outcome.ANSWERED, Outcome.BUDGET)
 class Reply:
     """A server's answer. `content` is without the thought, which is `reasoning`.
 
-    `finish` is the server's finish reason; the counts are in tokens, None where the server does
-    not say. `thought_tokens` are the tokens of the thought, `lost_tokens` those that were generated
-    and are in no field of the answer. `first_token` has the most probable first tokens of the
-    answer with their log-probabilities, where they were asked for. `error` is the server's reason
-    for no answer, `refused` says that it would give it again. `seconds` is the time until the
-    answer was there.
+    `finish` is the server's finish reason; the counts are in tokens. `swallowed` is text that the
+    server left out, `budget_hit` whether the budget ended the thought (serving.answer_facts); None
+    in both and in the counts is what the server does not say. `first_token` has the most probable
+    first tokens of the answer with their log-probabilities, where they were asked for. `error` is
+    the server's reason for no answer, `refused` says that it would give it again. `seconds` is the
+    time until the answer was there.
     """
 
     content: str = ""
@@ -47,7 +49,8 @@ class Reply:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     thought_tokens: int | None = None
-    lost_tokens: int | None = None
+    swallowed: str | None = None
+    budget_hit: bool | None = None
     first_token: Mapping[str, float] | None = None
     seconds: float = 0.0
     error: str | None = None
@@ -55,7 +58,9 @@ class Reply:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, without what is not there."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, "", ())}
+        return {
+            key: value for key, value in asdict(self).items() if value not in (None, "", (), False)
+        }
 
     def facts(self) -> dict[str, Any]:
         """What the same question to the same model gives again: all but the time."""
@@ -68,40 +73,39 @@ def read_reply(data: Mapping[str, Any]) -> Reply:
     return Reply(**{**data, "tool_calls": calls})
 
 
-def reply_of(answer: Mapping[str, Any], seconds: float) -> Reply:
-    """The reply in a server's answer to a chat request (its first choice).
-
-    The thought is in `reasoning_content` (llama.cpp, vLLM) or `reasoning` (mlx-lm, Ollama, vLLM).
-    """
+def reply_of(answer: Mapping[str, Any], facts: AnswerFacts, seconds: float) -> Reply:
+    """The reply in a server's answer to a chat request (its first choice), with what was found in
+    it besides."""
     choice, usage = answer["choices"][0], answer.get("usage") or {}
-    message = choice.get("message") or {}
+    message = message_of(answer)
     details = usage.get("completion_tokens_details") or {}
     logged = (choice.get("logprobs") or {}).get("content") or ()
     first = logged[0].get("top_logprobs") if logged else None
     return Reply(
         content=message.get("content") or "",
-        reasoning=message.get("reasoning_content") or message.get("reasoning") or "",
+        reasoning=thought_of(message),
         tool_calls=tuple(message.get("tool_calls") or ()),
         finish=choice.get("finish_reason"),
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=usage.get("completion_tokens"),
-        thought_tokens=details.get("reasoning_tokens"),
+        thought_tokens=facts.thought_tokens or details.get("reasoning_tokens"),
+        swallowed=facts.swallowed,
+        budget_hit=facts.budget_hit,
         first_token={one["token"]: one["logprob"] for one in first} if first else None,
         seconds=seconds,
     )
 
 
-def outcome_of(reply: Reply, budget: int | None = None) -> Outcome:
-    """The kind of an answer; `budget` is the most tokens that its thought could have."""
+def outcome_of(reply: Reply) -> Outcome:
+    """The kind of an answer."""
     if reply.error is not None:
         return Outcome.SERVER_ERROR
     if reply.finish == "length":
         return Outcome.TRUNCATED
     if not reply.content.strip() and not reply.tool_calls:
         return Outcome.EMPTY
-    if reply.lost_tokens:
+    if reply.swallowed:
         return Outcome.SWALLOWED
-    thought = reply.thought_tokens
-    if budget is not None and thought is not None and thought >= budget:
+    if reply.budget_hit:
         return Outcome.BUDGET
     return Outcome.ANSWERED

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 from secateur.errors import EngineError
 from secateur.evaluation.asking.question import Question
 from secateur.evaluation.asking.reply import Reply, reply_of
+from secateur.serving.answer_facts import WHOLE, read_facts
 from secateur.serving.chat_server import ChatServer, NoAnswer
 from secateur.serving.engine_server import EngineServer
+from secateur.serving.llama_server import NAME
+from secateur.serving.settings import Thinking
+from secateur.serving.thought_marks import ThoughtMarks, find_marks, tokenize
 
 TRIES = 5
 """How often a request is sent whose failure may pass."""
@@ -21,8 +27,7 @@ _WAIT = 0.5
 """Seconds before the second try; each further wait is twice as long."""
 _PASSING = (408, 409, 425, 429, 502, 503, 504)
 """HTTP states after which the same request may succeed; so may one that found no connection."""
-_TAGS = 8
-"""Tokens around thought and answer that no field shows: marks of the channel, end of the turn."""
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "dry_multiplier", "seed")
 
 Wait = Callable[[float], None]
 
@@ -42,7 +47,7 @@ class AskedServer(AbstractContextManager["AskedServer"]):
         engine: EngineServer | None = None,
         wait: Wait = time.sleep,
     ) -> None:
-        self.chat, self.identity, self.slots, self.engine = chat, identity, slots, engine
+        self.chat, self.identity, self.slots, self._engine = chat, identity, slots, engine
         self._wait = wait
 
     def __enter__(self) -> Self:
@@ -62,11 +67,12 @@ class AskedServer(AbstractContextManager["AskedServer"]):
         Raises EngineError only when the server is gone, or does not take the key.
         """
         fields = question.fields(sent)
+        more = WHOLE if self._counts_tokens else {}
         for again in range(TRIES):
             started = time.monotonic()
             try:
-                answer = self.chat.complete(question.messages, fields)
-                return self._counted(reply_of(answer, time.monotonic() - started))
+                answer = self.chat.complete(question.messages, {**fields, **more})
+                return self._read(answer, fields, time.monotonic() - started)
             except NoAnswer as error:
                 if error.status in (401, 403):
                     raise
@@ -80,26 +86,44 @@ class AskedServer(AbstractContextManager["AskedServer"]):
         self._check_answering(failed)
         return failed
 
-    def _counted(self, reply: Reply) -> Reply:
-        """With the tokens of the thought and those that are in no field, where the server counts
-        tokens for us."""
-        if self.engine is None or reply.completion_tokens is None or reply.tool_calls:
-            return reply
-        thought, content = (self._tokens(text) for text in (reply.reasoning, reply.content))
-        lost = reply.completion_tokens - thought - content
-        return replace(
-            reply,
-            thought_tokens=reply.thought_tokens or thought,
-            lost_tokens=lost if lost > _TAGS else 0,
-        )
+    def check_context(self, questions: Sequence[Question]) -> None:
+        """Raise RequestError when the longest question and its answer do not fit into a slot, as
+        far as the server can count tokens."""
+        if self._engine is None or not self._counts_tokens or not questions:
+            return
+        longest = max(questions, key=lambda one: len(json.dumps([one.messages, one.tools])))
+        content = {"messages": list(longest.messages), "tools": list(longest.tools)}
+        prompt = self._engine.ask("/apply-template", content)["prompt"]
+        needed = len(tokenize(self._engine, prompt)) + 1
+        needed += int(longest.arguments.get("max_tokens", 0))
+        self._engine.check_context(needed, f"the longest question of {longest.task}")
 
-    def _tokens(self, text: str) -> int:
-        if not text or self.engine is None:
-            return 0
-        return len(self.engine.ask("/tokenize", {"content": text, "parse_special": True})["tokens"])
+    @property
+    def context(self) -> int | None:
+        """Tokens that a slot has; None where the server does not say."""
+        return None if self._engine is None else self._engine.identity.context
+
+    @property
+    def _counts_tokens(self) -> bool:
+        return self.identity.get("engine") == NAME
+
+    @cached_property
+    def _marks(self) -> ThoughtMarks | None:
+        return find_marks(self._engine) if self._engine and self._counts_tokens else None
+
+    def _read(self, answer: Mapping[str, Any], fields: Mapping[str, Any], seconds: float) -> Reply:
+        """The reply, with what the server lost of it as far as that can be seen."""
+        message = str(fields.get("reasoning_budget_message") or "")
+        thinking = Thinking(budget=fields.get("reasoning_budget_tokens"))
+        count = 0
+        if message and self._engine is not None and self._counts_tokens:
+            count = len(tokenize(self._engine, message))
+        verbose = answer.get("__verbose") or {}
+        _check_sent(verbose.get("generation_settings") or {}, fields)
+        return reply_of(answer, read_facts(answer, self._marks, thinking, count), seconds)
 
     def _check_running(self) -> None:
-        if self.engine is not None and (ended := self.engine.failure()):
+        if self._engine is not None and (ended := self._engine.failure()):
             raise EngineError(ended)
 
     def _check_answering(self, failed: Reply) -> None:
@@ -130,6 +154,16 @@ def ask_url(url: str, model: str | None = None, slots: int = 1) -> AskedServer:
     chat = ChatServer(url, model, retries=0)
     identity = {"engine": "unknown", "address": chat.address, "model": chat.model, "slots": slots}
     return AskedServer(chat, identity, slots)
+
+
+def _check_sent(used: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Raise EngineError when a server did not draw as it was asked to, so that the lock is true."""
+    for name in (one for one in _SAMPLING if one in used and one in fields):
+        if not math.isclose(used[name], fields[name], rel_tol=1e-6, abs_tol=1e-7):
+            raise EngineError(
+                f"the server drew with {name} {used[name]:g} instead of {fields[name]:g}: "
+                "answers like these are not what was asked for"
+            )
 
 
 def _is_final(status: int | None) -> bool:

@@ -1,0 +1,34 @@
+"""What models did when they were asked: each kind of evidence that a request wants, in turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from secateur.api.measuring import Measuring
+from secateur.api.subjects import Asked
+from secateur.api.tasks import measure_tasks
+from secateur.release.evidence import Evidence, Items, Kind, write_evidence
+
+
+def kinds_of(request: Measuring) -> tuple[Kind, ...]:
+    """The kinds of evidence that a request wants."""
+    return () if request.tasks is None else ("tasks",)
+
+
+def gather_evidence(asked: Asked, request: Measuring, out: Path | None) -> tuple[Evidence, ...]:
+    """Ask for every kind, and write it into `out` where that is an output of ours.
+
+    Each kind is written as soon as it is whole. Raises RequestError, EngineError, WriteError.
+    """
+    found: list[Evidence] = []
+    for kind in kinds_of(request):
+        evidence, items = _measure(kind, asked, request)
+        if out is not None:
+            write_evidence(out, evidence, items)
+        found.append(evidence)
+    return tuple(found)
+
+
+def _measure(kind: Kind, asked: Asked, request: Measuring) -> tuple[Evidence, Items]:
+    assert request.tasks is not None and kind == "tasks"
+    return measure_tasks(asked, request.tasks)

@@ -1,0 +1,114 @@
+"""Tasks put to the original and the artefacts, accounted for and compared in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from secateur.api.subjects import Asked, Subject
+from secateur.evaluation.asking.ledger import Ledger
+from secateur.evaluation.asking.lock import RunLock, hash_json
+from secateur.evaluation.asking.protocol import Protocol, find_protocol
+from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.tasks.accounting import Account
+from secateur.evaluation.tasks.asker import Asker
+from secateur.evaluation.tasks.find import FoundTasks, find_tasks
+from secateur.evaluation.tasks.paired import compare_paired
+from secateur.evaluation.tasks.request import LIMIT, Tasks
+from secateur.evaluation.tasks.result import TaskResult
+from secateur.evaluation.tasks.suite_task import ask_suite
+from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence, Items
+from secateur.system.progress import within
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one model made of all tasks, under which conditions."""
+
+    name: str
+    results: tuple[TaskResult, ...]
+    lock: RunLock
+
+
+def check_tasks(request: Tasks) -> tuple[FoundTasks, Protocol]:
+    """What a request means. Raises RequestError for what cannot be, before anything is served."""
+    return find_tasks(request.names), find_protocol(request.protocol)
+
+
+def measure_tasks(asked: Asked, request: Tasks) -> tuple[Evidence, Items]:
+    """Ask every model the same questions, one model after the other.
+
+    What was answered is in `asked.folder` at once: interrupted, the same call asks only the rest.
+    Raises RequestError for tasks that cannot be, EngineError when a server ends.
+    """
+    found, protocol = check_tasks(request)
+    answered = [_ask(asked, one, found, request, protocol) for one in asked.subjects]
+    return evidence_of(answered, request, asked.notes), items_of(answered)
+
+
+def evidence_of(
+    answered: Sequence[Answered], request: Tasks, notes: Sequence[str] = ()
+) -> Evidence:
+    """The numbers of all models, those beside the original's in pairs with it."""
+    original = next((one for one in answered if one.name == ORIGINAL), None)
+    artefacts = tuple(
+        ArtefactEvidence(
+            one.name,
+            (*_alone(one), *(() if original in (None, one) else _paired(original, one))),
+            {"lock": one.lock.to_json()},
+        )
+        for one in answered
+    )
+    facts = {"tasks": list(request.names), "protocol": request.protocol, "seed": request.seed}
+    return Evidence("tasks", artefacts, facts, tuple(notes))
+
+
+def items_of(answered: Sequence[Answered]) -> Items:
+    """{"ARTEFACT/TASK": its items} as they are written."""
+    return {
+        f"{one.name}/{result.task}": [item.to_json() for item in result.items]
+        for one in answered
+        for result in one.results
+    }
+
+
+def _ask(
+    asked: Asked, subject: Subject, found: FoundTasks, request: Tasks, protocol: Protocol
+) -> Answered:
+    settings = asked.settings(protocol.context)
+    with (
+        asked.serve(subject, settings) as server,
+        Ledger(asked.ledger(subject)) as ledger,
+    ):
+        rules = {"protocol": protocol.to_json(), "seed": request.seed}
+        lock = RunLock(subject.identity, server.identity, protocol.sent(), rules)
+        progress = within(subject.name, asked.progress)
+        asker = Asker(server, lock, ledger, protocol, progress)
+        limit = request.limit or protocol.limit
+        results = tuple(
+            ask_suite(suite, asker, request.seed, limit or LIMIT) for suite in found.suites
+        )
+    data = {result.task: hash_json([result.sha256, result.version]) for result in results}
+    return Answered(subject.name, results, replace(lock, data=data))
+
+
+def _alone(answered: Answered) -> tuple[Measurement, ...]:
+    return tuple(entry for result in answered.results for entry in Account(result).measurements())
+
+
+def _paired(original: Answered | None, artefact: Answered) -> tuple[Measurement, ...]:
+    """The differences of all tasks from the original's, which was asked the same."""
+    if original is None:
+        return ()
+    before = {result.task: result for result in original.results}
+    return tuple(
+        entry
+        for after in artefact.results
+        for entry in compare_paired(
+            after.task, _scores(before[after.task]), _scores(after)
+        ).measurements()
+    )
+
+
+def _scores(result: TaskResult) -> Mapping[str, Sequence[float]]:
+    return {item.item: (item.strict,) for item in result.items}

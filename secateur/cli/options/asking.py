@@ -1,0 +1,133 @@
+"""Options: what the served models are asked, and how they are served for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from secateur.cli.choices import complete, complete_list, protocols, task_suites
+
+ASKING = "Asking"
+
+TaskNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tasks",
+        metavar="NAME,...",
+        autocompletion=complete_list(task_suites),
+        help="Also ask questions of tasks, the original beside the artefacts: built-in suites, "
+        "files for lm-eval (./mine.yaml), or its own tasks by name (gsm8k; data of the hub).",
+        rich_help_panel=ASKING,
+    ),
+]
+ProtocolName = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        metavar="NAME|FILE",
+        autocompletion=complete(protocols),
+        help="How questions are put: sampler, thinking, limits, second pass.",
+        rich_help_panel=ASKING,
+    ),
+]
+TaskLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--task-limit",
+        min=1,
+        metavar="N",
+        help="Ask so many questions of each task. Default: what the protocol says, else all; of a "
+        "built-in suite 100.",
+        rich_help_panel=ASKING,
+    ),
+]
+TaskSeed = Annotated[
+    int,
+    typer.Option(
+        "--task-seed",
+        min=0,
+        metavar="N",
+        help="Decides which questions a built-in suite makes.",
+        rich_help_panel=ASKING,
+    ),
+]
+Original = Annotated[
+    str | None,
+    typer.Option(
+        "--original",
+        metavar="URL|FILE.gguf|none",
+        help="What is asked beside the artefacts: a server of the original (OpenAI's protocol; "
+        "key: OPENAI_API_KEY), a GGUF of it, or nothing. Default: a GGUF of it is made and kept.",
+        rich_help_panel=ASKING,
+    ),
+]
+OriginalModel = Annotated[
+    str | None,
+    typer.Option(
+        "--original-model",
+        metavar="NAME",
+        help="What the server calls the original, where it has several models.",
+        rich_help_panel=ASKING,
+    ),
+]
+Slots = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="Questions answered at a time.", rich_help_panel=ASKING),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        min=256,
+        metavar="TOKENS",
+        help="Of a question and its answer. Default: what the protocol says, else what the model "
+        "was made for, 32,768 at most.",
+        rich_help_panel=ASKING,
+    ),
+]
+GpuLayers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Layers that run on a GPU. Default: as many as fit.",
+        rich_help_panel=ASKING,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Which tasks are asked."""
+
+    tasks: TaskNames = None
+    protocol: ProtocolName = "default"
+    task_limit: TaskLimit = None
+    task_seed: TaskSeed = 0
+
+    def words(self) -> dict[str, Any]:
+        """As arguments of a Measuring."""
+        from secateur.api.requests import Tasks, read_words
+
+        names = read_words(self.tasks or ())
+        if not names:
+            return {"tasks": None}
+        return {"tasks": Tasks(names, self.protocol, self.task_limit, self.task_seed)}
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """How models are served to be asked."""
+
+    original: Original = None
+    original_model: OriginalModel = None
+    slots: Slots = 4
+    context: Context = None
+    gpu_layers: GpuLayers = None
+
+    def words(self) -> dict[str, Any]:
+        """As arguments of a Measuring."""
+        from secateur.api.requests import Serving
+
+        return {"serving": Serving(**vars(self))}

@@ -1,0 +1,113 @@
+"""Every question accounted for, and only then an accuracy, with what it could be at best."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+import numpy as np
+
+from secateur.evaluation.asking.reply import Outcome
+from secateur.evaluation.intervals import CONFIDENCE, Interval, bootstrap
+from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.tasks.paired import KIND, wilson
+from secateur.evaluation.tasks.result import ItemResult, TaskResult
+
+SHARE = "share of items"
+FAILURES = (
+    Outcome.EMPTY,
+    Outcome.TRUNCATED,
+    Outcome.UNPARSED,
+    Outcome.SWALLOWED,
+    Outcome.SERVER_ERROR,
+)
+"""Outcomes whose score says nothing of what the model knows."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of all questions of a task. Raises ValueError for no question."""
+
+    result: TaskResult
+
+    def __post_init__(self) -> None:
+        if not self.result.items:
+            raise ValueError(f"{self.result.task} has no questions")
+
+    @property
+    def items(self) -> tuple[ItemResult, ...]:
+        return self.result.items
+
+    @cached_property
+    def counts(self) -> Mapping[Outcome, int]:
+        """How many there are of every outcome, also of those that there are none of."""
+        found = Counter(item.outcome for item in self.items)
+        return {outcome: found[outcome] for outcome in Outcome}
+
+    @cached_property
+    def accuracy(self) -> Interval:
+        """Strict: what is no answer is wrong. Wilson's interval where all scores are 0 or 1, else
+        one of the bootstrap."""
+        return _mean([item.strict for item in self.items])
+
+    @cached_property
+    def best(self) -> float:
+        """The accuracy if every failure had been right."""
+        scores = [1.0 if one.outcome in FAILURES else one.strict for one in self.items]
+        return sum(scores) / len(scores)
+
+    @cached_property
+    def patched(self) -> Interval | None:
+        """The accuracy with the second pass' scores; None where no second pass was made."""
+        if all(item.patched is None for item in self.items):
+            return None
+        scores = [item.strict if item.patched is None else item.patched for item in self.items]
+        return _mean(scores)
+
+    def lengths(self, key: str) -> list[int]:
+        """Tokens of all replies that say so: "completion_tokens" or "thought_tokens"."""
+        return [item.facts[key] for item in self.items if item.facts.get(key) is not None]
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """The numbers of a report, of the kind "tasks" and with the task as domain."""
+        made = _Maker(self.result.task, len(self.items))
+        found = [made.rate("accuracy", self.accuracy), made.plain("accuracy_best", self.best)]
+        if self.patched is not None:
+            count = sum(item.patched is not None for item in self.items)
+            found += [
+                made.rate("accuracy_patched", self.patched),
+                made.plain("patched_items", count, "items"),
+            ]
+        for outcome, count in self.counts.items():
+            found.append(made.plain(outcome.value.replace(" ", "_"), count, "items"))
+        for key in ("completion_tokens", "thought_tokens"):
+            if lengths := self.lengths(key):
+                found.append(made.plain(f"{key}_median", median(lengths), "tokens"))
+                found.append(made.plain(f"{key}_largest", max(lengths), "tokens"))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    task: str
+    items: int
+
+    def rate(self, name: str, found: Interval) -> Measurement:
+        confidence = None if found.low is None else CONFIDENCE
+        n = {"items": self.items}
+        return Measurement(
+            name, found.value, SHARE, n, found.low, found.high, confidence, self.task, KIND
+        )
+
+    def plain(self, name: str, value: float, unit: str = SHARE) -> Measurement:
+        return Measurement(name, value, unit, {"items": self.items}, domain=self.task, kind=KIND)
+
+
+def _mean(scores: Sequence[float]) -> Interval:
+    if set(scores) <= {0.0, 1.0}:
+        return wilson(int(sum(scores)), len(scores))
+    values = np.array(scores)
+    return bootstrap(len(values), lambda draws: values[draws].mean(-1), seed=0)

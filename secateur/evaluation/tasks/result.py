@@ -1,0 +1,53 @@
+"""What became of one question of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from secateur.evaluation.asking.reply import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """One question: `outcome` says what kind of an answer there is, `score` (0 to 1) how right it
+    is, None where there is nothing to score.
+
+    `read` is what was read out of the answer, `expected` what would have been right. `patched` is
+    the score of the second pass, None where none was made. `facts` are those of the reply.
+    """
+
+    task: str
+    item: str
+    outcome: Outcome
+    score: float | None
+    read: str | None = None
+    expected: Any = None
+    patched: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def strict(self) -> float:
+        """The score, where no answer is a wrong one."""
+        return self.score or 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, without the task."""
+        found: dict[str, Any] = {"item": self.item, "outcome": self.outcome.value}
+        found |= {"score": self.score, "read": self.read, "expected": self.expected}
+        if self.patched is not None:
+            found["patched"] = self.patched
+        return {**found, "reply": dict(self.facts)}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """All questions of a task that one model was asked. `sha256` is of the questions, `version` of
+    the task, `metric` what the score is called there."""
+
+    task: str
+    items: tuple[ItemResult, ...]
+    sha256: str
+    version: str
+    metric: str = "accuracy"
