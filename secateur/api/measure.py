@@ -12,8 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from secateur.api.answers import check_can_measure, get_answers, measure_folder
-from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
 from secateur.api.gather import gather_evidence, kinds_of
+from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
 from secateur.api.report import (

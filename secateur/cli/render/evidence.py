@@ -28,8 +28,8 @@ def _task_lines(evidence: Evidence) -> Lines:
     return [
         f"tasks, protocol {protocol}: what became of every question",
         _table(("tokens", *(one.value for one in Outcome)), rows, _account),
-        "accuracy: no answer is a wrong one; in brackets 95 % intervals; at best: had every failure "
-        "been right",
+        "accuracy, where no answer is a wrong one (in brackets 95 % intervals); at best, had every "
+        "failure been right",
         _table(("accuracy", "at best", "second pass"), rows, _accuracy),
         *_differences(rows),
     ]

@@ -1,0 +1,153 @@
+"""Tasks: put to a served model, accounted for, and compared with the original."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_line import Run
+
+from secateur.errors import RequestError
+from secateur.evaluation.asking.ledger import Ledger
+from secateur.evaluation.asking.lock import RunLock
+from secateur.evaluation.asking.protocol import Protocol, find_protocol, protocols
+from secateur.evaluation.asking.reply import Outcome
+from secateur.evaluation.asking.server import ask_engine
+from secateur.evaluation.tasks.accounting import Account
+from secateur.evaluation.tasks.asker import Asker
+from secateur.evaluation.tasks.find import find_tasks
+from secateur.evaluation.tasks.result import ItemResult, TaskResult
+from secateur.evaluation.tasks.suite_task import ask_suite
+from secateur.evaluation.tasks.suites.registry import SUITES
+from secateur.release.evidence import read_evidence, read_items
+from secateur.release.manifest import verify
+from secateur.serving.engine_server import EngineServer
+from secateur.serving.settings import Thinking
+
+GREEDY = Protocol("greedy", thinking=Thinking(enabled=False))
+
+
+def result(*outcomes: tuple[Outcome, float | None, float | None]) -> TaskResult:
+    items = tuple(
+        ItemResult(
+            "t", str(number), outcome, score, patched=patched, facts={"completion_tokens": 7}
+        )
+        for number, (outcome, score, patched) in enumerate(outcomes)
+    )
+    return TaskResult("t", items, "hash", "1")
+
+
+def test_every_question_is_accounted_for_before_there_is_an_accuracy() -> None:
+    account = Account(
+        result(
+            (Outcome.ANSWERED, 1.0, None),
+            (Outcome.BUDGET, 0.0, None),
+            (Outcome.EMPTY, None, 1.0),
+            (Outcome.TRUNCATED, None, 0.0),
+            (Outcome.SWALLOWED, 1.0, None),
+            (Outcome.SERVER_ERROR, None, None),
+        )
+    )
+    assert sum(account.counts.values()) == 6 and account.counts[Outcome.UNPARSED] == 0
+    assert account.accuracy.value == pytest.approx(2 / 6)
+    assert account.best == pytest.approx(5 / 6)
+    assert account.patched is not None and account.patched.value == pytest.approx(3 / 6)
+    named = {entry.name: entry for entry in account.measurements()}
+    assert (named["patched_items"].value, named["completion_tokens_median"].value) == (2, 7)
+    assert {entry.domain for entry in named.values()} == {"t"}
+    assert Account(result((Outcome.ANSWERED, 0.5, None))).patched is None
+    with pytest.raises(ValueError, match="no questions"):
+        Account(result())
+
+
+def test_a_suite_is_asked_and_checked(gemmule_server: EngineServer, tmp_path: Path) -> None:
+    suite = SUITES["gemmule-arithmetic"]
+    with ask_engine(gemmule_server) as server, Ledger(tmp_path / "l") as ledger:
+        lock = RunLock("m", server.identity, GREEDY.sent())
+        asker = Asker(server, lock, ledger, GREEDY)
+        found = ask_suite(suite, asker, 0, 6)
+        assert ask_suite(suite, asker, 0, 6) == found
+    assert [item.item for item in found.items] == [item.id for item in suite.items(0, 6)]
+    account = Account(found)
+    assert account.counts[Outcome.ANSWERED] > 4
+    assert 0 < account.accuracy.value < 1  # as good as gemmule is at it, and no better
+
+
+def test_a_question_that_does_not_fit_into_a_slot_is_refused(
+    gemmule_server: EngineServer, tmp_path: Path
+) -> None:
+    protocol = Protocol("long", max_tokens=1000)
+    with ask_engine(gemmule_server) as server, Ledger(tmp_path / "l") as ledger:
+        asker = Asker(server, RunLock("m", {}, protocol.sent()), ledger, protocol)
+        with pytest.raises(RequestError, match="longest question of gemmule-chat needs 10"):
+            ask_suite(SUITES["gemmule-chat"], asker, 0, 3)
+
+
+def test_the_cards_protocols_are_what_the_cards_say() -> None:
+    first = find_protocol("gpqa-thinking-16k")
+    sampler = first.sampler
+    assert (sampler.temperature, sampler.top_p, sampler.top_k) == (1.0, 0.95, 64)
+    assert (sampler.dry_multiplier, sampler.seed) == (0.5, 42)
+    assert (first.thinking.budget, first.max_tokens, first.context) == (16384, 24576, 32768)
+    assert first.second_pass is not None and first.second_pass.prefill == "The answer is ("
+    assert first.sent()["reasoning_budget_tokens"] == 16384
+    second = find_protocol("generative-50")
+    assert (second.limit, second.shots, second.thought_end) == (50, 0, "<channel|>")
+    assert second.thinking.enabled is True
+
+
+def test_a_protocol_is_read_strictly(tmp_path: Path) -> None:
+    assert all(find_protocol(name).title for name in protocols())
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: mine\nsampler: {temperatur: 1}\n")
+    with pytest.raises(RequestError, match=r"mine.yaml:2.*did you mean 'temperature'"):
+        find_protocol(str(path))
+    path.write_text("title: mine\nsecond_pass: {of: [nothing]}\n")
+    with pytest.raises(RequestError, match="expected some of answered, budget hit"):
+        find_protocol(str(path))
+    with pytest.raises(RequestError, match="there is no protocol 'gpqa'; there are default"):
+        find_protocol("gpqa")
+
+
+def test_the_tokens_of_an_answer_leave_room_for_the_thought() -> None:
+    assert GREEDY.tokens(100, 2048) == 100
+    assert Protocol("p").tokens(100, 2048) == 100 + 1024
+    assert Protocol("p", thinking=Thinking(budget=50)).tokens(100, 2048) == 150
+    assert Protocol("p", max_tokens=7).tokens(100, 2048) == 7
+
+
+def test_names_are_sorted_by_where_tasks_come_from(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("task: mine\n")
+    found = find_tasks(("reasoning", str(mine), "gsm8k"))
+    assert [suite.name for suite in found.suites] == ["reasoning"]
+    assert (found.files, found.harness) == ((mine,), ("gsm8k",))
+    with pytest.raises(RequestError, match="expected a task of lm-eval in YAML"):
+        find_tasks(("nowhere.yaml",))
+
+
+@pytest.mark.slow
+def test_tasks_are_measured_and_written_with_everything_else(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = "--tasks gemmule-arithmetic,gemmule-chat --task-limit 12 --slots 2 --workers 1"
+    asked += " --per-domain 1 --answer-tokens 20"
+    code, printed, errors = run(
+        *f"shrink gemmule --experts 24 --types Q8_0 --to gguf {asked} -o {out}".split()
+    )
+    assert code == 0, errors
+    assert "what became of every question" in printed
+    evidence = read_evidence(out, "tasks")
+    assert evidence is not None
+    assert [one.name for one in evidence.artefacts] == ["original", "gemmule-24e-Q8_0.gguf"]
+    original, artefact = evidence.artefacts
+    assert original.value("accuracy_difference", "gemmule-chat", "tasks") is None
+    assert artefact.value("accuracy_difference", "gemmule-chat", "tasks") is not None
+    assert artefact.facts["lock"]["sha256"] == original.facts["lock"]["sha256"]
+    assert len(read_items(out, "tasks", "original/gemmule-chat")) == 12
+    assert not verify(out)
+    first = (out / "evidence/tasks.json").read_bytes()
+    code, printed, errors = run(*f"measure {out} --against gemmule {asked} --json".split())
+    assert code == 0, errors
+    assert json.loads(printed)["tasks"]["facts"]["protocol"] == "default"
+    assert (out / "evidence/tasks.json").read_bytes() == first
