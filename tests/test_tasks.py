@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,26 +129,29 @@ def test_names_are_sorted_by_where_tasks_come_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tasks_are_measured_and_written_with_everything_else(run: Run, tmp_path: Path) -> None:
+def test_tasks_are_measured_and_written_with_everything_else(
+    gemmule_gguf: Path, run: Run, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    asked = "--tasks gemmule-arithmetic,gemmule-chat --task-limit 12 --slots 2 --workers 1"
-    asked += " --per-domain 1 --answer-tokens 20"
-    code, printed, errors = run(
-        *f"shrink gemmule --experts 24 --types Q8_0 --to gguf {asked} -o {out}".split()
-    )
+    shutil.copytree(gemmule_gguf.parent, out)
+    words = (
+        f"measure {out} --against gemmule --tasks gemmule-arithmetic,gemmule-chat --task-limit 8 "
+        "--slots 2 --workers 1 --per-domain 1 --answer-tokens 8"
+    ).split()
+    code, printed, errors = run(*words)
     assert code == 0, errors
     assert "what became of every question" in printed
     evidence = read_evidence(out, "tasks")
     assert evidence is not None
-    assert [one.name for one in evidence.artefacts] == ["original", "gemmule-24e-Q8_0.gguf"]
+    assert [one.name for one in evidence.artefacts] == ["original", gemmule_gguf.name]
     original, artefact = evidence.artefacts
     assert original.value("accuracy_difference", "gemmule-chat", "tasks") is None
     assert artefact.value("accuracy_difference", "gemmule-chat", "tasks") is not None
     assert artefact.facts["lock"]["sha256"] == original.facts["lock"]["sha256"]
-    assert len(read_items(out, "tasks", "original/gemmule-chat")) == 12
+    assert len(read_items(out, "tasks", "original/gemmule-chat")) == 8
     assert not verify(out)
     first = (out / "evidence/tasks.json").read_bytes()
-    code, printed, errors = run(*f"measure {out} --against gemmule {asked} --json".split())
+    code, printed, errors = run(*words, "--json")
     assert code == 0, errors
     assert json.loads(printed)["tasks"]["facts"]["protocol"] == "default"
     assert (out / "evidence/tasks.json").read_bytes() == first
