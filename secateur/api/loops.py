@@ -111,7 +111,7 @@ def _notes(runs: Sequence[LoopRun], plan: LoopPlan) -> tuple[str, ...]:
             f"of 0 of {prompts} below {384 / (prompts + 3.84):.1f} %."
         )
     for run in runs:
-        lost = sum(bool(item.reply.lost_tokens) for item in run.items)
+        lost = sum(bool(item.reply.swallowed) for item in run.items)
         if lost:
             notes.append(
                 f"The server kept back a part of {lost} replies of {run.name}, which no detector "
