@@ -57,10 +57,9 @@ class Reply:
     refused: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, without what is not there."""
-        return {
-            key: value for key, value in asdict(self).items() if value not in (None, "", (), False)
-        }
+        """As JSON, without what is as in a reply of nothing."""
+        said = {one.name: (getattr(self, one.name), one.default) for one in fields(self)}
+        return {name: value for name, (value, default) in said.items() if value != default}
 
     def facts(self) -> dict[str, Any]:
         """What the same question to the same model gives again: all but the time."""
