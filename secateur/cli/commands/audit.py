@@ -58,7 +58,7 @@ def audit(
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
-    """What a GGUF file really is, and whether a model card or a Modelfile can be right."""
+    """What a GGUF is, and whether its card and Modelfile can be true."""
     from secateur.api.audit import audit_model, ggufs_in
     from secateur.cli.render.audit import audit_lines
 
