@@ -13,6 +13,7 @@ from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.tasks.accounting import Account
 from secateur.evaluation.tasks.asker import Asker
 from secateur.evaluation.tasks.find import FoundTasks, find_tasks
+from secateur.evaluation.tasks.harness import ask_harness, check_harness
 from secateur.evaluation.tasks.paired import compare_paired
 from secateur.evaluation.tasks.request import LIMIT, Tasks
 from secateur.evaluation.tasks.result import TaskResult
@@ -32,7 +33,9 @@ class Answered:
 
 def check_tasks(request: Tasks) -> tuple[FoundTasks, Protocol]:
     """What a request means. Raises RequestError for what cannot be, before anything is served."""
-    return find_tasks(request.names), find_protocol(request.protocol)
+    found = find_tasks(request.names)
+    check_harness(found.files, found.harness)
+    return found, find_protocol(request.protocol)
 
 
 def measure_tasks(asked: Asked, request: Tasks) -> tuple[Evidence, Items]:
@@ -88,6 +91,8 @@ def _ask(
         results = tuple(
             ask_suite(suite, asker, request.seed, limit or LIMIT) for suite in found.suites
         )
+        if found.files or found.harness:
+            results += ask_harness(found.files, found.harness, asker, limit)
     data = {result.task: hash_json([result.sha256, result.version]) for result in results}
     return Answered(subject.name, results, replace(lock, data=data))
 

@@ -36,7 +36,8 @@ class Reply:
 
     `finish` is the server's finish reason; the counts are in tokens. `swallowed` is text that the
     server left out, `budget_hit` whether the budget ended the thought (serving.answer_facts); None
-    in both and in the counts is what the server does not say. `first_token` has the most probable
+    in both and in the counts is what the server does not say. `loglikelihood` is that of an answer
+    that was given and rated, in nats. `first_token` has the most probable
     first tokens of the answer with their log-probabilities, where they were asked for. `error` is
     the server's reason for no answer, `refused` says that it would give it again. `seconds` is the
     time until the answer was there.
@@ -51,6 +52,7 @@ class Reply:
     thought_tokens: int | None = None
     swallowed: str | None = None
     budget_hit: bool | None = None
+    loglikelihood: float | None = None
     first_token: Mapping[str, float] | None = None
     seconds: float = 0.0
     error: str | None = None

@@ -11,8 +11,9 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from secateur.errors import EngineError
+from secateur.errors import EngineError, RequestError
 from secateur.evaluation.asking.question import Question
+from secateur.evaluation.asking.rate import rate_answer
 from secateur.evaluation.asking.reply import Reply, reply_of
 from secateur.serving.answer_facts import WHOLE, read_facts
 from secateur.serving.chat_server import ChatServer, NoAnswer
@@ -67,6 +68,8 @@ class AskedServer(AbstractContextManager["AskedServer"]):
         Raises EngineError only when the server is gone, or does not take the key.
         """
         fields = question.fields(sent)
+        if "continuation" in fields and self._engine is not None:
+            return rate_answer(self._engine, question.messages, fields["continuation"])
         more = WHOLE if self._counts_tokens else {}
         for again in range(TRIES):
             started = time.monotonic()
@@ -97,6 +100,14 @@ class AskedServer(AbstractContextManager["AskedServer"]):
         needed = len(tokenize(self._engine, prompt)) + 1
         needed += int(longest.arguments.get("max_tokens", 0))
         self._engine.check_context(needed, f"the longest question of {longest.task}")
+
+    def check_rates(self, task: str) -> None:
+        """Raise RequestError unless the server can rate answers that are given."""
+        if not self._counts_tokens:
+            raise RequestError(
+                f"{task} compares log-probabilities of given answers, which only a GGUF served "
+                "here gives: take a variant of the task that generates (such as mmlu_generative)"
+            )
 
     @property
     def context(self) -> int | None:

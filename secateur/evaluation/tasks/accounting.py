@@ -17,14 +17,6 @@ from secateur.evaluation.tasks.paired import KIND, wilson
 from secateur.evaluation.tasks.result import ItemResult, TaskResult
 
 SHARE = "share of items"
-FAILURES = (
-    Outcome.EMPTY,
-    Outcome.TRUNCATED,
-    Outcome.UNPARSED,
-    Outcome.SWALLOWED,
-    Outcome.SERVER_ERROR,
-)
-"""Outcomes whose score says nothing of what the model knows."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +41,19 @@ class Account:
 
     @cached_property
     def accuracy(self) -> Interval:
-        """Strict: what is no answer is wrong. Wilson's interval where all scores are 0 or 1, else
+        """Strict: every failure is wrong. Wilson's interval where all scores are 0 or 1, else
         one of the bootstrap."""
         return _mean([item.strict for item in self.items])
 
     @cached_property
+    def as_read(self) -> float:
+        """The task's own number: what could be read of a failure counts too."""
+        return sum(one.score or 0.0 for one in self.items) / len(self.items)
+
+    @cached_property
     def best(self) -> float:
         """The accuracy if every failure had been right."""
-        scores = [1.0 if one.outcome in FAILURES else one.strict for one in self.items]
+        scores = [1.0 if one.failed else one.strict for one in self.items]
         return sum(scores) / len(scores)
 
     @cached_property
@@ -74,7 +71,11 @@ class Account:
     def measurements(self) -> tuple[Measurement, ...]:
         """The numbers of a report, of the kind "tasks" and with the task as domain."""
         made = _Maker(self.result.task, len(self.items))
-        found = [made.rate("accuracy", self.accuracy), made.plain("accuracy_best", self.best)]
+        found = [
+            made.rate("accuracy", self.accuracy),
+            made.plain("accuracy_as_read", self.as_read),
+            made.plain("accuracy_best", self.best),
+        ]
         if self.patched is not None:
             count = sum(item.patched is not None for item in self.items)
             found += [

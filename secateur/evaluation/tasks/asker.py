@@ -31,6 +31,15 @@ class Asker:
         progress = within(task, self.progress)
         return ask_all(questions, self.server, self.lock, self.ledger, progress=progress)
 
+    def rate(self, questions: Sequence[Question], task: str) -> tuple[Reply, ...]:
+        """The log-probabilities of given answers (`continuation`), in order.
+
+        Raises RequestError where the server cannot say.
+        """
+        self.server.check_rates(task)
+        progress = within(task, self.progress)
+        return ask_all(questions, self.server, self.lock, self.ledger, progress=progress)
+
     def tokens(self, answer: int) -> int:
         """`max_tokens` of a question whose answer may have so many."""
         return self.protocol.tokens(answer, self.server.context)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from secateur.evaluation.asking.reply import Outcome
+from secateur.evaluation.asking.question import Question
+from secateur.evaluation.asking.reply import WHOLE, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,8 @@ class ItemResult:
     is, None where there is nothing to score.
 
     `read` is what was read out of the answer, `expected` what would have been right. `patched` is
-    the score of the second pass, None where none was made. `facts` are those of the reply.
+    the score of the second pass, None where none was made. `facts` are those of the reply;
+    `question` is as it was asked, and no part of the JSON: some data may not be published.
     """
 
     task: str
@@ -26,11 +28,17 @@ class ItemResult:
     expected: Any = None
     patched: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    question: Question | None = field(default=None, repr=False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether its score says nothing of what the model knows."""
+        return self.outcome not in WHOLE
 
     @property
     def strict(self) -> float:
-        """The score, where no answer is a wrong one."""
-        return self.score or 0.0
+        """The score, where a failure is a wrong answer."""
+        return 0.0 if self.failed else self.score or 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the task."""

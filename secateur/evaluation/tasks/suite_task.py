@@ -29,20 +29,33 @@ def ask_suite(suite: Suite, asker: Asker, seed: int, limit: int) -> TaskResult:
     replies = asker.ask(questions, suite.name)
     return TaskResult(
         suite.name,
-        tuple(_check(suite, *pair, asker) for pair in zip(items, replies, strict=True)),
+        tuple(
+            _check(suite, item, question, reply, asker.outcome(reply))
+            for item, question, reply in zip(items, questions, replies, strict=True)
+        ),
         data_hash(suite, items),
         str(suite.version),
     )
 
 
-def _check(suite: Suite, item: Item, reply: Reply, asker: Asker) -> ItemResult:
-    outcome = asker.outcome(reply)
+def _check(
+    suite: Suite, item: Item, question: Question, reply: Reply, outcome: Outcome
+) -> ItemResult:
     value, read = None, None
-    if outcome in (*WHOLE, Outcome.SWALLOWED):
+    if outcome not in (Outcome.EMPTY, Outcome.SERVER_ERROR):
         value, read = suite.score(item, answer_of(reply))
         if read is None:
             value, outcome = None, Outcome.UNPARSED if outcome in WHOLE else outcome
-    return ItemResult(suite.name, item.id, outcome, value, read, item.expected, facts=reply.facts())
+    return ItemResult(
+        suite.name,
+        item.id,
+        outcome,
+        value,
+        read,
+        item.expected,
+        facts=reply.facts(),
+        question=question,
+    )
 
 
 def answer_of(reply: Reply) -> Answer:

@@ -1,0 +1,180 @@
+"""Tasks of lm-eval: its definitions, filters and metrics, with our asking.
+
+Files of a user's own need no network; tasks by name take their data from the hub.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur.errors import EngineError, RequestError, SecateurError
+from secateur.evaluation.asking.lock import hash_json
+from secateur.evaluation.asking.reply import WHOLE, Outcome
+from secateur.evaluation.tasks.asker import Asker
+from secateur.evaluation.tasks.result import ItemResult, TaskResult
+from secateur.system.text_files import LARGEST_SETTINGS, read_text
+
+if TYPE_CHECKING:
+    from secateur.evaluation.tasks.harness_model import AskingModel
+
+_PREFERRED = ("flexible-extract", "none")
+"""Filters whose reading of an answer counts, where the protocol names none; else the first."""
+_METRICS = ("exact_match", "acc", "prompt_level_strict_acc", "pass@1")
+"""Metrics that count as the accuracy, the first that a task has; else its first one."""
+_INVALID = "[invalid]"
+_TASK = re.compile(r"^(?:task|group):\s*['\"]?([\w./-]+)", re.MULTILINE)
+
+Samples = Sequence[Mapping[str, Any]]
+
+
+def check_harness(files: Sequence[Path], names: Sequence[str]) -> None:
+    """Raise RequestError where lm-eval is not installed, or a file names no task."""
+    if (files or names) and importlib.util.find_spec("lm_eval") is None:
+        raise RequestError(
+            f"{[*map(str, files), *names][0]} is a task for lm-eval, which is not installed here: "
+            'pip install "secateur[tasks]"'
+        )
+    for file in files:
+        name_in(file)
+
+
+def name_in(file: Path) -> str:
+    """The name of the task that a YAML file of lm-eval defines. Raises RequestError."""
+    text = read_text(file, "a task of lm-eval in YAML", RequestError, LARGEST_SETTINGS)
+    found = _TASK.search(text)
+    if found is None:
+        raise RequestError(f"{file} has no line `task: NAME`: it is no task of lm-eval")
+    return found[1]
+
+
+def ask_harness(
+    files: Sequence[Path], names: Sequence[str], asker: Asker, limit: int | None
+) -> tuple[TaskResult, ...]:
+    """Ask tasks of lm-eval, those in `files` and those by name.
+
+    Raises RequestError for a task that there is not, that needs what this server cannot do, or
+    whose data cannot be fetched; EngineError when the server ends.
+    """
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    from secateur.evaluation.tasks.harness_model import AskingModel
+
+    model = AskingModel(asker)
+    with _explained(names):
+        tasks = TaskManager(
+            include_path=[str(folder) for folder in dict.fromkeys(one.parent for one in files)],
+            include_defaults=bool(names),
+        )
+        found = lm_eval.simple_evaluate(
+            model=model,
+            tasks=[*map(name_in, files), *names],
+            task_manager=tasks,
+            num_fewshot=asker.protocol.shots,
+            limit=limit,
+            apply_chat_template=True,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    return tuple(
+        _result(task, samples, str(found["versions"].get(task, "")), model, asker)
+        for task, samples in found["samples"].items()
+    )
+
+
+@contextmanager
+def _explained(names: Sequence[str]) -> Iterator[None]:
+    """lm-eval's errors in our words, and its log no louder than ours."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    except SecateurError:
+        raise
+    except Exception as error:  # of whatever a task's data need: the hub, files, code of its own
+        said = " ".join(str(error).split()) or type(error).__name__
+        known = any(name in said for name in names) and "not found" in said.lower()
+        if isinstance(error, KeyError) or known:
+            raise RequestError(
+                f"lm-eval has no task {', '.join(names)} ({said:.120}): `lm-eval ls tasks` lists "
+                "them; a file of your own is named with its ending, as in ./mine.yaml"
+            ) from None
+        raise EngineError(
+            f"lm-eval could not load or run {', '.join(names) or 'a task'} ({said:.300}): tasks by "
+            "name need the hub (and HF_TOKEN where the data are gated); built-in suites and files "
+            "with local data do not"
+        ) from None
+    finally:
+        logger.setLevel(level)
+
+
+def _result(
+    task: str, samples: Samples, version: str, model: AskingModel, asker: Asker
+) -> TaskResult:
+    """One item for each document: what the filter that counts made of it."""
+    filters = list(dict.fromkeys(str(sample.get("filter", "none")) for sample in samples))
+    wanted = (asker.protocol.filter, *_PREFERRED)
+    chosen = next((one for one in wanted if one in filters), filters[0])
+    counted = [one for one in samples if str(one.get("filter", "none")) == chosen]
+    metric = _metric(counted[0])
+    hashes = [[one["doc_hash"], one["prompt_hash"], one["target_hash"]] for one in counted]
+    return TaskResult(
+        task,
+        tuple(_item(task, one, metric, model, asker) for one in counted),
+        hash_json([hashes, chosen, metric]),
+        version,
+        metric if chosen == "none" else f"{metric}, {chosen}",
+    )
+
+
+def _item(
+    task: str, sample: Mapping[str, Any], metric: str, model: AskingModel, asker: Asker
+) -> ItemResult:
+    place = (task, int(sample["doc_id"]))
+    reply, question = model.replies[place], model.questions[place]
+    outcome, read = asker.outcome(reply), _read(sample)
+    score: float | None = float(sample[metric])
+    if outcome in WHOLE and read in (_INVALID, "") and reply.loglikelihood is None:
+        outcome = Outcome.UNPARSED
+    if outcome in (Outcome.EMPTY, Outcome.SERVER_ERROR, Outcome.UNPARSED):
+        score = None
+    return ItemResult(
+        task,
+        str(sample["doc_id"]),
+        outcome,
+        score,
+        read,
+        sample.get("target"),
+        facts=reply.facts(),
+        question=question,
+    )
+
+
+def _read(sample: Mapping[str, Any]) -> str | None:
+    """What the filters left of an answer, as text; None for rated answers."""
+    found = sample.get("filtered_resps")
+    first = found[0] if isinstance(found, list | tuple) and found else found
+    if isinstance(first, list | tuple) and len(found or ()) == 1:
+        first = first[0] if first else ""
+    return first.strip() if isinstance(first, str) else None
+
+
+def _metric(sample: Mapping[str, Any]) -> str:
+    """The name of the metric that counts as the accuracy. Raises RequestError for none."""
+    names = [
+        str(name) for name in sample["metrics"] if isinstance(sample.get(name), int | float | bool)
+    ]
+    found: str | None = next((name for name in (*_METRICS, *names) if name in names), None)
+    if found is None:
+        raise RequestError(
+            f"the task gives no number for each question ({', '.join(sample['metrics'])}): it "
+            "cannot be compared in pairs, so leave it out"
+        )
+    return found
