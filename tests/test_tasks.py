@@ -51,9 +51,10 @@ def test_every_question_is_accounted_for_before_there_is_an_accuracy() -> None:
         )
     )
     assert sum(account.counts.values()) == 6 and account.counts[Outcome.UNPARSED] == 0
-    assert account.accuracy.value == pytest.approx(2 / 6)
+    assert account.accuracy.value == pytest.approx(1 / 6)
+    assert account.as_read == pytest.approx(2 / 6)  # half of an answer was there, and right
     assert account.best == pytest.approx(5 / 6)
-    assert account.patched is not None and account.patched.value == pytest.approx(3 / 6)
+    assert account.patched is not None and account.patched.value == pytest.approx(2 / 6)
     named = {entry.name: entry for entry in account.measurements()}
     assert (named["patched_items"].value, named["completion_tokens_median"].value) == (2, 7)
     assert {entry.domain for entry in named.values()} == {"t"}
