@@ -46,12 +46,14 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         export_recipe as export_recipe,
         lint_recipe as lint_recipe,
     )
+    from secateur.api.release import Release as Release, release_output as release_output
     from secateur.api.requests import (
         Calibration as Calibration,
         Formats as Formats,
         Job as Job,
         Measuring as Measuring,
         PlanningAssumptions as PlanningAssumptions,
+        Releasing as Releasing,
         ShrinkRequest as ShrinkRequest,
     )
     from secateur.api.serving import serve as serve
@@ -136,6 +138,9 @@ _HOMES = {
     "Coverage": "statistics.coverage",
     "Pruning": "pruning.choose",
     "PlanningAssumptions": "api.requests",
+    "Release": "api.release",
+    "Releasing": "api.requests",
+    "release_output": "api.release",
     "Plan": "planning.document",
     "PlannedTensor": "planning.document",
     "read_plan": "planning.document",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from secateur.api.measuring import Measuring
+from secateur.api.releasing import Releasing
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.held_out import HoldOut
 from secateur.corpus.mix import Mix
@@ -45,6 +46,7 @@ __all__ = [
     "PlanningAssumptions",
     "Policy",
     "Pruning",
+    "Releasing",
     "Running",
     "Serving",
     "ShrinkRequest",

@@ -27,6 +27,7 @@ from secateur.cli.commands import (
     output,
     plan,
     recipe,
+    release,
     run,
     serve,
     shrink,
@@ -55,7 +56,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for module in (
-    inspect, calibrate, statistics, plan, output, measure, shrink, run, serve, chat, audit,
+    inspect, calibrate, statistics, plan, output, measure, release, shrink, run, serve, chat,
+    audit,
 ):  # fmt: skip
     module.add_to(app)
 app.add_typer(imatrix.app, name="imatrix", rich_help_panel=FILES)

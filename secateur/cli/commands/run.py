@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.commands.shrink import estimate_job, show_result
+from secateur.cli.commands.shrink import do_job, estimate_job
 from secateur.cli.help import ONE_GO, OUTPUT
 from secateur.cli.options.output import Json
+from secateur.cli.options.releasing import PushOptions
 from secateur.cli.options.running import EstimateOnly
-from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
-from secateur.cli.terminal import note
 
 EXAMPLES = """
 secateur run job.yaml
@@ -50,23 +49,22 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    *,
+    pushing: PushOptions,
     estimate: EstimateOnly = False,
     as_json: Json = False,
 ) -> None:
     """Do what a job file says: calibrate, plan, apply, measure, report.
 
     The file is what the options of `shrink` are, and every output holds it with nothing left open
-    (job.yaml): running that gives the same bytes.
+    (job.yaml): running that gives the same bytes. With --push the output is released, too.
     """
     from secateur.api.job import place_of
-    from secateur.api.job import run as run_job
     from secateur.api.job_file import read_job
 
     asked = read_job(job, values or ())
     folder = place_of(asked, out)
     if estimate:
         estimate_job(asked, folder, as_json)
-        return
-    with show_progress() as progress:
-        report = run_job(asked, folder, on_message=note, progress=progress)
-    show_result(report, folder, as_json)
+    else:
+        do_job(asked, folder, pushing, as_json)

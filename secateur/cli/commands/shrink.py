@@ -15,6 +15,7 @@ from secateur.cli.options.formats import FormatOptions
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, NoMeasure
 from secateur.cli.options.output import Out
 from secateur.cli.options.pruning import PruningOptions
+from secateur.cli.options.releasing import PushOptions
 from secateur.cli.options.running import RUNNING, Device, EstimateOnly, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
@@ -22,7 +23,7 @@ from secateur.cli.render.estimate import show_estimate
 from secateur.cli.terminal import note, show, tells
 
 if TYPE_CHECKING:
-    from secateur.api.requests import Job
+    from secateur.api.requests import Job, Releasing
     from secateur.release.report import Report
 
 WriteJob = Annotated[
@@ -40,6 +41,8 @@ secateur shrink MODEL --experts 103 --types Q4_K_M --corpus mix.yaml -o out
 secateur shrink MODEL --experts 90 --types Q4_K_M \\
     --stats out/evidence/statistics.safetensors -o smaller
 secateur shrink MODEL --types Q8_0 --corpus mix.yaml -o quantized
+secateur shrink MODEL --types Q4_K_M --corpus mix.yaml -o out \\
+    --push OWNER/NAME
 secateur shrink gemmule --experts 24 -o out --write-job job.yaml
 """
 
@@ -59,6 +62,7 @@ def shrink(
     gates: GateOptions,
     tasks: TaskOptions,
     serving: ServingOptions,
+    pushing: PushOptions,
     running: RunOptions,
     stats: Stats = None,
     no_measure: NoMeasure = False,
@@ -67,7 +71,7 @@ def shrink(
     write_job: WriteJob = None,
     estimate: EstimateOnly = False,
 ) -> None:
-    """Calibrate, plan, apply, measure and report.
+    """Calibrate, plan, apply, measure and report; with --push release, too.
 
     An interrupted run resumes at the stage where it stopped. What it measures on, where nothing
     is named: a share of the corpus, which the calibration does not see. All experts are kept
@@ -102,12 +106,43 @@ def shrink(
         return
     if estimate:
         estimate_job(job, out, running.as_json)
-        return
+    else:
+        do_job(job, out, pushing, running.as_json)
+
+
+def do_job(job: Job, out: Path, pushing: PushOptions, as_json: bool) -> None:
+    """Do what a job says, print what was made, and release it where that was asked for."""
     from secateur.api.job import run
 
+    request = check_push(pushing)
     with show_progress() as progress:
-        report = run(job, on_message=note, progress=progress)
-    show_result(report, out, running.as_json)
+        report = run(job, out, on_message=note, progress=progress)
+    show_results(report, out, request, as_json)
+
+
+def check_push(pushing: PushOptions) -> Releasing | None:
+    """What is to be pushed, with a login that was tried before the hours that come first."""
+    request = pushing.request()
+    if request is not None:
+        from secateur.api.release import check_push as check
+
+        check(request)
+    return request
+
+
+def show_results(
+    report: Report | None, out: Path, request: Releasing | None, as_json: bool
+) -> None:
+    """Print what was made, and release it where that was asked for: with --json as one document,
+    that of the release. Raises GateError before anything is sent."""
+    if request is None or not as_json:
+        show_result(report, out, as_json)
+    elif report is not None:
+        report.check_gate()
+    if request is not None:
+        from secateur.cli.commands.release import publish
+
+        publish(out, request, as_json)
 
 
 def estimate_job(job: Job, out: Path, as_json: bool) -> None:

@@ -17,6 +17,7 @@ class HubTerms:
     libraries: Sequence[str]
     pipeline_tags: Sequence[str]
     licenses: Sequence[str]
+    lfs_endings: Sequence[str]
     license_links: Mapping[str, str]
     said_of_weights: Mapping[str, Sequence[str]]
 

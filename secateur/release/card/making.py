@@ -28,7 +28,7 @@ def files_of(scope: Scope) -> list[File]:
     """All weight files, in the order of the plan."""
     return [
         File(
-            show(file, "key"),
+            show(file, scope.how_to_name),
             recipe_of(output),
             show(file["bytes"], "size"),
             show(output.facts["bits_per_weight"], "bits"),

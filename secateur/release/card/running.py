@@ -45,11 +45,12 @@ def running_of(scope: Scope) -> Mapping[str, Any]:
         "ggufs": _ggufs(scope),
         "mmproj": [show(file, "key") for one in scope.of("mmproj") for file in one.files],
         "ollama": [show(file, "key") for file in _ollama_files(scope)],
-        "modelfile": any(file.key == MODELFILE for file in _ollama_files(scope)),
+        "renderer": _has_renderer(scope),
         "transformers": bool(safetensors),
         "architecture": show_if(architecture, "code"),
         "sees": scope.results.at(CONFIG, ("vision_config",)) is not None,
         "mlx": [show(one.facts, "key") for one in scope.of("mlx")],
+        "at_root": bool(scope.root),
     }  # fmt: skip
 
 
@@ -84,6 +85,14 @@ def _ggufs(scope: Scope) -> list[tuple[Shown, Shown | None]]:
 def _first(output: Output) -> list[Fact]:
     parts = [(file, part_name(file.key)) for file in output.files]
     return [file for file, part in parts if part is None or part.number == 1]
+
+
+def _has_renderer(scope: Scope) -> bool:
+    """Whether the Modelfile names a renderer, which no pull from the Hub sets."""
+    if not any(file.key == MODELFILE for file in _ollama_files(scope)):
+        return False
+    text = read_text(scope.results.folder / MODELFILE, "a Modelfile", OutputError)
+    return any(line.startswith("RENDERER ") for line in text.splitlines())
 
 
 def _ollama_files(scope: Scope) -> list[Fact]:

@@ -27,6 +27,11 @@ class Output:
         """The folder within the output that its files lie in; "" for the output's own."""
         return self.files[0].key.rpartition("/")[0]
 
+    def has(self, name: str) -> bool:
+        """Whether a file is its own: its weights, and all that lies in its folder."""
+        inside = bool(self.folder) and name.startswith(f"{self.folder}/")
+        return inside or any(name == file.key for file in self.files)
+
     def owns(self, artefact: str) -> bool:
         """Whether a report means this output by an artefact's name."""
         if self.recipe is None:
@@ -36,14 +41,41 @@ class Output:
 
 @dataclass(frozen=True)
 class Scope:
-    """The results, and those of their outputs that are released together."""
+    """The results, and those of their outputs that are released together; `others` are not."""
 
     results: Results
     outputs: tuple[Output, ...]
+    others: tuple[Output, ...] = ()
 
     def of(self, to: str) -> list[Output]:
         """The outputs of one format."""
         return [output for output in self.outputs if output.to == to]
+
+    @property
+    def root(self) -> str:
+        """The folder of the output that becomes the repository's own: of a model in a folder that
+        is released alone, as mlx-lm's users expect it. "" for the output's own."""
+        folders = {output.folder for output in self.outputs}
+        return folders.pop() if len(folders) == 1 else ""
+
+    def holds(self, name: str) -> bool:
+        """Whether a file of the manifest belongs to what is released."""
+        own = [one for one in self.others if one.has(name)]
+        if own and not any(one.has(name) for one in self.outputs):
+            return False
+        listed = self.results.manifest["files"].value
+        return (
+            not self.root or name.startswith(f"{self.root}/") or f"{self.root}/{name}" not in listed
+        )
+
+    @property
+    def how_to_name(self) -> str:
+        """How a file is named (shown.HOW), as it lies in the repository."""
+        return "base name" if self.root else "key"
+
+    def place_of(self, name: str) -> str:
+        """Where a file of the output lies in the repository."""
+        return name.removeprefix(f"{self.root}/") if self.root else name
 
     @property
     def repository(self) -> Shown | None:
@@ -83,7 +115,8 @@ def scope_of(results: Results, only: Sequence[str] = ()) -> Scope:
         raise CardError(f"only {odd[0]!r}: the output has {', '.join(sorted(known))}")
     wanted = [one for one in outputs if not only or {one.to, one.format_id} & set(only)]
     wanted += [one for one in outputs if one not in wanted and _goes_along(one, wanted)]
-    return Scope(results, tuple(wanted))
+    others = tuple(one for one in outputs if one not in wanted)
+    return Scope(results, tuple(wanted), others)
 
 
 def _goes_along(output: Output, wanted: Sequence[Output]) -> bool:

@@ -111,6 +111,7 @@ HOW: Mapping[str, Callable[[Fact], str]] = {
     "code": _plain,
     "short name": lambda fact: _words(fact).rpartition("/")[2],
     "key": lambda fact: str(fact.path[-1]),
+    "base name": lambda fact: str(fact.path[-1]).rpartition("/")[2],
     "words of key": lambda fact: str(fact.path[-1]).replace("_", " "),
     "count": lambda fact: f"{fact.value:,d}",
     "plain count": lambda fact: f"{fact.value:d}",

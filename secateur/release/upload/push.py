@@ -1,0 +1,182 @@
+"""Sending a bundle to the hub: resumable, nothing twice, checked afterwards.
+
+Commits are small: weights by batches of `BATCH` bytes, then everything else with the card in one.
+A file whose hash the repository has is not sent, so that the same command after an interruption
+goes on where it stopped; of a file that was cut, the hub's client sends the parts that are missing.
+The token comes from the environment or the hub's login, and is in no message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from secateur.errors import EngineError, InputError, RequestError
+from secateur.release.upload.bundle import Bundle, UploadFile
+from secateur.release.upload.remote import list_remote, missing
+from secateur.system.progress import Counter, Progress, no_progress
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+BATCH = 8_000_000_000
+"""Bytes of weights in a commit at most, unless one file has more: what an interruption costs."""
+
+_LOGIN = "log in (hf auth login), or set HF_TOKEN"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a bundle goes. A repository that is there stays as visible as it is."""
+
+    repository: str
+    private: bool = True
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What was done: the address, the last commit, and how many files were sent and were there."""
+
+    address: str
+    commit: str | None
+    sent: int
+    there: int
+    others: tuple[str, ...]
+
+
+def check_login(target: Target) -> str:
+    """The account that would push. Raises InputError without a login, or where the hub cannot be
+    asked; RequestError for a name that is no repository's."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(target.repository)
+        is_id = target.repository.count("/") == 1
+    except HFValidationError:
+        is_id = False
+    if not is_id:
+        raise RequestError(f"push {target.repository!r}: expected a repository (owner/name)")
+    from huggingface_hub import HfApi, get_token
+
+    if not get_token():
+        raise InputError(f"push {target.repository}: there is no login on this machine: {_LOGIN}")
+    try:
+        return str(HfApi().whoami()["name"])
+    except Exception as error:  # whatever the hub's client and its libraries raise
+        raise _explain(error, target, "the hub did not say who you are") from None
+
+
+def push(
+    bundle: Bundle,
+    target: Target,
+    message: str,
+    on_message: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = no_progress,
+) -> Pushed:
+    """Send what the repository lacks, and compare what is there then with the bundle.
+
+    Makes the repository where there is none. Raises InputError for a login without the right,
+    EngineError where the hub or the network fails, or has other bytes afterwards.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    api = HfApi()
+    sent: list[UploadFile] = []
+    try:
+        api.create_repo(target.repository, private=target.private, exist_ok=True)
+        lacking = missing(bundle.files, list_remote(api, target.repository))
+        _tell_visibility(api, target, on_message)
+        count = Counter(progress, "push", sum(file.size for file in lacking), "bytes")
+        for batch in _batches(lacking):
+            _commit(api, target.repository, batch, message)
+            sent += batch
+            count(sum(file.size for file in batch))
+        remote = list_remote(api, target.repository)
+    except KeyboardInterrupt:
+        on_message(_how_to_go_on(bundle, sent))
+        raise
+    except Exception as error:  # whatever the hub's client and its libraries raise
+        raise _explain(error, target, _how_to_go_on(bundle, sent)) from None
+    if wrong := missing(bundle.files, remote):
+        raise EngineError(
+            f"{target.repository} does not have {wrong[0].path} with sha256 {wrong[0].sha256[:12]}"
+            f"... after the push ({len(wrong)} such files): run the same command again"
+        )
+    others = sorted(set(remote) - {file.path for file in bundle.files} - {".gitattributes"})
+    commit = api.repo_info(target.repository).sha
+    address = f"{api.endpoint}/{target.repository}"
+    return Pushed(address, commit, len(sent), len(bundle.files) - len(sent), tuple(others))
+
+
+def _batches(files: Sequence[UploadFile]) -> Iterator[list[UploadFile]]:
+    """Weights by at most BATCH bytes, then all the rest: the card comes with the last commit."""
+    held: list[UploadFile] = []
+    weights = [file for file in files if file.kind == "LFS"]
+    for file in weights:
+        if held and sum(one.size for one in held) + file.size > BATCH:
+            yield held
+            held = []
+        held.append(file)
+    if held:
+        yield held
+    if rest := [file for file in files if file.kind != "LFS"]:
+        yield rest
+
+
+def _commit(api: HfApi, repository: str, batch: Sequence[UploadFile], message: str) -> None:
+    from huggingface_hub import CommitOperationAdd
+
+    names = batch[0].path if len(batch) == 1 else f"{batch[0].path} and {len(batch) - 1} more"
+    api.create_commit(
+        repository,
+        [
+            CommitOperationAdd(file.path, file.source if file.content is None else file.content)
+            for file in batch
+        ],
+        commit_message=f"{message}: {names}",
+    )
+
+
+def _tell_visibility(api: HfApi, target: Target, on_message: Callable[[str], None]) -> None:
+    private = bool(api.repo_info(target.repository).private)
+    if private != target.private:
+        seen, wanted = ("private", "public") if private else ("public", "private")
+        on_message(
+            f"{target.repository} is there already, and {seen}: it stays so (its settings on the "
+            f"hub make it {wanted})"
+        )
+
+
+def _how_to_go_on(bundle: Bundle, sent: Sequence[UploadFile]) -> str:
+    return (
+        f"{len(sent)} files of {len(bundle.files)} were committed in this run: run the same "
+        "command again, what is there is not sent twice"
+    )
+
+
+def _explain(error: Exception, target: Target, then: str) -> EngineError | InputError:
+    """The error for a push that failed: why, and what to do; never with a token."""
+    from huggingface_hub import errors
+
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client wraps what happened to one file of several
+    name, status = target.repository, getattr(getattr(error, "response", None), "status_code", 0)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return InputError(f"push {name}: HF_HUB_OFFLINE is set: unset it")
+    if status == 401:
+        return InputError(f"push {name}: the hub does not accept the token: {_LOGIN}")
+    if status in (403, 404):
+        return InputError(
+            f"push {name}: the token may not write there: make one with the right to write on "
+            f"huggingface.co/settings/tokens, and check the owner's name; {then}"
+        )
+    if status == 400 or isinstance(error, ValueError):
+        said = getattr(error, "server_message", None) or str(error)
+        reason = " ".join(str(said).split())
+        return InputError(f"push {name}: the hub refuses what was sent ({reason:.200}); {then}")
+    cause = f"status {status}" if status else type(error).__name__
+    return EngineError(f"push {name}: the hub or the network failed ({cause}); {then}")

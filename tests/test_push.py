@@ -1,0 +1,346 @@
+"""Releasing an output: what would go up, and that it goes up whole, once, and by its hashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_push_server import TOKEN, Hub, hub_to_push_to, point_client_at
+from tiny_line import Line, Run
+
+import secateur
+from secateur import Releasing
+from secateur import release_output as release
+from secateur.errors import EngineError, GateError, InputError, OutputError, RequestError
+from secateur.release.manifest import amend_manifest, sha256_of
+from secateur.release.upload import push as push_module
+
+# The hub's client without xet calls a form of its HTTP library that is about to go.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+PUSH = Releasing(repository="me/tiny-6e", push=True)
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub_to_push_to(tmp_path / "store") as hub:
+        point_client_at(hub, monkeypatch)
+        yield hub
+
+
+def test_nothing_is_sent_without_push(out: Path, hub: Hub, run: Run) -> None:
+    ran = run("release", out, repository="me/tiny-6e", json=True)
+    assert ran.code == 0, ran.err
+    assert hub.asked == []
+    names = {file["path"]: file for file in ran.json["files"]}
+    assert {"README.md", "manifest.json", "report.json", "Modelfile", "params"} <= set(names)
+    for name, file in names.items():
+        assert file["sha256"] == sha256_of(out / name)
+        assert file["bytes"] == (out / name).stat().st_size
+    assert names["model.safetensors"]["kind"] == "LFS"
+    assert names["config.json"]["kind"] == "regular"
+    assert ran.json["front_matter"]["quantized_by"] == "me"
+    assert ran.json["pushed"] is None
+    assert secateur.verify(out) == ()
+
+
+@pytest.mark.slow
+def test_a_release_makes_the_same_bytes_again(out: Path) -> None:
+    first = {file.path: file.sha256 for file in release(out).bundle.files}
+    assert {file.path: file.sha256 for file in release(out).bundle.files} == first
+
+
+def test_all_files_arrive_by_their_hashes(out: Path, hub: Hub, run: Run) -> None:
+    ran = run("release", out, push="me/tiny-6e", json=True)
+    assert ran.code == 0, ran.err
+    assert hub.private is True
+    assert set(hub.files) == {file["path"] for file in ran.json["files"]}
+    for path, entry in hub.files.items():
+        if "lfs" in entry:
+            assert entry["lfs"]["oid"] == sha256_of(out / path)
+    assert hub.commits[-1][-1] == "README.md"
+    assert "README.md" not in [name for commit in hub.commits[:-1] for name in commit]
+    assert TOKEN not in ran.out + ran.err
+    assert ran.json["pushed"]["sent"] == len(hub.files)
+    again = run("release", out, push="me/tiny-6e", json=True)
+    assert again.json["pushed"]["sent"] == 0
+    assert again.json["pushed"]["there"] == len(hub.files)
+    assert max(hub.puts.values()) == 1
+
+
+def test_xet_is_the_way_where_it_is_there(
+    out: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_client_at(hub, monkeypatch, xet=True)
+    done = release(out, PUSH)
+    assert done.pushed is not None
+    assert any("xet-write-token" in asked for asked in hub.asked)
+    assert hub.puts == {}
+    assert any(hub.store.rglob("*"))
+    assert hub.files["model.safetensors"]["lfs"]["oid"] == sha256_of(out / "model.safetensors")
+    assert release(out, PUSH).pushed.sent == 0
+
+
+def test_a_push_that_was_interrupted_sends_nothing_twice(
+    out: Path, hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every weight file has a commit of its own; the second commit fails."""
+    monkeypatch.setattr(push_module, "BATCH", 1)
+
+    def fail(method: str, path: str) -> int | None:
+        return 403 if "/commit/" in path and len(hub.commits) == 1 else None
+
+    hub.fail = fail
+    ran = run("release", out, push="me/tiny-6e")
+    assert ran.code == 2
+    assert "run the same command again" in ran.err
+    assert "1 files of" in ran.err
+    assert TOKEN not in ran.err
+    first = set(hub.files)
+    assert len(first) == 1
+    sent = dict(hub.puts)
+    hub.fail = lambda method, path: None
+    hub.asked.clear()
+    done = run("release", out, push="me/tiny-6e", json=True)
+    assert done.code == 0, done.err
+    assert done.json["pushed"]["there"] == 1
+    assert all(count == 1 for count in hub.puts.values())
+    assert set(sent) < set(hub.puts)
+    assert not any(name in commit for commit in hub.commits[1:] for name in first)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, 2, "may not write there"),
+        pytest.param(401, 2, "does not accept the token", marks=pytest.mark.slow),
+        pytest.param(404, 2, "may not write there", marks=pytest.mark.slow),
+        pytest.param(400, 2, "refuses what was sent", marks=pytest.mark.slow),
+    ],
+)
+def test_a_hub_that_refuses_is_one_line(
+    status: int, code: int, message: str, out: Path, hub: Hub, run: Run
+) -> None:
+    hub.fail = lambda method, path: status if "/commit/" in path else None
+    ran = run("release", out, push="me/tiny-6e")
+    assert ran.code == code
+    assert message in ran.said[-1]
+    assert TOKEN not in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.slow
+def test_other_bytes_on_the_hub_are_found(
+    out: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(out, PUSH)
+    real = push_module.list_remote
+
+    def worse(api, repository):
+        found = dict(real(api, repository))
+        found.pop("config.json")
+        return found
+
+    monkeypatch.setattr(push_module, "list_remote", worse)
+    with pytest.raises(EngineError, match=r"does not have config.json with sha256"):
+        release(out, PUSH)
+
+
+def test_without_a_login_nothing_begins(
+    out: Path, hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    ran = run("release", out, push="me/tiny-6e")
+    assert ran.code == 2
+    assert "hf auth login" in ran.err
+    assert hub.asked == []
+    assert not (out / "README.md").exists()
+
+
+def test_a_damaged_output_is_not_sent(out: Path, hub: Hub, run: Run) -> None:
+    with (out / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    ran = run("release", out, push="me/tiny-6e")
+    assert ran.code == 2
+    assert "model.safetensors has sha256" in ran.err
+    assert not any("commit" in asked for asked in hub.asked)
+
+
+def test_an_output_that_misses_a_limit_is_not_sent(out: Path, hub: Hub, run: Run) -> None:
+    ran = run("release", out, push="me/tiny-6e", gate="kl_mean<=0.0000001")
+    assert ran.code == 3
+    assert "the limit is kl_mean<=1e-07" in ran.err
+    report = json.loads((out / "report.json").read_text())
+    report["gates"] = ["top1_agreement>=1.1"]
+    (out / "report.json").write_text(json.dumps(report))
+    amend_manifest(out, ("report.json",))
+    with pytest.raises(GateError, match="top1_agreement"):
+        release(out, PUSH)
+    assert not any("commit" in asked for asked in hub.asked)
+
+
+def test_a_readme_of_a_person_is_not_replaced_unasked(out: Path) -> None:
+    (out / "README.md").write_text("# mine\n")
+    with pytest.raises(OutputError, match="--about"):
+        release(out)
+    release(out, Releasing(force=True))
+    assert "# mine" not in (out / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_subset_is_whole_where_it_arrives(out: Path, hub: Hub, tmp_path: Path) -> None:
+    done = release(out, Releasing(repository="me/tiny-GGUF", push=True, only=("gguf",)))
+    assert "model.safetensors" not in hub.files
+    (manifest,) = (file for file in done.bundle.files if file.path == "manifest.json")
+    listed = json.loads(manifest.content)["files"]
+    assert set(listed) | {"manifest.json", "report.md", "run.json"} == set(hub.files)
+    there = tmp_path / "there"
+    for file in done.bundle.files:
+        (there / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (there / file.path).write_bytes(file.content or file.source.read_bytes())
+    assert secateur.verify(there) == ()
+
+
+@pytest.mark.slow
+def test_questions_of_tasks_stay_unless_they_are_asked_for(out: Path) -> None:
+    name = "evidence/tasks/a.gguf/gpqa.jsonl"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text('{"question": "secret"}\n')
+    amend_manifest(out, (name,))
+    done = release(out)
+    assert name in done.bundle.left
+    assert name not in {file.path for file in done.bundle.files}
+    assert name in {file.path for file in release(out, Releasing(with_items=True)).bundle.files}
+
+
+@pytest.mark.slow
+def test_a_model_for_mlx_that_goes_alone_lies_in_the_root(tmp_path: Path) -> None:
+    plan = secateur.plan(
+        "gemmule",
+        secateur.Pruning(drop=0),
+        secateur.Formats(to="safetensors,mlx", types="mlx-mixed-4-8-32"),
+    )
+    secateur.apply(plan, tmp_path / "out")
+    done = release(tmp_path / "out", Releasing(repository="me/m", only=("mlx",)))
+    paths = {file.path: file.source for file in done.bundle.files}
+    assert paths["config.json"].parent.name == "mlx-mixed-4-8-32"
+    assert paths["model.safetensors"].parent.name == "mlx-mixed-4-8-32"
+    assert len([path for path in paths if path.endswith("tokenizer.json")]) == 1
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert 'mlx_lm.generate --model me/m --prompt "Hello"' in text
+    assert "| `model.safetensors` | mixed-4-8-32 |" in text
+    assert "library_name: mlx" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"repository": "no-owner"},
+        {"repository": "a/b/c"},
+        {"base_model": "95% accuracy"},
+        {"license": "0.95\nbest: true"},
+        {"license_link": "javascript:x"},
+        {"push": True},
+    ],
+)
+def test_what_the_releaser_names_are_names(words: dict[str, object]) -> None:
+    with pytest.raises(RequestError):
+        Releasing(**words)  # type: ignore[arg-type]
+
+
+def test_what_is_not_an_output_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        release(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shrink_asks_for_a_login_before_hours_are_spent(
+    line: Line, hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    ran = run("shrink", line.model, "-o", tmp_path / "out", push="me/tiny", corpus=line.corpus)
+    assert ran.code == 2
+    assert "there is no login on this machine" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_from_a_model_to_a_published_model_in_one_command(
+    line: Line, hub: Hub, run: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    ran = run(
+        "shrink", line.model, "-o", out, "--public", experts=6, types="Q8_0", corpus=line.corpus,
+        answers=line.answers, workers=1, push="me/tiny-6e", json=True,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert ran.json["pushed"]["sent"] == len(hub.files) > 10
+    assert hub.private is False
+    assert secateur.verify(out) == ()
+    missed = run(
+        "shrink", line.model, "-o", tmp_path / "again", types="Q8_0", corpus=line.corpus,
+        answers=line.answers, workers=1, push="me/other", max_kl=0,
+    )  # fmt: skip
+    assert missed.code == 3
+    assert "again" not in str(hub.commits)
+    assert not (tmp_path / "again" / "README.md").exists()
+
+
+KILLED = """
+import sys
+from huggingface_hub import constants
+constants.HF_HUB_DISABLE_XET = True
+from secateur.release.upload import push
+push.BATCH = 1
+from secateur.cli.main import main
+sys.argv = ["secateur", "release", sys.argv[1], "--push", "me/tiny-6e"]
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_goes_on_where_it_was(out: Path, hub: Hub, run: Run) -> None:
+    """The process is killed while the second weight file is on its way."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(method: str, path: str) -> int | None:
+        if method == "PUT" and len(hub.commits) == 1:
+            reached.set()
+            go_on.wait(60)
+            return 500
+        return None
+
+    hub.fail = hold
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN}
+    environment.pop("HF_HUB_OFFLINE", None)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", KILLED, str(out)], env=environment
+    )
+    assert reached.wait(120)
+    process.kill()
+    process.wait()
+    go_on.set()
+    first = dict(hub.puts)
+    assert list(first.values()) == [1]
+    hub.fail = lambda method, path: None
+    done = run("release", out, push="me/tiny-6e", json=True)
+    assert done.code == 0, done.err
+    assert done.json["pushed"]["there"] == 1
+    assert max(hub.puts.values()) == 1
+    assert {entry["lfs"]["oid"] for entry in hub.files.values() if "lfs" in entry} == set(hub.puts)
+    assert TOKEN not in done.err
