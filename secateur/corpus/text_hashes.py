@@ -96,7 +96,7 @@ def hash_corpus(
     passages: set[int] = set()
     runs = np.empty(0, np.uint64)
     pending: list[Hashes] = []
-    words = dropped = 0
+    words = dropped = waiting = 0
     for document in _read_documents(corpus, tokenizer):
         turns = [split_words(turn) for turn in document]
         passages |= {hash_text(turn) for turn in turns if turn}
@@ -104,9 +104,10 @@ def hash_corpus(
         passages.add(hash_text(whole))
         words += len(whole)
         pending.append(hasher.hash_runs(whole))
-        if sum(map(len, pending)) > most:
+        waiting += len(pending[-1])
+        if waiting > most:
             runs, lost = _keep_lowest([runs, *pending], most)
-            pending, dropped = [], dropped + lost
+            pending, waiting, dropped = [], 0, dropped + lost
     runs, lost = _keep_lowest([runs, *pending], most)
     return TextHashes(
         (corpus.sha256,),
@@ -148,10 +149,11 @@ def _read_documents(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Itera
     control = set(tokenizer.all_special_ids) | {
         number for number, token in tokenizer.added_tokens_decoder.items() if token.special
     }
+    ids_of_control = np.array(sorted(control), np.int64)
     for row in corpus.rows:
         for number in range(int(row.documents.max()) + 1):
             ids = row.input_ids[row.documents == number]
-            at = np.flatnonzero(np.isin(ids, sorted(control)))
+            at = np.flatnonzero(np.isin(ids, ids_of_control))
             pieces = np.split(ids, at)
             texts = (
                 tokenizer.decode([i for i in piece.tolist() if i not in control])
