@@ -14,6 +14,8 @@ from tiny_line import Line
 
 from secateur.api.held_out import calibrated_text_of
 from secateur.api.statistics import merge
+from secateur.api.subjects import Asked, Subject
+from secateur.api.tasks import measure_tasks
 from secateur.corpus.load import load_corpus
 from secateur.corpus.rows import Corpus
 from secateur.corpus.text_hashes import (
@@ -27,7 +29,11 @@ from secateur.corpus.text_hashes import (
 )
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import StatisticsError
-from secateur.evaluation.tasks.contamination import find_overlap, text_of_messages
+from secateur.evaluation.asking.request import Serving
+from secateur.evaluation.tasks.contamination import NOT_CHECKED, find_overlap, text_of_messages
+from secateur.evaluation.tasks.request import Tasks
+from secateur.evaluation.tasks.suites.registry import find_suite
+from secateur.release.evidence import ORIGINAL
 from secateur.statistics.text_file import load_text, save_text, text_path
 
 GEMMULE = Path(__file__).parents[1] / "secateur" / "gemmule"
@@ -217,3 +223,24 @@ def test_the_last_question_is_what_is_looked_for() -> None:
     assert text_of_messages(messages) == "The question?"
     assert text_of_messages(messages[:3]) == "An example?"
     assert text_of_messages([]) == ""
+
+
+def test_every_score_comes_with_its_overlap(gemmule_gguf: Path, tmp_path: Path) -> None:
+    suite = find_suite("gemmule-chat")
+    items = suite.items(0, 4)
+    seen = hashes_of([text_of_messages(items[2].messages), LONG])
+    subjects = [Subject(name, gemmule_gguf, name) for name in (ORIGINAL, "pruned")]
+    asked = Asked(tuple(subjects), Serving(slots=2), tmp_path, workers=1)
+    request = Tasks((suite.name,), limit=4)
+    evidence, _ = measure_tasks(asked, request, seen)
+    original, pruned = evidence.artefacts
+    assert original.value("calibration_overlap", suite.name, "tasks") is None
+    overlap = pruned.value("calibration_overlap", suite.name, "tasks")
+    assert overlap is not None
+    assert overlap.value == 0.25
+    (facts,) = evidence.facts["calibration_overlap"]
+    assert [one["item"] for one in facts["worst"]] == [items[2].id]
+    assert "1 of 4 items overlap with the calibration, 1 are in it" in evidence.notes[-1]
+    unknown, _ = measure_tasks(asked, request)
+    assert unknown.notes == (NOT_CHECKED,)
+    assert unknown.facts["calibration_overlap"] == []

@@ -132,6 +132,12 @@ def test_several_answers_an_item_are_one_item() -> None:
     assert found.p_value == pytest.approx(2 / 2**12, rel=0.01)
 
 
+def test_one_item_that_moved_shows_nothing() -> None:
+    before = {f"q{i}": [1.0, 1.0] for i in range(8)}
+    assert compare_paired("t", before, {**before, "q3": [1.0, 0.0]}).p_value == 1.0
+    assert compare_paired("t", before, before).p_value == 1.0
+
+
 def test_the_order_of_items_does_not_matter_and_a_seed_repeats() -> None:
     before, after = answers("110100011101"), answers("101000011001")
     turned = dict(reversed(before.items()))

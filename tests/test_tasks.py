@@ -142,6 +142,7 @@ def test_tasks_are_measured_and_written_with_everything_else(
     code, printed, errors = run(*words)
     assert code == 0, errors
     assert "what became of every question" in printed
+    assert "overlap with the calibration was not checked" in " ".join(printed.split())
     evidence = read_evidence(out, "tasks")
     assert evidence is not None
     assert [one.name for one in evidence.artefacts] == ["original", gemmule_gguf.name]

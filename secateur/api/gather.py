@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from secateur.api.held_out import calibrated_text_of
 from secateur.api.measuring import Measuring
 from secateur.api.subjects import Asked
 from secateur.api.tasks import measure_tasks
@@ -22,13 +23,16 @@ def gather_evidence(asked: Asked, request: Measuring, out: Path | None) -> tuple
     """
     found: list[Evidence] = []
     for kind in kinds_of(request):
-        evidence, items = _measure(kind, asked, request)
+        evidence, items = _measure(kind, asked, request, out)
         if out is not None:
             write_evidence(out, evidence, items)
         found.append(evidence)
     return tuple(found)
 
 
-def _measure(kind: Kind, asked: Asked, request: Measuring) -> tuple[Evidence, Items]:
+def _measure(
+    kind: Kind, asked: Asked, request: Measuring, out: Path | None
+) -> tuple[Evidence, Items]:
     assert request.tasks is not None and kind == "tasks"
-    return measure_tasks(asked, request.tasks)
+    calibrated = None if out is None else calibrated_text_of(out)
+    return measure_tasks(asked, request.tasks, calibrated)

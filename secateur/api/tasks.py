@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from secateur.api.subjects import Asked, Subject
+from secateur.corpus.text_hashes import TextHashes
 from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.lock import RunLock, hash_json
 from secateur.evaluation.asking.protocol import Protocol, find_protocol
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.tasks.accounting import Account
 from secateur.evaluation.tasks.asker import Asker
+from secateur.evaluation.tasks.contamination import (
+    NOT_CHECKED,
+    Overlap,
+    find_overlap,
+    text_of_messages,
+)
 from secateur.evaluation.tasks.find import FoundTasks, find_tasks
 from secateur.evaluation.tasks.harness import ask_harness, check_harness
 from secateur.evaluation.tasks.paired import compare_paired
@@ -38,31 +46,51 @@ def check_tasks(request: Tasks) -> tuple[FoundTasks, Protocol]:
     return found, find_protocol(request.protocol)
 
 
-def measure_tasks(asked: Asked, request: Tasks) -> tuple[Evidence, Items]:
+def measure_tasks(
+    asked: Asked, request: Tasks, calibrated: TextHashes | None = None
+) -> tuple[Evidence, Items]:
     """Ask every model the same questions, one model after the other.
 
+    `calibrated` is the text that the artefacts were calibrated on, in which the questions are
+    looked for; None where it is not known, which is said.
     What was answered is in `asked.folder` at once: interrupted, the same call asks only the rest.
     Raises RequestError for tasks that cannot be, EngineError when a server ends.
     """
     found, protocol = check_tasks(request)
     answered = [_ask(asked, one, found, request, protocol) for one in asked.subjects]
-    return evidence_of(answered, request, asked.notes), items_of(answered)
+    overlaps = () if calibrated is None else _find_overlaps(answered[0].results, calibrated)
+    looked = tuple(overlap.describe() for overlap in overlaps) or (NOT_CHECKED,)
+    found_in_text = {overlap.task: overlap for overlap in overlaps}
+    return (
+        evidence_of(answered, request, found_in_text, (*asked.notes, *looked)),
+        items_of(answered),
+    )
 
 
 def evidence_of(
-    answered: Sequence[Answered], request: Tasks, notes: Sequence[str] = ()
+    answered: Sequence[Answered],
+    request: Tasks,
+    overlaps: Mapping[str, Overlap] = MappingProxyType({}),
+    notes: Sequence[str] = (),
 ) -> Evidence:
-    """The numbers of all models, those beside the original's in pairs with it."""
+    """The numbers of all models; with those of the artefacts their differences from the original's
+    in pairs, and what of the questions their calibration saw (`overlaps`, by task)."""
     original = next((one for one in answered if one.name == ORIGINAL), None)
+    seen = tuple(overlap.measurement() for overlap in overlaps.values())
     artefacts = tuple(
         ArtefactEvidence(
             one.name,
-            (*_alone(one), *(() if original in (None, one) else _paired(original, one))),
+            (*_alone(one), *(() if one.name == ORIGINAL else (*_paired(original, one), *seen))),
             {"lock": one.lock.to_json()},
         )
         for one in answered
     )
-    facts = {"tasks": list(request.names), "protocol": request.protocol, "seed": request.seed}
+    facts = {
+        "tasks": list(request.names),
+        "protocol": request.protocol,
+        "seed": request.seed,
+        "calibration_overlap": [overlap.to_json() for overlap in overlaps.values()],
+    }
     return Evidence("tasks", artefacts, facts, tuple(notes))
 
 
@@ -95,6 +123,22 @@ def _ask(
             results += ask_harness(found.files, found.harness, asker, limit)
     data = {result.task: hash_json([result.sha256, result.version]) for result in results}
     return Answered(subject.name, results, replace(lock, data=data))
+
+
+def _find_overlaps(results: Sequence[TaskResult], calibrated: TextHashes) -> tuple[Overlap, ...]:
+    """How much of the questions of every task is in the text of the calibration."""
+    return tuple(
+        find_overlap(
+            result.task,
+            {
+                item.item: text_of_messages(item.question.messages)
+                for item in result.items
+                if item.question is not None
+            },
+            calibrated,
+        )
+        for result in results
+    )
 
 
 def _alone(answered: Answered) -> tuple[Measurement, ...]:
