@@ -188,7 +188,8 @@ def test_an_option_is_called_what_python_and_a_job_file_call_it() -> None:
         for param in COMMANDS[words].params
         for name in param.opts
     }
-    other = {"gates": "--gate", "recipes": None, "gram": None}  # the latter in Python only
+    other = {"gates": "--gate", "serving": "--slots", "recipes": None, "gram": None}
+    # The last two are there in Python only, `serving` has several options.
     for request in (Pruning, Formats, Calibration, Measuring):
         for field in fields(request):
             name = other.get(field.name, "--" + field.name.replace("_", "-"))

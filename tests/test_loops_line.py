@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from tiny_line import Run
 
 from secateur.api.loops import LoopRun, ask_for_loops, loop_evidence, loop_items, plan_loops
+from secateur.api.speed import measure_speed, text_tokens
+from secateur.api.subjects import Asked
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.errors import RequestError
 from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.lock import RunLock
 from secateur.evaluation.asking.reply import Reply
+from secateur.evaluation.asking.request import Serving
 from secateur.evaluation.asking.server import ask_engine
 from secateur.evaluation.measurement import POOLED
 from secateur.evaluation.robustness.prompts import LoopPrompt
 from secateur.evaluation.robustness.replies import exchange_of, loop_sampler
 from secateur.evaluation.robustness.request import Loops
+from secateur.evaluation.speed.request import Speed
 from secateur.formats.gguf.reader import read_gguf
-from secateur.release.evidence import ORIGINAL
+from secateur.release.evidence import ORIGINAL, read_evidence, read_items
+from secateur.release.manifest import verify
 from secateur.serving.engine_server import EngineServer, serve_model
 from secateur.serving.settings import NEUTRAL, Sampler, ServerSettings
 
-FEW = Loops(count=6, seeds=2, tokens=32)
+FEW = Loops(count=5, seeds=2, tokens=32)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,7 @@ def ruined(gemmule_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """gemmule whose layers add nothing any more: it can only say its last token again."""
     path = tmp_path_factory.mktemp("ruined") / "ruined.gguf"
     shutil.copy(gemmule_gguf, path)
+    shutil.copy(gemmule_gguf.with_name("generation_config.json"), path.parent)
     header = read_gguf(path)
     with path.open("r+b") as file:
         for name in header.tensors:
@@ -42,7 +50,7 @@ def ruined(gemmule_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def run(name: str, server: EngineServer, folder: Path, request: Loops = FEW) -> LoopRun:
+def ask(name: str, server: EngineServer, folder: Path, request: Loops = FEW) -> LoopRun:
     plan = plan_loops(open_checkpoint(gemmule_folder()), request)
     lock = RunLock(name, server.identity.to_json(), loop_sampler(request, server.sampler).request())
     with ask_engine(server) as asked, Ledger(folder / f"{name}.jsonl") as ledger:
@@ -52,12 +60,13 @@ def run(name: str, server: EngineServer, folder: Path, request: Loops = FEW) -> 
 def test_constant_tokens_are_found_beside_an_original_that_answers(
     gemmule_server: EngineServer, ruined: Path, tmp_path: Path
 ) -> None:
-    original = run(ORIGINAL, gemmule_server, tmp_path)
+    original = ask(ORIGINAL, gemmule_server, tmp_path)
     with serve_model(ruined, ServerSettings(context=1024, slots=2, workers=1)) as server:
-        artefact = run("ruined", server, tmp_path)
+        artefact = ask("ruined", server, tmp_path)
     evidence = loop_evidence(
         (original, artefact), plan_loops(open_checkpoint(gemmule_folder()), FEW)
     )
+    assert not original.lock.differences(artefact.lock)
     value = {
         (one.name, entry.name): entry.value
         for one in evidence.artefacts
@@ -67,13 +76,13 @@ def test_constant_tokens_are_found_beside_an_original_that_answers(
     assert value["ruined", "degenerate_rate"] == 1
     assert value["original", "degenerate_rate"] < 0.5
     assert value["ruined", "degenerate_rate_difference"] > 0.5
-    assert value["ruined", "degenerate_rate_difference_p_value"] <= 2 * 0.5**6
+    assert value["ruined", "degenerate_rate_difference_p_value"] <= 2 * 0.5**5
     items = loop_items((original, artefact))
-    assert len(items["original"]) == len(items["ruined"]) == 12
+    assert len(items["original"]) == len(items["ruined"]) == 10
     assert all(item["findings"][0]["why"] for item in items["ruined"])
-    assert any("6 prompts are few" in note for note in evidence.notes)
+    assert any("5 prompts are few" in note for note in evidence.notes)
     # Everything is in the ledgers: nobody is asked again, though the server is gone.
-    assert run(ORIGINAL, gemmule_server, tmp_path) == original
+    assert ask(ORIGINAL, gemmule_server, tmp_path) == original
 
 
 def test_seeds_draw_different_replies_where_the_model_itself_is_greedy() -> None:
@@ -106,3 +115,51 @@ def test_calls_that_a_conversation_ends_with_count() -> None:
     found = exchange_of(LoopPrompt("1", "tools", tuple(turns)), Reply(tool_calls=(call,)))
     assert len(found.earlier_calls) == 2 and found.prompt == "nothing"
     assert exchange_of(LoopPrompt("1", "tools", tuple(turns[:1])), Reply()).prompt == "Get a."
+
+
+@pytest.mark.slow
+def test_loops_and_speed_are_measured_and_written_with_everything_else(
+    gemmule_gguf: Path, run: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(gemmule_gguf.parent, out)
+    words = (
+        f"measure {out} --against gemmule --loops --loop-count 6 --loop-seeds 2 --loop-tokens 40 "
+        "--speed --speed-turns 3 --speed-prompt 64 --speed-answer 8 "
+        "--slots 2 --workers 1 --per-domain 1 --answer-tokens 8"
+    ).split()
+    code, printed, errors = run(*words)
+    assert code == 0, errors
+    assert "loops: of all replies" in printed and "of the original's, turn by turn" in printed
+    loops, speed = read_evidence(out, "loops"), read_evidence(out, "speed")
+    assert loops is not None and speed is not None
+    names = ["original", gemmule_gguf.name]
+    assert [one.name for one in loops.artefacts] == [one.name for one in speed.artefacts] == names
+    original, artefact = loops.artefacts
+    assert artefact.value("loop_rate_difference", POOLED, "loops") is not None
+    assert original.value("loop_rate_difference", POOLED, "loops") is None
+    assert artefact.facts["lock"]["sha256"] == original.facts["lock"]["sha256"]
+    assert len(read_items(out, "loops", ORIGINAL)) == 12
+    assert len(read_items(out, "speed", gemmule_gguf.name)) == 3
+    ratio = speed.artefacts[1].value("generation_speed_ratio", "llama.cpp", "speed")
+    assert ratio is not None and ratio.low is not None and dict(ratio.n) == {"turns": 3}
+    assert not verify(out)
+    first = (out / "evidence/loops.json").read_bytes()
+    code, printed, errors = run(*words, "--json")
+    assert code == 0, errors
+    assert json.loads(printed)["loops"]["facts"]["count"] == 6
+    assert (out / "evidence/loops.json").read_bytes() == first
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_timed(
+    gemmule_gguf: Path, tmp_path: Path
+) -> None:
+    asked = Asked(open_checkpoint(gemmule_folder()), (), Serving(), tmp_path)
+    with pytest.raises(RequestError, match="more than the model's context of 2048"):
+        measure_speed(asked, Speed(prompt_tokens=2000))
+
+
+def test_a_text_for_any_length_of_prompt() -> None:
+    checkpoint = open_checkpoint(gemmule_folder())
+    short, long = text_tokens(checkpoint, 100), text_tokens(checkpoint, 20000)
+    assert len(long) >= 20000 and short == text_tokens(checkpoint, 100)

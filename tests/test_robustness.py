@@ -71,6 +71,11 @@ def test_a_run_is_found_in_the_middle_of_a_reply() -> None:
     assert '"own" 30 times' in found.why
 
 
+def test_a_loop_without_blanks_is_one() -> None:
+    for unit in ("_is", "ab", "0x1f,", "の中の"):
+        assert judge(Exchange("Go on.", unit * 60, finish="length")).word == "loop", unit
+
+
 def test_a_loop_that_was_left_is_a_loop_and_says_that_the_reply_ended() -> None:
     import random
 
@@ -94,6 +99,11 @@ def test_a_limit_inside_the_thought_is_no_answer_but_no_unclosed_thought() -> No
     ended = judge(Exchange("Why?", "", thought, finish="stop"))
     assert cut.word == ended.word == "no_answer"
     assert not cut.found("unclosed_thought") and ended.found("unclosed_thought")
+
+
+def test_text_that_the_server_swallowed_may_loop_and_is_no_answer() -> None:
+    kept_back = Exchange("Why?", swallowed="It is so because of it. " * 20, finish="length")
+    assert judge(kept_back).word == "loop" and judge(kept_back).found("no_answer")
 
 
 def test_calls_are_the_same_whatever_the_order_of_their_arguments() -> None:

@@ -14,7 +14,7 @@ from secateur.errors import RequestError
 from secateur.evaluation.speed import gguf_turn, mlx_turn
 from secateur.evaluation.speed.alternate import cut_prompts, time_in_turns
 from secateur.evaluation.speed.request import Speed
-from secateur.evaluation.speed.summary import mean_interval, speed_measurements, speed_ratios
+from secateur.evaluation.speed.summary import geometric_mean, speed_measurements, speed_ratios
 from secateur.evaluation.speed.turn import TimedModel, Turn
 from secateur.serving.settings import ServerSettings
 
@@ -62,10 +62,11 @@ def test_ratios_are_of_the_same_turn_and_what_no_system_tells_is_left_out() -> N
     assert alone["prefill_speed"].domain == "toy" and dict(alone["prefill_speed"].n) == {"turns": 3}
 
 
-def test_the_interval_is_students_and_two_turns_have_none() -> None:
-    found = mean_interval([1.0, 2.0, 3.0])
-    assert found.low == pytest.approx(2 - 4.302652729911275 / math.sqrt(3))
-    assert mean_interval([1.0, 2.0]).low is None
+def test_the_interval_is_students_over_logarithms_and_two_turns_have_none() -> None:
+    found = geometric_mean([math.e, math.e**2, math.e**3])
+    assert found.value == pytest.approx(math.e**2)
+    assert found.low == pytest.approx(math.exp(2 - 4.302652729911275 / math.sqrt(3)))
+    assert geometric_mean([1.0, 2.0]).low is None
 
 
 def check(found: Turn, answered: int) -> None:

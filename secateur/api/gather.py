@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from secateur.api.held_out import calibrated_text_of
+from secateur.api.loops import measure_loops
 from secateur.api.measuring import Measuring
+from secateur.api.speed import measure_speed
 from secateur.api.subjects import Asked
 from secateur.api.tasks import measure_tasks
-from secateur.release.evidence import Evidence, Items, Kind, write_evidence
+from secateur.release.evidence import KINDS, Evidence, Items, Kind, write_evidence
 
 
 def kinds_of(request: Measuring) -> tuple[Kind, ...]:
     """The kinds of evidence that a request wants."""
-    return () if request.tasks is None else ("tasks",)
+    wanted = {"tasks": request.tasks, "loops": request.loops, "speed": request.speed}
+    return tuple(kind for kind in KINDS if wanted[kind] is not None)
 
 
 def gather_evidence(asked: Asked, request: Measuring, out: Path | None) -> tuple[Evidence, ...]:
@@ -33,6 +36,10 @@ def gather_evidence(asked: Asked, request: Measuring, out: Path | None) -> tuple
 def _measure(
     kind: Kind, asked: Asked, request: Measuring, out: Path | None
 ) -> tuple[Evidence, Items]:
-    assert request.tasks is not None and kind == "tasks"
-    calibrated = None if out is None else calibrated_text_of(out)
-    return measure_tasks(asked, request.tasks, calibrated)
+    if kind == "tasks" and request.tasks is not None:
+        calibrated = None if out is None else calibrated_text_of(out)
+        return measure_tasks(asked, request.tasks, calibrated)
+    if kind == "loops" and request.loops is not None:
+        return measure_loops(asked, request.loops)
+    assert request.speed is not None
+    return measure_speed(asked, request.speed)

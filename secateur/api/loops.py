@@ -1,12 +1,12 @@
-"""Loops of an output: prompts for the model, rates of every artefact, evidence of them."""
+"""Loops: the same prompts to the original and the artefacts, replies judged, rates compared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 from secateur.api.held_out import OWN_SET
+from secateur.api.subjects import Asked, Subject
 from secateur.checkpoint.reader import Checkpoint
 from secateur.evaluation.asking.ask import ask_all
 from secateur.evaluation.asking.ledger import Ledger
@@ -15,11 +15,18 @@ from secateur.evaluation.asking.server import AskedServer
 from secateur.evaluation.robustness.prompts import LoopPrompts, loop_prompts
 from secateur.evaluation.robustness.rates import loop_differences, loop_measurements
 from secateur.evaluation.robustness.registry import all_detectors
-from secateur.evaluation.robustness.replies import LoopItem, items_of, questions_of
+from secateur.evaluation.robustness.replies import (
+    LoopItem,
+    items_of,
+    loop_sampler,
+    questions_of,
+)
 from secateur.evaluation.robustness.request import GENERAL, TOKENS, Loops
 from secateur.evaluation.tokens.prompts import context_of
-from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence
-from secateur.system.progress import Progress, no_progress
+from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence, Items
+from secateur.serving.model_defaults import folder_defaults
+from secateur.serving.settings import Sampler
+from secateur.system.progress import Progress, no_progress, within
 
 _ENOUGH = 300
 """Prompts from which on nothing found means less than about 1.3 %."""
@@ -52,6 +59,36 @@ def plan_loops(original: Checkpoint, request: Loops) -> LoopPlan:
     return LoopPlan(request, loop_prompts(source, request.count, request.seed), tokens)
 
 
+def measure_loops(asked: Asked, request: Loops) -> tuple[Evidence, Items]:
+    """Ask every model the same prompts, one model after the other, and judge what they reply.
+
+    What was answered is in `asked.folder` at once: interrupted, the same call asks only the rest.
+    Raises RequestError for prompts that cannot be, EngineError when a server ends.
+    """
+    plan = plan_loops(asked.original, request)
+    sampler = loop_sampler(request, folder_defaults(asked.original.path).sampler)
+    runs = [_serve_and_ask(asked, one, plan, sampler) for one in asked.subjects]
+    return loop_evidence(runs, plan, asked.notes), loop_items(runs)
+
+
+def _serve_and_ask(asked: Asked, subject: Subject, plan: LoopPlan, sampler: Sampler) -> LoopRun:
+    # Its own defaults as well, so that servers whose files say otherwise are served alike.
+    settings = replace(asked.settings(None), sampler=sampler)
+    with (
+        asked.serve(subject, settings) as server,
+        Ledger(asked.ledger(subject)) as ledger,
+    ):
+        lock = RunLock(
+            subject.identity,
+            server.identity,
+            sampler.request(),
+            {"tokens": plan.tokens, "seeds": plan.request.seeds},
+            {"loops": str(plan.prompts.provenance["sha256"])},
+        )
+        progress = within(subject.name, asked.progress)
+        return ask_for_loops(subject.name, server, lock, ledger, plan, progress)
+
+
 def ask_for_loops(
     name: str,
     server: AskedServer,
@@ -67,20 +104,27 @@ def ask_for_loops(
     """
     prompts = plan.prompts.prompts
     questions = questions_of(prompts, plan.request, plan.tokens)
+    server.check_context(questions)
     replies = ask_all(questions, server, lock, ledger, progress=progress)
     return LoopRun(name, items_of(prompts, plan.request, replies), lock)
 
 
-def loop_evidence(runs: Sequence[LoopRun], plan: LoopPlan) -> Evidence:
+def loop_evidence(runs: Sequence[LoopRun], plan: LoopPlan, notes: Sequence[str] = ()) -> Evidence:
     """The rates of every model, and of every artefact the differences from the original, where
-    that was asked too."""
+    that was asked under the same lock."""
     original = next((run for run in runs if run.name == ORIGINAL), None)
-    artefacts = []
+    artefacts, more = [], list(notes)
     for run in runs:
         replies = [item.judged() for item in run.items]
         numbers = loop_measurements(replies)
         if original is not None and run is not original:
-            numbers += loop_differences([item.judged() for item in original.items], replies)
+            if differ := original.lock.differences(run.lock):
+                more.append(
+                    f"{run.name} is not compared with the original, which was asked under other "
+                    f"conditions ({'; '.join(differ[:4])})"
+                )
+            else:
+                numbers += loop_differences([item.judged() for item in original.items], replies)
         artefacts.append(ArtefactEvidence(run.name, numbers, {"lock": run.lock.to_json()}))
     facts = {
         **asdict(plan.request),
@@ -89,10 +133,10 @@ def loop_evidence(runs: Sequence[LoopRun], plan: LoopPlan) -> Evidence:
         "detectors": {one.name: {"threshold": one.threshold, "finds": one.title}
                       for one in all_detectors()},
     }  # fmt: skip
-    return Evidence("loops", tuple(artefacts), facts, _notes(runs, plan))
+    return Evidence("loops", tuple(artefacts), facts, (*_notes(runs, plan), *more))
 
 
-def loop_items(runs: Sequence[LoopRun]) -> Mapping[str, list[dict[str, Any]]]:
+def loop_items(runs: Sequence[LoopRun]) -> Items:
     """Every reply with its verdict, by model."""
     return {run.name: [item.to_json() for item in run.items] for run in runs}
 
@@ -114,7 +158,7 @@ def _notes(runs: Sequence[LoopRun], plan: LoopPlan) -> tuple[str, ...]:
         lost = sum(bool(item.reply.swallowed) for item in run.items)
         if lost:
             notes.append(
-                f"The server kept back a part of {lost} replies of {run.name}, which no detector "
-                "has seen."
+                f"The server kept back a part of {lost} replies of {run.name}: that may loop, but "
+                "is no answer."
             )
     return tuple(notes)

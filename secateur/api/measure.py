@@ -119,7 +119,8 @@ def _gather(out: Path | None, run: Run, opened: Sequence[Artefact]) -> tuple[Evi
     request, workers = run.request, run.backend.workers
     subjects, notes = artefact_subjects(opened, run.folder, workers, run.progress)
     first = original_subject(run.original, request.serving, run.folder, workers, run.progress)
-    asked = Asked((*first, *subjects), request.serving, run.folder, workers, run.progress, notes)
+    everyone = (*first, *subjects)
+    asked = Asked(run.original, everyone, request.serving, run.folder, workers, run.progress, notes)
     with in_use(run.folder):
         return gather_evidence(asked, request, out)
 

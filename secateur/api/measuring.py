@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from secateur.corpus.held_out import HoldOut
 from secateur.errors import InputError
 from secateur.evaluation.asking.request import Serving
+from secateur.evaluation.robustness.request import Loops
+from secateur.evaluation.speed.request import Speed
 from secateur.evaluation.tasks.request import Tasks
 from secateur.system.device_names import read_device
 from secateur.system.settings import check_least
@@ -44,8 +46,8 @@ class Measuring:
     domain, `max_prompts` so many of all, in turn from every domain. `engine` also runs GGUF files
     in llama.cpp and compares. `device` is where the models run: auto, cpu, cuda, cuda:N or mps.
 
-    `tasks` are asked in addition, of the artefacts and the original beside them, which `serving`
-    serves.
+    `tasks` are asked in addition, `loops` looked for and `speed` measured, of the artefacts and
+    the original beside them, which `serving` serves.
 
     `gates` are limits such as "kl_mean<=0.1" (evaluation.gate); `max_kl` is short for
     "kl_mean<=...", in nats, and `min_top1` for "top1_agreement>=...". Raises InputError for a
@@ -72,6 +74,8 @@ class Measuring:
     answer_seed: int = 0
     max_prompts: int | None = None
     tasks: Tasks | None = None
+    loops: Loops | None = None
+    speed: Speed | None = None
     serving: Serving = Serving()
 
     def __post_init__(self) -> None:

@@ -19,6 +19,8 @@ from secateur.corpus.held_out import HoldOut
 from secateur.corpus.mix import Mix
 from secateur.errors import RequestError
 from secateur.evaluation.asking.request import Serving
+from secateur.evaluation.robustness.request import Loops
+from secateur.evaluation.speed.request import Speed
 from secateur.evaluation.tasks.request import Tasks
 from secateur.outputs.base import DEFAULT_ASSUMPTIONS, Output, PlanningAssumptions
 from secateur.outputs.gguf.format import TOWER
@@ -41,6 +43,7 @@ __all__ = [
     "Formats",
     "Gram",
     "Job",
+    "Loops",
     "Measuring",
     "OnNan",
     "PlanningAssumptions",
@@ -50,6 +53,7 @@ __all__ = [
     "Running",
     "Serving",
     "ShrinkRequest",
+    "Speed",
     "Tasks",
     "read_counts",
     "read_protected",

@@ -36,11 +36,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Asked:
-    """All models that are asked the same, and how.
+    """All models that are asked the same, and how. `original` is the one that artefacts are of.
 
     `folder` keeps what was answered; `notes` are sentences about models that are not asked.
     """
 
+    original: Checkpoint
     subjects: tuple[Subject, ...]
     serving: Serving
     folder: Path

@@ -108,6 +108,13 @@ def task_suites() -> Choices:
     return [(suite.name, suite.title) for suite in SUITES.values()]
 
 
+def loop_plans() -> Choices:
+    """The plans of prompts that loops are looked for on."""
+    from secateur.evaluation.robustness.plan import find_plan, plan_names
+
+    return [(name, find_plan(name).title) for name in plan_names()]
+
+
 def protocols() -> Choices:
     """The protocols that come with secateur."""
     from secateur.evaluation.asking.protocol import find_protocol
@@ -127,6 +134,7 @@ SHOWN: dict[str, Callable[[], Choices]] = {
     "quality_gates": gates,
     "tasks": task_suites,
     "protocol": protocols,
+    "loop_prompts": loop_plans,
 }
 """Option (by its name in Python) -> the values that its help lists."""
 

@@ -9,8 +9,9 @@ import typer
 
 from secateur.cli.choices import complete_or_path, models
 from secateur.cli.help import LOOKING, STEPS
-from secateur.cli.options.asking import ServingOptions, TaskOptions
+from secateur.cli.options.asking import ServingOptions, TaskOptions, all_words
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, HeldOutOptions
+from secateur.cli.options.robustness import LoopOptions, SpeedOptions
 from secateur.cli.options.running import Device, EstimateOnly, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
@@ -22,6 +23,7 @@ secateur measure out --against gemmule
 secateur measure model-Q4_K_M.gguf --against MODEL --prompts held-out.jsonl
 secateur measure out --against gemmule --gate "kl_mean<=0.1"
 secateur measure out --against gemmule --tasks gemmule-arithmetic,gemmule-chat
+secateur measure out --against MODEL --loops --speed
 """
 COMPARE_EXAMPLES = """
 secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule
@@ -68,6 +70,8 @@ def measure(
     answering: AnswerOptions,
     gates: GateOptions,
     tasks: TaskOptions,
+    loops: LoopOptions,
+    speed: SpeedOptions,
     serving: ServingOptions,
     running: RunOptions,
     work: Work = None,
@@ -79,9 +83,8 @@ def measure(
 
     Where nothing is named, they are answers to what the output's calibration held out.
     """
-    request = answering.request(
-        device=device, **vars(text), **gates.words(), **tasks.words(), **serving.words()
-    )
+    asked = all_words(gates, tasks, loops, speed, serving)
+    request = answering.request(device=device, **vars(text), **asked)
     if estimate:
         from secateur.api.estimate import estimate_measuring
 

@@ -9,13 +9,14 @@ import typer
 
 from secateur.cli.help import ONE_GO
 from secateur.cli.options.arguments import Model
-from secateur.cli.options.asking import ServingOptions, TaskOptions
+from secateur.cli.options.asking import ServingOptions, TaskOptions, all_words
 from secateur.cli.options.calibration import CalibrationOptions, Stats
 from secateur.cli.options.formats import FormatOptions
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, NoMeasure
 from secateur.cli.options.output import Out
 from secateur.cli.options.pruning import PruningOptions
 from secateur.cli.options.releasing import PushOptions
+from secateur.cli.options.robustness import LoopOptions, SpeedOptions
 from secateur.cli.options.running import RUNNING, Device, EstimateOnly, RunOptions, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
@@ -61,6 +62,8 @@ def shrink(
     answering: AnswerOptions,
     gates: GateOptions,
     tasks: TaskOptions,
+    loops: LoopOptions,
+    speed: SpeedOptions,
     serving: ServingOptions,
     pushing: PushOptions,
     running: RunOptions,
@@ -79,6 +82,8 @@ def shrink(
     """
     from secateur.api.requests import Job, Running
 
+    asked = all_words(gates, tasks, loops, speed, serving)
+    measuring = None if no_measure else answering.request(device=device, **asked)
     job = Job(
         model=model,
         revision=running.revision,
@@ -89,9 +94,7 @@ def shrink(
         calibration=text.request(
             device=device, held_out=answering.held_out if no_measure else None
         ),
-        measuring=None
-        if no_measure
-        else answering.request(device=device, **gates.words(), **tasks.words(), **serving.words()),
+        measuring=measuring,
         statistics=stats,
         imatrix=formats.imatrix,
         unseen_experts=formats.unseen_experts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -131,3 +131,14 @@ class ServingOptions:
         from secateur.api.requests import Serving
 
         return {"serving": Serving(**vars(self))}
+
+
+class Words(Protocol):
+    """A group of options that are arguments of a Measuring."""
+
+    def words(self) -> dict[str, Any]: ...
+
+
+def all_words(*groups: Words) -> dict[str, Any]:
+    """The arguments of several groups of options."""
+    return {name: value for group in groups for name, value in group.words().items()}

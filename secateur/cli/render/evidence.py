@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from secateur.cli.render.robustness import loop_lines, speed_lines
 from secateur.cli.render.table import Table
 from secateur.evaluation.asking.reply import Outcome
 from secateur.evaluation.measurement import Measurement
@@ -90,4 +91,8 @@ def _percent(entry: Measurement, sign: str = "") -> str:
     return f"{text} [{100 * entry.low:{sign}.1f}, {100 * entry.high:{sign}.1f}]"
 
 
-_RENDERED: Mapping[str, Callable[[Evidence], Lines]] = {"tasks": _task_lines}
+_RENDERED: Mapping[str, Callable[[Evidence], Lines]] = {
+    "tasks": _task_lines,
+    "loops": loop_lines,
+    "speed": speed_lines,
+}

@@ -58,6 +58,7 @@ class Plan:
     """Domains, and the SHA-256 of the file that they are from."""
 
     name: str
+    title: str
     domains: tuple[Domain, ...]
     sha256: str
 
@@ -94,7 +95,8 @@ def find_plan(source: str) -> Plan:
     )
     if not domains:
         raise CorpusError(f"{path}: found no domains, expected at least one")
-    return Plan(path.stem, domains, hashlib.sha256(path.read_bytes()).hexdigest())
+    title = top.text("title") or path.stem
+    return Plan(path.stem, title, domains, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def compose(plan: Plan, count: int, seed: int) -> Iterator[Composed]:

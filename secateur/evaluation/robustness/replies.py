@@ -89,6 +89,7 @@ def exchange_of(prompt: LoopPrompt, reply: Reply) -> Exchange:
         prompt=_text(prompt.messages[-1]),
         content=reply.content,
         reasoning=reply.reasoning,
+        swallowed=reply.swallowed or "",
         calls=tuple(_calls(reply.tool_calls)),
         earlier_calls=_earlier_calls(prompt.messages),
         finish=reply.finish or "stop",

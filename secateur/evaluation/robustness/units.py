@@ -3,7 +3,7 @@
 Detectors see what a server answered, of whatever model: text. Pieces are words, marks and single
 characters of scripts that put no space between words. A run of one mark or of blanks is one piece
 per 16, because tokenizers have such runs (rules, indents) as one token; a word of more than 32
-letters, which no language has many of, is taken letter by letter.
+letters, which few languages have, is taken letter by letter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 _SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Thai, Lao, Burmese, Khmer, kana and Chinese characters."""
 _PIECE = re.compile(
-    rf"[{_SPACELESS}]|(?:(?![{_SPACELESS}])\w)+|([^\w\s])\1{{0,15}}|([^\S\n])\2{{3,15}}|\n{{1,16}}"
+    rf"[{_SPACELESS}]|(?:(?![{_SPACELESS}])[^\W_])+|([^\w\s]|_)\1{{0,15}}|([^\S\n])\2{{3,15}}|\n{{1,16}}"
 )
 _LONGEST_WORD = 32
 
@@ -44,7 +44,7 @@ def split_units(text: str) -> Units:
     starts: list[int] = []
     for match in _PIECE.finditer(text):
         piece, start = match.group(), match.start()
-        if len(piece) > _LONGEST_WORD and piece[0].isalnum():
+        if len(piece) > _LONGEST_WORD:
             pieces.extend(piece)
             starts.extend(range(start, start + len(piece)))
         else:

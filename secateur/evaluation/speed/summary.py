@@ -1,8 +1,8 @@
 """From turns to numbers: means with intervals, and ratios to the original, turn by turn.
 
 Turns are few and machines are busy: what the machine did meanwhile is in both of a turn, so that
-the ratio is surer than either number. Intervals are Student's over turns, those of ratios over
-their logarithms; from fewer than three turns there is none.
+the ratio is surer than either number. Means are geometric, as times differ by factors, and
+intervals are Student's over the logarithms; from fewer than three turns there is none.
 """
 
 from __future__ import annotations
@@ -44,14 +44,17 @@ QUANTITIES: Mapping[str, Quantity] = {
 
 
 def speed_measurements(turns: Sequence[Turn], engine: str) -> tuple[Measurement, ...]:
-    """The mean of every quantity over turns; of memory the most. The engine is the domain."""
+    """The mean of every quantity over turns; of memory the most. The engine is the domain.
+
+    What the system does not tell, or a clock is too coarse to see, is left out.
+    """
     found = []
     for name, quantity in QUANTITIES.items():
-        values = [value for turn in turns if (value := quantity.of(turn)) is not None]
+        values = [value for turn in turns if (value := quantity.of(turn))]
         if len(values) < len(turns):
             continue
         most = name == "peak_memory"
-        interval = Interval(max(values), None, None) if most else mean_interval(values)
+        interval = Interval(max(values), None, None) if most else geometric_mean(values)
         found.append(_measurement(name, interval, quantity.unit, len(values), engine))
     return tuple(found)
 
@@ -68,24 +71,27 @@ def speed_ratios(
         ]
         logs = [math.log(other / one) for one, other in pairs if one and other]
         if len(logs) < len(pairs):
-            continue  # a clock too coarse to see it, or a system that does not tell
-        value, low, high = mean_interval(logs)
-        bounds = (None, None) if low is None or high is None else (math.exp(low), math.exp(high))
-        interval = Interval(math.exp(value), *bounds)
+            continue
+        interval = _exponentials(logs)
         found.append(
             _measurement(f"{name}_ratio", interval, "of the original's", len(logs), engine)
         )
     return tuple(found)
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """A mean with its 95 % interval by Student's t; none of fewer than three values."""
-    mean = fmean(values)
-    if len(values) < _FEWEST:
-        return Interval(mean, None, None)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    half = quantile * stdev(values) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
+def geometric_mean(values: Sequence[float]) -> Interval:
+    """A geometric mean with its 95 % interval by Student's t; none of fewer than three values."""
+    return _exponentials([math.log(value) for value in values])
+
+
+def _exponentials(logs: Sequence[float]) -> Interval:
+    """e to the mean of logarithms, and to its bounds."""
+    mean = fmean(logs)
+    if len(logs) < _FEWEST:
+        return Interval(math.exp(mean), None, None)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1))
+    half = quantile * stdev(logs) / math.sqrt(len(logs))
+    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 
 def _measurement(name: str, found: Interval, unit: str, turns: int, engine: str) -> Measurement:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-Part = Literal["reasoning", "content", "tool_calls"]
+Part = Literal["reasoning", "content", "swallowed", "tool_calls"]
 Group = Literal["loop", "no_answer", "echo", "drift"]
 GROUPS: tuple[Group, ...] = ("loop", "no_answer", "echo", "drift")
 """What a finding means, the gravest first: a reply that loops is not also counted as empty."""
@@ -31,7 +31,8 @@ class Exchange:
     """A reply, and what it answers: all that detectors see.
 
     `prompt` is the text of the last message before the reply, `earlier_calls` the calls that the
-    conversation ends with, made one after the other with nothing else between. `finish` is the
+    conversation ends with, made one after the other with nothing else between. `swallowed` is text
+    that the model wrote and the server kept back: it may loop, but is no answer. `finish` is the
     server's word ("stop", "length", "tool_calls"). `copies`: how often the prompt itself asks for
     something to be repeated, 1 where it does not.
     """
@@ -39,6 +40,7 @@ class Exchange:
     prompt: str
     content: str = ""
     reasoning: str = ""
+    swallowed: str = ""
     calls: tuple[Call, ...] = ()
     earlier_calls: tuple[Call, ...] = ()
     finish: str = "stop"
@@ -49,6 +51,7 @@ class Exchange:
         written: tuple[tuple[Part, str], ...] = (
             ("reasoning", self.reasoning),
             ("content", self.content),
+            ("swallowed", self.swallowed),
         )
         return tuple((part, text) for part, text in written if text)
 
