@@ -236,7 +236,7 @@ def test_an_output_that_was_not_measured_says_so(line: Any, stats: Path, tmp_pat
     text = make_card(tmp_path / "out").text
     assert "Nothing was measured. This card says nothing of quality." in text
     assert "- Nothing was measured: what was lost is not known." in text
-    assert "6 of 8 experts are kept in each of 2 layers" in text
+    assert "6 experts are kept of 8 in each of 2 layers" in text
 
 
 def test_what_was_edited_by_hand_is_named(line: Any, stats: Path, tmp_path: Path) -> None:
@@ -303,19 +303,27 @@ def drop_map(folder: Path) -> Path:
 def test_other_evidence_is_shown_beside_the_original(out: Path) -> None:
     (file,) = (path.name for path in out.glob("*-Q8_0.gguf"))
 
-    def number(value: float) -> Measurement:
+    def number(name: str, value: float) -> Measurement:
         return Measurement(
-            "accuracy", value, "of questions", {"questions": 40}, value - 0.1, value + 0.1, 0.95,
-            "sums", "tasks",
+            name, value, "share of items", {"items": 40}, value - 0.1, value + 0.1, 0.95,
+            "gsm8k", "tasks",
         )  # fmt: skip
 
     artefacts = (
-        ArtefactEvidence("original", (number(0.625),)),
-        ArtefactEvidence(file, (number(0.475),)),
+        ArtefactEvidence("original", (number("accuracy", 0.625),)),
+        ArtefactEvidence(file, (number("accuracy", 0.475), number("accuracy_difference", -0.15))),
     )
     write_evidence(out, Evidence("tasks", artefacts, {}, ("7 questions were cut",)))
-    text = make_card(out).text
-    assert f"| `{file}` | accuracy | sums | 0.475 [0.375, 0.575] of questions | 0.625" in text
+    card = make_card(out)
+    text = card.text
+    row = f"| `{file}` | gsm8k | 0.475 [0.375, 0.575] | 0.625 [0.525, 0.725] | -0.15 [-0.25, -0.05]"
+    assert row in text
+    (index,) = card.front_matter["model-index"]
+    (result,) = index["results"]
+    assert result["dataset"] == {"name": "gsm8k", "type": "gsm8k"}
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.475, "name": file}]
+    (read,) = ModelCard(text).data.eval_results
+    assert (read.metric_value, read.dataset_name) == (0.475, "gsm8k")
     assert "7 questions were cut." in text
     assert "No task was asked" not in text
     assert "Loops and collapses were not looked for" in text

@@ -37,6 +37,7 @@ _FILE = re.compile(r"[\w.+-]+\.gguf\b", re.IGNORECASE)
 _NAMED = re.compile(r"\b(B?F16)\W*$", re.IGNORECASE)
 _EXTRA_NAMED = re.compile(r"\(?\bB?F16:[\s|]*~?[\d.,]+\s?[KMGT]i?B\)?", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"\bsafetensors\b|\bdisk size\b", re.IGNORECASE)
+_FEW_BITS = re.compile(r"\bmlx\b|\bmixed\b|\baffine\b|\b[2-8][- ]bits?\b", re.IGNORECASE)
 _MEMORY = re.compile(r"\bv?ram\b|memory|\bgpu\b|\brtx\b|buffer|\bm\d\b", re.IGNORECASE)
 
 
@@ -225,7 +226,8 @@ def _format(subject: Subject, row: Row) -> str:
 def _meant(subject: Subject, words: str, experts: int) -> list[Reading]:
     """What a size with these words may be of; nothing when they do not say."""
     label = label_of(words)
-    if label in ("F16", "BF16", "F32") or (label is None and _CHECKPOINT.search(words)):
+    whole = label is None and _CHECKPOINT.search(words) and not _FEW_BITS.search(words)
+    if label in ("F16", "BF16", "F32") or whole:
         files = readings_of(ways_sizes(subject, "F16", experts))
         return [*checkpoint_readings(subject, experts), *files]
     if subject.anchors and (label or re.search(r"\bsize\b", words, re.IGNORECASE)):

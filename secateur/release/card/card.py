@@ -24,11 +24,11 @@ from secateur.release.card.front_matter import check_terms, front_matter_of, pip
 from secateur.release.card.limits import limits_of
 from secateur.release.card.lineage import edited_words, edits_of_output, steps_of
 from secateur.release.card.making import files_of, making_of
-from secateur.release.card.measured import divergence_of, evidence_of
+from secateur.release.card.measured import divergence_of, evidence_of, tasks_of
 from secateur.release.card.render import render, template_text
 from secateur.release.card.running import running_of
 from secateur.release.card.scope import Scope, scope_of
-from secateur.release.card.shown import show
+from secateur.release.card.shown import Shown, show
 from secateur.release.card.yaml_rows import plain, yaml_rows
 from secateur.release.manifest import amend_manifest
 from secateur.system.atomic import write_text
@@ -36,6 +36,9 @@ from secateur.system.text_files import read_json, read_text
 
 LEDGER = "evidence/card.json"
 NO_REPOSITORY = "OWNER/NAME"
+PICTURES = "evidence/pictures/"
+"""Where the report's pictures lie."""
+
 _ABOUT = "<!-- about -->"
 """The line of the rendered card at whose place the author's words come."""
 
@@ -135,8 +138,9 @@ def _values(scope: Scope, front: Mapping[str, Any]) -> Mapping[str, Any]:
         "about": _ABOUT,
         "divergence": divergence_of(scope),
         "evidence": evidence_of(scope),
+        "tasks": tasks_of(scope),
         "has_page": "report.html" in scope.results.manifest["files"].value,
-        "pictures": [],
+        "pictures": _pictures(scope),
         "limits": limits_of(scope),
         "steps": steps_of(scope),
         "edits": edits_of_output(scope),
@@ -147,6 +151,16 @@ def _values(scope: Scope, front: Mapping[str, Any]) -> Mapping[str, Any]:
         "license": front.get("license_name") or front.get("license"),
         "license_link": front.get("license_link"),
     }
+
+
+def _pictures(scope: Scope) -> list[Mapping[str, Shown]]:
+    """The pictures among the output's files."""
+    listed = scope.results.manifest["files"]
+    found = [name for name in listed.value if name.startswith(PICTURES) and name.endswith(".svg")]
+    return [
+        {"about": show(listed[name], "picture"), "name": show(listed[name], "key")}
+        for name in found
+    ]
 
 
 def _done(scope: Scope) -> str:

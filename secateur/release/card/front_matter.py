@@ -14,6 +14,7 @@ from secateur.errors import CardError
 from secateur.release.card.facts import TOLD, Fact
 from secateur.release.card.hub_terms import hub_terms
 from secateur.release.card.lineage import edited_words, edits_of_output
+from secateur.release.card.measured import ACCURACY, tasks_of
 from secateur.release.card.scope import Scope
 from secateur.release.card.shown import Shown, show
 
@@ -38,6 +39,7 @@ def front_matter_of(scope: Scope) -> Mapping[str, Any]:
         "pipeline_tag": pipeline_tag_of(scope),
         "quantized_by": _quantized_by(scope),
         "tags": tags,
+        "model-index": _model_index(scope),
     }  # fmt: skip
 
 
@@ -90,6 +92,28 @@ def check_terms(front: Mapping[str, Any]) -> None:
             raise CardError(f"base_model is {base!r}, expected a hub id (owner/name)")
     if front.get("license") == "other" and not front.get("license_name"):
         raise CardError("license is 'other' without a license_name: name it with --license-name")
+
+
+def _model_index(scope: Scope) -> list[Any]:
+    """The tasks' accuracies as huggingface_hub forms them; the metric's name is the artefact's."""
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    results = [
+        EvalResult(
+            task_type=TEXT,
+            dataset_type=show(task.fact["domain"], "scalar"),  # type: ignore[arg-type]
+            dataset_name=show(task.fact["domain"], "scalar"),  # type: ignore[arg-type]
+            metric_type=ACCURACY,
+            metric_name=show(task.artefact.fact, "scalar"),  # type: ignore[arg-type]
+            metric_value=show(task.fact["value"], "scalar"),
+        )
+        for task in tasks_of(scope)
+    ]
+    if not results:
+        return []
+    name = show(scope.results.manifest["model"]["source"], "scalar")
+    return list(eval_results_to_model_index(name, results))  # type: ignore[arg-type]
 
 
 def _license(scope: Scope) -> dict[str, Shown | str]:

@@ -15,6 +15,9 @@ from secateur.release.card.shown import Shown, show, show_if
 from secateur.release.evidence import KINDS, ORIGINAL, evidence_file
 from secateur.release.report import summary_metrics
 
+ACCURACY = "accuracy"
+"""The share of right answers among all that were asked (evaluation.tasks.accounting)."""
+
 ANSWERED = ("answers", "turns", "documents")
 """What divergence is measured on; the first of them that there is counts."""
 
@@ -54,6 +57,26 @@ class Line:
     original: Number | None
 
 
+@dataclass(frozen=True)
+class Task:
+    """A task's accuracy, `fact` and number, the original's on the same items, and their paired
+    difference: its p, the answers that were lost and gained, and how much of the items the
+    calibration saw. What was not measured is None."""
+
+    artefact: Shown
+    fact: Fact
+    accuracy: Number
+    original: Number | None
+    accuracy_difference: Number | None
+    p_value: Number | None
+    flips_lost: Number | None
+    flips_gained: Number | None
+    calibration_overlap: Number | None
+
+
+_OF_TASKS = ("accuracy_difference", "p_value", "flips_lost", "flips_gained", "calibration_overlap")
+
+
 def divergence_of(scope: Scope) -> Mapping[str, Any] | None:
     """The report as a table; None where nothing was measured."""
     report = scope.results.report
@@ -84,13 +107,36 @@ def divergence_of(scope: Scope) -> Mapping[str, Any] | None:
 
 
 def evidence_of(scope: Scope) -> list[tuple[str, list[Line], list[Shown]]]:
-    """(kind, its numbers, its notes) of all evidence beside divergence."""
+    """(kind, its numbers, its notes) of all evidence beside divergence: over all domains where
+    there is such a number; of tasks none (`tasks_of`)."""
     found: list[tuple[str, list[Line], list[Shown]]] = []
     for kind in KINDS:
         content = scope.results.find(evidence_file(kind))
         if content is not None:
             notes = [show(note) for note in content.get("notes") or ()]
-            found.append((kind, list(_lines(scope, content)), notes))
+            lines = [] if kind == "tasks" else list(_lines(scope, content))
+            pooled = [line for line in lines if line.domain.fact.value == POOLED]
+            found.append((kind, pooled or lines, notes))
+    return found
+
+
+def tasks_of(scope: Scope) -> list[Task]:
+    """Every task that an artefact was asked: its accuracy, the original's, and the difference."""
+    content = scope.results.find(evidence_file("tasks"))
+    if content is None:
+        return []
+    original = _original(content)
+    found = []
+    for artefact in artefacts_in(scope, content):
+        for entry in artefact["measurements"]:
+            if entry.value["name"] != ACCURACY:
+                continue
+            domain = str(entry.value["domain"])
+            beside = _number_in(original, ACCURACY, domain) if original else None
+            more = {name: _number_in(artefact, name, domain) for name in _OF_TASKS}
+            found.append(
+                Task(show(artefact["name"], "code"), entry, number_of(entry), beside, **more)
+            )
     return found
 
 
@@ -171,7 +217,7 @@ def _titles(artefacts: Sequence[Fact], metric: Metric) -> Shown | None:
 
 
 def _lines(scope: Scope, content: Fact) -> Iterator[Line]:
-    original = next((one for one in content["artefacts"] if one.value["name"] == ORIGINAL), None)
+    original = _original(content)
     for artefact in artefacts_in(scope, content):
         for entry in artefact["measurements"]:
             value = entry.value
@@ -185,3 +231,12 @@ def _lines(scope: Scope, content: Fact) -> Iterator[Line]:
                 number_of(entry),
                 number_of(beside) if beside else None,
             )
+
+
+def _original(content: Fact) -> Fact | None:
+    return next((one for one in content["artefacts"] if one.value["name"] == ORIGINAL), None)
+
+
+def _number_in(artefact: Fact, name: str, domain: str) -> Number | None:
+    found = find_number(artefact, name, domain, "tasks")
+    return None if found is None else number_of(found)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
@@ -112,6 +113,7 @@ HOW: Mapping[str, Callable[[Fact], str]] = {
     "short name": lambda fact: _words(fact).rpartition("/")[2],
     "key": lambda fact: str(fact.path[-1]),
     "base name": lambda fact: str(fact.path[-1]).rpartition("/")[2],
+    "picture": lambda fact: Path(str(fact.path[-1])).stem.replace("-", " "),
     "words of key": lambda fact: str(fact.path[-1]).replace("_", " "),
     "count": lambda fact: f"{fact.value:,d}",
     "plain count": lambda fact: f"{fact.value:d}",
