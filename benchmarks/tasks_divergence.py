@@ -69,7 +69,7 @@ SEED = 11
 SLOTS = 4
 TOKENS = 3000
 """Held-out tokens of a domain, as in criteria.json."""
-LOOP_TOKENS, LOOP_TEMPERATURE = 128, 0.7
+LOOP_TOKENS, LOOP_TEMPERATURE = 256, 0.7
 RESAMPLES = 2000
 ORIGINAL = "original"
 Values = NDArray[np.float64]
