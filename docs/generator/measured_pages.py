@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evidence_pages import claims
 from page_parts import code, table
 from results import (
     OURS,
@@ -171,6 +172,7 @@ def measured_page() -> str:
         _memory,
         _pruning,
         _cards,
+        claims,
         _gemmule,
     )
     return (
