@@ -36,32 +36,6 @@ def claims() -> str:
     )
 
 
-def tasks_divergence() -> str:
-    """What pruning does to gemmule's tasks and loops, beside its divergence."""
-    found = result("tasks_divergence")
-    rows = [
-        (
-            one["criterion"], percent(one["dropped"]), _span(one["divergence"], "{:.4f}"),
-            _span(one["accuracy"], "{:.3f}"), _span(one["degenerate_replies"], "{:.3f}"),
-        )
-        for one in found["models"]
-    ]  # fmt: skip
-    agreement = found["agreement_with_divergence"]["accuracy"]
-    pairs, questions = agreement["pairs"], sum(one["items"] for one in found["tasks"].values())
-    return (
-        "## Divergence beside tasks and loops (`tasks_divergence.py`)\n\ngemmule pruned by three "
-        f"criteria to three sizes: mean KL on {found['held_out']['documents']} held-out documents, "
-        f"share of {questions} questions that are right, share of degenerate replies to "
-        f"{found['loops']['prompts']} prompts, with 95 % intervals.\n\n"
-        + table(("criterion", "dropped", "mean KL", "right", "degenerate"), rows)
-        + f"\n\nOf {pairs['pairs']} pairs of these, both numbers tell {pairs['both ordered, same']} "
-        f"apart in the same order and {pairs['both ordered, opposite']} in the opposite one; "
-        f"{pairs['only by divergence']} are told apart by divergence alone and "
-        f"{pairs['by neither']} by neither. Rank correlation of all: "
-        f"{_span(agreement['all nine'], '{:.2f}')}."
-    )
-
-
 def loops() -> str:
     """Precision and recall of the detectors of degenerate replies."""
     found = result("loops")
@@ -81,16 +55,11 @@ def loops() -> str:
         "of several kinds and text that only looks repetitive; in brackets 95 % intervals. A "
         "detector's recall is over all kinds of its group.\n\n"
         + table(("detector", "finds", "precision", "recall", "false alarms"), rows)
-        + "\n\nOn replies that gemmule and its pruned forms wrote, with a loop where the same "
-        f"text comes again to the end: precision {_rate(written['precision'])}, recall "
+        + "\n\nOn replies that gemmule and its pruned forms wrote, with a loop where the "
+        f"tokens that came later repeat with one period: precision {_rate(written['precision'])}, recall "
         f"{_rate(written['recall'])}."
     )
 
 
 def _rate(one: Mapping[str, Any]) -> str:
     return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-
-
-def _span(one: Mapping[str, Any], form: str) -> str:
-    value, low, high = (form.format(one[key]) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evidence_pages import claims
+from evidence_pages import claims, loops
 from page_parts import code, table
 from results import (
     OURS,
@@ -173,6 +173,7 @@ def measured_page() -> str:
         _pruning,
         _cards,
         claims,
+        loops,
         _gemmule,
     )
     return (
