@@ -22,7 +22,7 @@ from secateur.release.ollama.write import OllamaFiles, write_ollama_files
 from secateur.release.report import REPORT
 from secateur.release.upload.bundle import Bundle, bundle_of
 from secateur.release.upload.push import Pushed, Target, check_login, push
-from secateur.system.progress import Progress, no_progress
+from secateur.system.progress import Counter, Progress, no_progress
 from secateur.system.text_files import LARGEST_SETTINGS, read_text
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ def release_output(
     write_card(out, card)
     scope = scope_of(Results(out, request.told), request.only)
     bundle = bundle_of(out, scope, items=request.with_items)
-    notes = (*_notes(card, additional), *_ollama_notes(ollama, scope), *_audited(out, bundle))
+    notes = (
+        *_notes(card, additional),
+        *_ollama_notes(ollama, scope),
+        *_audited(out, bundle, progress),
+    )
     pushed = None
     if target is not None:
         pushed = push(bundle, target, "Released by secateur", on_message, progress)
@@ -182,12 +186,16 @@ def _ollama_notes(files: OllamaFiles, scope: Scope) -> list[str]:
     return notes
 
 
-def _audited(out: Path, bundle: Bundle) -> list[str]:
+def _audited(out: Path, bundle: Bundle, progress: Progress) -> list[str]:
     """What our own audit finds wrong in the card, about each GGUF that goes up."""
     sent = {file.source for file in bundle.files}
+    paths = [path for path in ggufs_in(out) if path in sent]
+    if not paths:
+        return []
+    count = Counter(progress, "audit the card", len(paths), "files")
     found: dict[str, None] = {}
-    for path in ggufs_in(out):
-        if path in sent:
-            audited = audit_model(path, claims=out / MODEL_CARD)
-            found |= dict.fromkeys(finding.sentence() for finding in audited.wrong)
+    for path in paths:
+        audited = audit_model(path, claims=out / MODEL_CARD)
+        found |= dict.fromkeys(finding.sentence() for finding in audited.wrong)
+        count(1)
     return [f"the card is wrong: {sentence}" for sentence in found]

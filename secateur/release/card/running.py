@@ -13,6 +13,8 @@ from secateur.release.card.facts import Fact
 from secateur.release.card.scope import Output, Scope
 from secateur.release.card.shown import Shown, show, show_if
 from secateur.release.manifest import MANIFEST
+from secateur.release.ollama.write import FILES as OLLAMA_FILES
+from secateur.release.ollama.write import MODELFILE
 from secateur.system.text_files import read_text
 
 GENERATION = "generation_config.json"
@@ -28,7 +30,6 @@ _LLAMA = {
 }
 _TEMPLATE = "chat_template.jinja"
 _SWITCH = "enable_thinking"
-MODELFILE = "Modelfile"
 
 
 def running_of(scope: Scope) -> Mapping[str, Any]:
@@ -100,6 +101,4 @@ def _ollama_files(scope: Scope) -> list[Fact]:
     if not scope.of("gguf"):
         return []
     listed = scope.results.file(MANIFEST)["files"]
-    names = [name for name in listed.value if name.split("/")[0].startswith(MODELFILE)]
-    names += [name for name in ("template", "params", "system") if name in listed.value]
-    return [listed[name] for name in names]
+    return [listed[name] for name in OLLAMA_FILES if name in listed.value]

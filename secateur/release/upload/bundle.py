@@ -19,11 +19,11 @@ from secateur.release.card.hub_terms import hub_terms
 from secateur.release.card.scope import Scope
 from secateur.release.evidence import FOLDER
 from secateur.release.manifest import MANIFEST, files_of_one_run, read_manifest, sha256_of
+from secateur.release.ollama.write import FILES as OLLAMA_FILES
 
 LARGE = 10_000_000
 """From so many bytes on the Hub stores a file of any name as LFS."""
 
-_FOR_GGUF = ("Modelfile", "template", "params")
 _QUESTIONS = f"{FOLDER}/tasks/"
 """Questions and answers: sets such as GPQA ask that theirs are not published."""
 
@@ -92,7 +92,7 @@ def _left_because(name: str, scope: Scope, items: bool) -> str | None:
         return "questions and answers of tasks: --with-items sends them"
     if not scope.holds(name):
         return "of an output that is not released"
-    if (name in _FOR_GGUF or name == IMATRIX_FILE) and not scope.of("gguf"):
+    if name in (*OLLAMA_FILES, IMATRIX_FILE) and not scope.of("gguf"):
         return "for the GGUF files"
     return None
 
