@@ -107,7 +107,7 @@ def test_samplers_are_those_asked_for_and_not_the_files(gemmule_gguf: Path) -> N
         assert said["temperature"] == pytest.approx(0.5)
 
 
-def test_a_port_in_use_and_a_gpu_that_is_not_there_are_told(gemmule_gguf: Path) -> None:
+def test_a_port_in_use_is_told(gemmule_gguf: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -117,6 +117,20 @@ def test_a_port_in_use_and_a_gpu_that_is_not_there_are_told(gemmule_gguf: Path) 
             serve_model(gemmule_gguf, ServerSettings(port=port)),
         ):
             pass
+
+
+def test_a_gpu_that_the_build_cannot_use_is_told(gemmule_gguf: Path) -> None:
+    import xllamacpp
+
+    if any("GPU" in device["type"].name for device in xllamacpp.get_device_info()):
+        with serve_model(gemmule_gguf, ServerSettings(256, workers=1, gpu_layers=1)) as server:
+            assert server.identity.flags["devices"]
+        return
+    with (
+        pytest.raises(RequestError, match="there is no GPU that this build of xllamacpp can use"),
+        serve_model(gemmule_gguf, ServerSettings(256, workers=1, gpu_layers=1)),
+    ):
+        pass
 
 
 def test_a_damaged_file_is_told_before_an_engine_starts(tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ class ChatServer(AbstractContextManager["ChatServer"]):
             lambda: create(model=self.model, messages=list(messages), stream=True, extra_body=more)
         )
         with chunks:
-            while (chunk := self._call(lambda: next(iter(chunks), None))) is not None:
+            each = iter(chunks)
+            while (chunk := self._call(lambda: next(each, None))) is not None:
                 yield chunk
 
     def _complete(self, asked: Mapping[str, Any], template: Mapping[str, Any]) -> ChatAnswer:
