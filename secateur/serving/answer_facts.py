@@ -4,7 +4,8 @@ llama.cpp's parser of chat answers drops all that follows a second end of a thou
 empty `content` for a thought that never ends, with `finish_reason: "stop"` if the model ended its
 turn in it. With `verbose` and `return_tokens` in a request it also gives the whole text and the ids
 of all tokens (in `__verbose`), without sampling anything more. What that holds and the message does
-not is lost (benchmarks/serving_losses.py). A server that does not give them leaves it unknown, which is not the same as nothing.
+not is lost (benchmarks/serving_losses.py). A server that does not give them leaves it unknown,
+which is not the same as nothing.
 """
 
 from __future__ import annotations
