@@ -40,9 +40,9 @@ from secateur.checkpoint.hub import GEMMULE, gemmule_folder
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import PlanError
-from secateur.evaluation.engine import measure_engine
-from secateur.evaluation.measurement import POOLED
+from secateur.evaluation.tokens.answers import Answer, answer_set
 from secateur.evaluation.tokens.prompts import Prompt, read_prompts
+from secateur.evaluation.tokens.teacher import teach
 from secateur.formats.ggml.engine import engine_version
 from secateur.formats.gguf.reader import GgufFile, read_gguf
 from secateur.outputs.registry import open_artefact
@@ -270,12 +270,32 @@ def row_of(case: Case, ftype: str, theirs: Theirs, prompts: Sequence[Prompt]) ->
 
 
 def decoded(case: Case, ftype: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """How well llama.cpp on our file agrees with transformers' modules on its decoded weights."""
+    """How well llama.cpp on our file agrees with transformers' modules on its decoded weights: on
+    the tokens that it generates, and on its ten most probable ones at every step."""
     mine = case.file_of(ftype)
+    longest = max(len(prompt.input_ids) for prompt in prompts)
+    made, steps = [], []
+    with llama_server(mine, context=longest + TOKENS + 8) as server:
+        for prompt in prompts:
+            found = server.complete(prompt.input_ids, TOKENS)
+            ids = prompt.input_ids + tuple(step.id for step in found)
+            begin = len(prompt.input_ids)
+            made.append(Answer(prompt.id, prompt.domain, "answers", ids, begin, "stop"))
+            steps += found
     source = open_artefact(mine, open_checkpoint(GEMMULE)).source
-    measured = measure_engine(mine, source, prompts, count=TOKENS)
-    found = [entry for entry in measured if entry.domain == POOLED]
-    return {"type": ftype, **{entry.name: round(entry.value, 5) for entry in found}}
+    answers = answer_set(made, {})
+    ours = teach(source, "decoded", answers, top_k=source.family.number(source.config, "vocab"))
+    logs = np.empty(ours.top.shape)
+    np.put_along_axis(logs, ours.top_ids.astype(np.int64), ours.top, -1)
+    gaps = [
+        np.abs(logs[row, list(step.top_ids)] - np.array(step.top)).mean()
+        for row, step in enumerate(steps)
+    ]
+    return {
+        "type": ftype,
+        "engine_top1_agreement": round(float((ours.actual >= ours.top.max(-1)).mean()), 5),
+        "engine_log_prob_difference": round(float(np.mean(gaps)), 5),
+    }
 
 
 class Kept:

@@ -138,7 +138,7 @@ def test_every_encodable_type_is_in_the_golden_file():
 
 def test_the_engine_names_its_version_when_results_differ(monkeypatch):
     monkeypatch.setattr(ggml_engine, "_EXACT_SHA256", "0" * 64)
-    library = ctypes.CDLL(str(ggml_engine._find_library()))
+    library = ctypes.CDLL(str(ggml_engine.find_library()))
     ggml_engine._declare(library)
     with pytest.raises(EngineError, match=rf"{ggml_engine.PACKAGE} \d"):
         ggml_engine._check_results(library, ggml_engine.engine_version())
@@ -158,4 +158,4 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     with pytest.raises(EngineError, match="pip install no_such_package"):
         ggml_engine.engine_version()
     with pytest.raises(EngineError, match="no extension module"):
-        ggml_engine._find_library()
+        ggml_engine.find_library()

@@ -26,9 +26,10 @@ from secateur.api.report import (
 from secateur.api.subjects import Asked, artefact_subjects, original_subject
 from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
-from secateur.evaluation.engine import engine_prompts, measure_engine
+from secateur.evaluation.engine import InOurPath, measure_engine
 from secateur.evaluation.floor import Floor, measure_floor
 from secateur.evaluation.kept_experts import find_kept_experts
+from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.scores import Scores, score_once
 from secateur.evaluation.summary import summarise, summarise_layers
@@ -46,6 +47,7 @@ from secateur.outputs.registry import artefacts_of, open_artefact
 from secateur.release.evidence import Evidence, measured_files
 from secateur.release.manifest import MANIFEST, check_undamaged
 from secateur.release.report import REPORT, ArtefactReport, Report
+from secateur.serving.teacher_forced_logits import run_llama_cpp, run_mlx_lm
 from secateur.system.atomic import remove_abandoned, writing
 from secateur.system.cache import name_model
 from secateur.system.device_names import read_device
@@ -213,16 +215,35 @@ class Run:
     def measure(self, artefact: Artefact, answers: AnswerSet, teacher: Teacher) -> ArtefactReport:
         scores = self.score(artefact, answers, teacher)
         measurements = summarise(scores, answers) + summarise_layers(scores, answers)
-        if self.request.engine and artefact.runs_in_llama_cpp:
-            measurements += measure_engine(
-                artefact.path,
-                artefact.source,
-                engine_prompts(answers),
-                backend=self.backend,
-                progress=within(artefact.name, self.progress),
-            )
+        if self.request.engine and (artefact.runs_in_llama_cpp or artefact.runs_in_mlx_lm):
+            measurements += self._measure_engine(artefact, scores, answers, teacher)
         nbytes = sum(file.stat().st_size for file in artefact.files)
         return ArtefactReport(artefact.name, nbytes, measurements)
+
+    def _measure_engine(
+        self, artefact: Artefact, scores: Scores, answers: AnswerSet, teacher: Teacher
+    ) -> tuple[Measurement, ...]:
+        """The artefact in llama.cpp or mlx-lm, beside our own path."""
+        progress = within(artefact.name, self.progress)
+        own = teacher_for(
+            artefact.source,
+            self.identify(artefact),
+            answers,
+            self.folder,
+            backend=self.backend,
+            progress=within("in our path", progress),
+        )
+        kept = find_kept_experts(artefact.source, CheckpointWeights(self.original))
+        longest = max(len(answer.input_ids) for answer in answers.answers)
+        shown = own.experts.shape[1], own.experts.shape[2]
+        if artefact.runs_in_mlx_lm:
+            running = run_mlx_lm(artefact.path)
+        else:
+            workers = self.backend.workers
+            running = run_llama_cpp(artefact.path, context=longest, experts=shown, workers=workers)
+        with running as engine:
+            ours = InOurPath(own, scores, kept)
+            return measure_engine(engine, teacher, ours, answers, progress=progress)
 
 
 def start(

@@ -44,7 +44,8 @@ class Measuring:
     or a GGUF of the original, which llama.cpp runs. Answers have at most `answer_tokens` tokens,
     drawn at `temperature` (0: greedy) with `answer_seed`. `per_domain` takes that many of each
     domain, `max_prompts` so many of all, in turn from every domain. `engine` also runs GGUF files
-    in llama.cpp and compares. `device` is where the models run: auto, cpu, cuda, cuda:N or mps.
+    in llama.cpp and MLX folders in mlx-lm, over the same tokens, and compares. `device` is where
+    our own path runs: auto, cpu, cuda, cuda:N or mps.
 
     `tasks` are asked in addition, `loops` looked for and `speed` measured, of the artefacts and
     the original beside them, which `serving` serves.

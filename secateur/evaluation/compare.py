@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from secateur.errors import InputError
 from secateur.evaluation.floor import Floor
-from secateur.evaluation.intervals import Draws, Interval, bootstrap
+from secateur.evaluation.intervals import Draws, bootstrap
 from secateur.evaluation.measurement import POOLED, Measurement
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
@@ -147,9 +147,10 @@ def compare_scores(
     )
 
 
-def _compare(
-    metric: Metric, group: TokenGroup, pair: tuple[Scores, Scores], floor: Floor, seed: int
-) -> Comparison:
+def paired_difference(
+    metric: Metric, group: TokenGroup, pair: tuple[Scores, Scores], *, seed: int = SEED
+) -> Measurement:
+    """A metric of the first minus that of the second, over the tokens of a group."""
     first, second = (group.collect(scores, metric.statistic.needs) for scores in pair)
 
     def difference(draws: Draws) -> NDArray[np.float64]:
@@ -158,20 +159,21 @@ def _compare(
 
     answers = next(iter(first.values())).answers
     interval = bootstrap(answers, difference, seed=seed, width=width_of(first))
-    name = f"{metric.name}_difference"
+    return group.measurement(f"{metric.name}_difference", metric.unit, interval, answers)
+
+
+def _compare(
+    metric: Metric, group: TokenGroup, pair: tuple[Scores, Scores], floor: Floor, seed: int
+) -> Comparison:
+    difference = paired_difference(metric, group, pair, seed=seed)
     least = floor.of(metric.name)
-    return Comparison(
-        metric.name,
-        group.measurement(name, metric.unit, interval, answers),
-        _judge(metric, interval, least),
-        least,
-    )
+    return Comparison(metric.name, difference, _judge(metric, difference, least), least)
 
 
-def _judge(metric: Metric, interval: Interval, floor: float) -> Verdict:
-    if interval.low is None or interval.high is None or interval.low <= 0 <= interval.high:
+def _judge(metric: Metric, difference: Measurement, floor: float) -> Verdict:
+    low, high = difference.low, difference.high
+    if low is None or high is None or low <= 0 <= high:
         return "not distinguishable"
-    if abs(interval.value) <= floor:
+    if abs(difference.value) <= floor:
         return "below the floor"
-    is_lower = interval.high < 0
-    return "better" if is_lower == (metric.better == "lower") else "worse"
+    return "better" if (high < 0) == (metric.better == "lower") else "worse"

@@ -1,116 +1,109 @@
-"""A GGUF in the engine that will really run it: does llama.cpp say what our decoded weights say?
+"""An artefact in the engine that will really run it: does it say what our decoded weights say?
 
-The engine continues prompts greedily and shows its most probable tokens at every step. The same
-tokens are then run through the decoded weights, and the two are compared position by position.
-They cannot agree to the last bit: llama.cpp rounds activations to 8 bits before it multiplies
-quantized weights, and where two experts are nearly tied that picks another expert.
+The engine reads the same tokens, and its full logits are compared twice: with the original's, as
+ours are, and with ours. They cannot agree to the last bit. llama.cpp rounds activations to the
+precision of the weights that they meet, 8 bits for quantized ones, before it multiplies; and where
+two experts are nearly tied, that picks another one, which moves a token much further
+(benchmarks/engine_agreement.py measures both).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import get_args
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from secateur.errors import EngineError
-from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
-from secateur.evaluation.measurement import Measurement
-from secateur.evaluation.scores import Scores
-from secateur.evaluation.summary import summarise
-from secateur.evaluation.tokens.answers import Answer, AnswerSet, Kind, answer_set
-from secateur.evaluation.tokens.prompts import Prompt
-from secateur.evaluation.tokens.teacher_forced import Chunk, run_teacher_forced
-from secateur.forward.backends.base import Backend
-from secateur.forward.backends.cpu import CpuBackend
-from secateur.forward.weights import WeightSource
-from secateur.serving.llama_server import NAME, EngineToken, llama_server
-from secateur.system.progress import Progress, no_progress
-
-PROMPTS_PER_DOMAIN = 4
-TOKENS = 16
-"""Tokens that the engine generates after each prompt."""
-
-_SPARE = 8
-"""Tokens of context beyond prompt and answer; llama.cpp needs at least one."""
+from secateur.evaluation.compare import paired_difference
+from secateur.evaluation.engine_metrics import DIFFERENCE, ENGINE_METRICS, KIND
+from secateur.evaluation.kept_experts import Kept
+from secateur.evaluation.measurement import Measurement, main_kind
+from secateur.evaluation.metrics.registry import metric_named
+from secateur.evaluation.scores import Scores, TokenScorer
+from secateur.evaluation.summary import summarise, token_groups
+from secateur.evaluation.tokens.answers import AnswerSet
+from secateur.evaluation.tokens.teacher import Teacher
+from secateur.evaluation.tokens.teacher_forced import Chunk, check_finite
+from secateur.serving.teacher_forced_logits import Engine
+from secateur.system.progress import Counter, Progress, no_progress
 
 
-def engine_prompts(answers: AnswerSet) -> list[Prompt]:
-    """What the engine is asked: the prompts of the first answers of each domain, or where there are
-    none the beginnings of turns, or the first halves of documents."""
-    kinds = {answer.kind for answer in answers.answers}
-    kind = next(kind for kind in get_args(Kind) if kind in kinds)
-    taken: dict[str, int] = {}
-    found = []
-    for answer in answers.answers:
-        if answer.kind == kind and taken.get(answer.domain, 0) < PROMPTS_PER_DOMAIN:
-            taken[answer.domain] = taken.get(answer.domain, 0) + 1
-            end = len(answer.input_ids) // 2 if kind == "documents" else answer.begin
-            ids = answer.input_ids[:end]
-            found.append(Prompt(answer.id, answer.domain, "answers", ids))
-    return found
+@dataclass(frozen=True)
+class InOurPath:
+    """What our decoded weights say of the tokens: probabilities, and scores against the original.
+
+    `kept` are the original's numbers of the experts, as `scores.score` takes them.
+    """
+
+    probabilities: Teacher
+    scores: Scores
+    kept: Kept | None
 
 
 def measure_engine(
-    model: Path,
-    source: WeightSource,
-    prompts: Sequence[Prompt],
+    engine: Engine,
+    original: Teacher,
+    ours: InOurPath,
+    answers: AnswerSet,
     *,
-    count: int = TOKENS,
-    backend: Backend = CpuBackend(),  # noqa: B008 - frozen
     progress: Progress = no_progress,
 ) -> tuple[Measurement, ...]:
-    """Compare llama.cpp on a GGUF with its decoded weights, on what llama.cpp generates.
+    """Run the answers in an engine, and compare it with the original and with our path.
 
-    `count` tokens at most follow each prompt. Memory: the whole model in llama.cpp's process,
-    then the streamed forward's. Raises EngineError when the engine fails or there is no prompt.
+    Measurements of kind `engine`: all metrics against the original under their own names, those of
+    ENGINE_METRICS against ours, over all domains and in each. Raises EngineError when the engine
+    ends, NumericError for logits that are not finite. Memory: 64 MiB of logits.
     """
-    longest = max((len(prompt.input_ids) for prompt in prompts), default=0)
-    steps: list[EngineToken] = []
-    made: list[Answer] = []
-    progress("llama.cpp", 0, len(prompts), "prompts")
-    with llama_server(model, context=longest + count + _SPARE, workers=backend.workers) as server:
-        for number, prompt in enumerate(prompts, start=1):
-            found = server.complete(prompt.input_ids, count)
-            progress("llama.cpp", number, len(prompts), "prompts")
-            if found:
-                ids = prompt.input_ids + tuple(step.id for step in found)
-                begin = len(prompt.input_ids)
-                made.append(Answer(prompt.id, prompt.domain, "answers", ids, begin, "stop"))
-                steps += found
-    if not made:
-        raise EngineError(f"{NAME} with {model} generated no token after any of the prompts")
-    generated = answer_set(made, {"engine": NAME})
-    scores = _score(source, generated, steps, backend, progress)
+    name = engine.host.name
+    shows = engine.experts[0] > 0
+    against = TokenScorer(original, answers, name, ours.kept if shows else None)
+    everyone = _own_numbers(ours) if shows else None
+    between = TokenScorer(ours.probabilities, answers, name, everyone)
+    _run(engine, answers, (against, between), progress)
+    measured = summarise(against.scores(), answers)
+    kind = main_kind(measured)
+    apart = {metric.name: metric for metric in ENGINE_METRICS}
+    beside = [
+        replace(entry, name=f"engine_{entry.name}")
+        for entry in summarise(between.scores(), answers)
+        if f"engine_{entry.name}" in apart
+    ]
+    metric = metric_named("kl_mean")
+    differences = [
+        replace(paired_difference(metric, group, (against.scores(), ours.scores)), name=DIFFERENCE)
+        for group in token_groups(answers)
+    ]
     return tuple(
-        replace(found, kind=KIND) for found in summarise(scores, generated, metrics=ENGINE_METRICS)
+        replace(entry, kind=KIND)
+        for entry in (*measured, *differences, *beside)
+        if entry.kind == kind
     )
 
 
-def _score(
-    source: WeightSource,
-    generated: AnswerSet,
-    steps: Sequence[EngineToken],
-    backend: Backend,
-    progress: Progress,
-) -> Scores:
-    """Per generated token: whether the decoded weights choose it too, and how far their
-    log-probabilities of the engine's top tokens are from the engine's (mean, in nats)."""
-    agrees = np.empty(generated.tokens, np.bool_)
-    difference = np.empty(generated.tokens, np.float64)
+def _own_numbers(ours: InOurPath) -> Kept:
+    layers, count = ours.probabilities.layers, 1 + int(ours.probabilities.experts.max(initial=0))
+    most = max([count, *(len(experts) for experts in (ours.kept or {}).values())])
+    return {int(layer): tuple(range(most)) for layer in layers}
 
-    def work(chunk: Chunk, logits: Tensor) -> None:
-        ours = logits.double().log_softmax(-1).cpu().numpy()
-        best = torch.argmax(logits, -1).cpu().numpy()
-        for row, token in enumerate(chunk.token):
-            step = steps[token]
-            agrees[token] = best[row] == step.id
-            difference[token] = np.abs(ours[row, list(step.top_ids)] - np.array(step.top)).mean()
 
-    run_teacher_forced(source, generated, work, backend=backend, progress=progress)
-    arrays = {"agrees": agrees, "difference": difference}
-    return Scores(arrays, generated.sha256, {"artefact": NAME, "teacher": ""})
+def _run(
+    engine: Engine, answers: AnswerSet, scorers: Sequence[TokenScorer], progress: Progress
+) -> None:
+    count = Counter(progress, engine.host.name, answers.tokens, "tokens")
+    for number, answer in enumerate(answers.answers):
+        positions = answer.positions
+        first = int(answers.offsets[number])
+        for rows in engine.run(answer.input_ids, (positions - 1).tolist()):
+            place = slice(rows.first, rows.first + len(rows.logits))
+            chunk = Chunk(
+                np.arange(first, first + len(positions))[place],
+                np.array(answer.input_ids, np.int64)[positions[place]],
+                torch.from_numpy(positions[place] - 1),
+                rows.experts,
+            )
+            logits = torch.from_numpy(rows.logits.copy())
+            check_finite(logits, chunk, answers)
+            for scorer in scorers:
+                scorer.add(chunk, logits)
+            count(len(chunk.token))

@@ -20,8 +20,8 @@ class Measurement:
     `n` says how many samples stand behind it, by their kind: {"answers": 40, "tokens": 8122}.
     `low` and `high` bound the interval of `confidence`, both None where none can be given
     (a maximum; too few answers). `kind` is what it was measured on: "answers", "turns" of a corpus,
-    "documents", "engine" (what llama.cpp generated), "tasks" (`domain` is the task), "loops"
-    (`domain` is that of the prompts) or "speed".
+    "documents", "engine" (the artefact in llama.cpp or mlx-lm), "tasks" (`domain` is the task),
+    "loops" (`domain` is that of the prompts) or "speed".
     """
 
     name: str

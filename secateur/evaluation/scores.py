@@ -96,23 +96,41 @@ def score_run(
 ) -> Scores:
     """The scores of whatever `run` runs: it calls what it is given with all scored tokens and their
     logits, as `run_teacher_forced` does. Otherwise as `score`."""
-    wanted = _arrays(kept)
-    shapes = {True: (answers.tokens, len(teacher.layers)), False: (answers.tokens,)}
-    arrays = {array.name: np.empty(shapes[array.by_layer], array.dtype) for array in wanted}
-    numbers = None if kept is None else _number_experts(teacher, kept)
+    scorer = TokenScorer(teacher, answers, identity, kept)
+    run(scorer.add)
+    return scorer.scores()
 
-    def work(chunk: Chunk, logits: Tensor) -> None:
-        tokens = _compare(teacher, chunk, logits, numbers)
-        for array in wanted:
+
+class TokenScorer:
+    """Compares tokens with the original's, chunk by chunk, in any order and from any thread."""
+
+    def __init__(
+        self, teacher: Teacher, answers: AnswerSet, identity: str, kept: Kept | None = None
+    ) -> None:
+        """As `score` takes them."""
+        self._teacher, self._answers = teacher, answers
+        self._provenance = _provenance(identity, teacher)
+        self._wanted = _arrays(kept)
+        shapes = {True: (answers.tokens, len(teacher.layers)), False: (answers.tokens,)}
+        self._arrays = {
+            array.name: np.empty(shapes[array.by_layer], array.dtype) for array in self._wanted
+        }
+        self._numbers = None if kept is None else _number_experts(teacher, kept)
+
+    def add(self, chunk: Chunk, logits: Tensor) -> None:
+        """Compare the tokens of a chunk. Raises NumericError."""
+        tokens = _compare(self._teacher, chunk, logits, self._numbers)
+        for array in self._wanted:
             values = array.compute(tokens)
             finite = np.isfinite(values).reshape(len(values), -1).all(-1)
             if not finite.all():
                 token = int(chunk.token[int(np.argmin(finite))])
-                raise NumericError(f"{place(answers, token)}: {array.name} is not finite")
-            arrays[array.name][chunk.token] = values
+                raise NumericError(f"{place(self._answers, token)}: {array.name} is not finite")
+            self._arrays[array.name][chunk.token] = values
 
-    run(work)
-    return Scores(arrays, answers.sha256, _provenance(identity, teacher))
+    def scores(self) -> Scores:
+        """Of all tokens, once each was added."""
+        return Scores(self._arrays, self._answers.sha256, self._provenance)
 
 
 def score_once(

@@ -126,7 +126,8 @@ class WriteJob:
 @dataclass(frozen=True)
 class Artefact:
     """Something that can be measured. `name` is what reports call it, `files` hold its tensors,
-    `identity` is a sha256 by which its scores are kept; `runs_in_llama_cpp` as it is."""
+    `identity` is a sha256 by which its scores are kept; `runs_in_llama_cpp` and `runs_in_mlx_lm` as
+    it is."""
 
     path: Path
     name: str
@@ -134,6 +135,7 @@ class Artefact:
     identity: str
     files: tuple[Path, ...]
     runs_in_llama_cpp: bool = False
+    runs_in_mlx_lm: bool = False
 
 
 class OutputFormat(Protocol[L]):

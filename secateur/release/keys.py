@@ -106,7 +106,7 @@ REPORT_KEYS = {
     "artefacts.measurements.confidence": "of the interval: 0.95",
     "artefacts.measurements.domain": "the domain, or pooled; of the routers the layer",
     "artefacts.measurements.kind": "answers, turns, documents, router (by layer), or engine "
-    "(llama.cpp)",
+    "(the same tokens in llama.cpp or mlx-lm)",
     "artefacts.worst_domain": "mean KL of the domain that lost most, as a measurement; null where "
     "there is one domain",
     "artefacts.worst_domain.**": "as in measurements",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from secateur import __version__
-from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
+from secateur.evaluation.engine_metrics import ENGINE_COLUMNS, KIND
 from secateur.evaluation.floor import KERNEL
 from secateur.evaluation.gate import Gate, check_gates
 from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
@@ -192,8 +192,9 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
         layers=_layer_rows(report),
         rows_of=_rows,
         engine=[entry for entry in report.artefacts if _engine_cells(entry)],
-        engine_columns=ENGINE_METRICS,
+        engine_columns=ENGINE_COLUMNS,
         engine_cells=_engine_cells,
+        engine_answers=_engine_answers,
     )
 
 
@@ -235,9 +236,16 @@ def _layer_rows(report: Report) -> list[tuple[str, list[Measurement | None]]]:
     return [(name, [layers.get(name) for layers in found]) for name in names]
 
 
-def _engine_cells(artefact: ArtefactReport) -> list[Measurement]:
-    found = [artefact.value(metric.name, kind=KIND) for metric in ENGINE_METRICS]
-    return [entry for entry in found if entry is not None]
+def _engine_cells(artefact: ArtefactReport) -> list[Measurement | None]:
+    """What is shown of the engine; empty where it was not run."""
+    found = [artefact.value(metric.name, kind=KIND) for metric in ENGINE_COLUMNS]
+    return found if any(found) else []
+
+
+def _engine_answers(artefact: ArtefactReport) -> int:
+    """The answers, turns or documents that the engine read."""
+    found = artefact.value(ENGINE_COLUMNS[0].name, kind=KIND)
+    return 0 if found is None else next(count for what, count in found.n.items() if what in KINDS)
 
 
 def _cell(entry: Measurement | None) -> str:

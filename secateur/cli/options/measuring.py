@@ -119,7 +119,8 @@ Engine = Annotated[
     bool,
     typer.Option(
         "--engine",
-        help="Also run GGUF files in llama.cpp, and compare it with the decoded weights.",
+        help="Also run the same tokens in the real engine, llama.cpp or mlx-lm, and show what it "
+        "loses beside what our own path finds.",
         rich_help_panel=MEASURING,
     ),
 ]

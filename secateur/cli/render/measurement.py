@@ -9,7 +9,7 @@ from typing import Any
 from secateur.cli.render.evidence import evidence_lines
 from secateur.cli.render.table import Table
 from secateur.evaluation.compare import ComparedArtefacts
-from secateur.evaluation.engine_metrics import ENGINE_METRICS, KIND
+from secateur.evaluation.engine_metrics import ENGINE_COLUMNS, KIND
 from secateur.evaluation.floor import KERNEL
 from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
 from secateur.evaluation.metrics.router import AGREEMENT
@@ -40,7 +40,7 @@ def measurement_lines(report: Report, *, by_domain: bool = False) -> list[str | 
         lines.append(_others(report))
     engine = [(one.name, _engine_cells(one)) for one in report.artefacts]
     if rows := [[name, *cells] for name, cells in engine if any(cells)]:
-        head = ["in llama.cpp", *(f"{metric.title} ({metric.unit})" for metric in ENGINE_METRICS)]
+        head = ["in the engine", *(f"{metric.title} ({metric.unit})" for metric in ENGINE_COLUMNS)]
         lines.append(Table(head, rows))
     for evidence in report.evidence:
         lines += evidence_lines(evidence)
@@ -161,7 +161,7 @@ def _others(report: Report) -> Table:
 
 
 def _engine_cells(artefact: ArtefactReport) -> list[str]:
-    return [_cell(artefact.value(metric.name, kind=KIND), spread=True) for metric in ENGINE_METRICS]
+    return [_cell(artefact.value(metric.name, kind=KIND), spread=True) for metric in ENGINE_COLUMNS]
 
 
 def _cell(entry: Measurement | None, *, spread: bool) -> str:

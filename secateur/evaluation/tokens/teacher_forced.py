@@ -134,7 +134,7 @@ class _Run:
             for chunk in _chunks(batch, self.answers, size):
                 logits = forward.logits(batch, chunk.position)
                 logits = logits.cpu() if logits.device.type == "mps" else logits  # no float64 there
-                _check_finite(logits, chunk, self.answers)
+                check_finite(logits, chunk, self.answers)
                 self.work(chunk._replace(experts=chosen.experts[chunk.token]), logits)
                 scored(len(chunk.token))
 
@@ -168,7 +168,8 @@ def place(answers: AnswerSet, token: int) -> str:
     return f"answer {answer.id!r}, token {position}"
 
 
-def _check_finite(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:
+def check_finite(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:
+    """Raise NumericError, naming the answer and the token, for a logit that is NaN or infinite."""
     bad = ~torch.isfinite(logits).all(-1)
     if bool(bad.any()):
         token = int(chunk.token[int(bad.nonzero()[0])])

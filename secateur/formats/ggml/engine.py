@@ -59,7 +59,7 @@ def load_engine() -> ctypes.CDLL:
     """
     version = engine_version()
     try:
-        library = ctypes.CDLL(str(_find_library()))
+        library = ctypes.CDLL(str(find_library()))
         _declare(library)
     except (OSError, AttributeError) as error:
         raise EngineError(f"{version} does not offer ggml's functions: {error}") from error
@@ -75,7 +75,7 @@ def load_engine() -> ctypes.CDLL:
     return library
 
 
-def _find_library() -> Path:
+def find_library() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     for folder in folders:

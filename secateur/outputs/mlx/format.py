@@ -101,7 +101,8 @@ class MlxFormat(OutputFormat[MlxLayout]):
 
         model = MlxWeights(path, original.family)
         check_family(path, model.family, original)
-        return Artefact(path, path.name, model, model.identity(), weight_files(path))
+        files = weight_files(path)
+        return Artefact(path, path.name, model, model.identity(), files, runs_in_mlx_lm=True)
 
 
 def _rounding_notes(layout: MlxLayout, context: DecisionContext, format_id: str) -> list[str]:
