@@ -23,7 +23,7 @@ from secateur.evaluation.asking.request import Serving
 from secateur.evaluation.asking.server import ask_engine
 from secateur.evaluation.measurement import POOLED
 from secateur.evaluation.robustness.prompts import LoopPrompt
-from secateur.evaluation.robustness.replies import exchange_of, loop_sampler
+from secateur.evaluation.robustness.replies import exchange_of, items_of, loop_sampler
 from secateur.evaluation.robustness.request import Loops
 from secateur.evaluation.speed.request import Speed
 from secateur.formats.gguf.reader import read_gguf
@@ -163,3 +163,12 @@ def test_a_text_for_any_length_of_prompt() -> None:
     checkpoint = open_checkpoint(gemmule_folder())
     short, long = text_tokens(checkpoint, 100), text_tokens(checkpoint, 20000)
     assert len(long) >= 20000 and short == text_tokens(checkpoint, 100)
+
+
+def test_an_error_of_the_server_is_no_verdict_and_says_no_port() -> None:
+    prompt = LoopPrompt("1", "tools", ({"role": "user", "content": "Get a."},))
+    reply = Reply(error="http://127.0.0.1:34567/v1 did not answer: status 500: bad output")
+    (item,) = items_of((prompt,), Loops(seeds=1), (reply,))
+    assert item.verdict is None and item.error == "status 500: bad output"
+    assert "34567" not in json.dumps(item.to_json())
+    assert item.to_json()["verdict"] == "server error"

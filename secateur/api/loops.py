@@ -155,6 +155,12 @@ def _notes(runs: Sequence[LoopRun], plan: LoopPlan) -> tuple[str, ...]:
             f"of 0 of {prompts} below {384 / (prompts + 3.84):.1f} %."
         )
     for run in runs:
+        errors = [item.error for item in run.items if item.error]
+        if errors:
+            notes.append(
+                f"The server gave {len(errors)} errors in the place of replies of {run.name}, "
+                f"which are in no rate: {errors[0]:.120}"
+            )
         lost = sum(bool(item.reply.swallowed) for item in run.items)
         if lost:
             notes.append(

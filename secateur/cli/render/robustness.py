@@ -29,7 +29,7 @@ def loop_lines(evidence: Evidence) -> Lines:
         names = ["prompts", "", "n", "any of these", "p", "needed", "loops", "p", "needed"]
         lines += [
             "against the original, on the same prompts (needed: prompts that would show it):",
-            Table(names, _cells(found, _differences, "prompts"), "ll"),
+            Table(names, _cells(found, _differences, "prompts", "loop_rate_difference"), "ll"),
         ]
     return lines
 
@@ -61,13 +61,16 @@ def _cells(
     rows: Sequence[tuple[str, ArtefactEvidence]],
     cells: Callable[[Named], list[str]],
     what: str = "replies",
+    counted: str | None = None,
 ) -> list[list[str]]:
+    """The rows of a table; n is `what` stands behind the number `counted`, or behind any."""
     found = []
     for domain, one in rows:
         named = {entry.name: entry for entry in one.measurements if entry.domain == domain}
         if named:
-            counted = [entry.n[what] for entry in named.values() if what in entry.n]
-            found.append([domain, one.name, str(max(counted)), *cells(named)])
+            entries = named.values() if counted is None else (named[counted],)
+            most = max(entry.n[what] for entry in entries if what in entry.n)
+            found.append([domain, one.name, str(most), *cells(named)])
     return found
 
 

@@ -104,7 +104,9 @@ def wilson(rate: float, count: float) -> Interval:
     centre = (rate + z * z / (2 * count)) / (1 + z * z / count)
     spread = math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
     half = z / (1 + z * z / count) * spread
-    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half))
+    # At the ends it is exact, but for rounding.
+    low, high = 0.0 if rate == 0 else centre - half, 1.0 if rate == 1 else centre + half
+    return Interval(rate, low, high)
 
 
 def effective_count(groups: Sequence[Sequence[bool]]) -> float:

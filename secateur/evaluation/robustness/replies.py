@@ -44,7 +44,14 @@ class LoopItem:
             "question": _text(self.prompt.messages[-1]),
         }
         found |= {"verdict": "server error"} if self.verdict is None else self.verdict.to_json()
-        return {**found, "reply": self.reply.facts()}
+        facts = self.reply.facts()
+        return {**found, "reply": {**facts, "error": self.error} if self.error else facts}
+
+    @property
+    def error(self) -> str | None:
+        """Why the server gave no reply, without its address, whose port is another in every run."""
+        reason = self.reply.error
+        return reason and (reason.partition("did not answer: ")[2] or reason)
 
 
 def questions_of(
