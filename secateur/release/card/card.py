@@ -139,7 +139,7 @@ def _values(scope: Scope, front: Mapping[str, Any]) -> Mapping[str, Any]:
         "divergence": divergence_of(scope),
         "evidence": evidence_of(scope),
         "tasks": tasks_of(scope),
-        "has_page": "report.html" in scope.results.manifest["files"].value,
+        "has_page": (scope.results.folder / "report.html").is_file(),
         "pictures": _pictures(scope),
         "limits": limits_of(scope),
         "steps": steps_of(scope),
