@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from secateur.api.job import run as run
     from secateur.api.compare import compare as compare
     from secateur.api.measure import measure as measure
+    from secateur.api.pages import report as report
     from secateur.api.plan import (
         diff_plans as diff_plans,
         fit as fit,
@@ -106,6 +107,7 @@ _HOMES = {
     "compare": "api.compare",
     "measure": "api.measure",
     "merge": "api.statistics",
+    "report": "api.pages",
     "plan": "api.plan",
     "diff_plans": "api.plan",
     "save_plan": "api.plan",

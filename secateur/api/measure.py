@@ -20,6 +20,7 @@ from secateur.api.report import (
     additional_notes,
     describe_answers,
     interval_notes,
+    publish_pages,
     publish_report,
     routing_notes,
 )
@@ -109,9 +110,13 @@ def measure_output(out: Path, run: Run) -> Report:
         gates=run.request.limits,
         floor=floor.measurements,
     )
-    if is_ours:
-        report = publish_report(report, out, stopwatch)
-    return replace(report, evidence=_gather(out if is_ours else None, run, opened))
+    if not is_ours:
+        return replace(report, evidence=_gather(None, run, opened))
+    report = publish_report(report, out)
+    try:
+        return replace(report, evidence=_gather(out, run, opened))
+    finally:  # of what was measured, where a server failed, too
+        publish_pages(out, stopwatch)
 
 
 def _gather(out: Path | None, run: Run, opened: Sequence[Artefact]) -> tuple[Evidence, ...]:

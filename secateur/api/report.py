@@ -67,8 +67,8 @@ def additional_notes(names: tuple[str, ...]) -> list[str]:
     return [f"not in the manifest, and not added to it: {', '.join(names)}"]
 
 
-def publish_report(report: Report, out: Path, stopwatch: Stopwatch) -> Report:
-    """The report with the facts of the output it belongs to, written into it with the run's times.
+def publish_report(report: Report, out: Path) -> Report:
+    """The report with the facts of the output it belongs to, written into it as report.json.
 
     Exactly report.json is brought up to date in the manifest. Raises WriteError.
     """
@@ -82,9 +82,20 @@ def publish_report(report: Report, out: Path, stopwatch: Stopwatch) -> Report:
         pruned=_pruned(decided),
         notes=(*decided.notes, *report.notes),
     )
-    write_report(whole, out, add_run(out, stopwatch))
+    write_report(whole, out)
     amend_manifest(out, (REPORT,))
     return whole
+
+
+def publish_pages(out: Path, stopwatch: Stopwatch) -> None:
+    """The run's times and the pages, once everything that was asked for is measured.
+
+    Raises WriteError.
+    """
+    from secateur.release.pages import write_pages
+
+    add_run(out, stopwatch)
+    write_pages(out)
 
 
 def _sizes(plan: Plan, out: Path) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""`verify`: compare an output with its manifest, and its report.md with what it is made from."""
+"""`verify`: compare an output with its manifest, and its pages with what they are made from."""
 
 from __future__ import annotations
 
@@ -11,29 +11,36 @@ from secateur.system.progress import Progress, no_progress
 
 
 def verify(out: File, progress: Progress = no_progress) -> tuple[Difference, ...]:
-    """Compare an output with its manifest, and report.md with what report.json and run.json give;
-    empty when all is as it was written. run.json is not compared, nor another version's report.md.
+    """Compare an output with its manifest, and report.md and report.html with what its results
+    give; empty when all is as it was written. run.json and times of speed are not compared, nor
+    pages of another version.
     """
     out = Path(out)
     found = manifest.verify(out, progress)
     if _has_report(out, found):
-        from secateur.release.report_check import check_report_text
+        from secateur.release.pages import check_pages
 
-        page = check_report_text(out)
-        found = found if page is None else (page, *found)
+        found = (*check_pages(out), *found)
     return found
 
 
 def unchecked(out: File, found: tuple[Difference, ...]) -> tuple[str, ...]:
     """The files of an output that `verify`, which found this, could compare with nothing."""
     out = Path(out)
-    rendered = ("report.md",) if _has_report(out, found) else ()
+    rendered = _checked(out) if _has_report(out, found) else ()
     return tuple(name for name in manifest.files_of_one_run(out) if name not in rendered)
 
 
-def _has_report(out: Path, found: tuple[Difference, ...]) -> bool:
-    """Whether report.json is whole, and of a version whose report.md can be rendered here."""
-    from secateur.release.report import REPORT
-    from secateur.release.report_check import is_rendered
+def _checked(out: Path) -> tuple[str, ...]:
+    from secateur.release.pages import checked_pages
 
-    return all(entry.file != REPORT for entry in found) and is_rendered(out)
+    return checked_pages(out)
+
+
+def _has_report(out: Path, found: tuple[Difference, ...]) -> bool:
+    """Whether what the pages are made from is whole, and of a version whose pages can be rendered
+    here."""
+    from secateur.release.pages import is_rendered, is_source
+
+    damaged = (entry.file for entry in found if entry.is_damage)
+    return not any(is_source(name) for name in damaged) and is_rendered(out)

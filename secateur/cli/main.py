@@ -28,6 +28,7 @@ from secateur.cli.commands import (
     plan,
     recipe,
     release,
+    report,
     run,
     serve,
     shrink,
@@ -56,8 +57,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for module in (
-    inspect, calibrate, statistics, plan, output, measure, release, shrink, run, serve, chat,
-    audit,
+    inspect, calibrate, statistics, plan, output, measure, report, release, shrink, run, serve,
+    chat, audit,
 ):  # fmt: skip
     module.add_to(app)
 app.add_typer(imatrix.app, name="imatrix", rich_help_panel=FILES)

@@ -27,6 +27,11 @@ from secateur.system.text_files import explain, read_json, read_text
 
 Kind = Literal["tasks", "loops", "speed"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+TITLES: Mapping[Kind, str] = {
+    "tasks": "Tasks",
+    "loops": "Loops and collapse",
+    "speed": "Speed and memory",
+}
 
 FOLDER = "evidence"
 ORIGINAL = "original"

@@ -22,7 +22,7 @@ from secateur.system.text_files import read_json
 
 MANIFEST = "manifest.json"
 RUN = "run.json"
-OF_ONE_RUN = (RUN, "report.md", "evidence/speed.json", "evidence/speed/")
+OF_ONE_RUN = (RUN, "report.md", "report.html", "evidence/speed.json", "evidence/speed/")
 """Files with the times of one run, and folders of them. They are in no manifest: it is the same for
 the same inputs."""
 _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "xllamacpp")

@@ -21,7 +21,7 @@ from secateur.evaluation.metrics.registry import all_metrics
 from secateur.evaluation.summary import ROUTER_KIND
 from secateur.outputs.registry import FORMATS
 from secateur.planning.rounding import ROUNDING
-from secateur.release.evidence import Evidence
+from secateur.release.evidence import TITLES, Evidence
 from secateur.release.measured_on import KINDS, describe_measured_on
 from secateur.release.run_record import RunRecord
 from secateur.system.atomic import write_text
@@ -29,7 +29,6 @@ from secateur.system.sizes import show_bytes
 from secateur.system.stopwatch import show_duration
 
 REPORT = "report.json"
-REPORT_TEXT = "report.md"
 
 
 @dataclass(frozen=True)
@@ -152,19 +151,19 @@ def worst_domain(artefact: ArtefactReport) -> Measurement | None:
     return (max if first.better == "lower" else min)(found, key=lambda entry: entry.value)
 
 
-def write_report(report: Report, folder: Path, runs: Sequence[RunRecord] = ()) -> None:
-    """Write report.json and report.md into `folder`, each complete or as it was.
-
-    `runs` are told of in report.md only: the same inputs give the same report.json.
+def write_report(report: Report, folder: Path) -> None:
+    """Write report.json into `folder`, complete or as it was: the same inputs give the same bytes.
 
     Raises WriteError.
     """
     write_text(folder / REPORT, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / REPORT_TEXT, to_markdown(report, runs))
 
 
-def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
-    """The report for people: a summary, then tables; `runs` say how it was made."""
+def to_markdown(
+    report: Report, runs: Sequence[RunRecord] = (), evidence: Sequence[Evidence] = ()
+) -> str:
+    """The report for people: a summary, then tables; `runs` say how it was made, `evidence` what
+    came of tasks, loops and speed."""
     template = (resources.files(__package__) / "report.md.jinja").read_text("utf-8")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -195,6 +194,9 @@ def to_markdown(report: Report, runs: Sequence[RunRecord] = ()) -> str:
         engine_columns=ENGINE_COLUMNS,
         engine_cells=_engine_cells,
         engine_answers=_engine_answers,
+        evidence=evidence,
+        titles=TITLES,
+        asked_rows=_asked_rows,
     )
 
 
@@ -246,6 +248,19 @@ def _engine_answers(artefact: ArtefactReport) -> int:
     """The answers, turns or documents that the engine read."""
     found = artefact.value(ENGINE_COLUMNS[0].name, kind=KIND)
     return 0 if found is None else next(count for what, count in found.n.items() if what in KINDS)
+
+
+def _asked_rows(evidence: Evidence) -> list[tuple[Measurement, list[Measurement | None]]]:
+    """(a number, its values for each artefact), in the order in which they were measured."""
+    every = {
+        (entry.domain, entry.name): entry
+        for artefact in evidence.artefacts
+        for entry in artefact.measurements
+    }
+    return [
+        (entry, [one.value(name, domain, entry.kind) for one in evidence.artefacts])
+        for (domain, name), entry in every.items()
+    ]
 
 
 def _cell(entry: Measurement | None) -> str:

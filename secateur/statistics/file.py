@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,26 @@ def load(path: Path) -> Statistics:
 
     Raises StatisticsError for a file that is missing, damaged, or of another kind or version.
     """
-    return _load(path, with_arrays=True)
+    return _load(path, lambda name: True)
 
 
 def load_header(path: Path) -> Statistics:
     """The same without its arrays, which may be large. Raises StatisticsError."""
-    return _load(path, with_arrays=False)
+    return _load(path, lambda name: False)
 
 
-def _load(path: Path, *, with_arrays: bool) -> Statistics:
+def load_sums(path: Path, names: Collection[str]) -> Statistics:
+    """The same with the layers' arrays of these names only, as far as it has them: a hundredth of
+    a large file. Raises StatisticsError."""
+    return _load(path, lambda name: name.startswith("layer.") and name.split(".", 2)[2] in names)
+
+
+def _load(path: Path, is_wanted: Callable[[str], bool]) -> Statistics:
     try:
         with safe_open(path, "np") as file:
             header = json.loads((file.metadata() or {})[METADATA])
             _check_version(path, header)
-            names = file.keys() if with_arrays else ()
-            arrays = {name: file.get_tensor(name) for name in names}
+            arrays = {name: file.get_tensor(name) for name in file.keys() if is_wanted(name)}  # noqa: SIM118
         statistics = Statistics(
             model=header["model"],
             categories=tuple(header["categories"]),
@@ -60,7 +66,7 @@ def _load(path: Path, *, with_arrays: bool) -> Statistics:
             ),
             devices=tuple(header.get("devices", ("cpu",))),
         )
-        _check_arrays(statistics)
+        _check_arrays(statistics, is_wanted)
         return statistics
     except FileNotFoundError:
         raise StatisticsError(f"{path} does not exist: make it with `secateur calibrate`") from None
@@ -85,7 +91,7 @@ def _check_version(path: Path, header: Any) -> None:
         )
 
 
-def _check_arrays(statistics: Statistics) -> None:
+def _check_arrays(statistics: Statistics, is_wanted: Callable[[str], bool]) -> None:
     """Raises KeyError or ValueError when a sum is missing or of another shape or kind."""
     sizes = len(statistics.categories), statistics.experts, len(statistics.samples)
     for name, kind in statistics.sums.items():
@@ -94,5 +100,7 @@ def _check_arrays(statistics: Statistics) -> None:
         shape = shape_of(kind, *sizes)
         for layer in statistics.layers:
             full = array_name(layer, name)
+            if not is_wanted(full):
+                continue
             if (got := statistics.arrays[full].shape) != shape:
                 raise ValueError(f"{full} has shape {list(got)}, expected {list(shape)}")

@@ -86,7 +86,7 @@ def verify(
     """Compare an output with its manifest, file by file.
 
     A file that is missing or was changed, or a damaged manifest, is an error (exit code 2); so is a
-    report.md that is not what report.json and run.json give. A file that is not in the manifest,
+    report.md or report.html that is not what the results give. A file that is not in the manifest,
     such as README.md, is a note, and so is run.json, which is compared with nothing.
     """
     from secateur.api.verify import unchecked

@@ -1,0 +1,116 @@
+"""What was asked of the models: tasks, loops and speed, the original beside the artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from secateur.evaluation.measurement import POOLED, Measurement
+from secateur.release.evidence import ORIGINAL, TITLES, Kind
+from secateur.release.html.forest import Line, draw_forest
+from secateur.release.html.picture import Picture, Table, describe_samples, show_interval
+from secateur.release.html.subjects import Subject
+
+
+def draw_asked(kind: Kind, subjects: Sequence[Subject]) -> list[Picture]:
+    """A picture for each number of that kind, in the order in which they were measured; the first
+    one has the table of all."""
+    found = _entries(kind, subjects)
+    names = dict.fromkeys(entry.name for entries in found.values() for entry in entries)
+    table: Table | None = _table(found)
+    pictures = []
+    for name in names:
+        lines = _lines(name, found)
+        if any(line.entry.low is not None for line in lines):
+            pictures.append(_picture(kind, name, lines, table))
+            table = None
+    return pictures
+
+
+def _picture(kind: Kind, name: str, lines: Sequence[Line], table: Table | None) -> Picture:
+    unit, words = lines[0].entry.unit, name.replace("_", " ")
+    is_difference = any(line.entry.low is not None and line.entry.low < 0 for line in lines)
+    shown = "; ".join(
+        f"{line.label}{f' on {line.group}' if line.group else ''} {show_interval(line.entry)}"
+        for line in lines[:3]
+    )
+    return Picture(
+        name=f"{kind}-{name.replace('_', '-')}",
+        title=f"{TITLES[kind]}: {words}",
+        label=f"{words.capitalize()}, {unit}: {shown}{'; and more' if len(lines) > 3 else ''}.",
+        sample=f"{describe_samples(line.entry for line in lines)} a line",
+        about="The hollow point is the original. Bars are 95 % intervals."
+        + (" The dashed line is no difference." if is_difference else ""),
+        spec=draw_forest(lines, f"{words} ({unit})", zero_line=is_difference),
+        table=table or _table_of(lines),
+    )
+
+
+def _entries(kind: Kind, subjects: Sequence[Subject]) -> dict[str, tuple[Measurement, ...]]:
+    """{label: its numbers}, the original of each output first; the same original is told once."""
+    found: dict[str, tuple[Measurement, ...]] = {}
+    for one in subjects:
+        evidence = one.results.evidence.get(kind)
+        if evidence is None:
+            continue
+        original = evidence.of(ORIGINAL)
+        if original is not None:
+            label = f"{one.output} the original".strip()
+            known = found.get("the original")
+            if known is None or known == original.measurements:
+                label = "the original"
+            found.setdefault(label, original.measurements)
+        artefact = evidence.of(one.artefact.name)
+        if artefact is not None:
+            found[one.label] = artefact.measurements
+    return found
+
+
+def _lines(name: str, found: Mapping[str, Sequence[Measurement]]) -> list[Line]:
+    """The lines of one number, by domain; the domain is no heading where there is one."""
+    entries = [
+        (label, entry)
+        for label, measurements in found.items()
+        for entry in measurements
+        if entry.name == name
+    ]
+    domains = list(dict.fromkeys(entry.domain for _, entry in entries))
+    if POOLED in domains:
+        domains = [POOLED, *(domain for domain in domains if domain != POOLED)]
+    return [
+        Line(_heading(domain, domains), label, entry, label.endswith("the original"))
+        for domain in domains
+        for label, entry in entries
+        if entry.domain == domain
+    ]
+
+
+def _heading(domain: str, domains: Sequence[str]) -> str:
+    if len(domains) == 1:
+        return "" if domain == POOLED else domain
+    return "all together" if domain == POOLED else domain
+
+
+def _table(found: Mapping[str, Sequence[Measurement]]) -> Table:
+    lines = [
+        Line(entry.domain, label, entry)
+        for label, measurements in found.items()
+        for entry in measurements
+    ]
+    return _table_of(lines, with_name=True)
+
+
+def _table_of(lines: Sequence[Line], *, with_name: bool = False) -> Table:
+    rows = tuple(
+        (
+            line.label,
+            line.group or line.entry.domain,
+            *((line.entry.name.replace("_", " "),) if with_name else ()),
+            show_interval(line.entry),
+            line.entry.unit,
+            ", ".join(f"{count:,} {what}" for what, count in line.entry.n.items()),
+        )
+        for line in lines
+    )
+    names = ("number",) if with_name else ()
+    columns = ("artefact", "of", *names, "value", "unit", "n")
+    return Table(columns, rows, frozenset({2 + len(names)}))

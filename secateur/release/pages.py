@@ -1,0 +1,106 @@
+"""The pages of an output: report.md and report.html, rendered from its files and nothing else.
+
+They show the times of one run, so they are in no manifest; but `verify` renders them again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import UndefinedError
+
+from secateur import __version__
+from secateur.errors import InputError, OutputError
+from secateur.outputs.apply import PLAN
+from secateur.release.evidence import FOLDER
+from secateur.release.html.files import render_pictures
+from secateur.release.html.page import drawn_with, render_page
+from secateur.release.manifest import RUN, Difference, amend_manifest, read_manifest
+from secateur.release.report import REPORT, to_markdown
+from secateur.release.results import Results, read_results
+from secateur.system.atomic import write_text
+from secateur.system.text_files import read_json
+
+PAGE, TEXT = "report.html", "report.md"
+PICTURES = f"{FOLDER}/pictures"
+_DRAWN_WITH = '<meta name="drawn-with" content="'
+
+
+def write_pages(out: Path) -> None:
+    """Write report.md and report.html of a measured output, each complete or as it was.
+
+    Raises OutputError when its results cannot be read, WriteError.
+    """
+    results = read_results(out)
+    for name in (TEXT, PAGE):
+        write_text(out / name, _render(results, name))
+
+
+def write_pictures(out: Path) -> tuple[str, ...]:
+    """Write the pictures of report.html as SVG files of the output, and list them in its manifest;
+    returns their names, such as `evidence/pictures/experts.svg`.
+
+    Raises OutputError when its results cannot be read, WriteError.
+    """
+    drawn = render_pictures([read_results(out)])
+    names = tuple(f"{PICTURES}/{name}.svg" for name in drawn)
+    old = {path.relative_to(out).as_posix() for path in (out / PICTURES).glob("*.svg")}
+    for name, svg in zip(names, drawn.values(), strict=True):
+        write_text(out / name, svg)
+    for name in old - set(names):
+        (out / name).unlink()
+    amend_manifest(out, names, gone=old - set(names))
+    return names
+
+
+def check_pages(out: Path) -> tuple[Difference, ...]:
+    """How the pages differ from what the results give.
+
+    For an output whose listed files are as its manifest says, and of this version.
+    """
+    try:
+        results = read_results(out)
+        return tuple(entry for name in checked_pages(out) for entry in _compare(out, results, name))
+    except (InputError, UndefinedError, KeyError, TypeError, ValueError, AttributeError):
+        what = f"is not what {REPORT} and {RUN} give"  # one of these no longer holds what we write
+        return tuple(Difference(name, "changed", what) for name in checked_pages(out))
+
+
+def checked_pages(out: Path) -> tuple[str, ...]:
+    """The pages that can be compared: other versions of the libraries draw another report.html."""
+    page = out / PAGE
+    if not page.is_file():
+        return (TEXT, PAGE)
+    with page.open(encoding="utf-8", errors="replace") as file:
+        head = file.read(2000)
+    drawn = head.partition(_DRAWN_WITH)[2].partition('"')[0]
+    return (TEXT, PAGE) if drawn in ("", drawn_with()) else (TEXT,)
+
+
+def is_source(name: str) -> bool:
+    """Whether a listed file of an output is one that its pages are made from."""
+    return name in (REPORT, PLAN) or name.startswith(f"{FOLDER}/")
+
+
+def is_rendered(out: Path) -> bool:
+    """Whether an output has a report that this version can render again: another version's page
+    may be another one. Raises OutputError when the manifest or report.json cannot be read."""
+    if REPORT not in read_manifest(out)["files"]:
+        return False
+    data = read_json(out / REPORT, "the report of an output", OutputError)
+    return isinstance(data, dict) and data.get("secateur") == __version__
+
+
+def _compare(out: Path, results: Results, name: str) -> list[Difference]:
+    path = out / name
+    if not path.is_file():
+        return [Difference(name, "missing", "is missing")]
+    if path.read_bytes() == _render(results, name).encode():
+        return []
+    return [Difference(name, "changed", f"is not what {REPORT} and {RUN} give")]
+
+
+def _render(results: Results, name: str) -> str:
+    if name == PAGE:
+        return render_page([results])
+    return to_markdown(results.report, results.runs, tuple(results.evidence.values()))
