@@ -10,7 +10,7 @@ DEMO := out/gemmule-24e
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow check format reference bench llama-tools size clean
+.PHONY: demo test slow browser check format reference bench llama-tools size clean
 
 demo: $(READY)  ## the main job on gemmule: calibrate, plan, prune, quantize, measure, report
 	rm -rf $(DEMO)
@@ -21,6 +21,10 @@ test: $(READY)  ## the default suite, under five minutes
 
 slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+browser: $(READY)  ## the tests of report.html, in Chromium, which Debian's package brings if it is missing
+	command -v chromium >/dev/null || { apt-get update -q && apt-get install -q -y chromium; }
+	$(BIN)/python -m pytest -m slow tests/test_report_browser.py
 
 check: $(READY)  ## style, types
 	$(BIN)/ruff format --check secateur tests benchmarks gemmule docs/generator
