@@ -94,7 +94,7 @@ def test_nothing_is_wider_than_the_screen(size: tuple[int, int], scheme: str, sh
 def test_every_picture_is_drawn_and_has_a_name(results: Results, show: Any) -> None:
     page = show(DESKTOP)
     expected = pictures_of([results])
-    images = page.get_by_role("img")
+    images = page.locator(".picture[role=img]")
     names = [images.nth(number).get_attribute("aria-label") for number in range(images.count())]
     assert len(names) >= len(expected)
     assert all(name and len(name) > 40 for name in names)
