@@ -229,7 +229,7 @@ def exchange_of(prompt: LoopPrompt, reply: Reply) -> Exchange:
         str(prompt.messages[-1].get("content") or ""),
         reply.content,
         reply.reasoning,
-        tuple(MadeCall(call["name"], call["arguments"]) for call in calls),
+        calls=tuple(MadeCall(call["name"], call["arguments"]) for call in calls),
         finish=reply.finish or "stop",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from page_parts import table
+from page_parts import code, table
 from results import percent, result
 
 
@@ -63,3 +63,60 @@ def loops() -> str:
 
 def _rate(one: Mapping[str, Any]) -> str:
     return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+
+def tasks_and_divergence() -> str:
+    """What pruning does to gemmule's tasks and loops beside its divergence."""
+    found = result("tasks_divergence")
+    tasks, loops = found["tasks"], found["loops"]
+    rows = [
+        (
+            "none" if not one["dropped"] else percent(one["dropped"]),
+            "" if not one["dropped"] else code(one["criterion"]),
+            "" if not one["dropped"] else f"{one['divergence']['value']:.4f}",
+            _share(one["accuracy"]), *(_plain(one["by_task"][task]) for task in tasks),
+            f"{100 * one['degenerate_replies']['value']:.1f} %",
+        )
+        for one in found["models"]
+    ]  # fmt: skip
+    agreement = found["agreement_with_divergence"]
+    orders = [
+        (
+            name, _tau(one["all nine"]), _tau(one["among the three of a size"]),
+            str(one["pairs"]["both ordered, same"]), str(one["pairs"]["both ordered, opposite"]),
+            str(one["pairs"]["only by divergence"]), str(one["pairs"][f"only by {name}"]),
+        )
+        for name, one in agreement.items()
+    ]  # fmt: skip
+    items = next(iter(tasks.values()))["items"]
+    return (
+        "## Divergence beside tasks and loops (`tasks_divergence.py`)\n\n"
+        f"gemmule pruned, in BF16 by llama.cpp. Tasks: {items} questions each of {', '.join(tasks)}, "
+        f"greedy; accuracy is the mean of the {len(tasks)}. Degenerate replies: "
+        f"{loops['prompts']} prompts, {loops['replies_to_each']} replies each at temperature "
+        f"{loops['temperature']}, at most {loops['most_tokens']} tokens. Divergence as above, "
+        f"{found['held_out']['documents']} documents. In brackets 95 % intervals.\n\n"
+        + table(
+            ("dropped", "criterion", "KL", "accuracy", *tasks, "degenerate replies"), rows
+        )
+        + "\n\nDoes the order by divergence agree? Kendall's tau (1: the same order, 0: none), over "
+        "all nine and among the three of one size, and how many of the "
+        f"{agreement['accuracy']['pairs']['pairs']} pairs are told apart (95 %) by both in the same "
+        "way, by both in opposite ways, or by one only.\n\n"
+        + table(
+            ("divergence against", "tau, all", "tau, same size", "same", "opposite",
+             "only divergence", "only the other"), orders)
+    )  # fmt: skip
+
+
+def _share(one: Mapping[str, Any]) -> str:
+    low, high = 100 * one["low"], 100 * one["high"]
+    return f"{100 * one['value']:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _plain(one: Mapping[str, Any]) -> str:
+    return f"{100 * one['value']:.0f} %"
+
+
+def _tau(one: Mapping[str, Any]) -> str:
+    return f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evidence_pages import claims, loops
+from evidence_pages import claims, loops, tasks_and_divergence
 from page_parts import code, table
 from results import (
     OURS,
@@ -175,6 +175,7 @@ def measured_page() -> str:
         claims,
         loops,
         _gemmule,
+        tasks_and_divergence,
     )
     return (
         "# What is measured\n\nEvery number here is read from the JSON of `benchmarks/` when this "
