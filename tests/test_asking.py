@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from secateur.errors import EngineError, OutputError, RequestError
+from secateur.errors import EngineError, OutputError
 from secateur.evaluation.asking.ask import ask_all
 from secateur.evaluation.asking.ledger import Ledger
-from secateur.evaluation.asking.lock import RunLock, check_same
+from secateur.evaluation.asking.lock import RunLock
 from secateur.evaluation.asking.question import Question
 from secateur.evaluation.asking.reply import Outcome, Reply, outcome_of, read_reply
 from secateur.evaluation.asking.server import AskedServer, ask_engine, ask_url
+from secateur.serving.chat_server import ChatServer
 from secateur.serving.engine_server import EngineServer
 
 SENT = {"temperature": 0.0, "seed": 7, "max_tokens": 40}
@@ -89,10 +90,14 @@ def test_a_wrong_key_and_a_server_that_is_gone_end_the_run(
     stranger = ask_engine(replace(gemmule_server, api_key="wrong"))
     with Ledger(tmp_path / "l") as ledger, pytest.raises(EngineError, match="status 401"):
         ask_all([question("Hi")], stranger, lock_of(stranger), ledger)
-    with ask_url("http://127.0.0.1:9", "nobody") as gone:
-        gone._wait = lambda seconds: None
+    waits: list[float] = []
+    nobody = ChatServer("http://127.0.0.1:9", "nobody", retries=0)
+    with AskedServer(nobody, {}, 1, wait=waits.append) as gone:
         with pytest.raises(EngineError, match="kept"):
             gone.ask(question("Hi"), SENT)
+    assert waits == [0.5, 1, 2, 4]
+    with pytest.raises(EngineError, match="did not answer"):
+        ask_url("http://127.0.0.1:9", "nobody")
 
 
 def test_a_torn_last_line_is_cut_off_and_a_damaged_one_refused(tmp_path: Path) -> None:
@@ -140,11 +145,13 @@ def test_locks_say_in_what_they_differ() -> None:
     one = RunLock("a", {"version": "1", "flags": {"x": 1}}, {"seed": 1}, data={"t": "0"})
     same = replace(one, model="b")
     other = replace(same, server={"version": "2", "flags": {}}, data={})
-    assert check_same(one, same, "two") == ()
+    assert one.differences(same) == ()
     assert one.to_json()["sha256"] == same.to_json()["sha256"] != other.to_json()["sha256"]
-    with pytest.raises(RequestError, match=r"server.version: 1 and 2"):
-        check_same(one, other, "two")
-    assert len(check_same(one, other, "two", forced=True)) == 3
+    assert one.differences(other) == (
+        "data.t: 0 and nothing",
+        "server.flags.x: 1 and nothing",
+        "server.version: 1 and 2",
+    )
     asked = question("x", seed=1)
     assert one.key(asked) != same.key(asked) == replace(same, data={}).key(asked)
     assert one.key(asked) != one.key(replace(asked, arguments={"seed": 2}))

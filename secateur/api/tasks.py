@@ -77,21 +77,34 @@ def evidence_of(
     in pairs, and what of the questions their calibration saw (`overlaps`, by task)."""
     original = next((one for one in answered if one.name == ORIGINAL), None)
     seen = tuple(overlap.measurement() for overlap in overlaps.values())
-    artefacts = tuple(
-        ArtefactEvidence(
-            one.name,
-            (*_alone(one), *(() if one.name == ORIGINAL else (*_paired(original, one), *seen))),
-            {"lock": one.lock.to_json()},
-        )
-        for one in answered
-    )
+    said = list(notes)
+    artefacts = []
+    for one in answered:
+        numbers = _alone(one)
+        if original is not None and one is not original:
+            different = original.lock.differences(one.lock)
+            if not different or request.compare_anyway:
+                numbers += _paired(original, one)
+            if different:
+                said.append(_say_different(one.name, different, request.compare_anyway))
+        if one is not original:
+            numbers += seen
+        artefacts.append(ArtefactEvidence(one.name, numbers, {"lock": one.lock.to_json()}))
     facts = {
         "tasks": list(request.names),
         "protocol": request.protocol,
         "seed": request.seed,
         "calibration_overlap": [overlap.to_json() for overlap in overlaps.values()],
     }
-    return Evidence("tasks", artefacts, facts, tuple(notes))
+    return Evidence("tasks", tuple(artefacts), facts, tuple(said))
+
+
+def _say_different(name: str, different: Sequence[str], compared: bool) -> str:
+    """What is to be known of an artefact that was asked in another way than the original."""
+    how = f"under different conditions ({'; '.join(different[:6])})"
+    if compared:
+        return f"{name} is compared with the original although both were asked {how}"
+    return f"{name} is not compared with the original: both were asked {how}; compare_anyway does"
 
 
 def items_of(answered: Sequence[Answered]) -> Items:
@@ -145,14 +158,13 @@ def _alone(answered: Answered) -> tuple[Measurement, ...]:
     return tuple(entry for result in answered.results for entry in Account(result).measurements())
 
 
-def _paired(original: Answered | None, artefact: Answered) -> tuple[Measurement, ...]:
-    """The differences of all tasks from the original's, which was asked the same."""
-    if original is None:
-        return ()
+def _paired(original: Answered, artefact: Answered) -> tuple[Measurement, ...]:
+    """The differences of all tasks from the original's, where both have the same questions."""
     before = {result.task: result for result in original.results}
     return tuple(
         entry
         for after in artefact.results
+        if after.task in before and _scores(before[after.task]).keys() == _scores(after).keys()
         for entry in compare_paired(
             after.task, _scores(before[after.task]), _scores(after)
         ).measurements()

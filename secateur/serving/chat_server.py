@@ -184,6 +184,20 @@ class ChatServer(AbstractContextManager["ChatServer"]):
         client = self._client.with_options(timeout=_CONTACT_SECONDS, max_retries=1)
         return [model.id for model in self._call(client.models.list).data]
 
+    def describe(self) -> dict[str, Any]:
+        """What the server says of its model, without its name and the time; empty where it says
+        nothing. Raises NoAnswer when it cannot be reached."""
+        client = self._client.with_options(timeout=_CONTACT_SECONDS, max_retries=1)
+        try:
+            found = self._call(client.models.list).data
+        except NoAnswer as error:
+            if error.status != 404:
+                raise
+            return {}
+        said = next((model.model_dump() for model in found if model.id == self.model), {})
+        left_out = ("id", "created", "root", "permission", "aliases", "tags")
+        return {key: value for key, value in said.items() if key not in left_out}
+
     def _find_model(self) -> str:
         names = self.models()
         if len(names) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,12 +18,16 @@ from secateur.cli.register import add_command
 from secateur.cli.render.estimate import show_estimate
 from secateur.cli.terminal import show, tells
 
+if TYPE_CHECKING:
+    from secateur.api.requests import Measuring
+
 EXAMPLES = """
 secateur measure out --against gemmule
 secateur measure model-Q4_K_M.gguf --against MODEL --prompts held-out.jsonl
 secateur measure out --against gemmule --gate "kl_mean<=0.1"
 secateur measure out --against gemmule --tasks gemmule-arithmetic,gemmule-chat
 secateur measure out --against MODEL --loops --speed
+secateur measure http://localhost:8000/v1 --tasks gsm8k,./mine.yaml --task-limit 100
 """
 COMPARE_EXAMPLES = """
 secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule
@@ -34,6 +38,14 @@ Against = Annotated[
     str,
     typer.Option(
         metavar="MODEL", help="The original model.", autocompletion=complete_or_path(models)
+    ),
+]
+OptionalAgainst = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="The original model; of a server another one, of a log another log.",
+        autocompletion=complete_or_path(models),
     ),
 ]
 Work = Annotated[
@@ -62,10 +74,13 @@ def add_to(app: typer.Typer) -> None:
 
 def measure(
     out: Annotated[
-        Path,
-        typer.Argument(metavar="OUTPUT", help="An output of `apply`, a model folder or a GGUF."),
+        str,
+        typer.Argument(
+            metavar="OUTPUT",
+            help="An output of `apply`, a model folder or a GGUF; for tasks also the address of a "
+            "server, or a log of inspect-ai (.eval).",
+        ),
     ],
-    against: Against,
     text: HeldOutOptions,
     answering: AnswerOptions,
     gates: GateOptions,
@@ -74,23 +89,32 @@ def measure(
     speed: SpeedOptions,
     serving: ServingOptions,
     running: RunOptions,
+    against: OptionalAgainst = None,
     work: Work = None,
     device: Device = "auto",
     workers: Workers = None,
     estimate: EstimateOnly = False,
 ) -> None:
-    """What was lost: divergence from the original on its own answers.
+    """What was lost: divergence from the original on its own answers, and tasks on request.
 
     Where nothing is named, they are answers to what the output's calibration held out.
     """
+    from secateur.api.elsewhere import is_elsewhere
+    from secateur.errors import RequestError
+
     asked = all_words(gates, tasks, loops, speed, serving)
     request = answering.request(device=device, **vars(text), **asked)
+    if is_elsewhere(out):
+        _measure_elsewhere(out, against, request, work, running.as_json)
+        return
+    if against is None:
+        raise RequestError(f"{out} is measured against its original: name it with --against")
     if estimate:
         from secateur.api.estimate import estimate_measuring
 
         with show_progress() as progress:
             expected = estimate_measuring(
-                out,
+                Path(out),
                 running.open(against, weights=True),
                 request,
                 revision=running.revision,
@@ -115,6 +139,17 @@ def measure(
 
     show(measured_json(found), measurement_lines(found, by_domain=tells("INFO")), running.as_json)
     found.check_gate()
+
+
+def _measure_elsewhere(
+    target: str, against: str | None, request: Measuring, work: Path | None, as_json: bool
+) -> None:
+    from secateur.api.elsewhere import measure_elsewhere
+    from secateur.cli.render.evidence import evidence_lines
+
+    with show_progress() as progress:
+        found = measure_elsewhere(target, against, request, work=work, progress=progress)
+    show(found.to_json(), evidence_lines(found), as_json)
 
 
 def compare(

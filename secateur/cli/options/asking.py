@@ -72,6 +72,23 @@ OriginalModel = Annotated[
         rich_help_panel=ASKING,
     ),
 ]
+ServedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--served-model",
+        metavar="NAME",
+        help="What a server that is measured calls its model, where it has several.",
+        rich_help_panel=ASKING,
+    ),
+]
+CompareAnyway = Annotated[
+    bool,
+    typer.Option(
+        "--compare-anyway",
+        help="Compare with the original also where both were asked under different conditions.",
+        rich_help_panel=ASKING,
+    ),
+]
 Slots = Annotated[
     int,
     typer.Option(min=1, metavar="N", help="Questions answered at a time.", rich_help_panel=ASKING),
@@ -105,6 +122,7 @@ class TaskOptions:
     protocol: ProtocolName = "default"
     task_limit: TaskLimit = None
     task_seed: TaskSeed = 0
+    compare_anyway: CompareAnyway = False
 
     def words(self) -> dict[str, Any]:
         """As arguments of a Measuring."""
@@ -113,7 +131,8 @@ class TaskOptions:
         names = read_words(self.tasks or ())
         if not names:
             return {"tasks": None}
-        return {"tasks": Tasks(names, self.protocol, self.task_limit, self.task_seed)}
+        asked = (self.protocol, self.task_limit, self.task_seed, self.compare_anyway)
+        return {"tasks": Tasks(names, *asked)}
 
 
 @dataclass(frozen=True)
@@ -122,6 +141,7 @@ class ServingOptions:
 
     original: Original = None
     original_model: OriginalModel = None
+    served_model: ServedModel = None
     slots: Slots = 4
     context: Context = None
     gpu_layers: GpuLayers = None
@@ -130,7 +150,9 @@ class ServingOptions:
         """As arguments of a Measuring."""
         from secateur.api.requests import Serving
 
-        return {"serving": Serving(**vars(self))}
+        given = {("model" if key == "served_model" else key): found
+                 for key, found in vars(self).items()}  # fmt: skip
+        return {"serving": Serving(**given)}
 
 
 class Words(Protocol):

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from secateur.errors import RequestError
 from secateur.evaluation.asking.question import Question
 
 _ABSENT = "nothing"
@@ -49,20 +48,6 @@ class RunLock:
             for name in sorted(mine.keys() | theirs.keys())
             if name != "model" and mine.get(name, _ABSENT) != theirs.get(name, _ABSENT)
         )
-
-
-def check_same(first: RunLock, second: RunLock, what: str, forced: bool = False) -> tuple[str, ...]:
-    """The differences of two locks, for results that are to be compared.
-
-    Raises RequestError when there are any and the comparison is not forced.
-    """
-    found = first.differences(second)
-    if found and not forced:
-        raise RequestError(
-            f"{what} were made under different conditions ({'; '.join(found[:6])}): ask both in "
-            "the same way, or compare with force"
-        )
-    return found
 
 
 def hash_json(content: object) -> str:

@@ -16,13 +16,15 @@ class Serving:
 
     `original` is what is asked beside the artefacts: the address of a server (OpenAI's protocol;
     key: OPENAI_API_KEY), a GGUF of the original, or "none". By default a GGUF of it is made in its
-    own precision and kept. `original_model` is the name that the server has for it. `slots` are
+    own precision and kept. `original_model` is the name that the server has for it, and `model`
+    the one that a server which is measured has for its own. `slots` are
     answered at a time, each with `context` tokens (default: what the protocol says, else what the
     model was trained for, 32,768 at most). `gpu_layers` run on a GPU where there is one.
     """
 
     original: str | None = None
     original_model: str | None = None
+    model: str | None = None
     slots: int = 4
     context: int | None = None
     gpu_layers: int | None = None

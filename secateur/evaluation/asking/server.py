@@ -163,7 +163,7 @@ def ask_url(url: str, model: str | None = None, slots: int = 1) -> AskedServer:
     named.
     """
     chat = ChatServer(url, model, retries=0)
-    identity = {"engine": "unknown", "address": chat.address, "model": chat.model, "slots": slots}
+    identity = {"engine": "unknown", "says": chat.describe(), "slots": slots}
     return AskedServer(chat, identity, slots)
 
 

@@ -1,0 +1,90 @@
+"""Tasks of models that are no output of ours: any OpenAI-compatible server, and logs."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+from secateur.api.measuring import Measuring
+from secateur.api.models import File
+from secateur.api.subjects import Asked, Subject, url_subject
+from secateur.api.tasks import Answered, evidence_of, measure_tasks
+from secateur.errors import RequestError
+from secateur.evaluation.asking.request import Serving
+from secateur.evaluation.tasks.inspect_log import ENDING, read_inspect_log
+from secateur.evaluation.tasks.request import Tasks
+from secateur.release.evidence import ORIGINAL, Evidence
+from secateur.serving.chat_server import is_url, public_address
+from secateur.system.atomic import writing
+from secateur.system.cache import model_folder, name_model
+from secateur.system.folder_lock import in_use
+from secateur.system.progress import Progress, no_progress
+
+_BY_NAME = (
+    "a server's model is known by its name and address alone: give another work folder when "
+    "another model is served there"
+)
+
+
+def is_elsewhere(target: str) -> bool:
+    """Whether a target is a server or a log, and not a file or folder of a model."""
+    return is_url(target) or target.endswith(ENDING)
+
+
+def measure_elsewhere(
+    target: str,
+    against: str | None,
+    request: Measuring,
+    *,
+    work: File | None = None,
+    progress: Progress = no_progress,
+) -> Evidence:
+    """Tasks of the model behind an address, or those in a log of inspect-ai, and beside them those
+    of the original: an address or a log likewise.
+
+    `work` keeps what was answered (default: a folder of the cache). Raises RequestError for what
+    cannot be, EngineError when a server ends.
+    """
+    if against is not None and is_url(against) != is_url(target):
+        raise RequestError(
+            f"{target} and {against} cannot be compared: give two servers, or two logs"
+        )
+    if is_url(target):
+        return _measure_servers(target, against, request, work, progress)
+    return _read_logs(target, against, request.tasks)
+
+
+def _measure_servers(
+    url: str, against: str | None, request: Measuring, work: File | None, progress: Progress
+) -> Evidence:
+    if request.tasks is None:
+        raise RequestError(
+            f"{url}: a server is measured by tasks, as in --tasks reasoning; divergence needs the "
+            "weights"
+        )
+    serving = request.serving
+    named = public_address(url)
+    folder = Path(work) if work is not None else model_folder(sha256(named.encode()).hexdigest())
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    name_model(folder, named)
+    first = _original(against, serving)
+    subjects = (*first, url_subject("model", url, serving.model))
+    asked = Asked(subjects, serving, folder, progress=progress, notes=(_BY_NAME,))
+    with in_use(folder):
+        return measure_tasks(asked, request.tasks)[0]
+
+
+def _original(against: str | None, serving: Serving) -> tuple[Subject, ...]:
+    return () if against is None else (url_subject(ORIGINAL, against, serving.original_model),)
+
+
+def _read_logs(path: str, against: str | None, tasks: Tasks | None) -> Evidence:
+    named = [("model", path)] if against is None else [(ORIGINAL, against), ("model", path)]
+    logs = [(name, read_inspect_log(Path(file))) for name, file in named]
+    answered = [Answered(name, (log.result,), log.lock) for name, log in logs]
+    asked = tasks or Tasks((logs[-1][1].result.task,), protocol="as logged")
+    notes = [
+        f"{name}: {log.model}, {file}" for (name, log), (_, file) in zip(logs, named, strict=True)
+    ]
+    return evidence_of(answered, asked, notes=notes)

@@ -1,0 +1,158 @@
+"""Logs of inspect-ai (`.eval`, or `.json`) as results of a task: what a user ran elsewhere.
+
+A `.eval` file is a ZIP of JSON: `header.json`, and a file for each sample and epoch. Only what is
+needed is read, so no part of inspect-ai has to be installed.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import RequestError
+from secateur.evaluation.asking.lock import RunLock, hash_json
+from secateur.evaluation.asking.reply import WHOLE, Outcome, Reply, outcome_of
+from secateur.evaluation.tasks.result import ItemResult, TaskResult
+from secateur.system.text_files import MIB, explain, read_json
+
+ENDING = ".eval"
+_LARGEST = 64 * MIB
+"""Bytes of one sample at most."""
+_VALUES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
+"""inspect-ai's letters: correct, incorrect, partial, no answer."""
+_FINISHES = {"max_tokens": "length", "model_length": "length"}
+
+
+@dataclass(frozen=True)
+class InspectLog:
+    """One task that one model was asked, and the conditions as far as the log has them."""
+
+    model: str
+    result: TaskResult
+    lock: RunLock
+
+
+def read_inspect_log(path: Path) -> InspectLog:
+    """Read a log. Raises RequestError for a file that is none, or has no scored sample."""
+    try:
+        header, samples = _load(path)
+        evaluated = header["eval"]
+        items = tuple(_item(str(evaluated["task"]), sample) for sample in samples)
+        inputs = [[one["id"], one.get("input"), one.get("target")] for one in samples]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RequestError(
+            f"{path} is no log of inspect-ai that can be read ({explain(error)})"
+        ) from None
+    if not items:
+        raise RequestError(f"{path} has no samples: it is the log of a run that was not begun")
+    result = TaskResult(
+        str(evaluated["task"]),
+        items,
+        hash_json(inputs),
+        str(evaluated.get("task_version", "")),
+        _scorer(samples[0]),
+    )
+    sent = {**(header.get("plan") or {}).get("config", {})}
+    sent |= evaluated.get("model_generate_config") or {}
+    lock = RunLock(
+        str(evaluated.get("model", "")),
+        {"engine": "inspect-ai", "packages": evaluated.get("packages") or {}},
+        sent,
+        {"arguments": evaluated.get("task_args") or {}},
+        {result.task: result.sha256},
+    )
+    return InspectLog(str(evaluated.get("model", "")), result, lock)
+
+
+def _load(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The header and all samples, in the order of their ids and epochs."""
+    if path.suffix != ENDING:
+        whole = read_json(path, "a log of inspect-ai", RequestError)
+        return whole, _ordered(whole.get("samples") or [])
+    try:
+        with zipfile.ZipFile(path) as log:
+            names = [name for name in log.namelist() if name.startswith("samples/")]
+            large = [name for name in names if log.getinfo(name).file_size > _LARGEST]
+            if large:
+                raise RequestError(
+                    f"{path}: {large[0]} has more than {_LARGEST // MIB} MiB, expected one sample"
+                )
+            start = "header.json" if "header.json" in log.namelist() else "_journal/start.json"
+            return json.loads(log.read(start)), _ordered([json.loads(log.read(n)) for n in names])
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
+        raise RequestError(
+            f"{path} is not a ZIP that can be read ({error}): `inspect log convert --to json` "
+            "makes a file that can"
+        ) from None
+
+
+def _ordered(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(samples, key=lambda one: (str(one["id"]), int(one.get("epoch", 1))))
+
+
+def _scorer(sample: Mapping[str, Any]) -> str:
+    return next(iter(sample.get("scores") or {}), "score")
+
+
+def _item(task: str, sample: Mapping[str, Any]) -> ItemResult:
+    epoch = int(sample.get("epoch", 1))
+    reply = _reply(sample)
+    outcome = outcome_of(reply)
+    score = (sample.get("scores") or {}).get(_scorer(sample)) or {}
+    value, read = _value(score.get("value")), score.get("answer")
+    if outcome in WHOLE and (value is None or read == ""):
+        outcome = Outcome.UNPARSED
+    return ItemResult(
+        task,
+        f"{sample['id']}" if epoch == 1 else f"{sample['id']}-{epoch}",
+        outcome,
+        value,
+        None if read is None else str(read),
+        sample.get("target"),
+        facts=reply.facts(),
+    )
+
+
+def _reply(sample: Mapping[str, Any]) -> Reply:
+    output = sample.get("output") or {}
+    choice = (output.get("choices") or [{}])[0]
+    usage = output.get("usage") or {}
+    error = sample.get("error") or output.get("error")
+    said = error.get("message") if isinstance(error, Mapping) else error
+    content, thought = _texts((choice.get("message") or {}).get("content") or "")
+    return Reply(
+        content=content,
+        reasoning=thought,
+        tool_calls=tuple((choice.get("message") or {}).get("tool_calls") or ()),
+        finish=_FINISHES.get(choice.get("stop_reason"), choice.get("stop_reason")),
+        prompt_tokens=usage.get("input_tokens"),
+        completion_tokens=usage.get("output_tokens"),
+        thought_tokens=usage.get("reasoning_tokens"),
+        error=str(said) if said else None,
+    )
+
+
+def _texts(content: str | list[Mapping[str, Any]]) -> tuple[str, str]:
+    """(text, thought) of a message, which is a text or a list of parts."""
+    if isinstance(content, str):
+        return content, ""
+    kinds = ("text", "reasoning")
+    text, thought = (
+        "".join(str(one.get(kind) or "") for one in content if one.get("type") == kind)
+        for kind in kinds
+    )
+    return text, thought
+
+
+def _value(value: object) -> float | None:
+    """A score between 0 and 1; None for what is no number of that kind."""
+    if isinstance(value, bool | int | float) and 0 <= value <= 1:
+        return float(value)
+    return _VALUES.get(value) if isinstance(value, str) else None

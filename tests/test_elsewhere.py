@@ -1,0 +1,159 @@
+"""Tasks of what is no output of ours: any server by its address, and logs of inspect-ai."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counting_proxy import CountingProxy, counting_proxy
+from lm_eval_tasks import write_sums
+from tiny_line import Run
+
+from secateur.errors import RequestError
+from secateur.evaluation.asking.reply import Outcome
+from secateur.evaluation.tasks.accounting import Account
+from secateur.evaluation.tasks.inspect_log import read_inspect_log
+from secateur.serving.engine_server import EngineServer
+
+PATIENCE = 120.0
+"""Seconds until a run that does nothing is given up."""
+
+
+def kill_after(command: list[str], proxy: CountingProxy, answers: int) -> None:
+    """Run a command, and end it with SIGKILL when so many questions were answered."""
+    environment = {**os.environ, "OPENAI_API_KEY": "secret-of-gemmule"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        until = time.monotonic() + PATIENCE
+        while proxy.asked.total() < answers and time.monotonic() < until:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_resumes_without_asking_a_finished_question_again(
+    gemmule_server: EngineServer, tmp_path: Path
+) -> None:
+    work, suite, own = tmp_path / "work", 8, 6
+    sums = write_sums(tmp_path / "tasks", own)
+    with counting_proxy(gemmule_server.address) as proxy:
+        command = [sys.executable, "-m", "secateur", "measure", proxy.url, "--slots", "1"]
+        command += ["--tasks", f"gemmule-arithmetic,{sums}", "--task-limit", str(suite)]
+        command += ["--work", str(work), "--served-model", gemmule_server.alias, "--json"]
+        kept: set[str] = set()
+        for answers in (3, suite + 3):
+            kill_after(command, proxy, answers)
+            (ledger,) = work.rglob("*.jsonl")
+            kept = {json.loads(line)["key"] for line in ledger.read_bytes().splitlines()}
+            with ledger.open("ab") as file:
+                file.write(b'{"key": "torn by the ki')
+        assert suite < len(kept) < suite + own
+        environment = {**os.environ, "OPENAI_API_KEY": "secret-of-gemmule"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    (model,) = json.loads(done.stdout)["artefacts"]
+    asked = {
+        one["domain"]: one["n"]["items"] for one in model["measurements"] if one["name"] == "empty"
+    }
+    assert asked == {"gemmule-arithmetic": suite, "local_sums": own}
+    # Every question was answered once. Of each kill one answer may have come and not been kept.
+    assert len(proxy.asked) == suite + own
+    assert proxy.asked.total() <= suite + own + 2
+    assert len(list(ledger.read_bytes().splitlines())) == suite + own
+
+
+def test_a_server_is_measured_by_its_address(
+    gemmule_server: EngineServer, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-of-gemmule")
+    words = f"measure {gemmule_server.url} --work {tmp_path}"
+    code, printed, errors = run(*f"{words} --tasks gemmule-chat --task-limit 2".split())
+    assert code == 0, errors
+    assert "what became of every question" in printed and "name and address alone" in printed
+    assert run(*words.split()).code == 2  # divergence needs the weights
+    assert run("measure", "nowhere").code == 2
+
+
+def write_log(path: Path, samples: list[dict[str, Any]], model: str = "a/b") -> Path:
+    """A log as inspect-ai writes it."""
+    header = {"version": 2, "status": "success", "eval": {"task": "gpqa", "model": model}}
+    header |= {"plan": {"config": {"temperature": 0.5}}}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as log:
+        log.writestr("_journal/start.json", json.dumps(header))
+        for sample in samples:
+            name = f"samples/{sample['id']}_epoch_{sample['epoch']}.json"
+            log.writestr(name, json.dumps(sample))
+        log.writestr("header.json", json.dumps(header))
+    return path
+
+
+def sample(number: int, value: object, stop: str = "stop", content: object = "B") -> dict[str, Any]:
+    choice = {"message": {"role": "assistant", "content": content}, "stop_reason": stop}
+    return {
+        "id": number,
+        "epoch": 1,
+        "input": f"question {number}",
+        "target": "B",
+        "output": {"choices": [choice], "usage": {"input_tokens": 3, "output_tokens": 4}},
+        "scores": {"choice": {"value": value, "answer": "B"}},
+    }
+
+
+def test_a_log_of_inspect_ai_is_accounted_for(tmp_path: Path) -> None:
+    thought = [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "B"}]
+    failed = {**sample(5, "I"), "error": {"message": "connection lost"}, "output": {}}
+    samples = [
+        sample(1, "C"),
+        sample(2, "I", content=thought),
+        sample(3, "C", stop="max_tokens"),
+        sample(4, "I", content=""),
+        failed,
+    ]
+    log = read_inspect_log(write_log(tmp_path / "a.eval", samples))
+    account = Account(log.result)
+    assert (log.model, log.lock.sent) == ("a/b", {"temperature": 0.5})
+    assert [item.outcome for item in account.items] == [
+        Outcome.ANSWERED,
+        Outcome.ANSWERED,
+        Outcome.TRUNCATED,
+        Outcome.EMPTY,
+        Outcome.SERVER_ERROR,
+    ]
+    assert account.items[1].facts["reasoning"] == "hm"
+    assert (account.accuracy.value, account.as_read, account.best) == (0.2, 0.4, 0.8)
+
+
+def test_two_logs_are_compared_in_pairs(tmp_path: Path, run: Run) -> None:
+    before = write_log(tmp_path / "a.eval", [sample(n, "C") for n in range(6)])
+    after = write_log(tmp_path / "b.eval", [sample(n, "I" if n else "C") for n in range(6)], "c")
+    code, printed, errors = run("measure", after, "--against", before, "--json")
+    assert code == 0, errors
+    (_, model) = json.loads(printed)["artefacts"]
+    named = {entry["name"]: entry["value"] for entry in model["measurements"]}
+    assert (named["flips_lost"], named["p_value"]) == (5, 0.0625)
+    other = write_log(tmp_path / "c.eval", [sample(n, "C") for n in range(3)])
+    printed = run("measure", after, "--against", other).out
+    assert "not compared with the original" in printed
+
+
+def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.eval"
+    path.write_bytes(b"no zip")
+    with pytest.raises(RequestError, match="not a ZIP"):
+        read_inspect_log(path)
+    with zipfile.ZipFile(path, "w") as log:
+        log.writestr("header.json", "{}")
+    with pytest.raises(RequestError, match="lacks the key eval"):
+        read_inspect_log(path)
+    with pytest.raises(RequestError, match="no samples"):
+        read_inspect_log(write_log(path, []))
