@@ -92,9 +92,9 @@ def test_a_wrong_key_and_a_server_that_is_gone_end_the_run(
         ask_all([question("Hi")], stranger, lock_of(stranger), ledger)
     waits: list[float] = []
     nobody = ChatServer("http://127.0.0.1:9", "nobody", retries=0)
-    with AskedServer(nobody, {}, 1, wait=waits.append) as gone:
-        with pytest.raises(EngineError, match="kept"):
-            gone.ask(question("Hi"), SENT)
+    gone = AskedServer(nobody, {}, 1, wait=waits.append)
+    with gone, pytest.raises(EngineError, match="kept"):
+        gone.ask(question("Hi"), SENT)
     assert waits == [0.5, 1, 2, 4]
     with pytest.raises(EngineError, match="did not answer"):
         ask_url("http://127.0.0.1:9", "nobody")
