@@ -8,7 +8,7 @@ from secateur.api.held_out import calibrated_text_of
 from secateur.api.loops import measure_loops
 from secateur.api.measuring import Measuring
 from secateur.api.speed import measure_speed
-from secateur.api.subjects import Asked
+from secateur.api.subjects import AskedOutput
 from secateur.api.tasks import measure_tasks
 from secateur.release.evidence import KINDS, Evidence, Items, Kind, write_evidence
 
@@ -19,7 +19,9 @@ def kinds_of(request: Measuring) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if wanted[kind] is not None)
 
 
-def gather_evidence(asked: Asked, request: Measuring, out: Path | None) -> tuple[Evidence, ...]:
+def gather_evidence(
+    asked: AskedOutput, request: Measuring, out: Path | None
+) -> tuple[Evidence, ...]:
     """Ask for every kind, and write it into `out` where that is an output of ours.
 
     Each kind is written as soon as it is whole. Raises RequestError, EngineError, WriteError.
@@ -34,7 +36,7 @@ def gather_evidence(asked: Asked, request: Measuring, out: Path | None) -> tuple
 
 
 def _measure(
-    kind: Kind, asked: Asked, request: Measuring, out: Path | None
+    kind: Kind, asked: AskedOutput, request: Measuring, out: Path | None
 ) -> tuple[Evidence, Items]:
     if kind == "tasks" and request.tasks is not None:
         calibrated = None if out is None else calibrated_text_of(out)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from secateur.api.held_out import OWN_SET
-from secateur.api.subjects import Asked, Subject
+from secateur.api.subjects import AskedOutput, Subject
 from secateur.checkpoint.reader import Checkpoint
 from secateur.evaluation.asking.ask import ask_all
 from secateur.evaluation.asking.ledger import Ledger
@@ -59,7 +59,7 @@ def plan_loops(original: Checkpoint, request: Loops) -> LoopPlan:
     return LoopPlan(request, loop_prompts(source, request.count, request.seed), tokens)
 
 
-def measure_loops(asked: Asked, request: Loops) -> tuple[Evidence, Items]:
+def measure_loops(asked: AskedOutput, request: Loops) -> tuple[Evidence, Items]:
     """Ask every model the same prompts, one model after the other, and judge what they reply.
 
     What was answered is in `asked.folder` at once: interrupted, the same call asks only the rest.
@@ -71,7 +71,9 @@ def measure_loops(asked: Asked, request: Loops) -> tuple[Evidence, Items]:
     return loop_evidence(runs, plan, asked.notes), loop_items(runs)
 
 
-def _serve_and_ask(asked: Asked, subject: Subject, plan: LoopPlan, sampler: Sampler) -> LoopRun:
+def _serve_and_ask(
+    asked: AskedOutput, subject: Subject, plan: LoopPlan, sampler: Sampler
+) -> LoopRun:
     # Its own defaults as well, so that servers whose files say otherwise are served alike.
     settings = replace(asked.settings(None), sampler=sampler)
     with (

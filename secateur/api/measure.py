@@ -24,7 +24,7 @@ from secateur.api.report import (
     publish_report,
     routing_notes,
 )
-from secateur.api.subjects import Asked, artefact_subjects, original_subject
+from secateur.api.subjects import AskedOutput, artefact_subjects, original_subject
 from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
 from secateur.evaluation.engine import InOurPath, measure_engine
@@ -127,7 +127,15 @@ def _gather(out: Path | None, run: Run, opened: Sequence[Artefact]) -> tuple[Evi
     subjects, notes = artefact_subjects(opened, run.folder, workers, run.progress)
     first = original_subject(run.original, request.serving, run.folder, workers, run.progress)
     everyone = (*first, *subjects)
-    asked = Asked(run.original, everyone, request.serving, run.folder, workers, run.progress, notes)
+    asked = AskedOutput(
+        everyone,
+        request.serving,
+        run.folder,
+        workers,
+        run.progress,
+        notes,
+        original=run.original,
+    )
     with in_use(run.folder):
         return gather_evidence(asked, request, out)
 

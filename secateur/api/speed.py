@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 
-from secateur.api.subjects import Asked, Subject, is_mlx
+from secateur.api.subjects import AskedOutput, Subject, is_mlx
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import RequestError
@@ -32,7 +32,7 @@ _PACKAGES = {gguf_turn.ENGINE: ("xllamacpp",), mlx_turn.ENGINE: ("mlx-lm", "mlx"
 Timed = Mapping[tuple[str, str], tuple[Turn, ...]]
 
 
-def measure_speed(asked: Asked, request: Speed) -> tuple[Evidence, Items]:
+def measure_speed(asked: AskedOutput, request: Speed) -> tuple[Evidence, Items]:
     """Time all models in turns. Raises RequestError for prompts longer than the model's context,
     EngineError when an engine fails."""
     original = asked.original

@@ -36,12 +36,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Asked:
-    """All models that are asked the same, and how. `original` is the one that artefacts are of.
+    """All models that are asked the same, and how.
 
     `folder` keeps what was answered; `notes` are sentences about models that are not asked.
     """
 
-    original: Checkpoint
     subjects: tuple[Subject, ...]
     serving: Serving
     folder: Path
@@ -76,6 +75,13 @@ class Asked:
             workers=self.workers,
             gpu_layers=self.serving.gpu_layers,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedOutput(Asked):
+    """The artefacts of an output that are asked beside the `original` that they are of."""
+
+    original: Checkpoint
 
 
 def original_subject(
