@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from tiny_line import Run
 from secateur.errors import RequestError
 from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.lock import RunLock
-from secateur.evaluation.asking.protocol import Protocol, find_protocol, protocols
-from secateur.evaluation.asking.reply import Outcome
+from secateur.evaluation.asking.protocol import Protocol, SecondPass, find_protocol, protocols
+from secateur.evaluation.asking.question import Question
+from secateur.evaluation.asking.reply import Outcome, Reply
 from secateur.evaluation.asking.server import ask_engine
 from secateur.evaluation.tasks.accounting import Account
 from secateur.evaluation.tasks.asker import Asker
 from secateur.evaluation.tasks.find import find_tasks
 from secateur.evaluation.tasks.result import ItemResult, TaskResult
+from secateur.evaluation.tasks.second_pass import ask_again, most_probable
 from secateur.evaluation.tasks.suite_task import ask_suite
 from secateur.evaluation.tasks.suites.registry import SUITES
 from secateur.release.evidence import read_evidence, read_items
@@ -127,6 +130,29 @@ def test_names_are_sorted_by_where_tasks_come_from(tmp_path: Path) -> None:
     assert (found.files, found.harness) == ((mine,), ("gsm8k",))
     with pytest.raises(RequestError, match="expected a task of lm-eval in YAML"):
         find_tasks(("nowhere.yaml",))
+
+
+def test_the_second_pass_takes_the_most_probable_letter_of_what_gave_no_answer(
+    gemmule_server: EngineServer, tmp_path: Path
+) -> None:
+    protocol = Protocol("two passes", second_pass=SecondPass())
+    text = "Which is a fruit? (A) apple (B) stone (C) 7 (D) rain"
+    asked = Question("t", "0", ({"role": "user", "content": text},))
+    kinds = (Outcome.EMPTY, Outcome.ANSWERED, Outcome.TRUNCATED, Outcome.UNPARSED)
+    items = tuple(
+        ItemResult("t", str(n), kind, None, expected="(A)", question=replace(asked, id=str(n)))
+        for n, kind in enumerate(kinds)
+    )
+    with ask_engine(gemmule_server) as server, Ledger(tmp_path / "l") as ledger:
+        asker = Asker(server, RunLock("m", server.identity, protocol.sent()), ledger, protocol)
+        found = ask_again(TaskResult("t", items, "hash", "1"), asker)
+        words = replace(items[0], expected="apple")
+        same = TaskResult("t", (words,), "hash", "1")
+        assert ask_again(same, asker) == same
+    patched = [item.patched for item in found.items]
+    assert patched[0] == patched[2] is not None and patched[1] is patched[3] is None
+    assert most_probable(Reply(first_token={"B": -3, " B": -3, "A)": -2.5, "x": -1}), "AB") == "B"
+    assert most_probable(Reply(first_token={"x": -1}), "AB") is None
 
 
 @pytest.mark.slow

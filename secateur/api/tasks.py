@@ -25,6 +25,7 @@ from secateur.evaluation.tasks.harness import ask_harness, check_harness
 from secateur.evaluation.tasks.paired import compare_paired
 from secateur.evaluation.tasks.request import LIMIT, Tasks
 from secateur.evaluation.tasks.result import TaskResult
+from secateur.evaluation.tasks.second_pass import ask_again
 from secateur.evaluation.tasks.suite_task import ask_suite
 from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence, Items
 from secateur.system.progress import within
@@ -134,6 +135,7 @@ def _ask(
         )
         if found.files or found.harness:
             results += ask_harness(found.files, found.harness, asker, limit)
+        results = tuple(ask_again(result, asker) for result in results)
     data = {result.task: hash_json([result.sha256, result.version]) for result in results}
     return Answered(subject.name, results, replace(lock, data=data))
 

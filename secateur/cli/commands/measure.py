@@ -19,6 +19,7 @@ from secateur.cli.render.estimate import show_estimate
 from secateur.cli.terminal import show, tells
 
 if TYPE_CHECKING:
+    from secateur.api.models import Model
     from secateur.api.requests import Measuring
 
 EXAMPLES = """
@@ -110,18 +111,7 @@ def measure(
     if against is None:
         raise RequestError(f"{out} is measured against its original: name it with --against")
     if estimate:
-        from secateur.api.estimate import estimate_measuring
-
-        with show_progress() as progress:
-            expected = estimate_measuring(
-                Path(out),
-                running.open(against, weights=True),
-                request,
-                revision=running.revision,
-                workers=workers,
-                progress=progress,
-            )
-        show_estimate(expected, running.as_json)
+        _estimate(Path(out), running.open(against, weights=True), request, running, workers)
         return
     with show_progress() as progress:
         from secateur.api.measure import measure as run
@@ -139,6 +129,23 @@ def measure(
 
     show(measured_json(found), measurement_lines(found, by_domain=tells("INFO")), running.as_json)
     found.check_gate()
+
+
+def _estimate(
+    out: Path, original: Model, request: Measuring, running: RunOptions, workers: int | None
+) -> None:
+    from secateur.api.estimate import estimate_measuring
+
+    with show_progress() as progress:
+        expected = estimate_measuring(
+            out,
+            original,
+            request,
+            revision=running.revision,
+            workers=workers,
+            progress=progress,
+        )
+    show_estimate(expected, running.as_json)
 
 
 def _measure_elsewhere(
