@@ -50,7 +50,7 @@ def compare(template: Template, model: ModelFile) -> Comparison:
     """Render all conversations that both templates can do with both, and compare the texts.
 
     Equal texts are equal tokens: the file's own tokenizer reads both. A model that has not learnt
-    to be told whether to think is told nothing. Raises FormatError for a model without a template.
+    to be told whether to think is told nothing.
     """
     own = model.template or ""
     can = abilities(template) & jinja_abilities(own)

@@ -79,7 +79,7 @@ def for_jinja(conversation: Conversation, template: str) -> list[dict[str, Any]]
 
     A template that reads `tool_responses` and knows no tool_call_id wants the results of tools in
     the message that asked for them, and what the model said next as that message's content, as
-    llama.cpp gives them to it (common/chat.cpp, b7000 and later).
+    llama.cpp gives them to it (common/chat.cpp, as in xllamacpp 2026.10).
     """
     messages = [dict(message) for message in conversation.messages]
     if "tool_responses" not in template or "tool_call_id" in template:
