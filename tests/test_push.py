@@ -56,6 +56,23 @@ def test_nothing_is_sent_without_push(out: Path, hub: Hub, run: Run) -> None:
     assert secateur.verify(out) == ()
 
 
+def test_the_card_shows_the_pictures_of_what_was_measured(out: Path) -> None:
+    released = release(out)
+    pictures = sorted(path.name for path in (out / "evidence/pictures").iterdir())
+    assert "size-and-divergence.svg" in pictures and "experts.svg" in pictures
+    card = (out / "README.md").read_text()
+    sent = {file.path for file in released.bundle.files}
+    for name in pictures:
+        assert f"(evidence/pictures/{name})" in card
+        assert f"evidence/pictures/{name}" in sent
+    (out / "report.json").unlink()
+    amend_manifest(out, (), gone={"report.json"})
+    shutil.rmtree(out / "evidence/pictures")
+    amend_manifest(out, (), gone={f"evidence/pictures/{name}" for name in pictures})
+    release(out, Releasing(force=True))
+    assert "evidence/pictures" not in (out / "README.md").read_text()
+
+
 @pytest.mark.slow
 def test_a_release_makes_the_same_bytes_again(out: Path) -> None:
     first = {file.path: file.sha256 for file in release(out).bundle.files}

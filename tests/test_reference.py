@@ -27,7 +27,7 @@ from secateur.planning.document import to_json
 from secateur.planning.keys import PLAN_KEYS
 from secateur.pruning.drop_map import DROP_MAP_KEYS
 from secateur.recipes.recipe import RECIPE_KEYS, RULE_KEYS
-from secateur.release.keys import MANIFEST_KEYS, REPORT_KEYS, RUN_KEYS
+from secateur.release.keys import EVIDENCE_KEYS, MANIFEST_KEYS, REPORT_KEYS, RUN_KEYS
 from secateur.statistics import keys as statistics_keys
 from secateur.statistics.file import load
 from secateur.system import typed_yaml
@@ -42,7 +42,7 @@ READ: Mapping[str, list[Mapping[str, object]]] = {
     "family": [NUMBERS, *(keys_of(cls) for cls in FAMILY_TABLES)],
     "imatrix": [IMATRIX_KEYS, QUANTIZE_KEYS],
     "plan": [PLAN_KEYS],
-    "output": [MANIFEST_KEYS, REPORT_KEYS, RUN_KEYS],
+    "output": [MANIFEST_KEYS, REPORT_KEYS, RUN_KEYS, EVIDENCE_KEYS],
     "statistics": [statistics_keys.HEADER_KEYS],
 }
 """{page: the tables by which its files are read or written}"""

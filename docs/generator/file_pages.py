@@ -20,7 +20,7 @@ from secateur.planning import document
 from secateur.planning.keys import PLAN_KEYS
 from secateur.pruning import drop_map
 from secateur.recipes import layer_importance, layers, recipe
-from secateur.release.keys import MANIFEST_KEYS, REPORT_KEYS, RUN_KEYS
+from secateur.release.keys import EVIDENCE_KEYS, MANIFEST_KEYS, REPORT_KEYS, RUN_KEYS
 from secateur.statistics import sample_file, statistics, sums
 from secateur.statistics.file import METADATA
 from secateur.statistics.keys import HEADER_KEYS
@@ -107,16 +107,24 @@ def plans() -> str:
 
 def outputs() -> str:
     return page(
-        "Output folder: manifest and report (JSON)",
+        "Output folder: manifest, report and evidence (JSON)",
         "`manifest.json` is written last: a folder that has it is whole. `secateur verify` "
         "compares every file with it; files that were added since (README.md, .gitattributes) are "
-        "listed and are no damage. `report.json` holds every number that was measured, `report.md` "
-        "the same for people. `run.json` has the times of one run, which `report.md` shows: these "
-        "two are in no manifest, and all other files are the same for the same inputs; `verify` "
-        "renders `report.md` again, and compares `run.json` with nothing. A dotted name is a key "
-        "within a key, `*` stands for a name that depends on the output, `**` for anything below.",
+        "listed and are no damage. `report.json` holds every number of what was lost, `report.md` "
+        "the same for people, and `report.html` all that was measured as one page with pictures. "
+        "`run.json` has the times of one run, which these pages show: the three are in no "
+        "manifest, and neither is `evidence/speed.json`; all other files are the same for the same "
+        "inputs. `verify` renders the pages again, and compares times with nothing. A dotted name "
+        "is a key within a key, `*` stands for a name that depends on the output, `**` for "
+        "anything below.",
         "## manifest.json", keys(MANIFEST_KEYS), "## report.json", keys(REPORT_KEYS),
         "## run.json", keys(RUN_KEYS),
+        "## evidence/tasks.json, loops.json, speed.json",
+        "What models did when they were asked: `--tasks`, `--loops` and `--speed`. Beside each "
+        "file lie its questions and what came of them, an object a line: "
+        "`evidence/tasks/ARTEFACT/TASK.jsonl`, `evidence/loops/ARTEFACT.jsonl`, "
+        "`evidence/speed/ARTEFACT.jsonl`.",
+        keys(EVIDENCE_KEYS),
     )  # fmt: skip
 
 

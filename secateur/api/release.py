@@ -19,6 +19,7 @@ from secateur.release.card.scope import Scope, scope_of
 from secateur.release.manifest import MANIFEST, describe_damage
 from secateur.release.ollama.write import FILES as OLLAMA_FILES
 from secateur.release.ollama.write import OllamaFiles, write_ollama_files
+from secateur.release.pages import write_pictures
 from secateur.release.report import REPORT
 from secateur.release.upload.bundle import Bundle, bundle_of
 from secateur.release.upload.push import Pushed, Target, check_login, push
@@ -86,6 +87,8 @@ def release_output(
         )
     check_limits(out, scope_of(Results(out, request.told), request.only), request)
     ollama = write_ollama_files(out)
+    if (out / REPORT).is_file():
+        write_pictures(out)
     card = make_card(out, request.told, _about(request), request.only)
     write_card(out, card)
     scope = scope_of(Results(out, request.told), request.only)

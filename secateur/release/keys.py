@@ -1,4 +1,4 @@
-"""Every key of manifest.json and report.json, for the reference; a test holds outputs against it.
+"""Every key of what lies in an output, for the reference; a test holds outputs against it.
 
 A dotted name is a key within a key; `*` stands for a name that depends on the output.
 """
@@ -114,3 +114,19 @@ REPORT_KEYS = {
     "gates": "the limits that were asked for",
 }
 """All keys of report.json."""
+
+EVIDENCE_KEYS = {
+    "kind": "tasks, loops or speed",
+    "artefacts": "the original and everything beside it: a list",
+    "artefacts.name": "original, or file or folder",
+    "artefacts.measurements": "every number, as in report.json",
+    "artefacts.measurements.**": "as in artefacts.measurements there; domain is the task, that of "
+    "the prompts, or the engine",
+    "artefacts.facts.lock.**": "how it was asked: engine, template, sampler, limits; models are "
+    "compared where these are the same",
+    "facts": "what was asked of all",
+    "facts.**": "tasks: names, protocol, seed, what calibration saw of them; loops: prompts, "
+    "seeds, limits, detectors with their thresholds; speed: turns, tokens, machine, engines",
+    "notes": "what a person should know, in sentences",
+}
+"""All keys of evidence/tasks.json, loops.json and speed.json."""
