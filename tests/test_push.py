@@ -20,6 +20,7 @@ from secateur import Releasing
 from secateur import release_output as release
 from secateur.errors import EngineError, GateError, InputError, OutputError, RequestError
 from secateur.release.manifest import amend_manifest, sha256_of
+from secateur.release.pages import write_pages
 from secateur.release.upload import push as push_module
 
 # The hub's client without xet calls a form of its HTTP library that is about to go.
@@ -205,6 +206,7 @@ def test_an_output_that_misses_a_limit_is_not_sent(out: Path, hub: Hub, run: Run
     report["gates"] = ["top1_agreement>=1.1"]
     (out / "report.json").write_text(json.dumps(report))
     amend_manifest(out, ("report.json",))
+    write_pages(out)
     with pytest.raises(GateError, match="top1_agreement"):
         release(out, PUSH)
     assert not any("commit" in asked for asked in hub.asked)

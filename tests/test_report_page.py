@@ -22,6 +22,7 @@ from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence
 from secateur.release.expert_facts import ExpertFacts
 from secateur.release.html.files import render_picture
 from secateur.release.html.page import pictures_of, render_page
+from secateur.release.html.picture import Picture
 from secateur.release.html.pictures.experts import draw_experts, places
 from secateur.release.html.pictures.frontier import frontier
 from secateur.release.html.pictures.load import draw_load
@@ -55,7 +56,9 @@ def with_evidence(results: Results) -> Results:
         {"lock": {"seed": 7}},
         ("<b>two</b> questions were cut",),
     )
-    speed = Evidence("speed", (ArtefactEvidence(artefact, (number("prefill", 9.0, "speed"),)),))
+    speed = Evidence(
+        "speed", (ArtefactEvidence(artefact, (number("prefill_speed", 9.0, "speed"),)),)
+    )
     return replace(results, evidence={"tasks": tasks, "speed": speed})
 
 
@@ -93,7 +96,30 @@ def test_what_was_asked_has_its_sections_beside_the_original(results: Results) -
         ("Q4_K_M", 0.5, False),
     ]
     assert "no difference" in by_name["tasks-accuracy-difference"].about
-    assert "no difference" not in by_name["speed-prefill"].about
+    assert "no difference" not in by_name["speed-prefill-speed"].about
+
+
+def test_many_domains_are_drawn_together_and_told_apart_in_the_table(results: Results) -> None:
+    artefact, domains = results.report.artefacts[1].name, ["pooled", *map(str, range(24))]
+    numbers = [number("loop_rate", 0.25, "loops", domain) for domain in domains]
+    rest = [number("compression", 0.125, "loops", "pooled")]
+    one_turn = Measurement(
+        "generation_speed", 90.0, "tokens per second", {"turns": 1}, kind="speed"
+    )
+
+    def drawn(count: int) -> dict[str, Picture]:
+        loops = Evidence("loops", (ArtefactEvidence(artefact, (*numbers[:count], *rest)),))
+        speed = Evidence("speed", (ArtefactEvidence(artefact, (one_turn,)),))
+        evidence = {"loops": loops, "speed": speed}
+        pictures = pictures_of([replace(results, evidence=evidence)])
+        return {picture.name: picture for picture in pictures}
+
+    few, many = drawn(3), drawn(25)
+    assert len(few["loops-loop-rate"].spec["datasets"]["rows"]) == 3
+    assert len(many["loops-loop-rate"].spec["datasets"]["rows"]) == 1
+    assert len(many["loops-loop-rate"].table.rows) == 26
+    assert not [name for name in many if "compression" in name]
+    assert many["speed-generation-speed"].spec["datasets"]["rows"][0]["value"] == 90.0
 
 
 @pytest.mark.slow

@@ -10,17 +10,37 @@ from secateur.release.html.forest import Line, draw_forest
 from secateur.release.html.picture import Picture, Table, describe_samples, show_interval
 from secateur.release.html.subjects import Subject
 
+DRAWN: Mapping[Kind, tuple[str, ...]] = {
+    "tasks": ("accuracy", "accuracy_difference"),
+    "loops": (
+        "degenerate_rate",
+        "degenerate_rate_difference",
+        "loop_rate",
+        "loop_rate_difference",
+        "no_answer_rate",
+    ),
+    "speed": (
+        "generation_speed",
+        "generation_speed_ratio",
+        "prefill_speed",
+        "prefill_speed_ratio",
+        "time_to_first_token",
+        "peak_memory_ratio",
+    ),
+}
+"""The numbers that have a picture; the table under the first one has all."""
+
+MOST_LINES = 24
+"""A picture of more shows all domains together, where that was counted."""
+
 
 def draw_asked(kind: Kind, subjects: Sequence[Subject]) -> list[Picture]:
-    """A picture for each number of that kind, in the order in which they were measured; the first
-    one has the table of all."""
+    """A picture for each number of that kind that says most; the first has the table of all."""
     found = _entries(kind, subjects)
-    names = dict.fromkeys(entry.name for entries in found.values() for entry in entries)
     table: Table | None = _table(found)
     pictures = []
-    for name in names:
-        lines = _lines(name, found)
-        if any(line.entry.low is not None for line in lines):
+    for name in DRAWN[kind]:
+        if lines := _lines(name, found):
             pictures.append(_picture(kind, name, lines, table))
             table = None
     return pictures
@@ -75,7 +95,8 @@ def _lines(name: str, found: Mapping[str, Sequence[Measurement]]) -> list[Line]:
     ]
     domains = list(dict.fromkeys(entry.domain for _, entry in entries))
     if POOLED in domains:
-        domains = [POOLED, *(domain for domain in domains if domain != POOLED)]
+        others = [domain for domain in domains if domain != POOLED]
+        domains = [POOLED, *others] if len(entries) <= MOST_LINES else [POOLED]
     return [
         Line(_heading(domain, domains), label, entry, label.endswith("the original"))
         for domain in domains
