@@ -96,6 +96,7 @@ def test_what_was_asked_has_its_sections_beside_the_original(results: Results) -
         ("Q4_K_M", 0.5, False),
     ]
     assert "no difference" in by_name["tasks-accuracy-difference"].about
+    assert "hollow" not in by_name["tasks-accuracy-difference"].about
     assert "no difference" not in by_name["speed-prefill-speed"].about
 
 
@@ -120,6 +121,8 @@ def test_many_domains_are_drawn_together_and_told_apart_in_the_table(results: Re
     assert len(many["loops-loop-rate"].table.rows) == 26
     assert not [name for name in many if "compression" in name]
     assert many["speed-generation-speed"].spec["datasets"]["rows"][0]["value"] == 90.0
+
+    assert "Bars" not in many["speed-generation-speed"].about
 
 
 @pytest.mark.slow

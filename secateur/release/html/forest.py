@@ -35,8 +35,10 @@ class Line:
     is_original: bool = False
 
 
-def draw_forest(lines: Sequence[Line], title: str, *, zero_line: bool = False) -> dict[str, Any]:
-    """The specification; `title` names the axis, `zero_line` marks no difference."""
+def draw_forest(
+    lines: Sequence[Line], title: str, *, no_change: float | None = None
+) -> dict[str, Any]:
+    """The specification; `title` names the axis, a dashed line marks `no_change`."""
     import altair as alt
 
     rows, labels, heads = _rows(lines)
@@ -76,12 +78,12 @@ def draw_forest(lines: Sequence[Line], title: str, *, zero_line: bool = False) -
             alt.X("high:Q"), place, text="shown:N"
         ),
     ]
-    if zero_line:
+    if no_change is not None:
         layers.insert(
             0,
             alt.Chart(alt.Data(values=[{}]))
             .mark_rule(style=SOFT, strokeDash=[4, 3])
-            .encode(x=alt.datum(0)),
+            .encode(x=alt.datum(no_change)),
         )
     chart = alt.layer(*layers)
     return specification(chart, rows, LINE * len(labels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from secateur.evaluation.measurement import POOLED, Measurement
 from secateur.release.evidence import ORIGINAL, TITLES, Kind
@@ -10,25 +10,28 @@ from secateur.release.html.forest import Line, draw_forest
 from secateur.release.html.picture import Picture, Table, describe_samples, show_interval
 from secateur.release.html.subjects import Subject
 
-DRAWN: Mapping[Kind, tuple[str, ...]] = {
-    "tasks": ("accuracy", "accuracy_difference"),
-    "loops": (
-        "degenerate_rate",
-        "degenerate_rate_difference",
-        "loop_rate",
-        "loop_rate_difference",
-        "no_answer_rate",
-    ),
-    "speed": (
-        "generation_speed",
-        "generation_speed_ratio",
-        "prefill_speed",
-        "prefill_speed_ratio",
-        "time_to_first_token",
-        "peak_memory_ratio",
-    ),
+DRAWN: Mapping[Kind, Mapping[str, str]] = {
+    "tasks": {
+        "accuracy": "accuracy, every failure counted as wrong",
+        "accuracy_difference": "accuracy, less the original's",
+    },
+    "loops": {
+        "degenerate_rate": "replies with any failure",
+        "degenerate_rate_difference": "replies with any failure, less the original's",
+        "loop_rate": "replies that loop",
+        "loop_rate_difference": "replies that loop, less the original's",
+        "no_answer_rate": "replies without an answer",
+    },
+    "speed": {
+        "generation_speed": "writing an answer",
+        "generation_speed_ratio": "writing an answer, beside the original",
+        "prefill_speed": "reading a prompt",
+        "prefill_speed_ratio": "reading a prompt, beside the original",
+        "time_to_first_token": "time to the first token",
+        "peak_memory_ratio": "memory, beside the original",
+    },
 }
-"""The numbers that have a picture; the table under the first one has all."""
+"""{number that has a picture: its title}; the table under the first one has all numbers."""
 
 MOST_LINES = 24
 """A picture of more shows all domains together, where that was counted."""
@@ -47,22 +50,32 @@ def draw_asked(kind: Kind, subjects: Sequence[Subject]) -> list[Picture]:
 
 
 def _picture(kind: Kind, name: str, lines: Sequence[Line], table: Table | None) -> Picture:
-    unit, words = lines[0].entry.unit, name.replace("_", " ")
-    is_difference = any(line.entry.low is not None and line.entry.low < 0 for line in lines)
+    unit, words, title = lines[0].entry.unit, name.replace("_", " "), DRAWN[kind][name]
     shown = "; ".join(
         f"{line.label}{f' on {line.group}' if line.group else ''} {show_interval(line.entry)}"
         for line in lines[:3]
     )
+    no_change = 0.0 if name.endswith("_difference") else 1.0 if name.endswith("_ratio") else None
     return Picture(
         name=f"{kind}-{name.replace('_', '-')}",
-        title=f"{TITLES[kind]}: {words}",
-        label=f"{words.capitalize()}, {unit}: {shown}{'; and more' if len(lines) > 3 else ''}.",
+        title=f"{TITLES[kind]}: {title}",
+        label=f"{title.capitalize()}, {unit}: {shown}{'; and more' if len(lines) > 3 else ''}.",
         sample=f"{describe_samples(line.entry for line in lines)} a line",
-        about="The hollow point is the original. Bars are 95 % intervals."
-        + (" The dashed line is no difference." if is_difference else ""),
-        spec=draw_forest(lines, f"{words} ({unit})", zero_line=is_difference),
+        about=" ".join(_explain(lines, no_change)),
+        spec=draw_forest(lines, f"{words} ({unit})", no_change=no_change),
         table=table or _table_of(lines),
     )
+
+
+def _explain(lines: Sequence[Line], no_change: float | None) -> Iterator[str]:
+    if any(line.is_original for line in lines):
+        yield "The hollow point is the original."
+    if any(line.entry.low is not None for line in lines):
+        yield "Bars are 95 % intervals."
+    else:
+        yield "There are no intervals: these take more samples."
+    if no_change is not None:
+        yield "The dashed line is no difference from the original."
 
 
 def _entries(kind: Kind, subjects: Sequence[Subject]) -> dict[str, tuple[Measurement, ...]]:
