@@ -329,6 +329,21 @@ def test_other_evidence_is_shown_beside_the_original(out: Path) -> None:
     assert "Loops and collapses were not looked for" in text
 
 
+def test_of_loops_the_card_has_the_numbers_that_say_most(out: Path) -> None:
+    (file,) = (path.name for path in out.glob("*-Q8_0.gguf"))
+    numbers = tuple(
+        Measurement(name, value, "of replies", {"replies": 40}, domain=domain, kind="loops")
+        for name, value in (("loop_rate", 0.25), ("compression", 0.175))
+        for domain in ("pooled", "code")
+    )
+    found = Evidence("loops", (ArtefactEvidence(file, numbers),), {}, ("Loops are found.", "few"))
+    write_evidence(out, found)
+    text = make_card(out).text
+    assert f"| `{file}` | loop rate | pooled | 0.25 of replies | - | 40 replies |" in text
+    assert "compression" not in text and "| code |" not in text.partition("### Loops")[2]
+    assert "\nLoops are found.\n" in text and "\nfew.\n" in text
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -33,6 +33,29 @@ TITLES: Mapping[Kind, str] = {
     "speed": "Speed and memory",
 }
 
+MAIN_NUMBERS: Mapping[Kind, Mapping[str, str]] = {
+    "tasks": {
+        "accuracy": "accuracy, every failure counted as wrong",
+        "accuracy_difference": "accuracy, less the original's",
+    },
+    "loops": {
+        "degenerate_rate": "replies with any failure",
+        "degenerate_rate_difference": "replies with any failure, less the original's",
+        "loop_rate": "replies that loop",
+        "loop_rate_difference": "replies that loop, less the original's",
+        "no_answer_rate": "replies without an answer",
+    },
+    "speed": {
+        "generation_speed": "writing an answer",
+        "generation_speed_ratio": "writing an answer, beside the original",
+        "prefill_speed": "reading a prompt",
+        "prefill_speed_ratio": "reading a prompt, beside the original",
+        "time_to_first_token": "time to the first token",
+        "peak_memory_ratio": "memory, beside the original",
+    },
+}
+"""{a number that says most: its title}, by kind: these have a picture and are on the card."""
+
 FOLDER = "evidence"
 ORIGINAL = "original"
 """The name of the original among the artefacts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from secateur.release.card.facts import Fact
 from secateur.release.card.making import recipe_of
 from secateur.release.card.scope import Scope
 from secateur.release.card.shown import Shown, show, show_if
-from secateur.release.evidence import KINDS, ORIGINAL, evidence_file
+from secateur.release.evidence import KINDS, MAIN_NUMBERS, ORIGINAL, evidence_file
 from secateur.release.report import summary_metrics
 
 ACCURACY = "accuracy"
@@ -107,14 +107,14 @@ def divergence_of(scope: Scope) -> Mapping[str, Any] | None:
 
 
 def evidence_of(scope: Scope) -> list[tuple[str, list[Line], list[Shown]]]:
-    """(kind, its numbers, its notes) of all evidence beside divergence: over all domains where
+    """(kind, its main numbers, its notes) of all evidence beside divergence: over all domains where
     there is such a number; of tasks none (`tasks_of`)."""
     found: list[tuple[str, list[Line], list[Shown]]] = []
     for kind in KINDS:
         content = scope.results.find(evidence_file(kind))
         if content is not None:
             notes = [show(note) for note in content.get("notes") or ()]
-            lines = [] if kind == "tasks" else list(_lines(scope, content))
+            lines = [] if kind == "tasks" else list(_lines(scope, content, MAIN_NUMBERS[kind]))
             pooled = [line for line in lines if line.domain.fact.value == POOLED]
             found.append((kind, pooled or lines, notes))
     return found
@@ -216,11 +216,13 @@ def _titles(artefacts: Sequence[Fact], metric: Metric) -> Shown | None:
     return None
 
 
-def _lines(scope: Scope, content: Fact) -> Iterator[Line]:
+def _lines(scope: Scope, content: Fact, names: Collection[str]) -> Iterator[Line]:
     original = _original(content)
     for artefact in artefacts_in(scope, content):
         for entry in artefact["measurements"]:
             value = entry.value
+            if value["name"] not in names:
+                continue
             beside = original and find_number(
                 original, value["name"], value["domain"], value["kind"]
             )

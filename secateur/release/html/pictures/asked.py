@@ -5,33 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from secateur.evaluation.measurement import POOLED, Measurement
-from secateur.release.evidence import ORIGINAL, TITLES, Kind
+from secateur.release.evidence import MAIN_NUMBERS, ORIGINAL, TITLES, Kind
 from secateur.release.html.forest import Line, draw_forest
 from secateur.release.html.picture import Picture, Table, describe_samples, show_interval
 from secateur.release.html.subjects import Subject
-
-DRAWN: Mapping[Kind, Mapping[str, str]] = {
-    "tasks": {
-        "accuracy": "accuracy, every failure counted as wrong",
-        "accuracy_difference": "accuracy, less the original's",
-    },
-    "loops": {
-        "degenerate_rate": "replies with any failure",
-        "degenerate_rate_difference": "replies with any failure, less the original's",
-        "loop_rate": "replies that loop",
-        "loop_rate_difference": "replies that loop, less the original's",
-        "no_answer_rate": "replies without an answer",
-    },
-    "speed": {
-        "generation_speed": "writing an answer",
-        "generation_speed_ratio": "writing an answer, beside the original",
-        "prefill_speed": "reading a prompt",
-        "prefill_speed_ratio": "reading a prompt, beside the original",
-        "time_to_first_token": "time to the first token",
-        "peak_memory_ratio": "memory, beside the original",
-    },
-}
-"""{number that has a picture: its title}; the table under the first one has all numbers."""
 
 MOST_LINES = 24
 """A picture of more shows all domains together, where that was counted."""
@@ -42,7 +19,7 @@ def draw_asked(kind: Kind, subjects: Sequence[Subject]) -> list[Picture]:
     found = _entries(kind, subjects)
     table: Table | None = _table(found)
     pictures = []
-    for name in DRAWN[kind]:
+    for name in MAIN_NUMBERS[kind]:
         if lines := _lines(name, found):
             pictures.append(_picture(kind, name, lines, table))
             table = None
@@ -50,7 +27,7 @@ def draw_asked(kind: Kind, subjects: Sequence[Subject]) -> list[Picture]:
 
 
 def _picture(kind: Kind, name: str, lines: Sequence[Line], table: Table | None) -> Picture:
-    unit, words, title = lines[0].entry.unit, name.replace("_", " "), DRAWN[kind][name]
+    unit, words, title = lines[0].entry.unit, name.replace("_", " "), MAIN_NUMBERS[kind][name]
     shown = "; ".join(
         f"{line.label}{f' on {line.group}' if line.group else ''} {show_interval(line.entry)}"
         for line in lines[:3]
