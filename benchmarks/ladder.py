@@ -15,7 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def results(found: Results) -> dict[str, Any]:
         "artefacts": artefacts,
         "no_smaller_one_matches": list(frontier(subjects)),
         "notes": {kind: list(evidence.notes) for kind, evidence in found.evidence.items()},
-        "runs": [asdict(one) for one in found.runs],
+        "runs": [asdict(replace(one, estimate={})) for one in found.runs],
     }
 
 
@@ -148,7 +148,7 @@ def take_screenshots(page: Path) -> None:
             shown = browser.new_page(viewport={"width": width, "height": height})
             shown.goto(page.resolve().as_uri())
             shown.wait_for_selector("html[data-drawn]", timeout=120_000)
-            shown.eval_on_selector(top, "found => found.scrollIntoView()")
+            shown.eval_on_selector(top, "found => found.scrollIntoView({behavior: 'instant'})")
             shown.screenshot(path=DOCS / f"report-{name}.png")
         browser.close()
 
