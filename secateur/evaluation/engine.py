@@ -4,7 +4,7 @@ The engine reads the same tokens, and its full logits are compared twice: with t
 ours are, and with ours. They cannot agree to the last bit. llama.cpp rounds activations to the
 precision of the weights that they meet, 8 bits for quantized ones, before it multiplies; and where
 two experts are nearly tied, that picks another one, which moves a token much further
-(benchmarks/engine_agreement.py measures both).
+(tests/test_engine.py measures both).
 """
 
 from __future__ import annotations
