@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,36 +13,38 @@ import secateur
 from secateur import Formats, Measuring, Pruning, Recipe
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.errors import EngineError
-from secateur.evaluation.tokens.answers import Answer, AnswerSet, answer_set
+from secateur.evaluation.tokens.answers import Answer, answer_set
 from secateur.evaluation.tokens.teacher import Teacher, teach
 from secateur.outputs.registry import open_artefact
 from secateur.serving import llama_logits_host
 from secateur.serving.teacher_forced_logits import run_llama_cpp
 
-IDS = tuple(range(5, 605))  # more than one batch of llama.cpp's
+SHORT = tuple(range(5, 75))
+LONG = tuple(range(5, 605))  # more than one batch of llama.cpp's
+
+
+def make(out: Path, kind: str) -> Path:
+    """gemmule in a type."""
+    plan = secateur.plan("gemmule", Pruning(drop=0.0), Formats(types=(kind,), to="gguf"))
+    secateur.apply(plan, out, workers=1)
+    return out / f"gemmule-{kind}.gguf"
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """gemmule in a type whose products see float32 inputs, and in one that rounds them."""
-    out = tmp_path_factory.mktemp("engine") / "out"
-    plan = secateur.plan("gemmule", Pruning(drop=0.0), Formats(types=("F32", "Q8_0"), to="gguf"))
-    secateur.apply(plan, out, workers=1)
-    return out
+def float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The type whose products see float32 inputs."""
+    return make(tmp_path_factory.mktemp("engine") / "out", "F32")
 
 
-def document() -> AnswerSet:
-    return answer_set([Answer("a", "x", "answers", IDS, 1, "stop")], {})
-
-
-def compare_with(file: Path) -> tuple[Teacher, np.ndarray, np.ndarray]:
+def compare_with(file: Path, ids: Sequence[int]) -> tuple[Teacher, np.ndarray, np.ndarray]:
     """(what we say of every token, llama.cpp's log-probabilities, its experts)."""
     source = open_artefact(file, open_checkpoint("gemmule")).source
     vocab = source.family.number(source.config, "vocab")
-    ours = teach(source, "ours", document(), top_k=vocab)
-    with run_llama_cpp(file, context=len(IDS), experts=ours.experts.shape[1:]) as engine:
-        rows = list(engine.run(IDS, range(len(IDS) - 1)))
-        first = next(engine.run(IDS[:9], [3]))  # a document of its own, from its beginning
+    document = answer_set([Answer("a", "x", "answers", tuple(ids), 1, "stop")], {})
+    ours = teach(source, "ours", document, top_k=vocab)
+    with run_llama_cpp(file, context=len(ids), experts=ours.experts.shape[1:]) as engine:
+        rows = list(engine.run(ids, range(len(ids) - 1)))
+        first = next(engine.run(ids[:9], [3]))  # a document of its own, from its beginning
     logits = np.concatenate([part.logits for part in rows]).astype(np.float64)
     assert np.abs(first.logits[0] - logits[3]).max() < 1e-3
     theirs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -54,16 +57,24 @@ def divergence(ours: Teacher, theirs: np.ndarray) -> np.ndarray:
     return (np.exp(logs) * (logs - theirs)).sum(-1)
 
 
-def test_in_float32_only_experts_that_are_tied_set_llama_cpp_apart_from_us(files: Path) -> None:
-    ours, theirs, experts = compare_with(files / "gemmule-F32.gguf")
+def test_llama_cpp_says_what_our_path_says_in_float32(float32: Path) -> None:
+    ours, theirs, experts = compare_with(float32, SHORT)
+    assert (np.sort(experts, -1) == np.sort(ours.experts, -1)).mean() > 0.99
+    assert np.median(divergence(ours, theirs)) < 1e-6  # of sums in float32
+
+
+@pytest.mark.slow
+def test_in_float32_only_experts_that_are_tied_set_llama_cpp_apart_from_us(float32: Path) -> None:
+    ours, theirs, experts = compare_with(float32, LONG)
     same = (np.sort(experts, -1) == np.sort(ours.experts, -1)).all((1, 2))
     assert same.mean() > 0.99
     assert divergence(ours, theirs)[same].max() < 1e-3  # some read what a tied token wrote
     assert np.median(divergence(ours, theirs)) < 1e-6  # of sums in float32
 
 
-def test_with_quantized_weights_llama_cpp_rounds_activations_too(files: Path) -> None:
-    ours, theirs, experts = compare_with(files / "gemmule-Q8_0.gguf")
+@pytest.mark.slow
+def test_with_quantized_weights_llama_cpp_rounds_activations_too(tmp_path: Path) -> None:
+    ours, theirs, experts = compare_with(make(tmp_path / "out", "Q8_0"), LONG)
     same = (np.sort(experts, -1) == np.sort(ours.experts, -1)).all((1, 2))
     kl = divergence(ours, theirs)
     assert 0.6 < same.mean() < 0.99
@@ -81,14 +92,15 @@ def test_a_model_that_llama_cpp_does_not_load_is_an_error_in_its_words(tmp_path:
         pass
 
 
-def test_an_engine_that_ends_while_it_reads_says_why(files: Path) -> None:
+@pytest.mark.slow
+def test_an_engine_that_ends_while_it_reads_says_why(float32: Path) -> None:
     with (
-        run_llama_cpp(files / "gemmule-F32.gguf", context=64, experts=(6, 4)) as engine,
+        run_llama_cpp(float32, context=64, experts=(6, 4)) as engine,
         pytest.raises(EngineError, match=r"llama\.cpp with .*-F32\.gguf ended: .*GGML_ASSERT"),
     ):
         list(engine.run(range(5, 905), [899]))
     with (
-        run_llama_cpp(files / "gemmule-F32.gguf", context=64, experts=(3, 4)) as engine,
+        run_llama_cpp(float32, context=64, experts=(3, 4)) as engine,
         pytest.raises(EngineError, match=r"chose experts in 6 layers, expected 4 in 3"),
     ):
         list(engine.run(range(5, 25), [9]))

@@ -4,7 +4,7 @@ The engine reads the same tokens, and its full logits are compared twice: with t
 ours are, and with ours. They cannot agree to the last bit. llama.cpp rounds activations to the
 precision of the weights that they meet, 8 bits for quantized ones, before it multiplies; and where
 two experts are nearly tied, that picks another one, which moves a token much further
-(tests/test_engine.py measures both).
+(benchmarks/engine_agreement.py measures both).
 """
 
 from __future__ import annotations
@@ -55,23 +55,18 @@ def measure_engine(
     ENGINE_METRICS against ours, over all domains and in each. Raises EngineError when the engine
     ends, NumericError for logits that are not finite. Memory: 64 MiB of logits.
     """
-    name = engine.host.name
-    shows = engine.experts[0] > 0
-    against = TokenScorer(original, answers, name, ours.kept if shows else None)
-    everyone = _own_numbers(ours) if shows else None
-    between = TokenScorer(ours.probabilities, answers, name, everyone)
-    _run(engine, answers, (against, between), progress)
-    measured = summarise(against.scores(), answers)
+    against, between = score_engine(engine, original, ours, answers, progress=progress)
+    measured = summarise(against, answers)
     kind = main_kind(measured)
     apart = {metric.name: metric for metric in ENGINE_METRICS}
     beside = [
         replace(entry, name=f"engine_{entry.name}")
-        for entry in summarise(between.scores(), answers)
+        for entry in summarise(between, answers)
         if f"engine_{entry.name}" in apart
     ]
     metric = metric_named("kl_mean")
     differences = [
-        replace(paired_difference(metric, group, (against.scores(), ours.scores)), name=DIFFERENCE)
+        replace(paired_difference(metric, group, (against, ours.scores)), name=DIFFERENCE)
         for group in token_groups(answers)
     ]
     return tuple(
@@ -79,6 +74,25 @@ def measure_engine(
         for entry in (*measured, *differences, *beside)
         if entry.kind == kind
     )
+
+
+def score_engine(
+    engine: Engine,
+    original: Teacher,
+    ours: InOurPath,
+    answers: AnswerSet,
+    *,
+    progress: Progress = no_progress,
+) -> tuple[Scores, Scores]:
+    """The tokens in an engine: (scores against the original, against our path), as `measure_engine`
+    takes them."""
+    name = engine.host.name
+    shows = engine.experts[0] > 0
+    against = TokenScorer(original, answers, name, ours.kept if shows else None)
+    everyone = _own_numbers(ours) if shows else None
+    between = TokenScorer(ours.probabilities, answers, name, everyone)
+    _run(engine, answers, (against, between), progress)
+    return against.scores(), between.scores()
 
 
 def _own_numbers(ours: InOurPath) -> Kept:
