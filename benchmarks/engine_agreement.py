@@ -44,7 +44,7 @@ from secateur.outputs.registry import artefacts_of, open_artefact
 from secateur.serving.teacher_forced_logits import Engine, run_llama_cpp, run_mlx_lm
 
 TYPES = ("F32", "BF16", "Q8_0", "Q4_K_M", "Q2_K")
-PRUNED_TYPES = ("BF16", "Q4_K_M")
+PRUNED_TYPES = ("F32", "BF16")
 MLX = Recipe("affine-4-32", "affine-4-32", "mlx")
 KEPT = 24
 KL = metric_named("kl_mean")
