@@ -12,7 +12,7 @@ from tiny_line import Run
 
 from secateur.api.loops import LoopRun, ask_for_loops, loop_evidence, loop_items, plan_loops
 from secateur.api.speed import measure_speed, text_tokens
-from secateur.api.subjects import Asked
+from secateur.api.subjects import AskedOutput
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.errors import RequestError
@@ -154,7 +154,7 @@ def test_loops_and_speed_are_measured_and_written_with_everything_else(
 def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_timed(
     gemmule_gguf: Path, tmp_path: Path
 ) -> None:
-    asked = Asked(open_checkpoint(gemmule_folder()), (), Serving(), tmp_path)
+    asked = AskedOutput((), Serving(), tmp_path, original=open_checkpoint(gemmule_folder()))
     with pytest.raises(RequestError, match="more than the model's context of 2048"):
         measure_speed(asked, Speed(prompt_tokens=2000))
 
