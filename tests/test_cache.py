@@ -43,8 +43,8 @@ def test_all_that_measuring_keeps_is_listed(cache: Path, run: Run) -> None:
         assert kinds[kind]["damage"] is None
     assert kinds["answers"]["made_by"] == "prompts.jsonl, 4 tokens, temperature 1.0"
     lines = run("cache", "list").out.splitlines()
-    assert lines[-1].startswith(f"{cache.parent}: 4 files, ")
-    assert any(text.startswith(f"tiny-moe ({cache.name}): 3 files") for text in lines)
+    assert lines[-1].startswith(f"{cache.parent}: 5 files, ")
+    assert any(text.startswith(f"tiny-moe ({cache.name}): 4 files") for text in lines)
 
 
 def test_damage_is_seen_and_such_files_can_be_removed(cache: Path, line: Line, run: Run) -> None:
@@ -73,8 +73,8 @@ def test_cleaning_by_age_and_model_and_everything(cache: Path, run: Run) -> None
     assert len(dry.json["removed"]) == 1 and dry.json["dry_run"] and old.exists()
     assert run("cache", "clean", "--older-than", "30d", "--yes").out.startswith("removed 1 file,")
     assert not old.exists()
-    assert len(choose_to_clean(Cleaning(model="tiny-moe"))) == 2
-    assert len(choose_to_clean(Cleaning(model=cache.name[:8]))) == 2
+    assert len(choose_to_clean(Cleaning(model="tiny-moe"))) == 3
+    assert len(choose_to_clean(Cleaning(model=cache.name[:8]))) == 3
     run("cache", "clean", "--model", "tiny-moe", "--yes")
     assert not cache.exists() and (cache.parent / WEIGHT_HASHES).exists()
     assert run("cache", "clean", "--all", "-y").code == 0
@@ -83,8 +83,8 @@ def test_cleaning_by_age_and_model_and_everything(cache: Path, run: Run) -> None
 
 def test_it_asks_first_and_without_a_terminal_it_refuses(cache: Path, run: Run) -> None:
     refused = run("cache", "clean", "--all")
-    assert refused.code == 2 and "say --yes" in refused.err and "4 files" in refused.err
-    assert len(list_cache()) == 4
+    assert refused.code == 2 and "say --yes" in refused.err and "5 files" in refused.err
+    assert len(list_cache()) == 5
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_what_another_process_uses_is_left_alone_and_named(cache: Path, run: Run
         assert found.json["in_use"] == ["tiny-moe"]
         assert "in use by another process, left alone: tiny-moe" in found.err
         assert [entry["what"] for entry in found.json["removed"]] == ["weight hashes"]
-        assert len(list(cache.iterdir())) == 4
+        assert len(list(cache.iterdir())) == 5
     removed, busy = clean_cache(choose_to_clean(Cleaning(everything=True)))
-    assert len(removed) == 3 and busy == () and not cache.exists()
+    assert len(removed) == 4 and busy == () and not cache.exists()
 
 
 def test_a_changed_bit_of_kept_arrays_is_seen(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_calibrate_on_rows(run: Run, line: Line, tmp_path: Path) -> None:
     options = {"rows": line.rows, "out": tmp_path / "stats", "workers": 1, "reroute_tokens": 0}
     found = good(run("calibrate", line.model, json=True, **options)).json
     assert found["tokens"] == {"a": 90, "b": 90}
-    assert [path.name for path in tmp_path.iterdir()] == ["stats"]
+    assert {path.name for path in tmp_path.iterdir()} == {"stats", "stats.text"}
 
 
 def test_merge_and_coverage(run: Run, line: Line, stats: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_the_example_of_the_python_functions_runs(
     given = {"MODEL": line.model, "CORPUS": str(line.corpus), "ANSWERS": line.answers}
     exec(code, given)  # noqa: S102 - our own docstring
     assert "kl_mean (pooled): " in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {"cache", "out", "stats"}
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "out", "stats", "stats.text"}
 
 
 FILES: dict[str, list[str]] = {

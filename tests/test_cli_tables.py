@@ -44,7 +44,7 @@ def test_shrink_prints_a_row_per_artefact(shrunk: Report, made: Path) -> None:
     assert f"{100 * first.bytes / shrunk.original_bytes:.1f} %" in row
     worst = worst_domain(first)
     assert worst is not None
-    assert row.endswith(f"{worst.domain} {worst.value:.3g}")
+    assert row.endswith(f"{worst.domain} {worst.value:.3g}, n = {worst.n['answers']}")
     domains = [first.value("kl_mean", domain) for _, domain in first.groups if domain != POOLED]
     assert worst.value == max(one.value for one in domains if one is not None)
     assert "on 6 answers of the original (157 tokens)" in lines[0]

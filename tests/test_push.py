@@ -207,6 +207,7 @@ def test_an_output_that_misses_a_limit_is_not_sent(out: Path, hub: Hub, run: Run
     (out / "report.json").write_text(json.dumps(report))
     amend_manifest(out, ("report.json",))
     write_pages(out)
+    write_pages(out)
     with pytest.raises(GateError, match="top1_agreement"):
         release(out, PUSH)
     assert not any("commit" in asked for asked in hub.asked)

@@ -130,8 +130,8 @@ def observe(
 
     chosen = choose_backend(request.device, workers=workers, dtype=product_type(checkpoint))
     found = fit_memory(chosen, on, on_message)
-    _keep_text(checkpoint, corpus, out)
     statistics_file.save(found, out)
+    _keep_text(checkpoint, corpus, out)
     if sample is not None:
         on_message(f"token sample: {sample}, {show_bytes(sample.stat().st_size)}")
     if gram is not None:

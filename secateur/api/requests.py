@@ -310,7 +310,7 @@ def _check_formats(wanted: Sequence[str], made: set[str]) -> None:
     if lacking := sorted(by_recipe - made):
         example = FORMATS[lacking[0]].example
         raise RequestError(f"to {lacking[0]}: it needs a file type or recipe, as in {example}")
-    if surplus := sorted(name for name in made - by_recipe if not FORMATS[name].goes_along):
+    if surplus := sorted(name for name in made - by_recipe if FORMATS[name].goes_with is None):
         raise RequestError(
             f"to {','.join(wanted)}: the types are for {surplus[0]}: add {surplus[0]}, or leave "
             "them out"

@@ -147,8 +147,9 @@ class OutputFormat(Protocol[L]):
     example: str | None = None
     """How a user asks for a recipe of it, as in "types Q4_K_M"; None: it needs no recipe."""
 
-    goes_along: bool = False
-    """Whether it is made with outputs of other formats where `--to` does not name it."""
+    goes_with: str | None = None
+    """The format whose outputs it belongs to, so that it is made and released with them where
+    nobody names it (a vision tower: llama.cpp needs it beside the model)."""
 
     llama_quantize: bool = False
     """Whether llama-quantize's rules decide its types: it takes importance matrices,

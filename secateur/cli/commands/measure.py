@@ -96,9 +96,10 @@ def measure(
     workers: Workers = None,
     estimate: EstimateOnly = False,
 ) -> None:
-    """What was lost: divergence from the original on its own answers, and tasks on request.
+    """What was lost: divergence from the original, tasks, loops, speed.
 
-    Where nothing is named, they are answers to what the output's calibration held out.
+    Divergence is measured on the original's own answers: where nothing is named, to what the
+    output's calibration held out.
     """
     from secateur.api.elsewhere import is_elsewhere
     from secateur.errors import RequestError

@@ -32,4 +32,4 @@ def formats_of(family: Family) -> list[str]:
     """The formats that a model of the family can be written in."""
     from secateur.outputs.registry import FORMATS
 
-    return [n for n, known in FORMATS.items() if known.supports(family) and not known.goes_along]
+    return [n for n, known in FORMATS.items() if known.supports(family) and known.goes_with is None]

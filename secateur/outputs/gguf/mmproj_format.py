@@ -24,7 +24,7 @@ class MmprojFormat(OutputFormat[GgufLayout]):
 
     name = TOWER
     example = "mmproj F16"
-    goes_along = True
+    goes_with = "gguf"
 
     @property
     def written_with(self) -> str:

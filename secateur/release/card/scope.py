@@ -122,4 +122,4 @@ def scope_of(results: Results, only: Sequence[str] = ()) -> Scope:
 def _goes_along(output: Output, wanted: Sequence[Output]) -> bool:
     """A tower's GGUF goes where the model's GGUF goes: llama.cpp needs both."""
     form = FORMATS.get(output.to)
-    return form is not None and form.goes_along and any(one.to == "gguf" for one in wanted)
+    return form is not None and form.goes_with in {one.to for one in wanted}
