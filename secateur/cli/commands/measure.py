@@ -28,7 +28,7 @@ secateur measure model-Q4_K_M.gguf --against MODEL --prompts held-out.jsonl
 secateur measure out --against gemmule --gate "kl_mean<=0.1"
 secateur measure out --against gemmule --tasks gemmule-arithmetic,gemmule-chat
 secateur measure out --against MODEL --loops --speed
-secateur measure http://localhost:8000/v1 --tasks gsm8k,./mine.yaml --task-limit 100
+secateur measure http://localhost:8000/v1 --tasks gsm8k,./mine.yaml
 """
 COMPARE_EXAMPLES = """
 secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule
