@@ -89,6 +89,7 @@ def test_lm_eval_carries_tasks_and_every_answer_is_kept(
 def test_what_lm_eval_cannot_do_is_said(
     gemmule_server: EngineServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", gemmule_server.api_key or "none")
     with (
         ask_url(gemmule_server.url, gemmule_server.alias) as server,
         Ledger(tmp_path / "l") as kept,
