@@ -23,10 +23,19 @@ from secateur.serving.http_json import request_json
 from secateur.serving.settings import ServerSettings
 
 
+# What runs in the background of a shell has Ctrl-C ignored, and hands that on.
+START = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from secateur.cli.main import main
+main()
+"""
+
+
 @contextmanager
 def serving(*words: object, **env: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """A `secateur serve` with what it prints; killed at the end."""
-    command = [sys.executable, "-m", "secateur", "serve", *map(str, words), "--json"]
+    command = [sys.executable, "-c", START, "serve", *map(str, words), "--json"]
     with subprocess.Popen(
         [*command, "--workers", "1"],
         stdout=subprocess.PIPE,
