@@ -22,7 +22,6 @@ from secateur.errors import RequestError
 from secateur.serving.http_json import request_json
 from secateur.serving.settings import ServerSettings
 
-
 # What runs in the background of a shell has Ctrl-C ignored, and hands that on.
 START = """
 import signal
