@@ -56,8 +56,8 @@ def loops() -> str:
         "detector's recall is over all kinds of its group.\n\n"
         + table(("detector", "finds", "precision", "recall", "false alarms"), rows)
         + "\n\nOn replies that gemmule and its pruned forms wrote, with a loop where the "
-        f"tokens that came later repeat with one period: precision {_rate(written['precision'])}, recall "
-        f"{_rate(written['recall'])}."
+        "tokens that came later repeat with one period: precision "
+        f"{_rate(written['precision'])}, recall {_rate(written['recall'])}."
     )
 
 
@@ -91,18 +91,18 @@ def tasks_and_divergence() -> str:
     items = next(iter(tasks.values()))["items"]
     return (
         "## Divergence beside tasks and loops (`tasks_divergence.py`)\n\n"
-        f"gemmule pruned, in BF16 by llama.cpp. Tasks: {items} questions each of {', '.join(tasks)}, "
-        f"greedy; accuracy is the mean of the {len(tasks)}. Degenerate replies: "
+        f"gemmule pruned, in BF16 by llama.cpp. Tasks: {items} questions each of "
+        f"{', '.join(tasks)}, greedy; accuracy is the mean of the {len(tasks)}. Degenerate replies: "
         f"{loops['prompts']} prompts, {loops['replies_to_each']} replies each at temperature "
         f"{loops['temperature']}, at most {loops['most_tokens']} tokens. Divergence as above, "
         f"{found['held_out']['documents']} documents. In brackets 95 % intervals.\n\n"
         + table(
             ("dropped", "criterion", "KL", "accuracy", *tasks, "degenerate replies"), rows
         )
-        + "\n\nDoes the order by divergence agree? Kendall's tau (1: the same order, 0: none), over "
-        "all nine and among the three of one size, and how many of the "
-        f"{agreement['accuracy']['pairs']['pairs']} pairs are told apart (95 %) by both in the same "
-        "way, by both in opposite ways, or by one only.\n\n"
+        + "\n\nDoes the order by divergence agree? Kendall's tau (1: the same order, 0: none), "
+        "over all nine and among the three of one size, and how many of the "
+        f"{agreement['accuracy']['pairs']['pairs']} pairs are told apart (95 %) by both in the "
+        "same way, by both in opposite ways, or by one only.\n\n"
         + table(
             ("divergence against", "tau, all", "tau, same size", "same", "opposite",
              "only divergence", "only the other"), orders)
