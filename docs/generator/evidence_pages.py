@@ -92,7 +92,8 @@ def tasks_and_divergence() -> str:
     return (
         "## Divergence beside tasks and loops (`tasks_divergence.py`)\n\n"
         f"gemmule pruned, in BF16 by llama.cpp. Tasks: {items} questions each of "
-        f"{', '.join(tasks)}, greedy; accuracy is the mean of the {len(tasks)}. Degenerate replies: "
+        f"{', '.join(tasks)}, greedy; accuracy is the mean of the {len(tasks)}. "
+        "Degenerate replies: "
         f"{loops['prompts']} prompts, {loops['replies_to_each']} replies each at temperature "
         f"{loops['temperature']}, at most {loops['most_tokens']} tokens. Divergence as above, "
         f"{found['held_out']['documents']} documents. In brackets 95 % intervals.\n\n"
