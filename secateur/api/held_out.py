@@ -81,13 +81,13 @@ def find_questions(original: Checkpoint, request: Measuring, text: Text = NO_TEX
 def statistics_of(output: Path) -> Statistics | None:
     """The statistics in an output, or beside one of its files, without their arrays; None where
     there are none."""
-    path = _beside(output)
+    path = _statistics_path(output)
     return load_header(path) if path.is_file() else None
 
 
 def calibrated_text_of(output: Path) -> TextHashes | None:
     """The text that an output was calibrated on, as hashes; None where it holds none."""
-    path = text_path(_beside(output))
+    path = text_path(_statistics_path(output))
     return load_text(path) if path.is_file() else None
 
 
@@ -101,7 +101,7 @@ def evidence_files(statistics: Path | None) -> dict[str, Path]:
     return {STATISTICS: statistics, **found}
 
 
-def _beside(output: Path) -> Path:
+def _statistics_path(output: Path) -> Path:
     """Where the statistics of an output, or of one of its files, would lie."""
     return (output if output.is_dir() else output.parent) / STATISTICS
 

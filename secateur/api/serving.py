@@ -94,7 +94,7 @@ def _say_how_else(out: Path) -> str:
     )
 
 
-def find_beside(
+def find_served_or_original(
     model: str,
     *,
     tell: Callable[[str], None],

@@ -51,7 +51,9 @@ class _Table:
 
 def paired_at_best(difference: int) -> float:
     """The smallest p that an exact paired test can give for so many more right answers."""
-    return min(1.0, 2.0 * 0.5**difference)
+    from secateur.evaluation.tasks.paired import mcnemar
+
+    return mcnemar(0, difference)
 
 
 def fisher(first: int, second: int, n_first: int, n_second: int) -> float:
@@ -65,9 +67,11 @@ def fisher(first: int, second: int, n_first: int, n_second: int) -> float:
 
 def upper_bound(n: int) -> float:
     """The end of the 95 % Wilson interval of a rate that was 0 of n."""
-    from scipy.stats import binomtest
+    from secateur.evaluation.tasks.paired import wilson
 
-    return float(binomtest(0, n).proportion_ci(method="wilson").high)
+    high = wilson(0, n).high
+    assert high is not None
+    return high
 
 
 def sample_findings(card: Card) -> Iterator[Finding]:

@@ -86,7 +86,7 @@ def chat(
     Lines come from the terminal or from a pipe. /new forgets what was said, /system TEXT sets the
     system message, /quit ends.
     """
-    from secateur.api.serving import find_beside, find_served
+    from secateur.api.serving import find_served, find_served_or_original
     from secateur.cli.progress import show_progress
     from secateur.cli.talk import Screen, talk
     from secateur.serving.settings import ServerSettings
@@ -98,7 +98,11 @@ def chat(
     paths = [find_served(out, file)]
     if beside is not None:
         with show_progress() as progress:
-            paths.append(find_beside(beside, tell=note, workers=engine.workers, progress=progress))
+            paths.append(
+                find_served_or_original(
+                    beside, tell=note, workers=engine.workers, progress=progress
+                )
+            )
     seed = secrets.randbelow(1 << 31) if sampling.seed is None else sampling.seed
     fields = {} if max_tokens is None else {"max_tokens": max_tokens}
     screen = Screen(sys.stdout, thoughts=thoughts)
