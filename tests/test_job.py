@@ -15,9 +15,18 @@ from tiny_line import Line, Run, files_of
 
 import secateur
 from secateur import Job
+from secateur.api.job_content import input_files
 from secateur.api.job_file import read_job
 from secateur.api.job_text import Paths, job_text, save_job
-from secateur.api.requests import Calibration, Formats, Measuring, Pruning
+from secateur.api.requests import (
+    Calibration,
+    Formats,
+    Measuring,
+    Pruning,
+    ShrinkRequest,
+    resolve_recipes,
+)
+from secateur.checkpoint.reader import open_checkpoint
 from secateur.corpus.mix import list_mixes, parse_mix, read_mix
 from secateur.corpus.mix_settings import mix_settings
 from secateur.errors import InputError, RequestError
@@ -122,6 +131,33 @@ def test_options_and_a_job_are_the_same(
     assert run("shrink", line.model, **options, out="o", write_job=job).code == 0
     assert run("run", job, out=tmp_path / "o").code == 0
     assert lasting(tmp_path / "o") == lasting(made)
+
+
+def test_a_recipe_file_may_stand_among_types(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In options, Python and job files, with commas: its path counts from the job, and its hash."""
+    (project / "mine.yaml").write_text("name: mine\nto: gguf\nbase: Q4_K_M\n")
+    monkeypatch.chdir(project / "texts")
+    words = "Q8_0, ../mine.yaml"
+    expected = [Formats(types=words), Formats(types=["Q8_0", "../mine.yaml"])]
+    assert expected[0] == expected[1]
+    assert [one.name for one in resolve_recipes(expected[0])] == ["Q8_0", "mine"]
+    request = ShrinkRequest(formats=expected[0], measuring=None)
+    read = input_files(request, open_checkpoint(project / "models" / "tiny"))
+    assert read == {"formats.types.1": Path("../mine.yaml")}
+    (project / "job.yaml").write_text("model: models/tiny\nformats: {types: 'Q8_0,mine.yaml'}\n")
+    job = read_job(project / "job.yaml")
+    assert job.formats.types == ("Q8_0", str(project / "mine.yaml"))
+    assert read_job(project / "job.yaml", [f"formats.types={words}"]).formats == expected[0]
+    ran = run("shrink", "gemmule", types=words, out="o", write_job=project / "b.yaml")
+    assert ran.code == 0, ran.err
+    assert yaml.safe_load((project / "b.yaml").read_text())["formats"]["types"] == [
+        "Q8_0", "mine.yaml",
+    ]  # fmt: skip
+    fits = run("fit", "gemmule", memory="1GB", types=f"{words},mlx-mixed-4-8", json=True)
+    assert {row["type"] for row in fits.json["rows"]} == {"Q8_0", "mine"}
+    assert any("it is for mlx" in note for note in fits.json["notes"])
 
 
 def test_a_written_job_is_read_as_it_was(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

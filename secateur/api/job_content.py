@@ -23,7 +23,6 @@ from secateur.api.requests import (
     Formats,
     Job,
     ShrinkRequest,
-    read_words,
     resolve_outputs,
 )
 from secateur.checkpoint.identity import file_hashes
@@ -192,7 +191,6 @@ def _resolve_formats(
     return replace(
         formats,
         to=tuple(dict.fromkeys(format_of(output).name for output in outputs)),
-        types=read_words(formats.types),
         mmproj=towers[0] if towers else NONE,
         layer_importance=measured if formats.layer_importance is None else formats.layer_importance,
     )

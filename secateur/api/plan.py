@@ -25,7 +25,7 @@ from secateur.api.requests import (
     Policy,
     Pruning,
     Words,
-    read_words,
+    read_types,
     resolve_outputs,
     resolve_split,
 )
@@ -38,7 +38,6 @@ from secateur.planning.document import PATH, Plan, read_plan, to_json
 from secateur.planning.rounding import decide_rounding
 from secateur.pruning.choose import choose
 from secateur.recipes.layer_importance import layer_importance
-from secateur.recipes.suites import find_recipes
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import write_text
 from secateur.system.sizes import read_size
@@ -132,7 +131,7 @@ def fit(
         open_headers(model, revision),
         read_size(memory, RequestError) if isinstance(memory, str) else memory,
         counts=experts,
-        recipes=[recipe for word in read_words(types) for recipe in find_recipes(word)],
+        recipes=read_types(types),
         assumptions=PlanningAssumptions(keys, context),
     )
 

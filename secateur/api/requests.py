@@ -57,6 +57,7 @@ __all__ = [
     "Tasks",
     "read_counts",
     "read_protected",
+    "read_types",
     "read_words",
     "resolve_outputs",
     "resolve_recipes",
@@ -71,6 +72,12 @@ OnNan = Literal["stop", "skip"]
 
 Gram = Literal["none", "shared", "own"]
 """Which Gram matrices are made (statistics.gram.GramKind)."""
+
+
+def read_words(given: Words) -> tuple[str, ...]:
+    """The words of a list or of a text with commas, blanks left out."""
+    texts = [given] if isinstance(given, str) else given
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,9 @@ class Formats:
     split_max_size: int | str | None = None
     mmproj: str | None = None
     rounding: Rounding | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "types", read_words(self.types))  # a file may be one of several
 
 
 @dataclass(frozen=True)
@@ -243,10 +253,12 @@ def resolve_split(formats: Formats) -> int | None:
     return read_size(given, RequestError) if isinstance(given, str) else given
 
 
-def read_words(given: Words) -> tuple[str, ...]:
-    """The words of a list or of a text with commas, blanks left out."""
-    texts = [given] if isinstance(given, str) else given
-    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+def read_types(given: Words) -> tuple[Recipe, ...]:
+    """The recipes that words such as `Q8_0,suite:apex,./mine.yaml` name, in order.
+
+    Raises PlanError for a word that names none.
+    """
+    return tuple(recipe for word in read_words(given) for recipe in find_recipes(word))
 
 
 def read_counts(given: str | Sequence[int]) -> tuple[int, ...]:
@@ -279,7 +291,7 @@ def resolve_recipes(formats: Formats) -> tuple[Recipe, ...]:
 
     Raises RequestError or PlanError for a word that is no type or recipe.
     """
-    words = read_words(formats.types)
+    words = tuple(formats.types)
     last: tuple[Recipe, ...] = ()
     if formats.tensor_type_file is not None:
         bases = [word for word in words if ALIASES.get(word.upper(), word.upper()) in FILE_TYPES]
@@ -290,8 +302,7 @@ def resolve_recipes(formats: Formats) -> tuple[Recipe, ...]:
             )
         words = tuple(word for word in words if word not in bases)
         last = (recipe_of_types(formats.tensor_type_file, bases[0]),)
-    found = tuple(recipe for word in words for recipe in find_recipes(word))
-    recipes = (*found, *last, *formats.recipes)
+    recipes = (*read_types(words), *last, *formats.recipes)
     return tuple(map(_pad, recipes)) if formats.pad else recipes
 
 

@@ -14,6 +14,7 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.formats.gguf.container import alignment_of, padded
 from secateur.outputs.base import DEFAULT_ASSUMPTIONS, PlanningAssumptions
+from secateur.outputs.gguf.format import GgufFormat
 from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
 from secateur.outputs.gguf.tokenizer_keys import tokenizer_keys
 from secateur.planning.memory import ContextMemory, context_memory
@@ -88,6 +89,9 @@ def fit(
         base = gguf_base(checkpoint, first_experts(checkpoint, count), tokenizer)
         header: int | None = None
         for recipe in wanted:
+            if recipe.to != GgufFormat.name:
+                refused[recipe.name] = f"it is for {recipe.to}, and what fits is that of llama.cpp"
+                continue
             try:
                 layout = _decide_layout(base, recipe, assumptions.imatrix)
                 # A header's size is the same for all types.

@@ -8,6 +8,7 @@ what the dataclass refuses itself; the line is then that of the last key that th
     Literal                                        one of its words, `true` included
     Path                                           a text, which `Reader.find` turns into a path
     tuple, Sequence; Mapping                       a list; `key: value` pairs
+    str | Sequence[str]                            a list, or a text of words with commas between
     another dataclass                              its keys, nested
     X | None                                       a key without a value is None; an optional
                                                    dataclass is left out by `false`
@@ -46,6 +47,9 @@ FILE_ENDINGS = (
     ".yaml", ".yml", ".json", ".jsonl", ".txt", ".toml", ".gguf", ".dat", ".safetensors",
 )  # fmt: skip
 """A text that ends so is the path of a file, also where a name may stand; an address is not."""
+
+_WORDS = {str, Sequence[str]}
+"""The kinds of a field that takes a list of texts, or one text of them with commas."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,9 @@ def read_value(node: Node, hint: Any, reader: Reader, title: str) -> Any:
         raise reader.refuse(node, f"{title} has no value, expected {_describe(choices)}")
     if optional and nested and node.tag == _BOOL and node.value.lower() in ("false", "no", "off"):
         return None
+    if set(choices) >= _WORDS and _fits(node, str, reader):
+        words = (word.strip() for word in node.value.split(","))
+        return ",".join(_text(word, node, reader) for word in words)
     for choice in choices:
         if choice is not type(None) and _fits(node, choice, reader):
             return _convert(node, choice, reader, title)
@@ -167,13 +174,18 @@ def _convert(  # noqa: PLR0911 - one for each kind of value
     if origin is Path:
         return reader.find(node.value, node)
     if origin is str:
-        is_file = node.value.lower().endswith(FILE_ENDINGS) and "://" not in node.value
-        return str(reader.find(node.value, node)) if is_file else node.value
+        return _text(node.value, node, reader)
     if origin is float:
         return _number(node)
     if origin in (int, bool):
         return yaml.safe_load(node.value)
     return node.value
+
+
+def _text(text: str, node: Node, reader: Reader) -> str:
+    """A text of a node; where it names a file, the file's path."""
+    is_file = text.lower().endswith(FILE_ENDINGS) and "://" not in text
+    return str(reader.find(text, node)) if is_file else text
 
 
 def _number(node: Node) -> float | None:
