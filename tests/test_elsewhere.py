@@ -80,6 +80,11 @@ def test_a_server_is_measured_by_its_address(
     code, printed, errors = run(*f"{words} --tasks gemmule-chat --task-limit 2".split())
     assert code == 0, errors
     assert "what became of every question" in printed and "name and address alone" in printed
+    held = f"{words} --tasks gemmule-chat --task-limit 2 --gate"  # asked already
+    assert run(*held.split(), "accuracy>=0").code == 0
+    missed = run(*held.split(), "accuracy:gemmule-chat>=1.5")
+    assert missed.code == 3 and "the limit is accuracy:gemmule-chat>=1.5" in missed.err
+    assert run(*held.split(), "accuracy_difference>=0").code == 2  # there is no original
     assert run(*words.split()).code == 2  # divergence needs the weights
     assert run("measure", "nowhere").code == 2
 

@@ -10,6 +10,7 @@ from page_parts import code, table
 
 from secateur.calibration.observers.registry import OBSERVERS
 from secateur.corpus.mix import list_mixes, read_mix
+from secateur.evaluation.asked_numbers import asked_numbers
 from secateur.evaluation.engine_metrics import ENGINE_METRICS
 from secateur.evaluation.metrics.registry import all_metrics
 from secateur.families.registry import families
@@ -30,7 +31,9 @@ def names() -> str:
         "Names that options take",
         "## Criteria (`--criterion`)", _helped(CRITERIA), "## Aggregations (`--aggregation`)",
         _helped(AGGREGATIONS), "## Sums on request (`--observe`)", _helped(OBSERVERS),
-        "## Metrics (`--gate`)", _metrics(), "## Formats (`--to`)", _words(FORMATS),
+        "## Metrics (`--gate`)", _metrics(),
+        "Of models that were asked, with `--tasks`, `--loops` or `--speed`:", _asked_numbers(),
+        "## Formats (`--to`)", _words(FORMATS),
         "## File types (`--types`)",
         "llama-quantize's, with its rules for every tensor: " + _words(FILE_TYPES),
         "With embedding and output in Q8_0: " + _words(LARGE),
@@ -52,6 +55,13 @@ def _helped(registry: Mapping[str, Any]) -> str:
 
 def _words(words: Iterable[str]) -> str:
     return ", ".join(map(code, words))
+
+
+def _asked_numbers() -> str:
+    return table(
+        ("number", "of", "better"),
+        [(code(name), one.kind, one.better) for name, one in asked_numbers().items()],
+    )
 
 
 def _metrics() -> str:

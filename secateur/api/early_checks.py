@@ -36,6 +36,8 @@ def check_shrink(checkpoint: Checkpoint, request: ShrinkRequest, out: Path) -> P
     that is too small, EngineError for a model that does not fit in memory to answer prompts.
     """
     refuse_existing(out)
+    if request.measuring is not None:
+        request.measuring.check_limits()
     if request.statistics is None:
         check_request(checkpoint, request.pruning)
     planned = plan_ahead(checkpoint, request)

@@ -11,9 +11,10 @@ from secateur.api.subjects import Asked, Subject, url_subject
 from secateur.api.tasks import Answered, evidence_of, measure_tasks
 from secateur.errors import RequestError
 from secateur.evaluation.asking.request import Serving
+from secateur.evaluation.gate import check_gates, check_measured
 from secateur.evaluation.tasks.inspect_log import ENDING, read_inspect_log
 from secateur.evaluation.tasks.request import Tasks
-from secateur.release.evidence import ORIGINAL, Evidence
+from secateur.release.evidence import ORIGINAL, Evidence, asked_of_artefacts
 from secateur.serving.chat_server import is_url, public_address
 from secateur.system.atomic import writing
 from secateur.system.cache import model_folder, name_model
@@ -49,9 +50,26 @@ def measure_elsewhere(
         raise RequestError(
             f"{target} and {against} cannot be compared: give two servers, or two logs"
         )
+    _check_limits(target, against, request)
     if is_url(target):
         return _measure_servers(target, against, request, work, progress)
     return _read_logs(target, against, request.tasks)
+
+
+def hold_to_limits(evidence: Evidence, request: Measuring) -> None:
+    """Raise GateError when a number of what was asked misses a limit, InputError when it was not
+    measured."""
+    check_gates(request.limits, asked_of_artefacts([evidence]))
+
+
+def _check_limits(target: str, against: str | None, request: Measuring) -> None:
+    for gate in request.limits:
+        if gate.kind is None:
+            raise RequestError(
+                f"the gate {gate} is a limit to divergence, which needs the weights: {target} is "
+                "measured by tasks"
+            )
+    check_measured(request.limits, ("tasks",), against is not None)
 
 
 def _measure_servers(

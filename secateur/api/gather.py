@@ -10,13 +10,7 @@ from secateur.api.measuring import Measuring
 from secateur.api.speed import measure_speed
 from secateur.api.subjects import AskedOutput
 from secateur.api.tasks import measure_tasks
-from secateur.release.evidence import KINDS, Evidence, Items, Kind, write_evidence
-
-
-def kinds_of(request: Measuring) -> tuple[Kind, ...]:
-    """The kinds of evidence that a request wants."""
-    wanted = {"tasks": request.tasks, "loops": request.loops, "speed": request.speed}
-    return tuple(kind for kind in KINDS if wanted[kind] is not None)
+from secateur.release.evidence import Evidence, Items, Kind, write_evidence
 
 
 def gather_evidence(
@@ -27,7 +21,7 @@ def gather_evidence(
     Each kind is written as soon as it is whole. Raises RequestError, EngineError, WriteError.
     """
     found: list[Evidence] = []
-    for kind in kinds_of(request):
+    for kind in request.kinds:
         evidence, items = _measure(kind, asked, request, out)
         if out is not None:
             write_evidence(out, evidence, items)

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from secateur.api.answers import check_can_measure, get_answers, measure_folder
-from secateur.api.gather import gather_evidence, kinds_of
+from secateur.api.gather import gather_evidence
 from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
@@ -45,7 +45,14 @@ from secateur.forward.skeleton import check_config
 from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.base import Artefact
 from secateur.outputs.registry import artefacts_of, open_artefact
-from secateur.release.evidence import Evidence, measured_files
+from secateur.release.evidence import (
+    KINDS,
+    Evidence,
+    Kind,
+    evidence_file,
+    measured_files,
+    read_evidence,
+)
 from secateur.release.manifest import MANIFEST, check_undamaged
 from secateur.release.report import REPORT, ArtefactReport, Report
 from secateur.serving.teacher_forced_logits import run_llama_cpp, run_mlx_lm
@@ -78,6 +85,7 @@ def measure(
     takes long.
     """
     out = Path(out)
+    request.check_limits(_measured_before(out))
     original = open_weights(against, revision, "measuring")
     text = Text(statistics=statistics_of(out))
     return measure_output(out, start(original, request, text, work, workers, timed(progress)))
@@ -90,7 +98,7 @@ def measure_output(out: Path, run: Run) -> Report:
     if is_ours:
         remove_abandoned(out)  # of a measurement that was killed while it wrote its report
     # The report is written again whatever it holds; an interrupted run may have left half of it.
-    written = (REPORT, *measured_files(out, kinds_of(run.request)))
+    written = (REPORT, *measured_files(out, run.request.kinds))
     additional = check_undamaged(out, written, stopwatch) if is_ours else ()
     opened = [run.open(path) for path in artefacts_of(out)]
     with in_use(run.folder):
@@ -112,16 +120,28 @@ def measure_output(out: Path, run: Run) -> Report:
     )
     if not is_ours:
         return replace(report, evidence=_gather(None, run, opened))
-    report = publish_report(report, out)
+    report = replace(publish_report(report, out), earlier=_read_earlier(out, run.request))
     try:
         return replace(report, evidence=_gather(out, run, opened))
     finally:  # of what was measured, where a server failed, too
         publish_pages(out, stopwatch)
 
 
+def _measured_before(out: Path) -> tuple[Kind, ...]:
+    """The kinds of evidence that an output holds already."""
+    return tuple(kind for kind in KINDS if (out / evidence_file(kind)).is_file())
+
+
+def _read_earlier(out: Path, request: Measuring) -> tuple[Evidence, ...]:
+    """The evidence of earlier runs that limits are about, and this run does not measure again."""
+    wanted = {gate.kind for gate in request.limits} - set(request.kinds)
+    found = (read_evidence(out, kind) for kind in KINDS if kind in wanted)
+    return tuple(one for one in found if one is not None)
+
+
 def _gather(out: Path | None, run: Run, opened: Sequence[Artefact]) -> tuple[Evidence, ...]:
     """What the models did when they were asked, written into an output of ours."""
-    if not kinds_of(run.request):
+    if not run.request.kinds:
         return ()
     request, workers = run.request, run.backend.workers
     subjects, notes = artefact_subjects(opened, run.folder, workers, run.progress)

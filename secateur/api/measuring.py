@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from secateur.corpus.held_out import HoldOut
 from secateur.errors import InputError
-from secateur.evaluation.asking.request import Serving
+from secateur.evaluation.asking.request import NO_ORIGINAL, Serving
 from secateur.evaluation.robustness.request import Loops
 from secateur.evaluation.speed.request import Speed
 from secateur.evaluation.tasks.request import Tasks
@@ -16,7 +16,10 @@ from secateur.system.device_names import read_device
 from secateur.system.settings import check_least
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from secateur.evaluation.gate import Gate
+    from secateur.release.evidence import Kind
 
 ANSWER_TOKENS = 256
 TEMPERATURE = 1.0
@@ -50,7 +53,8 @@ class Measuring:
     `tasks` are asked in addition, `loops` looked for and `speed` measured, of the artefacts and
     the original beside them, which `serving` serves.
 
-    `gates` are limits such as "kl_mean<=0.1" (evaluation.gate); `max_kl` is short for
+    `gates` are limits such as "kl_mean<=0.1" or "accuracy:gsm8k>=0.6" (evaluation.gate), of what is
+    measured here or was measured of the same output before; `max_kl` is short for
     "kl_mean<=...", in nats, and `min_top1` for "top1_agreement>=...". Raises InputError for a
     value that cannot be.
     """
@@ -125,6 +129,25 @@ class Measuring:
             )
         if self.held_out is not None:
             HoldOut(self.held_out)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of evidence that are wanted besides divergence."""
+        wanted: dict[Kind, Tasks | Loops | Speed | None] = {
+            "tasks": self.tasks,
+            "loops": self.loops,
+            "speed": self.speed,
+        }
+        return tuple(kind for kind, one in wanted.items() if one is not None)
+
+    def check_limits(self, measured: Collection[str] = ()) -> None:
+        """Raise InputError for a limit to what is neither wanted nor in `measured`, the kinds of
+        evidence that there are already."""
+        if limits := self.limits:
+            from secateur.evaluation.gate import check_measured
+
+            asked = self.serving.original != NO_ORIGINAL
+            check_measured(limits, {*self.kinds, *measured}, asked)
 
     @property
     def limits(self) -> tuple[Gate, ...]:

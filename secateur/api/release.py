@@ -16,6 +16,7 @@ from secateur.errors import CardError, OutputError
 from secateur.release.card.card import LEDGER, Card, is_ours, make_card, write_card
 from secateur.release.card.facts import Results
 from secateur.release.card.scope import Scope, scope_of
+from secateur.release.evidence import KINDS, asked_of_artefacts, read_evidence
 from secateur.release.manifest import MANIFEST, describe_damage
 from secateur.release.ollama.write import FILES as OLLAMA_FILES
 from secateur.release.ollama.write import OllamaFiles, write_ollama_files
@@ -134,6 +135,10 @@ def check_limits(out: Path, scope: Scope, request: Releasing) -> None:
     measured = {
         str(one.value["name"]): _measurements(one.value) for one in artefacts_in(scope, report)
     }
+    evidence = (read_evidence(out, kind) for kind in KINDS)
+    for name, numbers in asked_of_artefacts(one for one in evidence if one is not None).items():
+        if name in measured:
+            measured[name] += numbers
     check_gates([parse_gate(str(word)) for word in words], measured)
 
 

@@ -42,8 +42,8 @@ def formats() -> Choices:
 
 
 def gates() -> Choices:
-    """All metrics that a limit may be set to."""
-    from secateur.evaluation.metrics.registry import gate_names
+    """All numbers that a limit may be set to."""
+    from secateur.evaluation.gate import gate_names
 
     return [(name, "") for name in gate_names()]
 

@@ -113,6 +113,16 @@ class Evidence:
         }
 
 
+def asked_of_artefacts(evidence: Iterable[Evidence]) -> dict[str, tuple[Measurement, ...]]:
+    """{artefact: all its numbers}, without the original's."""
+    found: dict[str, tuple[Measurement, ...]] = {}
+    for kind in evidence:
+        for one in kind.artefacts:
+            if one.name != ORIGINAL:
+                found[one.name] = found.get(one.name, ()) + one.measurements
+    return found
+
+
 def evidence_file(kind: Kind) -> str:
     """The name of the file in an output: `evidence/tasks.json`."""
     return f"{FOLDER}/{kind}.json"

@@ -14,14 +14,14 @@ import jinja2
 from secateur import __version__
 from secateur.evaluation.engine_metrics import ENGINE_COLUMNS, KIND
 from secateur.evaluation.floor import KERNEL
-from secateur.evaluation.gate import Gate, check_gates
+from secateur.evaluation.gate import Gate, Verdict, check_gates, judge_gates
 from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
 from secateur.evaluation.summary import ROUTER_KIND
 from secateur.outputs.registry import FORMATS
 from secateur.planning.rounding import ROUNDING
-from secateur.release.evidence import TITLES, Evidence
+from secateur.release.evidence import TITLES, Evidence, asked_of_artefacts
 from secateur.release.measured_on import KINDS, describe_measured_on
 from secateur.release.run_record import RunRecord
 from secateur.system.atomic import write_text
@@ -63,7 +63,8 @@ class Report:
     `pruned` {layer: its pruned experts}; all empty for an artefact that is not ours. `answers`
     says what was measured on, `gates` the limits that `check_gate` holds it to, `floor` what the
     original's own weights lose in another kernel (evaluation.floor). `evidence` is what was asked
-    in the same run; it has files of its own (release.evidence).
+    in the same run, and `earlier` what a limit is about and an earlier run asked; both have files
+    of their own (release.evidence).
     """
 
     original: str
@@ -77,10 +78,22 @@ class Report:
     gates: tuple[Gate, ...] = ()
     floor: tuple[Measurement, ...] = ()
     evidence: tuple[Evidence, ...] = field(default=(), repr=False)
+    earlier: tuple[Evidence, ...] = field(default=(), repr=False)
 
     def check_gate(self) -> None:
-        """Raise GateError when an artefact misses a limit."""
-        check_gates(self.gates, {entry.name: entry.measurements for entry in self.artefacts})
+        """Raise GateError when an artefact misses a limit, InputError when one was not measured."""
+        check_gates(self.gates, self._all_numbers((*self.evidence, *self.earlier)))
+
+    def verdicts(self, evidence: Sequence[Evidence]) -> tuple[Verdict, ...]:
+        """What comes of every limit, with `evidence` of what was asked."""
+        return judge_gates(self.gates, self._all_numbers(evidence))
+
+    def _all_numbers(self, evidence: Sequence[Evidence]) -> dict[str, tuple[Measurement, ...]]:
+        found = {entry.name: entry.measurements for entry in self.artefacts}
+        for name, numbers in asked_of_artefacts(evidence).items():
+            if name in found:
+                found[name] += numbers
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """A mapping that `json` can write."""
@@ -195,6 +208,7 @@ def to_markdown(
         engine_cells=_engine_cells,
         engine_answers=_engine_answers,
         evidence=evidence,
+        verdicts=report.verdicts(evidence),
         titles=TITLES,
         asked_rows=_asked_rows,
     )

@@ -27,6 +27,7 @@ secateur measure out --against gemmule
 secateur measure model-Q4_K_M.gguf --against MODEL --prompts held-out.jsonl
 secateur measure out --against gemmule --gate "kl_mean<=0.1"
 secateur measure out --against gemmule --tasks gemmule-arithmetic,gemmule-chat
+secateur measure out --against MODEL --tasks gsm8k --gate "accuracy_difference.low>=-0.02"
 secateur measure out --against MODEL --loops --speed
 secateur measure http://localhost:8000/v1 --tasks gsm8k,./mine.yaml
 """
@@ -152,12 +153,13 @@ def _estimate(
 def _measure_elsewhere(
     target: str, against: str | None, request: Measuring, work: Path | None, as_json: bool
 ) -> None:
-    from secateur.api.elsewhere import measure_elsewhere
+    from secateur.api.elsewhere import hold_to_limits, measure_elsewhere
     from secateur.cli.render.evidence import evidence_lines
 
     with show_progress() as progress:
         found = measure_elsewhere(target, against, request, work=work, progress=progress)
     show(found.to_json(), evidence_lines(found), as_json)
+    hold_to_limits(found, request)
 
 
 def compare(

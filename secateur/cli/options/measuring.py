@@ -130,8 +130,9 @@ QualityGates = Annotated[
         "--gate",
         metavar="METRIC<=N",
         autocompletion=complete(gates),
-        help="Exit with 3 when a number misses its limit, as in kl_p99<=1.5 or "
-        "top1_agreement>=0.9; may be repeated.",
+        help="Exit with 3 when a number misses its limit: kl_p99<=1.5, accuracy:gsm8k>=0.6 (one "
+        "task), accuracy_difference.low>=-0.02 (the lower end of its interval), loop_rate<=0.01; "
+        "may be repeated.",
         rich_help_panel=MEASURING,
     ),
 ]

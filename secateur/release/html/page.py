@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from secateur import __version__
+from secateur.evaluation.gate import Verdict
 from secateur.release.evidence import KINDS, TITLES
 from secateur.release.html.picture import Picture, show_interval, show_number
 from secateur.release.html.pictures.asked import draw_asked
@@ -68,6 +69,7 @@ def render_page(outputs: Sequence[Results]) -> str:
         report=outputs[0].report,
         summary=summary_metrics(),
         worst=worst_domain,
+        limits=_limits(outputs),
         sections=sections_of(outputs, subjects),
         outputs=list(zip(output_names(outputs), outputs, strict=True)),
         made_from=made_from,
@@ -109,6 +111,15 @@ def pictures_of(outputs: Sequence[Results]) -> tuple[Picture, ...]:
 def drawn_with() -> str:
     """The libraries that draw: another version of them makes another page."""
     return ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+
+
+def _limits(outputs: Sequence[Results]) -> list[tuple[str, Verdict]]:
+    """(the output's name before that of the artefact, a verdict) of every limit."""
+    return [
+        (f"{name}/" if name else "", verdict)
+        for name, results in zip(output_names(outputs), outputs, strict=True)
+        for verdict in results.report.verdicts(tuple(results.evidence.values()))
+    ]
 
 
 def _experts(name: str, results: Results) -> Section:
