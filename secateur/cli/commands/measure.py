@@ -27,7 +27,7 @@ secateur measure out --against gemmule
 secateur measure model-Q4_K_M.gguf --against MODEL --prompts held-out.jsonl
 secateur measure out --against gemmule --gate "kl_mean<=0.1"
 secateur measure out --against gemmule --tasks gemmule-arithmetic,gemmule-chat
-secateur measure out --against MODEL --tasks gsm8k --gate "accuracy_difference.low>=-0.02"
+secateur measure out --against MODEL --tasks gsm8k --gate "accuracy>=0.6"
 secateur measure out --against MODEL --loops --speed
 secateur measure http://localhost:8000/v1 --tasks gsm8k,./mine.yaml
 """
