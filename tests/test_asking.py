@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from openai_server import completion, openai_server
 
 from secateur.errors import EngineError, OutputError
 from secateur.evaluation.asking.ask import ask_all
 from secateur.evaluation.asking.ledger import Ledger
-from secateur.evaluation.asking.lock import RunLock
+from secateur.evaluation.asking.lock import RunLock, compare_locks
 from secateur.evaluation.asking.question import Question
 from secateur.evaluation.asking.reply import Outcome, Reply, outcome_of, read_reply
 from secateur.evaluation.asking.server import AskedServer, ask_engine, ask_url
@@ -119,6 +121,38 @@ def test_a_torn_last_line_is_cut_off_and_a_damaged_one_refused(tmp_path: Path) -
         Ledger(path)
 
 
+def test_an_error_that_comes_twice_is_kept_and_one_that_passes_is_not(tmp_path: Path) -> None:
+    broken = {"error": {"message": "no match of the grammar", "type": "server_error"}}
+    states = {"busy": 503, "always": 500, "never": 500, "once": 500}
+
+    def answer(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        text = request["messages"][0]["content"]
+        before = sum(one["messages"][0]["content"] == text for one in server.asked) - 1
+        if text in ("once", "busy") and before % 2:
+            return completion("yes")
+        more = {"message": f"another one, {before}"} if text == "never" else {}
+        return states[text], {"error": {**broken["error"], **more}}
+
+    questions = [question(text, number) for number, text in enumerate(states)]
+
+    def ask(**again: bool) -> list[str | None]:
+        del server.asked[:]
+        with Ledger(tmp_path / "l", **again) as ledger:
+            replies = ask_all(questions, asked, lock_of(asked), ledger, parallel=1)
+        assert [outcome_of(reply) for reply in replies] == [
+            Outcome.SERVER_ERROR if reply.error else Outcome.ANSWERED for reply in replies
+        ]
+        return [one["messages"][0]["content"] for one in server.asked]
+
+    with openai_server(answer) as server, ask_url(server.url) as whole:
+        asked = AskedServer(whole.chat, whole.identity, 1, wait=lambda seconds: None)
+        assert ask() == [one for one in states for _ in range(2)]
+        assert ask() == ["never"] * 2  # another error each time: it may pass
+        assert ask(retry_errors=True) == ["always"] * 2 + ["never"] * 2
+        # Without a seed nothing is known of the next time.
+        assert not asked.ask(question("always"), {"temperature": 1.0}).refused
+
+
 def test_a_reply_survives_json() -> None:
     reply = Reply("a", "b", ({"id": "1"},), "stop", 3, 4, 1, "lost", True, {"A": -0.5}, 0.25)
     assert read_reply(json.loads(json.dumps(reply.to_json()))) == reply
@@ -139,6 +173,24 @@ def test_a_reply_survives_json() -> None:
 )
 def test_every_reply_has_one_outcome(reply: Reply, outcome: Outcome) -> None:
     assert outcome_of(reply) == outcome
+
+
+def test_other_engines_are_compared_and_other_conditions_only_when_asked_for() -> None:
+    llama = {"engine": "llama.cpp", "template_sha256": "t", "flags": {"cache": "F16"}}
+    one = RunLock("a", llama, {"seed": 1}, data={"t": "0"})
+    assert compare_locks("b", one, replace(one, model="b")) == (True, None)
+    mlx = replace(one, server={"engine": "mlx-lm", "template_sha256": None, "flags": {}})
+    compared, note = compare_locks("b", one, mlx)
+    assert compared and "b was asked through mlx-lm and the original through llama.cpp" in str(note)
+    for other in (
+        replace(mlx, sent={"seed": 2}),
+        replace(mlx, server={**mlx.server, "template_sha256": "another"}),
+        replace(mlx, server={"engine": "unknown"}),
+        replace(one, server={**llama, "flags": {"cache": "Q8_0"}}),
+    ):
+        assert not compare_locks("b", one, other).compared
+        compared, note = compare_locks("b", one, other, anyway=True)
+        assert compared and "although both were asked under different conditions (" in str(note)
 
 
 def test_locks_say_in_what_they_differ() -> None:

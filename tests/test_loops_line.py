@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,18 @@ def test_constant_tokens_are_found_beside_an_original_that_answers(
     assert value["original", "degenerate_rate"] < 0.5
     assert value["ruined", "degenerate_rate_difference"] > 0.5
     assert value["ruined", "degenerate_rate_difference_p_value"] <= 2 * 0.5**5
+    cold = replace(artefact, lock=replace(artefact.lock, sent={"temperature": 0.5}))
+    mlx = replace(artefact, lock=replace(artefact.lock, server={"engine": "mlx-lm"}))
+    plan = plan_loops(open_checkpoint(gemmule_folder()), FEW)
+    for run, anyway, compared, said in (
+        (cold, False, False, "compare_anyway does"),
+        (cold, True, True, "although both were asked under different conditions (sent."),
+        (mlx, False, True, "through mlx-lm and the original through llama.cpp"),
+    ):
+        found = loop_evidence((original, run), plan, anyway=anyway)
+        difference = found.artefacts[1].value("loop_rate_difference", POOLED, "loops")
+        assert (difference is not None) == compared
+        assert any(said in note for note in found.notes)
     items = loop_items((original, artefact))
     assert len(items["original"]) == len(items["ruined"]) == 10
     assert all(item["findings"][0]["why"] for item in items["ruined"])

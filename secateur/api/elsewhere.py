@@ -53,7 +53,7 @@ def measure_elsewhere(
     _check_limits(target, against, request)
     if is_url(target):
         return _measure_servers(target, against, request, work, progress)
-    return _read_logs(target, against, request.tasks)
+    return _read_logs(target, against, request)
 
 
 def hold_to_limits(evidence: Evidence, request: Measuring) -> None:
@@ -97,12 +97,13 @@ def _original(against: str | None, serving: Serving) -> tuple[Subject, ...]:
     return () if against is None else (url_subject(ORIGINAL, against, serving.original_model),)
 
 
-def _read_logs(path: str, against: str | None, tasks: Tasks | None) -> Evidence:
+def _read_logs(path: str, against: str | None, request: Measuring) -> Evidence:
     named = [("model", path)] if against is None else [(ORIGINAL, against), ("model", path)]
     logs = [(name, read_inspect_log(Path(file))) for name, file in named]
     answered = [Answered(name, (log.result,), log.lock) for name, log in logs]
-    asked = tasks or Tasks((logs[-1][1].result.task,), protocol="as logged")
+    asked = request.tasks or Tasks((logs[-1][1].result.task,), protocol="as logged")
     notes = [
         f"{name}: {log.model}, {file}" for (name, log), (_, file) in zip(logs, named, strict=True)
     ]
-    return evidence_of(answered, asked, notes=notes)
+    anyway = request.serving.compare_anyway
+    return evidence_of(answered, asked, notes=notes, anyway=anyway)

@@ -10,7 +10,7 @@ from secateur.api.subjects import AskedOutput, Subject
 from secateur.checkpoint.reader import Checkpoint
 from secateur.evaluation.asking.ask import ask_all
 from secateur.evaluation.asking.ledger import Ledger
-from secateur.evaluation.asking.lock import RunLock
+from secateur.evaluation.asking.lock import RunLock, compare_locks
 from secateur.evaluation.asking.server import AskedServer
 from secateur.evaluation.robustness.prompts import LoopPrompts, loop_prompts
 from secateur.evaluation.robustness.rates import loop_differences, loop_measurements
@@ -68,7 +68,8 @@ def measure_loops(asked: AskedOutput, request: Loops) -> tuple[Evidence, Items]:
     plan = plan_loops(asked.original, request)
     sampler = loop_sampler(request, folder_defaults(asked.original.path).sampler)
     runs = [_serve_and_ask(asked, one, plan, sampler) for one in asked.subjects]
-    return loop_evidence(runs, plan, asked.notes), loop_items(runs)
+    evidence = loop_evidence(runs, plan, asked.notes, asked.serving.compare_anyway)
+    return evidence, loop_items(runs)
 
 
 def _serve_and_ask(
@@ -78,7 +79,7 @@ def _serve_and_ask(
     settings = replace(asked.settings(None), sampler=sampler)
     with (
         asked.serve(subject, settings) as server,
-        Ledger(asked.ledger(subject)) as ledger,
+        asked.open_ledger(subject) as ledger,
     ):
         lock = RunLock(
             subject.identity,
@@ -111,21 +112,21 @@ def ask_for_loops(
     return LoopRun(name, items_of(prompts, plan.request, replies), lock)
 
 
-def loop_evidence(runs: Sequence[LoopRun], plan: LoopPlan, notes: Sequence[str] = ()) -> Evidence:
+def loop_evidence(
+    runs: Sequence[LoopRun], plan: LoopPlan, notes: Sequence[str] = (), anyway: bool = False
+) -> Evidence:
     """The rates of every model, and of every artefact the differences from the original, where
-    that was asked under the same lock."""
+    their locks allow it (asking.lock.compare_locks), or `anyway`."""
     original = next((run for run in runs if run.name == ORIGINAL), None)
     artefacts, more = [], list(notes)
     for run in runs:
         replies = [item.judged() for item in run.items]
         numbers = loop_measurements(replies)
         if original is not None and run is not original:
-            if differ := original.lock.differences(run.lock):
-                more.append(
-                    f"{run.name} is not compared with the original, which was asked under other "
-                    f"conditions ({'; '.join(differ[:4])})"
-                )
-            else:
+            found = compare_locks(run.name, original.lock, run.lock, anyway)
+            if found.note is not None:
+                more.append(found.note)
+            if found.compared:
                 numbers += loop_differences([item.judged() for item in original.items], replies)
         artefacts.append(ArtefactEvidence(run.name, numbers, {"lock": run.lock.to_json()}))
     facts = {

@@ -12,6 +12,7 @@ from secateur.api.original_gguf import gguf_of_original
 from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import RequestError
+from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.request import NO_ORIGINAL, Serving
 from secateur.evaluation.asking.server import AskedServer, ask_engine, ask_url
 from secateur.outputs.base import Artefact
@@ -62,10 +63,11 @@ class Asked:
         with serve_model(subject.source, settings, log) as engine, ask_engine(engine) as server:
             yield server
 
-    def ledger(self, subject: Subject) -> Path:
-        """The file of all its replies."""
+    def open_ledger(self, subject: Subject) -> Ledger:
+        """All its replies until now. Raises OutputError, WriteError."""
         name = sha256(subject.identity.encode()).hexdigest()[:16]
-        return self.folder / "replies" / f"{name}.jsonl"
+        path = self.folder / "replies" / f"{name}.jsonl"
+        return Ledger(path, self.serving.retry_errors)
 
     def settings(self, context: int | None) -> ServerSettings:
         """How each is served; `context` where the request says none."""

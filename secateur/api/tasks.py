@@ -8,8 +8,7 @@ from types import MappingProxyType
 
 from secateur.api.subjects import Asked, Subject
 from secateur.corpus.text_hashes import TextHashes
-from secateur.evaluation.asking.ledger import Ledger
-from secateur.evaluation.asking.lock import RunLock, hash_json
+from secateur.evaluation.asking.lock import RunLock, compare_locks, hash_json
 from secateur.evaluation.asking.protocol import Protocol, find_protocol
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.tasks.accounting import Account
@@ -63,7 +62,13 @@ def measure_tasks(
     looked = tuple(overlap.describe() for overlap in overlaps) or (NOT_CHECKED,)
     found_in_text = {overlap.task: overlap for overlap in overlaps}
     return (
-        evidence_of(answered, request, found_in_text, (*asked.notes, *looked)),
+        evidence_of(
+            answered,
+            request,
+            found_in_text,
+            (*asked.notes, *looked),
+            asked.serving.compare_anyway,
+        ),
         items_of(answered),
     )
 
@@ -73,9 +78,11 @@ def evidence_of(
     request: Tasks,
     overlaps: Mapping[str, Overlap] = MappingProxyType({}),
     notes: Sequence[str] = (),
+    anyway: bool = False,
 ) -> Evidence:
     """The numbers of all models; with those of the artefacts their differences from the original's
-    in pairs, and what of the questions their calibration saw (`overlaps`, by task)."""
+    in pairs (`anyway`: whatever the locks), and what of the questions their calibration saw
+    (`overlaps`, by task)."""
     original = next((one for one in answered if one.name == ORIGINAL), None)
     seen = tuple(overlap.measurement() for overlap in overlaps.values())
     said = list(notes)
@@ -83,11 +90,11 @@ def evidence_of(
     for one in answered:
         numbers = _alone(one)
         if original is not None and one is not original:
-            different = original.lock.differences(one.lock)
-            if not different or request.compare_anyway:
+            found = compare_locks(one.name, original.lock, one.lock, anyway)
+            if found.compared:
                 numbers += _paired(original, one)
-            if different:
-                said.append(_say_different(one.name, different, request.compare_anyway))
+            if found.note is not None:
+                said.append(found.note)
         if one is not original:
             numbers += seen
         artefacts.append(ArtefactEvidence(one.name, numbers, {"lock": one.lock.to_json()}))
@@ -98,14 +105,6 @@ def evidence_of(
         "calibration_overlap": [overlap.to_json() for overlap in overlaps.values()],
     }
     return Evidence("tasks", tuple(artefacts), facts, tuple(said))
-
-
-def _say_different(name: str, different: Sequence[str], compared: bool) -> str:
-    """What is to be known of an artefact that was asked in another way than the original."""
-    how = f"under different conditions ({'; '.join(different[:6])})"
-    if compared:
-        return f"{name} is compared with the original although both were asked {how}"
-    return f"{name} is not compared with the original: both were asked {how}; compare_anyway does"
 
 
 def items_of(answered: Sequence[Answered]) -> Items:
@@ -123,7 +122,7 @@ def _ask(
     settings = asked.settings(protocol.context)
     with (
         asked.serve(subject, settings) as server,
-        Ledger(asked.ledger(subject)) as ledger,
+        asked.open_ledger(subject) as ledger,
     ):
         rules = {"protocol": protocol.to_json(), "seed": request.seed}
         lock = RunLock(subject.identity, server.identity, protocol.sent(), rules)

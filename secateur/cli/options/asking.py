@@ -112,6 +112,15 @@ GpuLayers = Annotated[
         rich_help_panel=ASKING,
     ),
 ]
+RetryErrors = Annotated[
+    bool,
+    typer.Option(
+        "--retry-errors",
+        help="Ask questions again that the server answered with an error, twice the same. Errors "
+        "that may pass are asked again anyway.",
+        rich_help_panel=ASKING,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,6 @@ class TaskOptions:
     protocol: ProtocolName = "default"
     task_limit: TaskLimit = None
     task_seed: TaskSeed = 0
-    compare_anyway: CompareAnyway = False
 
     def words(self) -> dict[str, Any]:
         """As arguments of a Measuring."""
@@ -131,7 +139,7 @@ class TaskOptions:
         names = read_words(self.tasks or ())
         if not names:
             return {"tasks": None}
-        asked = (self.protocol, self.task_limit, self.task_seed, self.compare_anyway)
+        asked = (self.protocol, self.task_limit, self.task_seed)
         return {"tasks": Tasks(names, *asked)}
 
 
@@ -145,6 +153,8 @@ class ServingOptions:
     slots: Slots = 4
     context: Context = None
     gpu_layers: GpuLayers = None
+    retry_errors: RetryErrors = False
+    compare_anyway: CompareAnyway = False
 
     def words(self) -> dict[str, Any]:
         """As arguments of a Measuring."""

@@ -18,10 +18,11 @@ class Ledger(AbstractContextManager["Ledger"]):
     """A file to which every reply is appended as it comes; may be used by several threads.
 
     A reply that is an error of the moment does not count as finished; one that the server would
-    give again (a prompt longer than the context) does.
+    give again (a prompt longer than the context) does, but where `retry_errors` asks for all
+    errors that the file holds again.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, retry_errors: bool = False) -> None:
         """Open it, and read what it holds. Raises OutputError, WriteError (AppendedLines)."""
         self._file = AppendedLines(path)
         try:
@@ -32,6 +33,8 @@ class Ledger(AbstractContextManager["Ledger"]):
                 f"{path} is of another version of secateur: remove it, and its questions are "
                 "asked again"
             ) from None
+        if retry_errors:
+            self._found = {key: reply for key, reply in self._found.items() if not reply.error}
 
     def __enter__(self) -> Self:
         return self

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from secateur.evaluation.asking.question import Question
 
@@ -48,6 +48,52 @@ class RunLock:
             for name in sorted(mine.keys() | theirs.keys())
             if name != "model" and mine.get(name, _ABSENT) != theirs.get(name, _ABSENT)
         )
+
+
+class Comparison(NamedTuple):
+    """Whether two runs are compared, and what has to be known of that; None for equal locks."""
+
+    compared: bool
+    note: str | None
+
+
+def compare_locks(name: str, original: RunLock, other: RunLock, anyway: bool = False) -> Comparison:
+    """Whether the run `name` is compared with the original's.
+
+    Under equal locks it is. Where another engine answered, and nothing but what belongs to it is
+    different, it is compared and that is said: no engine runs both a GGUF and an MLX folder. Under
+    any other difference only with `anyway`, which is said, too.
+    """
+    different = original.differences(other)
+    if not different:
+        return Comparison(True, None)
+    how = f"({'; '.join(different[:6])}{'; ...' if len(different) > 6 else ''})"
+    engines = original.server.get("engine"), other.server.get("engine")
+    if engines[0] != engines[1] and _differ_by_engine(original, other, different):
+        return Comparison(
+            True,
+            f"{name} was asked through {engines[1]} and the original through {engines[0]}: their "
+            f"difference is that of the weights and of the engines {how}",
+        )
+    if anyway:
+        return Comparison(
+            True,
+            f"{name} is compared with the original although both were asked under different "
+            f"conditions {how}",
+        )
+    return Comparison(
+        False,
+        f"{name} is not compared with the original: both were asked under different conditions "
+        f"{how}; compare_anyway does",
+    )
+
+
+def _differ_by_engine(one: RunLock, other: RunLock, different: Sequence[str]) -> bool:
+    """Whether two locks with engines of ours differ in what every engine has for itself alone."""
+    if "unknown" in (one.server.get("engine"), other.server.get("engine")):
+        return False
+    templates = {lock.server.get("template_sha256") for lock in (one, other)} - {None}
+    return len(templates) < 2 and all(entry.startswith("server.") for entry in different)
 
 
 def hash_json(content: object) -> str:

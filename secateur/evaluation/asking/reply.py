@@ -39,7 +39,7 @@ class Reply:
     in both and in the counts is what the server does not say. `loglikelihood` is that of an answer
     that was given and rated, in nats. `first_token` has the most probable
     first tokens of the answer with their log-probabilities, where they were asked for. `error` is
-    the server's reason for no answer, `refused` says that it would give it again. `seconds` is the
+    the server's reason for no answer, `refused` says that it would always give it. `seconds` is the
     time until the answer was there.
     """
 

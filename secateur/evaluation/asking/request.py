@@ -20,6 +20,9 @@ class Serving:
     the one that a server which is measured has for its own. `slots` are
     answered at a time, each with `context` tokens (default: what the protocol says, else what the
     model was trained for, 32,768 at most). `gpu_layers` run on a GPU where there is one.
+    `retry_errors` asks questions again whose answer was an error that the server would always give;
+    errors of the moment are asked again anyway. `compare_anyway` compares with the original also
+    where both were asked under different conditions (asking.lock.compare_locks), and says so.
     """
 
     original: str | None = None
@@ -28,6 +31,8 @@ class Serving:
     slots: int = 4
     context: int | None = None
     gpu_layers: int | None = None
+    retry_errors: bool = False
+    compare_anyway: bool = False
 
     def __post_init__(self) -> None:
         check_least("slots", self.slots, 1, RequestError)

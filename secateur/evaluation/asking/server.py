@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -65,12 +66,16 @@ class AskedServer(AbstractContextManager["AskedServer"]):
     def ask(self, question: Question, sent: Mapping[str, Any]) -> Reply:
         """The reply to one question; an error of the server is a reply too.
 
+        What may pass (no connection, a server that is busy) is tried a few times. Any other error
+        of a server, such as a reply that does not fit its grammar, is tried once more where seed or
+        temperature decide the reply: the same error again is one that it would give always.
         Raises EngineError only when the server is gone, or does not take the key.
         """
         fields = question.fields(sent)
         if "continuation" in fields and self._engine is not None:
             return rate_answer(self._engine, question.messages, fields["continuation"])
         more = WHOLE if self._counts_tokens else {}
+        seeded, before = "seed" in fields or fields.get("temperature") == 0, None
         for again in range(TRIES):
             started = time.monotonic()
             try:
@@ -82,7 +87,11 @@ class AskedServer(AbstractContextManager["AskedServer"]):
                 passing = error.status is None or error.status in _PASSING
                 failed = Reply(error=str(error), refused=_is_final(error.status))
                 if not passing:
-                    return failed
+                    if failed.refused or not seeded:
+                        return failed
+                    if before is not None:  # the same twice of one seed: it would come again
+                        return replace(failed, refused=failed.error == before)
+                    before = failed.error
             if again + 1 < TRIES:
                 self._check_running()
                 self._wait(_WAIT * 2**again)

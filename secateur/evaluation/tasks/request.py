@@ -19,15 +19,13 @@ class Tasks:
     and names of lm-eval's own tasks, whose data come from the hub. `limit` takes so many questions
     of each (default: what the protocol says, else all; of a built-in suite 100). `seed` decides
     which questions a built-in suite makes. `protocol` is the name or file of one
-    (asking.protocol): sampler, thinking, limits, second pass. `compare_anyway` compares with the
-    original also where both were asked under different conditions, and says so.
+    (asking.protocol): sampler, thinking, limits, second pass.
     """
 
     names: tuple[str, ...]
     protocol: str = "default"
     limit: int | None = None
     seed: int = 0
-    compare_anyway: bool = False
 
     def __post_init__(self) -> None:
         if not self.names:
