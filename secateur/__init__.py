@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from secateur.api.serving import serve as serve
     from secateur.api.shrink import shrink as shrink
     from secateur.api.statistics import coverage as coverage, merge as merge, scores as scores
+    from secateur.api.synth import RandomWeights as RandomWeights, synth as synth
     from secateur.api.verify import verify as verify
     from secateur.checkpoint.inspection import Inspection as Inspection
     from secateur.checkpoint.reader import (
@@ -130,6 +131,8 @@ _HOMES = {
     "run": "api.job",
     "shrink": "api.shrink",
     "serve": "api.serving",
+    "synth": "api.synth",
+    "RandomWeights": "api.synth",
     "ServerSettings": "serving.settings",
     "Thinking": "serving.settings",
     "Sampler": "serving.settings",

@@ -34,7 +34,8 @@ JOB_SECTIONS: tuple[type, ...] = (
 
 FAMILY_TABLES: tuple[type, ...] = (
     loading.FamilyTable, schema.ShapeRules, schema.RouterRule, loading.Branch, schema.TensorRow,
-    schema.MemoryRules, schema.Published, format_rules.AlsoKey, format_rules.GgufRules,
+    schema.PackedRule, schema.MemoryRules, schema.Published, format_rules.AlsoKey,
+    format_rules.GgufRules,
     format_rules.TokenizerRules, format_rules.KeyRow, format_rules.GeneratedRow,
     format_rules.MlxRules, ollama_rules.OllamaRules, ollama_rules.OllamaRenderer,
     ollama_rules.GoTemplate,

@@ -16,9 +16,9 @@ from secateur.errors import CheckpointError
 from secateur.families.schema import Family
 
 _NEEDED = ("layers", "experts", "top_k")
-_PER_LAYER = re.compile(r"(.*_)?layer_types|layers_block_type|no_rope_layers")
+PER_LAYER = re.compile(r"(.*_)?layer_types|layers_block_type|no_rope_layers")
 """Config keys whose lists have one entry for every layer."""
-_OF_LAYERS = "per_layer_config"
+LAYERS_BY_NUMBER = "per_layer_config"
 """The config key whose members are named by the number of a layer."""
 _MOST = 500_000
 """Experts in all layers together: ten times as many as any model has."""
@@ -46,15 +46,15 @@ def check_config(config: Mapping[str, Any], family: Family, file: Path) -> None:
             "correct one of the two numbers"
         )
     for key, value in part.items():
-        if _PER_LAYER.fullmatch(key) and value is not None:
+        if PER_LAYER.fullmatch(key) and value is not None:
             _check_list(key, value, layers, family, file)
-    numbered = part.get(_OF_LAYERS)
+    numbered = part.get(LAYERS_BY_NUMBER)
     if isinstance(numbered, Mapping):
         beyond = [key for key in numbered if key.isdecimal() and int(key) >= layers]
         if beyond:
             raise CheckpointError(
-                f"{file} has {_OF_LAYERS} for layer {beyond[0]}, but {_layers_key(family)} says "
-                f"{layers}: make the two agree"
+                f"{file} has {LAYERS_BY_NUMBER} for layer {beyond[0]}, but {_layers_key(family)} "
+                f"says {layers}: make the two agree"
             )
 
 

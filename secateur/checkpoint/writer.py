@@ -26,7 +26,7 @@ from threading import Event
 from typing import Protocol, TypeVar
 
 from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
-from secateur.checkpoint.headers import header_bytes
+from secateur.checkpoint.headers import Described, header_bytes
 from secateur.checkpoint.nonfinite import refuse_forbidden
 from secateur.checkpoint.reader import INDEX, SINGLE
 from secateur.checkpoint.rows import RowEdit, RowSource
@@ -96,7 +96,8 @@ def lay_out(tensors: Iterable[SlicedTensor], shard_limit: int = SHARD_LIMIT) -> 
     ordered = sorted(tensors, key=lambda tensor: natural_order(tensor.name))
     _check(ordered)
     shards = tuple(_shard(name, group) for name, group in group_shards(ordered, shard_limit))
-    return Layout(shards, _index(shards) if len(shards) > 1 else None)
+    index = index_bytes([(shard.name, shard.tensors) for shard in shards])
+    return Layout(shards, index if len(shards) > 1 else None)
 
 
 class Sized(Protocol):
@@ -278,11 +279,12 @@ def _shard(name: str, tensors: list[SlicedTensor]) -> Shard:
     return Shard(name, header_bytes(ordered, "pt"), tuple(ordered))
 
 
-def _index(shards: tuple[Shard, ...]) -> bytes:
-    """The index, as transformers writes it: sorted, indented by two, a newline at the end."""
+def index_bytes(shards: Sequence[tuple[str, Sequence[Described]]]) -> bytes:
+    """The index of shards (file, its tensors), as transformers writes it: sorted, indented by two,
+    a newline at the end."""
     index = {
-        "metadata": {"total_size": sum(t.nbytes for shard in shards for t in shard.tensors)},
-        "weight_map": {t.name: shard.name for shard in shards for t in shard.tensors},
+        "metadata": {"total_size": sum(t.nbytes for _, tensors in shards for t in tensors)},
+        "weight_map": {t.name: file for file, tensors in shards for t in tensors},
     }
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 

@@ -33,6 +33,7 @@ from secateur.cli.commands import (
     serve,
     shrink,
     statistics,
+    synth,
 )
 from secateur.cli.help import CONTEXT, FILES, Group
 from secateur.cli.register import Detail, Quiet, Verbose
@@ -58,7 +59,7 @@ app = typer.Typer(
 )
 for module in (
     inspect, calibrate, statistics, plan, output, measure, report, release, shrink, run, serve,
-    chat, audit,
+    chat, audit, synth,
 ):  # fmt: skip
     module.add_to(app)
 app.add_typer(imatrix.app, name="imatrix", rich_help_panel=FILES)

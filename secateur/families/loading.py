@@ -25,6 +25,7 @@ from secateur.families.schema import (
     NUMBERS,
     Family,
     MemoryRules,
+    PackedRule,
     Published,
     RouterRule,
     ShapeRules,
@@ -38,7 +39,7 @@ OPTIONAL = ("branch", "gguf", "memory", "mlx", "mmproj", "ollama")
 
 _OWN = ("extends", "title", "model_types", "published")
 _ROWS = {"tensor": "name", "also": "key", "gguf.key": "key", "gguf.generate": "name",
-         "mlx.also": "key", "ollama.template": "name", "mmproj.tensor": "name",
+         "mlx.also": "key", "ollama.template": "name", "packed": "method", "mmproj.tensor": "name",
          "mmproj.gguf.key": "key"}  # fmt: skip
 """Arrays of tables -> the key that names their rows."""
 
@@ -85,6 +86,7 @@ class FamilyTable:
     gguf: GgufRules | None = None
     mlx: MlxRules | None = None
     ollama: OllamaRules | None = None
+    packed: tuple[PackedRule, ...] = ()
 
 
 def load_family(source: FamilySource, find: Find) -> Family:
@@ -101,7 +103,9 @@ def load_family(source: FamilySource, find: Find) -> Family:
         return family
     if not isinstance(tower, Table):
         raise table.error("mmproj", "mmproj is not a table")
-    inherited = _without(table, ("mmproj", "gguf", "mlx", "memory", "also", "branch", "ollama"))
+    inherited = _without(
+        table, ("mmproj", "gguf", "mlx", "memory", "also", "branch", "ollama", "packed")
+    )
     merged = Table(
         {**inherited.entries, **tower.entries}, {**inherited.origins, **tower.origins}, tower.origin
     )
@@ -185,6 +189,7 @@ def _family(source: FamilySource, table: Table) -> Family:
         published=read.published,
         mlx=read.mlx,
         ollama=read.ollama,
+        packed=read.packed,
     )
 
 

@@ -18,6 +18,7 @@ missing one and a value of another type are errors with file and line.
     [branch]          post_norm: the norm between the experts' sum and the residual stream
     [gguf], [mlx]     the form in llama.cpp and mlx-lm (`format_rules.py`)
     [ollama]          templates and renderer in Ollama (`ollama_rules.py`)
+    [[packed]]        a form in fewer bits that checkpoints are published in: `PackedRule`
     [[tensor]]        one kind of tensor: `TensorRow`
     [mmproj]          the tables of a tower next to the text model once more: it is described as a
                       family of its own, and has from its parent the tables that it leaves out
@@ -127,6 +128,8 @@ class RouterRule:
     name a boolean config key that chooses between `selected` and the score's own default.
     `output` says what the router module returns first: `logits` or `probabilities`.
     Where experts form groups, groups are ranked by the sum of their `group_best` best scores.
+    `inputs` is how many numbers of size one a logit sums up, an expression: "1" where the router
+    divides its input by the root of its width.
     """
 
     module: str
@@ -135,6 +138,21 @@ class RouterRule:
     normalise: str
     bias: str | None = None
     group_best: int = 1
+    inputs: str = field(default="hidden", metadata={"expression": True})
+
+
+@dataclass(frozen=True)
+class PackedRule:
+    """[[packed]]: a form in which publishers store weights in fewer than 16 bits.
+
+    `method` is the quant_method of config.json's quantization_config: `fp8` are E4M3 numbers with
+    a scale for every block of 128 x 128 (NAME_scale_inv), `mxfp4` blocks of 32 with a common
+    exponent (NAME_blocks, NAME_scales). `roles` are the roles that it is done to, or what these
+    have before the dot.
+    """
+
+    method: Literal["fp8", "mxfp4"]
+    roles: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -166,6 +184,7 @@ class ShapeRules:
         prefix       config section -> the prefix of names in such a checkpoint
         float32      roles that are published in 32 bits, whatever the model's type
         not_counted  config section -> what it describes, whose tensors no row gives a shape
+        layer_numbers  config keys whose lists name layers by their numbers
     """
 
     axes: Mapping[str, str] = field(default_factory=dict, metadata={"expression": True})
@@ -175,6 +194,7 @@ class ShapeRules:
     prefix: Mapping[str, str] = field(default_factory=dict)
     float32: tuple[str, ...] = ()
     not_counted: Mapping[str, str] = field(default_factory=dict)
+    layer_numbers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -218,6 +238,7 @@ class Family:
     mlx: MlxRules | None = field(repr=False, default=None)
     ollama: OllamaRules | None = field(repr=False, default=None)
     mmproj: Family | None = field(repr=False, default=None)
+    packed: tuple[PackedRule, ...] = ()
 
     def match(self, name: str) -> TensorMatch | None:
         """The place of the tensor called `name`; None when no row describes it."""
