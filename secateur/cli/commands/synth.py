@@ -53,7 +53,7 @@ def synth(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Write a checkpoint of random weights with a model's real shapes, for tries and benchmarks."""
+    """Write random weights with a model's real shapes, for a dry run."""
     from secateur.api.synth import RandomWeights
     from secateur.api.synth import synth as run
 
