@@ -198,7 +198,9 @@ def test_any_file_in_a_model_folder(
     for kind in sorted(kinds.iterdir()):
         if kind.name.startswith("half"):
             continue
-        (model / name).symlink_to(kind)
+        if not kind.is_file():
+            continue
+        shutil.copy(kind, model / name)
         ran = run("plan", model, "--drop-map", made / "expert_drop_metadata.json", types="Q8_0")
         if found := complaint(ran):
             failures.append(f"{kind.name}: {found}")

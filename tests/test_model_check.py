@@ -369,11 +369,32 @@ def test_a_link_to_nothing_among_shards(name: str, tmp_path: Path) -> None:
 
 
 def test_links_to_files_are_files(tiny: TINY, tmp_path: Path) -> None:
-    plain, folder = tiny("mixtral"), tmp_path / "snapshot"
-    folder.mkdir()
-    for path in plain.path.iterdir():
-        os.symlink(path, folder / path.name)
+    plain, blobs = tiny("mixtral"), tmp_path / "models--a--b" / "blobs"
+    folder = blobs.parent / "snapshots" / "0123456"
+    folder.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(plain.path.iterdir()):
+        shutil.copy(path, blobs / str(number))
+        os.symlink(f"../../blobs/{number}", folder / path.name)
     assert open_checkpoint(folder).specs.keys() == plain.specs.keys()
+
+
+def test_weights_may_lie_elsewhere_and_nothing_else(tiny: TINY, tmp_path: Path) -> None:
+    plain = tiny("mixtral")
+    for path in plain.path.iterdir():
+        if path.name == SINGLE:
+            os.symlink(path, tmp_path / SINGLE)
+        else:
+            shutil.copy(path, tmp_path / path.name)
+    assert open_checkpoint(tmp_path).specs.keys() == plain.specs.keys()
+    outside = tmp_path.parent / "private"
+    outside.write_text("private words")
+    for name in ("LICENSE", "chat_template.jinja", "config.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+        os.symlink(outside, tmp_path / name)
+        with pytest.raises(CheckpointError, match=f"{name} is a link out of the model's folder"):
+            open_checkpoint(tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_looking_at_a_config_alone_says_so(model: Model) -> None:

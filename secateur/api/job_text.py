@@ -17,6 +17,7 @@ from secateur.checkpoint.hub import GEMMULE
 from secateur.corpus.mix import Mix
 from secateur.corpus.mix_settings import mix_settings
 from secateur.system.atomic import write_text
+from secateur.system.secret_words import hide_secrets
 from secateur.system.typed_yaml import FILE_ENDINGS, keys_of
 
 NO_COMMITS: Mapping[str, str] = MappingProxyType({})
@@ -103,7 +104,7 @@ class _Writer:
             return self.paths.file(value)
         if isinstance(value, str):
             is_file = value.lower().endswith(FILE_ENDINGS) and "://" not in value
-            return self.paths.file(Path(value)) if is_file else value
+            return self.paths.file(Path(value)) if is_file else hide_secrets(value)
         if isinstance(value, Mapping):
             return {key: self.value(entry) for key, entry in value.items()}
         if isinstance(value, list | tuple):

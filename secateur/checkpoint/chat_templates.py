@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from secateur.checkpoint.links import is_there
 from secateur.errors import CheckpointError
 from secateur.system.text_files import read_json, read_text
 
@@ -31,8 +32,8 @@ def chat_templates(folder: Path) -> dict[str, str]:
     should be.
     """
     named = {path.stem: path for path in sorted((folder / _FOLDER).glob("*.jinja"))}
-    if (folder / _FILE).is_file():
-        named[DEFAULT] = folder / _FILE
+    named[DEFAULT] = folder / _FILE
+    named = {name: path for name, path in named.items() if is_there(path)}
     if named:
         return {
             name: read_text(path, "a chat template", CheckpointError)

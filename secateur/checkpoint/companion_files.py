@@ -42,7 +42,7 @@ PATTERNS = (
 def companion_files(folder: Path) -> tuple[str, ...]:
     """Names (relative to `folder`) of the files to copy, sorted.
 
-    Raises CheckpointError for a link to nothing.
+    Raises CheckpointError for a link to nothing or out of the folder (`links.is_there`).
     """
     names = [entry.name for entry in folder.iterdir()]
     if _TEMPLATES in names and (folder / _TEMPLATES).is_dir():

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from secateur.checkpoint.tensors import STORAGE
 from secateur.errors import CheckpointError
 from secateur.system import strict_json
+from secateur.system.text_files import open_file
 
 HEADER_LIMIT = 100_000_000
 """Bytes; the same bound as safetensors' own reader."""
@@ -80,10 +81,11 @@ def framework_of(path: Path) -> str | None:
 
     For a file that `read_header` has accepted.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    word = header.get("__metadata__", {}).get("format")
+        header = strict_json.loads(file.read(length).decode("utf-8"))
+    facts = header.get("__metadata__")
+    word = facts.get("format") if isinstance(facts, dict) else None
     return None if word is None else str(word)
 
 
@@ -94,7 +96,7 @@ def read_header(path: Path) -> dict[str, TensorSpec]:
     or holds tensors that overlap, leave gaps, or do not fit their type and shape.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(8)
             if len(head) < 8:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from glob import escape
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any
 from secateur.checkpoint.companion_files import PATTERNS
 from secateur.checkpoint.links import is_there
 from secateur.errors import CheckpointError
+from secateur.system.text_files import read_json
 
 GEMMULE = "gemmule"
 """The name of the small real MoE that ships with secateur."""
@@ -126,9 +126,9 @@ def _shards_to_fetch(folder: Path, source: str) -> Sequence[str]:
 def _named_in_index(folder: Path) -> set[str]:
     """The shards that an index names; none where it is damaged, which is said when it is opened."""
     try:
-        named = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()
-        return {str(shard) for shard in named}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        index = read_json(folder / INDEX, "an index", CheckpointError)
+        return {str(shard) for shard in index["weight_map"].values()}
+    except (CheckpointError, KeyError, TypeError, AttributeError):
         return set()
 
 

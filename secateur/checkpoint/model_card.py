@@ -9,16 +9,20 @@ from typing import Any
 
 import yaml
 
+from secateur.errors import CheckpointError
+from secateur.system.settings import BoundedYaml
+from secateur.system.text_files import LARGEST_SETTINGS, read_text
+
 MODEL_CARD = "README.md"
 
 
 def read_front_matter(folder: Path) -> Mapping[str, Any]:
     """The front matter of a folder's card; empty when there is none that can be read."""
     try:
-        text = (folder / MODEL_CARD).read_text("utf-8")
+        text = read_text(folder / MODEL_CARD, "a model card", CheckpointError, LARGEST_SETTINGS)
         head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-        content = yaml.safe_load(head[1]) if head else None
-    except (OSError, ValueError, yaml.YAMLError):
+        content = yaml.load(head[1], BoundedYaml) if head else None
+    except (CheckpointError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
 

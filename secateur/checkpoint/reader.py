@@ -250,7 +250,7 @@ def _need_experts(checkpoint: Checkpoint) -> None:
 def read_config(path: Path) -> Mapping[str, Any]:
     """config.json of a model folder (or the file itself), as a mapping."""
     file = path / CONFIG if path.is_dir() else path
-    if not is_there(file):
+    if not is_there(file, of_folder=path.is_dir()):
         raise CheckpointError(
             f"{file.parent} is no model folder of Hugging Face's layout: {file.name} does not "
             "exist in it"

@@ -12,8 +12,10 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
+from secateur.cli.plain_text import plain_text
 from secateur.cli.terminal import tells
 from secateur.system.progress import Progress, no_progress
+from secateur.system.secret_words import hide_secrets
 from secateur.system.sizes import show_amount
 from secateur.system.stopwatch import Stopwatch, show_time
 
@@ -36,9 +38,14 @@ def show_progress() -> Iterator[Progress]:
 
 
 def typed_command(words: Sequence[str]) -> str:
-    """The command as it was typed; of an absolute path only the name, which is nobody's home."""
+    """The command as it was typed, without secrets; of an absolute path only the name, which is
+    nobody's home."""
     shown = [
-        option + equals + (Path(value).name if Path(value).expanduser().is_absolute() else value)
+        hide_secrets(
+            option
+            + equals
+            + (Path(value).name if Path(value).expanduser().is_absolute() else value)
+        )
         for option, equals, value in (_split_option(word) for word in words)
     ]
     import shlex  # when it is needed: help pages are not to wait for it
@@ -61,7 +68,7 @@ def _shown() -> Iterator[Progress]:
         with _bars() as report:
             yield report
         return
-    log = LogLines(lambda line: print(line, file=sys.stderr, flush=True))
+    log = LogLines(lambda line: print(plain_text(line), file=sys.stderr, flush=True))
     ended = Event()
 
     def watch() -> None:
@@ -217,7 +224,7 @@ def _bars() -> Iterator[Progress]:
             stage: Stage = task.fields["stage"]
             stage.elapsed = task.finished_time or task.elapsed or 0.0
             plain = console.options.ascii_only
-            return Text(stage.line(console.width, plain=plain))
+            return Text(plain_text(stage.line(console.width, plain=plain)))
 
     with Bars(Line(table_column=Column(no_wrap=True)), console=console) as bars:
         tasks: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
+from secateur.cli.plain_text import plain_text
 from secateur.errors import EngineError
 from secateur.serving.chat_server import NoAnswer
 from secateur.serving.conversation import Conversation, Kind, Turn
@@ -41,6 +42,7 @@ class Screen:
 
     def name(self, name: str) -> None:
         """Say who speaks."""
+        name = plain_text(name)
         self._write(f"{_BOLD}{name}{_PLAIN}\n" if self._colour else f"{name}:\n")
 
     def piece(self, kind: Kind, text: str) -> None:
@@ -49,13 +51,14 @@ class Screen:
             return
         if kind != self._kind and self._kind == "thought":
             self._write("\n")
-        self._kind = kind
+        self._kind, text = kind, plain_text(text)
         dim = kind == "thought" and self._colour
         self._write(f"{_DIM}{text}{_PLAIN}" if dim else text)
 
     def end(self, sentence: str = "") -> None:
         """End an answer, with a sentence about it."""
         self._write("\n" if self._kind is not None else "")
+        sentence = plain_text(sentence)
         if sentence:
             self._write(f"{_DIM}({sentence}){_PLAIN}\n" if self._colour else f"({sentence})\n")
         self._write("\n")

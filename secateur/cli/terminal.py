@@ -6,9 +6,14 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from secateur.cli.plain_text import plain_text
 from secateur.cli.render.table import Table, plain_lines, print_on_terminal
+from secateur.system.secret_words import hide_secrets
+
+if TYPE_CHECKING:
+    import logging
 
 LOGGER = "secateur"
 """The name of the logger whose level is how much is told."""
@@ -27,10 +32,22 @@ def set_detail(verbose: int, *, quiet: bool) -> None:
     ours.setLevel(logging.ERROR if quiet else levels[min(verbose, 2)])
     if verbose:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_log_format())
         ours.handlers, ours.propagate = [handler], False
         if verbose > 1:
             logging.basicConfig(level=logging.DEBUG, handlers=[handler])
+
+
+def _log_format() -> logging.Formatter:
+    import logging
+
+    class Plain(logging.Formatter):
+        """Without secrets, and without what a terminal would obey."""
+
+        def format(self, record: logging.LogRecord) -> str:
+            return plain_text(hide_secrets(super().format(record)))
+
+    return Plain("%(asctime)s %(name)s: %(message)s", "%H:%M:%S")
 
 
 def tells(level: str) -> bool:
@@ -43,7 +60,8 @@ def tells(level: str) -> bool:
 def show(data: Any, lines: Sequence[str | Table], as_json: bool) -> None:
     """Print a result: `data` as one JSON document, or `lines` for people."""
     if as_json:
-        sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
+        text = json.dumps(data, indent=1, ensure_ascii=False, default=str)
+        sys.stdout.write(plain_text(text) + "\n")
     else:
         write_lines(lines)
 
@@ -51,7 +69,7 @@ def show(data: Any, lines: Sequence[str | Table], as_json: bool) -> None:
 def note(sentence: str) -> None:
     """A sentence on stderr for the person who waits, unless they asked for quiet."""
     if tells("WARNING"):
-        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.write(f"{plain_text(hide_secrets(sentence))}\n")
 
 
 def write_lines(lines: Sequence[str | Table]) -> None:
@@ -59,7 +77,7 @@ def write_lines(lines: Sequence[str | Table]) -> None:
     if sys.stdout.isatty():
         print_on_terminal(lines)
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in plain_lines(lines)))
+        sys.stdout.write(plain_text("".join(f"{line}\n" for line in plain_lines(lines))))
 
 
 LONGEST = 4000
@@ -69,7 +87,7 @@ LONGEST = 4000
 def exit_with(message: str, code: int) -> NoReturn:
     """Say why in one line on stderr, and exit. A line of more than LONGEST characters is cut."""
     if tells("DEBUG") and sys.exception() is not None:
-        traceback.print_exc()
-    line = " ".join(message[: 2 * LONGEST].split())
+        sys.stderr.write(plain_text(hide_secrets(traceback.format_exc())))
+    line = plain_text(hide_secrets(" ".join(message[: 2 * LONGEST].split())))
     sys.stderr.write(f"secateur: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}\n")
     sys.exit(code)

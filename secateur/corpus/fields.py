@@ -28,7 +28,8 @@ from secateur.errors import CorpusError
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from secateur.corpus.bounded_templates import BoundedEnvironment
 
 FIELDS: Mapping[str, str] = {"messages": "messages", "tools": "tools", "text": "text"}
 
@@ -234,12 +235,13 @@ def _check_turn(turn: str, where: str) -> None:
 
 
 @cache
-def _jinja() -> ImmutableSandboxedEnvironment:
+def _jinja() -> BoundedEnvironment:
     """Imported when a mix has a template: plans and help pages read mixes, and have none."""
     from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    from secateur.corpus.bounded_templates import BoundedEnvironment
+
+    return BoundedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 
 
 @cache

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from secateur.errors import CorpusError
+from secateur.system.resources import free_memory
+from secateur.system.sizes import show_bytes
+from secateur.system.text_files import open_file
 
 Record = Mapping[str, Any]
 
@@ -39,7 +43,14 @@ def read_json_lines(path: Path) -> JsonLines:
 def read_bytes(path: Path) -> bytes:
     """A file's bytes. Raises CorpusError, naming it, when it cannot be read."""
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > (most := free_memory()):
+                raise CorpusError(
+                    f"{path} has {show_bytes(size)}, and {show_bytes(most)} of memory are free: "
+                    "split it, and name the parts as sources of a mix"
+                )
+            return file.read()
     except OSError as error:
         raise CorpusError(f"cannot read {path}: {error.strerror}") from error
 

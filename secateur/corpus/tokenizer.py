@@ -36,6 +36,9 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
         )
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+    from secateur.corpus.bounded_templates import bound_chat_templates
+
+    bound_chat_templates()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import StatisticsError
+from secateur.system import strict_json
+from secateur.system.text_files import need_file
 
 
 class FileKind(NamedTuple):
@@ -32,8 +33,9 @@ def open_described(path: Path, kind: FileKind) -> Iterator[tuple[Any, dict[str, 
     kind; what the block finds damaged (ValueError, KeyError, TypeError) is said in the same way.
     """
     try:
+        need_file(path)
         with safe_open(path, "np") as file:
-            data = json.loads((file.metadata() or {})[kind.metadata])
+            data = strict_json.loads((file.metadata() or {})[kind.metadata])
             if data.pop("version") != kind.version:
                 raise StatisticsError(
                     f"{path} was written by another version of secateur: calibrate again"

@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from secateur.errors import StatisticsError
 from secateur.statistics.statistics import VERSION, Statistics, array_name
 from secateur.statistics.sums import KINDS, shape_of
+from secateur.system import strict_json
 from secateur.system.atomic import write_safetensors
+from secateur.system.text_files import need_file
 
 METADATA = "secateur"
 """The key of the JSON document."""
@@ -48,8 +50,9 @@ def load_sums(path: Path, names: Collection[str]) -> Statistics:
 
 def _load(path: Path, is_wanted: Callable[[str], bool]) -> Statistics:
     try:
+        need_file(path)
         with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {})[METADATA])
+            header = strict_json.loads((file.metadata() or {})[METADATA])
             _check_version(path, header)
             arrays = {name: file.get_tensor(name) for name in file.keys() if is_wanted(name)}  # noqa: SIM118
         statistics = Statistics(

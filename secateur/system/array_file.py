@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import InputError
+from secateur.system import strict_json
 from secateur.system.atomic import write_safetensors
+from secateur.system.text_files import need_file
 
 _SHA256 = "sha256"
 
@@ -55,6 +57,7 @@ def check_arrays(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     try:
+        need_file(path)
         with safe_open(path, "np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(  # noqa: SIM118
                 file.metadata() or {}
@@ -71,7 +74,7 @@ def _checked(
     if head.get(_SHA256) != _hash(arrays, facts):
         raise InputError(f"{path} does not have the hash in its header, it was changed: {_REMEDY}")
     try:
-        return {**facts, "provenance": json.loads(facts["provenance"])}
+        return {**facts, "provenance": strict_json.loads(facts["provenance"])}
     except (ValueError, KeyError):
         raise InputError(f"cannot read {path}: its header names no origin: {_REMEDY}") from None
 

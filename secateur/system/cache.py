@@ -142,5 +142,5 @@ def _entry(path: Path, what: str, model: str, identity: str) -> Entry:
 def _name_of(folder: Path) -> str:
     try:
         return str(json.loads((folder / MODEL).read_text("utf-8"))["model"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return folder.name

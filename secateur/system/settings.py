@@ -44,7 +44,57 @@ def check_least(name: str, value: int | None, least: int, error: type[InputError
         raise error(f"{name} is {value}, expected {least} or more")
 
 
-class UniqueKeys(yaml.SafeLoader):
+_MOST_NODES = 1_000_000
+"""Values in a YAML file at most, where every alias counts as what it stands for."""
+LONGEST_NUMBER = 64
+"""Characters of a number at most: long ones to the base of 60, which YAML has, take for ever."""
+
+
+class BoundedYaml(yaml.SafeLoader):
+    """YAML without Python's own types, in which aliases cannot multiply and numbers are short."""
+
+    def compose_document(self) -> yaml.Node | None:
+        node = super().compose_document()
+        if node is not None:
+            _count(node, {})
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        _check_length(node)
+        return int(super().construct_yaml_int(node))
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        _check_length(node)
+        return float(super().construct_yaml_float(node))
+
+
+BoundedYaml.add_constructor("tag:yaml.org,2002:int", BoundedYaml.construct_yaml_int)
+BoundedYaml.add_constructor("tag:yaml.org,2002:float", BoundedYaml.construct_yaml_float)
+
+
+def _check_length(node: yaml.ScalarNode) -> None:
+    if len(node.value) > LONGEST_NUMBER:
+        what = f"a number of {len(node.value)} characters"
+        raise yaml.MarkedYAMLError(None, None, what, node.start_mark)
+
+
+def _count(node: yaml.Node, counted: dict[int, int]) -> int:
+    """The values in a node, aliases written out. Raises yaml.MarkedYAMLError for too many, and
+    for a value that holds itself."""
+    known = counted.get(id(node))
+    if known is None and not isinstance(node, yaml.ScalarNode):
+        counted[id(node)] = 0
+        pairs = isinstance(node, yaml.MappingNode)
+        parts = (part for pair in node.value for part in pair) if pairs else node.value
+        known = 1 + sum(_count(part, counted) for part in parts)
+        counted[id(node)] = known
+    if known == 0 or (known or 1) > _MOST_NODES:
+        what = "holds an alias of itself" if known == 0 else "has aliases of aliases without end"
+        raise yaml.MarkedYAMLError(None, None, what, node.start_mark)
+    return known or 1
+
+
+class UniqueKeys(BoundedYaml):
     """A key given twice is an error; plain YAML forgets the first in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -7,10 +7,12 @@ file that is far too large is refused before it is read.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from secateur.errors import InputError
 from secateur.system import strict_json
@@ -18,7 +20,11 @@ from secateur.system import strict_json
 MIB = 1 << 20
 
 LARGEST_TEXT = 256 * MIB
-"""Bytes of a text or JSON file at most; the plan of 24 GGUF types of a large model has 20 MiB."""
+"""Bytes of a text file at most; the plan of 24 GGUF types of a large model has 20 MiB."""
+
+LARGEST_JSON = 64 * MIB
+"""Bytes of a JSON file at most: parsed it can take thirty times as much memory. The tokenizer of
+Gemma 4 has 32 MiB, the index of the largest models 15."""
 
 LARGEST_SETTINGS = 16 * MIB
 """Bytes of a file that people write by hand at most (YAML, TOML, lists of tensor types)."""
@@ -34,6 +40,33 @@ _MAGIC = {
 }
 
 
+def open_file(path: Path) -> BinaryIO:
+    """A file, open for reading bytes; waits for nobody.
+
+    A pipe that nobody writes to is empty, instead of blocking for ever. Raises OSError, and for
+    what has no end or no content of its own (a device, a folder, a socket) one that says so.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError:
+        raise OSError(errno.EINVAL, "no file can have such a name") from None
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device"
+        raise OSError(errno.EINVAL, f"it is {kind}")
+    os.set_blocking(descriptor, True)
+    return open(descriptor, "rb")
+
+
+def need_file(path: Path) -> None:
+    """Raise OSError unless `open_file` can open it and it has content: for libraries that open
+    files by name."""
+    with open_file(path) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe")
+
+
 def read_bytes(
     path: Path, expected: str, error: type[InputError], most: int = LARGEST_TEXT
 ) -> bytes:
@@ -42,7 +75,7 @@ def read_bytes(
     Raises `error` when it cannot be read or has more than `most` bytes.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             # A pipe has no size, so that it has to be read to be measured.
             size = os.fstat(file.fileno()).st_size
             content = file.read(most + 1 if size <= most else 64)
@@ -72,7 +105,7 @@ def decode(content: bytes, path: Path, expected: str, error: type[InputError]) -
         raise error(f"{path} is {kind}, expected {expected}") from None
 
 
-def read_json(path: Path, expected: str, error: type[InputError], most: int = LARGEST_TEXT) -> Any:
+def read_json(path: Path, expected: str, error: type[InputError], most: int = LARGEST_JSON) -> Any:
     """The content of a JSON file, no key given twice. Raises `error`, naming the line."""
     return parse_json(read_text(path, expected, error, most), str(path), expected, error)
 

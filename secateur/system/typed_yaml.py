@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from secateur.errors import InputError
+from secateur.system.settings import LONGEST_NUMBER
 from secateur.system.yaml_nodes import Node, entries, place
 
 _T = TypeVar("_T")
@@ -178,6 +179,8 @@ def _convert(  # noqa: PLR0911 - one for each kind of value
     if origin is float:
         return _number(node)
     if origin in (int, bool):
+        if len(node.value) > LONGEST_NUMBER:
+            raise reader.refuse(node, f"{title} is a number of {len(node.value)} characters")
         return yaml.safe_load(node.value)
     return node.value
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from secateur.cli.plain_text import plain_text
+
 _BETWEEN = 3
 """Columns that a ruled table puts between two of its own."""
 
@@ -60,16 +62,16 @@ def print_on_terminal(lines: Iterable[str | Table]) -> None:
     console = Console(highlight=False)
     for line in lines:
         if not isinstance(line, Table):
-            console.print(Text(line), soft_wrap=True)
+            console.print(Text(plain_text(line)), soft_wrap=True)
             continue
         if sum(line.widths) + _BETWEEN * len(line.widths) >= console.width:
             # Cells would be cut or broken: whole lines, which the terminal wraps, lose nothing.
             for text in line.plain_lines():
-                console.print(Text(text), soft_wrap=True)
+                console.print(Text(plain_text(text)), soft_wrap=True)
             continue
         ruled = Ruled(box=box.SIMPLE_HEAD, header_style="bold")
         for place, title in enumerate(line.head):
             ruled.add_column(Text(title), justify="left" if line.is_left(place) else "right")
         for row in line.rows:
-            ruled.add_row(*(Text(cell) for cell in row))
+            ruled.add_row(*(Text(plain_text(cell)) for cell in row))
         console.print(ruled)

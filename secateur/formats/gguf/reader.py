@@ -35,7 +35,7 @@ from secateur.formats.gguf.container import (
     check_info,
     padded,
 )
-from secateur.system.text_files import kind_of
+from secateur.system.text_files import kind_of, open_file
 
 _MIN_KEY_VALUE_BYTES = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES = 8 + 4 + 8 + 4 + 8
@@ -126,7 +126,7 @@ def _name_path(path: Path) -> Iterator[None]:
 
 
 def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         try:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secateur.errors import CheckpointError
+from secateur.system.text_files import MIB, read_bytes
 
 _PIECES, _TRAINER = 1, 2
 _TEXT, _SCORE, _TYPE = 1, 2, 3
@@ -20,6 +21,7 @@ _MODEL_TYPE, _BPE = 3, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _NORMAL = 1
 _FLOAT = struct.Struct("<f")
+_LARGEST = 64 * MIB
 
 Field = tuple[int, int | bytes]
 """A field's number, and its value: an integer, or the bytes of anything else."""
@@ -41,13 +43,11 @@ def read_pieces(path: Path) -> tuple[Piece, ...]:
     of the kind that merges pairs (BPE).
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, "a SentencePiece model", CheckpointError, _LARGEST)
         fields = list(_fields(data))
         pieces = tuple(_piece(value) for number, value in fields if number == _PIECES)
         trainers = [value for number, value in fields if number == _TRAINER]
         kinds = [value for value in trainers for n, value in _fields(value) if n == _MODEL_TYPE]
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, struct.error, TypeError, IndexError):
         raise CheckpointError(
             f"{path}: is no SentencePiece model, or is damaged: download it again"

@@ -22,6 +22,7 @@ from secateur.formats.gguf.container import (
     STRING_ID,
     VERSION,
 )
+from secateur.system.text_files import open_file
 
 _LENGTH = struct.Struct("<Q")
 _KIND = struct.Struct("<I")
@@ -51,10 +52,12 @@ class Vocabulary:
 def read_vocabulary(path: Path) -> Vocabulary:
     """Measure the tokenizer of a GGUF file. Raises FormatError for a file that has none."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             return _measure(path, view)
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: cannot be read as GGUF: {error}") from None
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read as GGUF: {error.strerror}") from None
+    except ValueError:
+        raise FormatError(f"{path}: is empty or a pipe, expected GGUF") from None
     except struct.error:
         raise FormatError(f"{path}: is cut short inside its header: download it again") from None
 

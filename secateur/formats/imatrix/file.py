@@ -15,6 +15,7 @@ from secateur.errors import FormatError
 from secateur.formats.gguf.container import MAGIC
 from secateur.formats.imatrix.dat_file import count_in_tokens, read_dat, split_stacks, write_dat
 from secateur.formats.imatrix.matrix import Imatrix, read_imatrix, write_imatrix
+from secateur.system.text_files import open_file
 
 DAT = ".dat"
 """The suffix by which a file to write is of the older form."""
@@ -46,7 +47,7 @@ def open_imatrix(path: Path, experts: int | None = None) -> Imatrix:
     router's entries. Raises FormatError for a file of neither form.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             magic = file.read(len(MAGIC))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from error

@@ -40,7 +40,7 @@ def _canonical(call: Call) -> tuple[str, str]:
     """Equal for calls that differ in blanks and the order of keys only."""
     try:
         return call.name, json.dumps(json.loads(call.arguments), sort_keys=True)
-    except ValueError:
+    except (ValueError, RecursionError):
         return call.name, " ".join(call.arguments.split())
 
 
