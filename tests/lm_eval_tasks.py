@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from secateur.evaluation.tasks.harness import name_in
+
 _GENERATE = """\
 task: local_sums
 dataset_path: json
@@ -51,6 +53,27 @@ def write_choices(folder: Path) -> Path:
         {"question": "What is 3 + 4?", "choices": ["3 + 4 = 7.", "lantern"], "right": 0},
     ]
     return _write(folder, "choices", _RATE, lines)
+
+
+def write_group(folder: Path, by_size: bool) -> Path:
+    """Two tasks of three and six sums as one group: right is to repeat the first number, but of
+    every third sum nothing is."""
+    names = []
+    for name, count in (("few", 3), ("many", 6)):
+        lines = [
+            {"question": f"What is {n} + 3?", "answer": str(n) if n % 3 else "never"}
+            for n in range(1, count + 1)
+        ]
+        form = _GENERATE.replace("task: local_sums", f"task: local_{name}")
+        form = form.replace("group_select: -1", "group_select: 0")
+        names.append(name_in(_write(folder, name, form, lines)))
+    group = folder / "group.yaml"
+    rule = f"metric: exact_match, weight_by_size: {str(by_size).lower()}"
+    group.write_text(
+        f"task: [{', '.join(names)}]\ngroup: local_group\n"
+        f"aggregate_metric_list: [{{{rule}}}]\nmetadata: {{version: 1.0}}\n"
+    )
+    return group
 
 
 def _write(folder: Path, name: str, form: str, lines: list[dict[str, object]]) -> Path:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lm_eval_tasks import write_choices, write_sums
+from lm_eval_tasks import write_choices, write_group, write_sums
 
+from secateur.api.tasks import Answered, evidence_of
+from secateur.cli.render.evidence import evidence_lines
 from secateur.errors import EngineError, RequestError
 from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.lock import RunLock
@@ -17,7 +20,11 @@ from secateur.evaluation.asking.reply import Outcome
 from secateur.evaluation.asking.server import ask_engine, ask_url
 from secateur.evaluation.tasks.accounting import Account
 from secateur.evaluation.tasks.asker import Asker
+from secateur.evaluation.tasks.group import GroupResult
 from secateur.evaluation.tasks.harness import ask_harness, check_harness, name_in
+from secateur.evaluation.tasks.paired import compare_paired, wilson
+from secateur.evaluation.tasks.request import Tasks
+from secateur.evaluation.tasks.result import ItemResult, TaskResult
 from secateur.serving.engine_server import EngineServer
 from secateur.serving.settings import Thinking
 from secateur.serving.thought_marks import tokenize
@@ -68,11 +75,11 @@ def test_lm_eval_carries_tasks_and_every_answer_is_kept(
         lock = RunLock("m", server.identity, GREEDY.sent())
         with Ledger(path) as ledger:
             asker = Asker(server, lock, ledger, GREEDY)
-            sums, choices = ask_harness(files, [], asker, None)
+            (sums, choices), groups = ask_harness(files, [], asker, None)
         kept = path.read_bytes()
         with Ledger(path) as ledger:
             again = ask_harness(files, [], Asker(server, lock, ledger, GREEDY), None)
-    assert again == (sums, choices)
+    assert again == ((sums, choices), ()) and not groups
     assert path.read_bytes() == kept  # nothing was asked twice
     assert (sums.task, sums.metric, len(sums.items)) == (
         "local_sums",
@@ -83,6 +90,68 @@ def test_lm_eval_carries_tasks_and_every_answer_is_kept(
     assert all(item.facts["completion_tokens"] for item in sums.items)
     assert [item.expected for item in sums.items] == ["4", "5", "6", "7", "8"]
     assert (choices.metric, Account(choices).accuracy.value) == ("acc", 1.0)
+
+
+def test_a_group_counts_its_questions_or_its_tasks_the_same() -> None:
+    def task(name: str, *scores: float) -> TaskResult:
+        items = (
+            ItemResult(name, str(n), Outcome.ANSWERED, score) for n, score in enumerate(scores)
+        )
+        return TaskResult(name, tuple(items), "hash", "1")
+
+    results = [task("few", 1, 0), task("many", 0, 0, 0, 1, 0, 0), task("other", 1)]
+    group = GroupResult("g", ("few", "many"), True, "acc", 0.25, 0.1, 8)
+    joined = group.joined(results)
+    assert [item.item for item in joined.items][:3] == ["few/0", "few/1", "many/0"]
+    assert Account(joined, group.weights(results)).accuracy == wilson(2, 8)
+    assert group.aggregate().low == pytest.approx(0.25 - 1.96 * 0.1, abs=1e-4)
+    apart = replace(group, by_size=False)
+    account = Account(joined, apart.weights(results))
+    mean = (1 / 2 + 1 / 6) / 2
+    assert account.accuracy.value == account.as_read == account.best == pytest.approx(mean)
+    better = [task("few", 1, 1), *results[1:]]
+    before, after = (
+        {item.item: (item.strict,) for item in apart.joined(of).items} for of in (results, better)
+    )
+    paired = compare_paired("g", before, after, weights=apart.weights(results))
+    assert paired.difference.value == pytest.approx(1 / 4)
+    assert (paired.flips.gained, paired.test) == (1, "permutation within clusters")
+    assert compare_paired("g", before, after).difference.value == pytest.approx(1 / 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_size", [True, False])
+def test_a_group_has_the_number_that_lm_eval_gives_it(
+    gemmule_server: EngineServer, tmp_path: Path, by_size: bool
+) -> None:
+    from lm_eval_recorded import evaluate_recorded  # imports lm-eval
+
+    file = write_group(tmp_path / "tasks", by_size)
+    with ask_engine(gemmule_server) as server, Ledger(tmp_path / "ledger") as ledger:
+        lock = RunLock("m", server.identity, GREEDY.sent())
+        results, groups = ask_harness([file], [], Asker(server, lock, ledger, GREEDY), None)
+    assert [(one.task, len(one.items)) for one in results] == [("local_few", 3), ("local_many", 6)]
+    (group,) = groups
+    answers = {
+        (one.task, int(item.item)): item.facts["content"] for one in results for item in one.items
+    }
+    theirs = evaluate_recorded(answers, "local_group", file.parent)["groups"]["local_group"]
+    assert group.metric == "exact_match, flexible-extract" and group.by_size == by_size
+    assert group.value == pytest.approx(theirs["exact_match,flexible-extract"])
+    assert group.stderr == pytest.approx(theirs["exact_match_stderr,flexible-extract"])
+    assert 0 < group.value < 1 and group.stderr and group.items == 9
+    # Everything was answered, so that the strict number is the same.
+    account = Account(group.joined(results), group.weights(results))
+    assert account.as_read == pytest.approx(group.value)
+    answered = Answered("original", results, lock, groups)
+    numbers = evidence_of([answered, replace(answered, name="a")], Tasks((str(file),)))
+    named = {
+        entry.name: entry
+        for entry in numbers.artefacts[1].measurements
+        if entry.domain == group.group
+    }
+    assert named["aggregate"].value == group.value and named["accuracy_difference"].value == 0
+    assert any("own number of each group" in str(line) for line in evidence_lines(numbers))
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from secateur.evaluation.tasks.contamination import (
     text_of_messages,
 )
 from secateur.evaluation.tasks.find import FoundTasks, find_tasks
+from secateur.evaluation.tasks.group import GroupResult
 from secateur.evaluation.tasks.harness import ask_harness, check_harness
 from secateur.evaluation.tasks.paired import compare_paired
 from secateur.evaluation.tasks.request import LIMIT, Tasks
@@ -37,6 +38,7 @@ class Answered:
     name: str
     results: tuple[TaskResult, ...]
     lock: RunLock
+    groups: tuple[GroupResult, ...] = ()
 
 
 def check_tasks(request: Tasks) -> tuple[FoundTasks, Protocol]:
@@ -132,11 +134,13 @@ def _ask(
         results = tuple(
             ask_suite(suite, asker, request.seed, limit or LIMIT) for suite in found.suites
         )
+        groups: tuple[GroupResult, ...] = ()
         if found.files or found.harness:
-            results += ask_harness(found.files, found.harness, asker, limit)
+            more, groups = ask_harness(found.files, found.harness, asker, limit)
+            results += more
         results = tuple(ask_again(result, asker) for result in results)
     data = {result.task: hash_json([result.sha256, result.version]) for result in results}
-    return Answered(subject.name, results, replace(lock, data=data))
+    return Answered(subject.name, results, replace(lock, data=data), groups)
 
 
 def _find_overlaps(results: Sequence[TaskResult], calibrated: TextHashes) -> tuple[Overlap, ...]:
@@ -156,20 +160,29 @@ def _find_overlaps(results: Sequence[TaskResult], calibrated: TextHashes) -> tup
 
 
 def _alone(answered: Answered) -> tuple[Measurement, ...]:
-    return tuple(entry for result in answered.results for entry in Account(result).measurements())
+    found = [entry for one in _all_of(answered) for entry in Account(*one).measurements()]
+    return (*found, *(group.aggregate() for group in answered.groups))
 
 
 def _paired(original: Answered, artefact: Answered) -> tuple[Measurement, ...]:
-    """The differences of all tasks from the original's, where both have the same questions."""
-    before = {result.task: result for result in original.results}
+    """The differences of all tasks and groups from the original's, where both have the same
+    questions."""
+    before = {one.task: one for one, _ in _all_of(original)}
     return tuple(
         entry
-        for after in artefact.results
+        for after, weights in _all_of(artefact)
         if after.task in before and _scores(before[after.task]).keys() == _scores(after).keys()
         for entry in compare_paired(
-            after.task, _scores(before[after.task]), _scores(after)
+            after.task, _scores(before[after.task]), _scores(after), weights=weights
         ).measurements()
     )
+
+
+def _all_of(answered: Answered) -> list[tuple[TaskResult, Mapping[str, float] | None]]:
+    """Every task, then every group as one task, with what its questions count."""
+    results = answered.results
+    groups = [(one.joined(results), one.weights(results)) for one in answered.groups]
+    return [*((result, None) for result in results), *groups]
 
 
 def _scores(result: TaskResult) -> Mapping[str, Sequence[float]]:

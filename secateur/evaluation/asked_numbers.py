@@ -18,6 +18,7 @@ _TASKS: Mapping[str, Better] = {
     "accuracy_as_read": "higher",
     "accuracy_best": "higher",
     "accuracy_patched": "higher",
+    "aggregate": "higher",
     "accuracy_difference": "higher",
     "flips_lost": "lower",
     "calibration_overlap": "lower",

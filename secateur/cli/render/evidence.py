@@ -8,6 +8,7 @@ from secateur.cli.render.robustness import loop_lines, speed_lines
 from secateur.cli.render.table import Table
 from secateur.evaluation.asking.reply import Outcome
 from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.tasks.group import AGGREGATE
 from secateur.release.evidence import ArtefactEvidence, Evidence
 
 Lines = list[str | Table]
@@ -32,8 +33,20 @@ def _task_lines(evidence: Evidence) -> Lines:
         "strict accuracy: every failure is wrong (95 % interval); as read: what could be read of a "
         "failure counts; at best: every failure is right",
         _table(("strict accuracy", "as read", "at best", "second pass"), rows, _accuracy),
+        *_aggregates(rows),
         *_differences(rows),
     ]
+
+
+def _aggregates(rows: Sequence[tuple[str, ArtefactEvidence]]) -> Lines:
+    """lm-eval's own numbers of groups, as tables elsewhere have them."""
+    found = [
+        [group, one.name, str(entry.n["items"]), str(entry.n["tasks"]), _percent(entry), entry.unit]
+        for group, one in rows
+        if (entry := one.value(AGGREGATE, group, "tasks")) is not None
+    ]
+    head = ["group", "", "n", "tasks", "aggregate", "of"]
+    return ["lm-eval's own number of each group:", Table(head, found, "ll")] if found else []
 
 
 def _differences(rows: Sequence[tuple[str, ArtefactEvidence]]) -> Lines:

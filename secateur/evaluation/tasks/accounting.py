@@ -21,9 +21,13 @@ SHARE = "share of items"
 
 @dataclass(frozen=True)
 class Account:
-    """What became of all questions of a task. Raises ValueError for no question."""
+    """What became of all questions of a task. Raises ValueError for no question.
+
+    `weights` are what the questions of a group count, 1 on average (tasks.group); None: each 1.
+    """
 
     result: TaskResult
+    weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not self.result.items:
@@ -43,18 +47,17 @@ class Account:
     def accuracy(self) -> Interval:
         """Strict: every failure is wrong. Wilson's interval where all scores are 0 or 1, else
         one of the bootstrap."""
-        return _mean([item.strict for item in self.items])
+        return self._mean([item.strict for item in self.items])
 
     @cached_property
     def as_read(self) -> float:
         """The task's own number: what could be read of a failure counts too."""
-        return sum(one.score or 0.0 for one in self.items) / len(self.items)
+        return self._share([one.score or 0.0 for one in self.items])
 
     @cached_property
     def best(self) -> float:
         """The accuracy if every failure had been right."""
-        scores = [1.0 if one.failed else one.strict for one in self.items]
-        return sum(scores) / len(scores)
+        return self._share([1.0 if one.failed else one.strict for one in self.items])
 
     @cached_property
     def patched(self) -> Interval | None:
@@ -62,7 +65,23 @@ class Account:
         if all(item.patched is None for item in self.items):
             return None
         scores = [item.strict if item.patched is None else item.patched for item in self.items]
-        return _mean(scores)
+        return self._mean(scores)
+
+    def _weighted(self, scores: Sequence[float]) -> list[float]:
+        if self.weights is None:
+            return list(scores)
+        return [
+            self.weights[item.item] * score for item, score in zip(self.items, scores, strict=True)
+        ]
+
+    def _share(self, scores: Sequence[float]) -> float:
+        return sum(self._weighted(scores)) / len(scores)
+
+    def _mean(self, scores: Sequence[float]) -> Interval:
+        if self.weights is None and set(scores) <= {0.0, 1.0}:
+            return wilson(int(sum(scores)), len(scores))
+        values = np.array(self._weighted(scores))
+        return bootstrap(len(values), lambda draws: values[draws].mean(-1), seed=0)
 
     def lengths(self, key: str) -> list[int]:
         """Tokens of all replies that say so: "completion_tokens" or "thought_tokens"."""
@@ -105,10 +124,3 @@ class _Maker:
 
     def plain(self, name: str, value: float, unit: str = SHARE) -> Measurement:
         return Measurement(name, value, unit, {"items": self.items}, domain=self.task, kind=KIND)
-
-
-def _mean(scores: Sequence[float]) -> Interval:
-    if set(scores) <= {0.0, 1.0}:
-        return wilson(int(sum(scores)), len(scores))
-    values = np.array(scores)
-    return bootstrap(len(values), lambda draws: values[draws].mean(-1), seed=0)

@@ -11,16 +11,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from secateur.errors import EngineError, RequestError, SecateurError
 from secateur.evaluation.asking.lock import hash_json
 from secateur.evaluation.asking.reply import WHOLE, Outcome
 from secateur.evaluation.tasks.asker import Asker
+from secateur.evaluation.tasks.group import GroupResult
 from secateur.evaluation.tasks.result import ItemResult, TaskResult
 from secateur.system.text_files import LARGEST_SETTINGS, read_text
 
 if TYPE_CHECKING:
+    from lm_eval.api.group import Group
+
     from secateur.evaluation.tasks.harness_model import AskingModel
 
 _PREFERRED = ("flexible-extract", "none")
@@ -28,9 +31,18 @@ _PREFERRED = ("flexible-extract", "none")
 _METRICS = ("exact_match", "acc", "prompt_level_strict_acc", "pass@1")
 """Metrics that count as the accuracy, the first that a task has; else its first one."""
 _INVALID = "[invalid]"
-_TASK = re.compile(r"^(?:task|group):\s*['\"]?([\w./-]+)", re.MULTILINE)
+_RESAMPLES = 100
+"""Of lm-eval's bootstrap, for metrics that are no means; a mean has its standard error without."""
+_TASK = re.compile(r"^(?:task|group):[^\S\n]*['\"]?([\w./-]+)", re.MULTILINE)
 
 Samples = Sequence[Mapping[str, Any]]
+
+
+class HarnessResults(NamedTuple):
+    """All tasks that were asked, those of groups too, and the numbers of the groups."""
+
+    results: tuple[TaskResult, ...]
+    groups: tuple[GroupResult, ...]
 
 
 def check_harness(files: Sequence[Path], names: Sequence[str]) -> None:
@@ -45,7 +57,7 @@ def check_harness(files: Sequence[Path], names: Sequence[str]) -> None:
 
 
 def name_in(file: Path) -> str:
-    """The name of the task that a YAML file of lm-eval defines. Raises RequestError."""
+    """The name of the task or group that a YAML file of lm-eval defines. Raises RequestError."""
     text = read_text(file, "a task of lm-eval in YAML", RequestError, LARGEST_SETTINGS)
     found = _TASK.search(text)
     if found is None:
@@ -55,20 +67,19 @@ def name_in(file: Path) -> str:
 
 def ask_harness(
     files: Sequence[Path], names: Sequence[str], asker: Asker, limit: int | None
-) -> tuple[TaskResult, ...]:
+) -> HarnessResults:
     """Ask tasks of lm-eval, those in `files` and those by name.
 
     Raises RequestError for a task that there is not, that needs what this server cannot do, or
     whose data cannot be fetched; EngineError when the server ends.
     """
     import lm_eval
-    from lm_eval.tasks import TaskManager
 
-    from secateur.evaluation.tasks.harness_model import AskingModel
+    from secateur.evaluation.tasks.harness_model import AskingModel, KeepingManager
 
     model = AskingModel(asker)
     with _explained(names):
-        tasks = TaskManager(
+        tasks = KeepingManager(
             include_path=[str(folder) for folder in dict.fromkeys(one.parent for one in files)],
             include_defaults=bool(names),
         )
@@ -79,13 +90,19 @@ def ask_harness(
             num_fewshot=asker.protocol.shots,
             limit=limit,
             apply_chat_template=True,
-            bootstrap_iters=0,
+            bootstrap_iters=_RESAMPLES,
             log_samples=True,
         )
-    return tuple(
+    results = tuple(
         _result(task, samples, str(found["versions"].get(task, "")), model, asker)
         for task, samples in found["samples"].items()
     )
+    groups = (
+        _group(group, found["groups"][name], asker)
+        for name, group in tasks.groups.items()
+        if name in found.get("groups", {})
+    )
+    return HarnessResults(results, tuple(one for one in groups if one is not None))
 
 
 @contextmanager
@@ -131,6 +148,36 @@ def _result(
         hash_json([hashes, chosen, metric]),
         version,
         metric if chosen == "none" else f"{metric}, {chosen}",
+    )
+
+
+def _group(group: Group, numbers: Mapping[str, Any], asker: Asker) -> GroupResult | None:
+    """The number of a group that counts: of its metrics and filters the first as of a task's; None
+    where lm-eval gives none."""
+    keys = [key for key in numbers if "," in key and "_stderr," not in key]
+    wanted = (asker.protocol.filter, *_PREFERRED)
+
+    def rank(key: str) -> tuple[int, int]:
+        metric, _, name = key.partition(",")
+        places = (_METRICS, metric), (wanted, name)
+        first, second = (all.index(one) if one in all else len(all) for all, one in places)
+        return first, second
+
+    if not keys:
+        return None
+    chosen = min(keys, key=rank)
+    metric, _, name = chosen.partition(",")
+    listed = group.aggregate_metric_list or ()
+    by_size = next(one.weight_by_size for one in listed if one.metric == metric)
+    stderr = numbers.get(f"{metric}_stderr,{name}")
+    return GroupResult(
+        group.name,
+        tuple(task.task_name for task in group.get_all_tasks()),
+        by_size,
+        metric if name == "none" else f"{metric}, {name}",
+        float(numbers[chosen]),
+        float(stderr) if isinstance(stderr, int | float) else None,
+        int(numbers["sample_count"][chosen]),
     )
 
 

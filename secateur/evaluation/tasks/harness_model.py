@@ -11,10 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
+from lm_eval.api.group import Group
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
 
 from secateur.errors import RequestError
 from secateur.evaluation.asking.question import Question
@@ -28,6 +31,18 @@ _OURS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", 
 
 Place = tuple[str, int]
 """A task and the number of a question in it."""
+
+
+class KeepingManager(TaskManager):  # type: ignore[misc]
+    """lm-eval's tasks; `groups` are those that were loaded, whose rules a result does not hold."""
+
+    groups: Mapping[str, Group] = MappingProxyType({})
+
+    def load(self, *arguments: Any, **named: Any) -> Any:
+        """As lm-eval's own."""
+        loaded = super().load(*arguments, **named)
+        self.groups = loaded["groups"]
+        return loaded
 
 
 class AskingModel(LM):  # type: ignore[misc]

@@ -181,12 +181,14 @@ def compare_paired(
     *,
     seed: int = 0,
     clusters: Mapping[str, str] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> PairedResult:
     """Compare two models on the items of one task.
 
-    `clusters` names the group of every item; items without one are their own. The same input gives
-    the same result, in whatever order items come. Raises RequestError when the two did not answer
-    the same items, as often each, or when there are none.
+    `clusters` names the group of every item; items without one are their own. `weights` are what
+    items count, 1 on average (None: each 1). The same input gives the same result, in whatever
+    order items come. Raises RequestError when the two did not answer the same items, as often each,
+    or when there are none.
     """
     items = _check(task, before, after)
     groups = sorted({(clusters or {}).get(item, item) for item in items})
@@ -196,6 +198,9 @@ def compare_paired(
         np.array([float(np.mean(scores[item])) for item in items]) for scores in (before, after)
     )
     right = first > 0.5, second > 0.5
+    if weights is not None:
+        counts = np.array([weights[item] for item in items])
+        first, second = first * counts, second * counts
     flips = Flips(
         int(np.sum(right[0] & right[1])),
         int(np.sum(right[0] & ~right[1])),
@@ -206,6 +211,7 @@ def compare_paired(
     single = bool(np.isin([first, second], (0.0, 1.0)).all()) and all(
         len(before[item]) == 1 for item in items
     )
+    single = single and weights is None
     if single and len(groups) == len(items):
         test, p_value = "exact McNemar", mcnemar(flips.lost, flips.gained)
     else:

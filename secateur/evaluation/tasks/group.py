@@ -1,0 +1,69 @@
+"""Groups of lm-eval's tasks: one number for all of them, as mmlu has for its subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from scipy import stats
+
+from secateur.evaluation.intervals import CONFIDENCE
+from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.tasks.paired import KIND
+from secateur.evaluation.tasks.result import TaskResult
+
+AGGREGATE = "aggregate"
+"""The name of lm-eval's own number for a group."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """What lm-eval makes of the tasks of a group: `value` and `stderr` (None where it gives none)
+    are of `metric`, its own, over `items` questions. `by_size` says whether every question counts
+    the same, else every task does.
+    """
+
+    group: str
+    tasks: tuple[str, ...]
+    by_size: bool
+    metric: str
+    value: float
+    stderr: float | None
+    items: int
+
+    def joined(self, results: Sequence[TaskResult]) -> TaskResult:
+        """All questions of its tasks as those of one task; an item is called TASK/ITEM."""
+        own = [one for one in results if one.task in self.tasks]
+        items = tuple(
+            replace(item, item=f"{one.task}/{item.item}") for one in own for item in one.items
+        )
+        return TaskResult(self.group, items, "", "", self.metric)
+
+    def weights(self, results: Sequence[TaskResult]) -> Mapping[str, float] | None:
+        """What a question counts, of those of `joined`, 1 on average; None where all count 1."""
+        if self.by_size:
+            return None
+        own = [one for one in results if one.task in self.tasks]
+        total = sum(len(one.items) for one in own)
+        return {
+            f"{one.task}/{item.item}": total / len(own) / len(one.items)
+            for one in own
+            for item in one.items
+        }
+
+    def aggregate(self) -> Measurement:
+        """lm-eval's number, with the 95 % interval that its standard error gives."""
+        spread = None
+        if self.stderr is not None:
+            spread = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * self.stderr
+        return Measurement(
+            AGGREGATE,
+            self.value,
+            f"{self.metric}, {'questions' if self.by_size else 'tasks'} count the same",
+            {"items": self.items, "tasks": len(self.tasks)},
+            None if spread is None else self.value - spread,
+            None if spread is None else self.value + spread,
+            None if spread is None else CONFIDENCE,
+            self.group,
+            KIND,
+        )
