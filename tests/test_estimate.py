@@ -18,14 +18,23 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus
 from secateur.errors import RequestError
-from secateur.estimation.arithmetic import calibrating, hidden_file, shape_of, stages
+from secateur.estimation.arithmetic import (
+    FEEDBACK,
+    calibrating,
+    hidden_file,
+    shape_of,
+    stages,
+    writing,
+)
 from secateur.estimation.assumed import assumed_rates
 from secateur.estimation.probe import encode_seconds, probe_pass
+from secateur.estimation.rates import Rates
 from secateur.estimation.stage import Amount, Estimate, Need, Stage
 from secateur.estimation.table import show_duration, table
 from secateur.estimation.work import Answering, Calibrating, Scoring, Work, Writing
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.stream import HIDDEN_LIMIT
+from secateur.outputs.feedback import FACTOR_BYTES
 from secateur.statistics.gram import GramKind
 from secateur.system.disk_speed import read_speed, write_speed
 from secateur.system.progress import Progress
@@ -91,6 +100,16 @@ def test_time_grows_with_tokens_and_memory_up_to_a_limit(text: tuple[Checkpoint,
     assert hidden_file(shape, many) == 4 * shape.hidden * many
     flat = [calibrating(shape, replace(work, tokens=n * many), rates, 2).memory for n in (1, 9)]
     assert flat[0] == flat[1]
+
+
+def test_feedback_takes_time_and_memory_to_write() -> None:
+    """Of scalar types; floats and codebooks are written as they were."""
+    rates = Rates({}, 1, {}, 0, 0, 0, 0, 0, 1, 1, 1, encode={"": 1e-9})
+    for kind, times in {"Q4_K": FEEDBACK, "affine-4-64": FEEDBACK, "F16": 1, "IQ2_XS": 1}.items():
+        plain = Writing("gguf", {kind: 10**12}, 0, 0)
+        nearest, chosen = (writing(one, rates, 2) for one in (plain, replace(plain, feedback=8192)))
+        assert chosen.seconds == pytest.approx(times * nearest.seconds), kind
+        assert chosen.memory - nearest.memory == FACTOR_BYTES + 2 * 4 * 8 * 8192**2
 
 
 @pytest.mark.parametrize("kind", ["shared", "own"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+import yaml
 from numpy.typing import NDArray
 from test_calibrate import corpus
 from tiny_line import WIDER, Run, in_gemmas_form
@@ -18,7 +19,8 @@ from tiny_mlx import save_wide
 from tiny_tokenizer import save_tokenizer
 
 import secateur
-from secateur import Formats, Measuring, Pruning
+from secateur import Formats, Measuring, Pruning, ShrinkRequest
+from secateur.api.cache import list_cache
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
@@ -264,6 +266,54 @@ def test_the_command_line(model: Checkpoint, run: Run, tmp_path: Path) -> None:
     refused = run("plan", model.path, rounding="feedback", **options)
     assert (refused.code, refused.out) == (2, "")
     assert "calibrate with --gram shared" in refused.err
+
+
+def shrink(model: Checkpoint, out: Path, rounding: Any, **more: Any) -> list[str]:
+    """What it said; Q4_0 of three quarters of the experts, not measured."""
+    said: list[str] = []
+    request = ShrinkRequest(
+        pruning=Pruning(drop=0.25, criterion="frequency"),
+        formats=Formats(to="gguf", types="Q4_0", rounding=rounding),
+        measuring=None,
+        **more,
+    )
+    secateur.shrink(model, out, request, workers=1, on_message=said.append)
+    return said
+
+
+def test_shrink_makes_keeps_and_finds_gram_matrices(
+    model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `rounding="feedback"` alone; a second run from the statistics in the output gives the
+    same file by itself, until the cache is cleaned, which it says."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = tmp_path / "rows.jsonl"
+    lines = [[4 + (7 * n * m + n) % 90 for n in range(40)] for m in range(1, 9)]
+    rows.write_text(
+        "".join(json.dumps({"input_ids": ids, "category": "a"}) + "\n" for ids in lines)
+    )
+    calibration = secateur.Calibration(rows=rows, reroute_tokens=0, held_out=None)
+    first, again = tmp_path / "first", tmp_path / "again"
+    said = shrink(model, first, "feedback", calibration=calibration)
+    assert any("Gram matrices, kept in the cache to make other sizes with" in one for one in said)
+    job = yaml.safe_load((first / "job.yaml").read_text())
+    assert (job["formats"]["rounding"], job["calibration"]["gram"]) == ("feedback", "shared")
+    assert not list(first.rglob("*gram*"))
+    (made,) = (path for path in first.glob("*.gguf") if "imatrix" not in path.name)
+    assert read_gguf(made).value("secateur.rounding") == "feedback (shared)"
+    kept = first / "evidence/statistics.safetensors"
+    said = shrink(model, again, None, statistics=kept)
+    assert yaml.safe_load((again / "job.yaml").read_text())["formats"]["rounding"] == "feedback"
+    assert (again / made.name).read_bytes() == made.read_bytes()
+    (file,) = (file for file in list_cache() if file.entry.what == "Gram matrices")
+    assert (file.damage, file.entry.model) == (None, model.name)
+    file.entry.path.unlink()
+    with pytest.raises(PlanError, match="calibrate with --gram shared"):
+        shrink(model, tmp_path / "none", "feedback", statistics=kept)
+    said = shrink(model, tmp_path / "nearest", None, statistics=kept)
+    assert any(one.startswith("levels are the nearest ones") for one in said)
+    job = yaml.safe_load((tmp_path / "nearest/job.yaml").read_text())
+    assert job["formats"]["rounding"] == "nearest"
 
 
 def logits_of(source: WeightSource, ids: list[int]) -> NDArray[np.float32]:

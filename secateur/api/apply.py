@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from secateur.api.models import File, Model, load_gram, load_imatrix, load_statistics, open_weights
+from secateur.api.grams import load_gram
+from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
 from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
 from secateur.errors import CheckpointError, FamilyError, PlanError
 from secateur.formats.imatrix.file import ImatrixFile

@@ -12,6 +12,7 @@ from typing import Any
 from secateur.corpus.json_lines import read_json_lines
 from secateur.errors import InputError, RequestError
 from secateur.evaluation.tokens.answers import load_answers
+from secateur.statistics.gram_file import GramFile
 from secateur.system.array_file import check_arrays
 from secateur.system.atomic import writing
 from secateur.system.cache import MODEL, Entry, list_entries
@@ -135,6 +136,9 @@ def _look(entry: Entry) -> KeptFile:
             return KeptFile(entry, _describe_answers(head))
         if entry.what in ("probabilities", "scores"):
             return KeptFile(entry, _describe_arrays(check_arrays(entry.path)))
+        if entry.what == "Gram matrices":
+            described = GramFile(entry.path).description
+            return KeptFile(entry, f"{described.kind}, of {len(described.columns)} inputs")
     except InputError as error:
         return KeptFile(entry, damage=str(error))
     return KeptFile(entry)

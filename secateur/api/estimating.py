@@ -33,7 +33,7 @@ class Task:
     """What is to be estimated: the parts of a request that will be done, as they were prepared.
 
     `corpus` with its request is calibrated on (of which there may be only a sample: `tokens` is
-    what all of it has), `plan` is written to `out`, `answering` and
+    what all of it has), `plan` is written to `out`, with `feedback` or not, `answering` and
     `scoring` are what measuring will ask and run; `artefacts` {name: how its stages are called}.
     `hashes`: whether the model has to be identified first.
     """
@@ -47,6 +47,7 @@ class Task:
     artefacts: Mapping[str, str] = field(default_factory=dict)
     hashes: bool = True
     tokens: int | None = None
+    feedback: bool = False
 
 
 def estimate(
@@ -105,9 +106,11 @@ def _pass_of(checkpoint: Checkpoint, request: Calibration, workers: int) -> RunP
 
 
 def _work(checkpoint: Checkpoint, task: Task) -> Work:
-    from secateur.calibration.cost import cost_of, limit_sample
+    from secateur.calibration.cost import cost_of, limit_sample, list_inputs
     from secateur.calibration.shards import read_shard
 
+    inputs = list_inputs(checkpoint, "shared") if task.feedback else []
+    widest = max((one.columns for one in inputs), default=0)
     calibrating = None
     if task.corpus is not None:
         wanted = task.calibration.reroute_tokens
@@ -124,7 +127,7 @@ def _work(checkpoint: Checkpoint, task: Task) -> Work:
     return Work(
         unhashed=bytes_to_hash(checkpoint.shards) if task.hashes else 0,
         calibrating=calibrating,
-        writing=() if task.plan is None else writing_of(task.plan, checkpoint.nbytes),
+        writing=() if task.plan is None else writing_of(task.plan, checkpoint.nbytes, widest),
         answering=task.answering,
         original=task.scoring,
         artefacts=task.artefacts,

@@ -10,7 +10,6 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
 from secateur.errors import OutputError
 from secateur.formats.imatrix.file import ImatrixFile, read_imatrix_file
 from secateur.statistics import file as statistics_file
-from secateur.statistics.gram_file import GramFile, gram_path
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import check_writable
 
@@ -75,18 +74,6 @@ def load_statistics(given: Statistics | File | None) -> Statistics | None:
 def load_header(given: File | None) -> Statistics | None:
     """Statistics of a file without their arrays. Raises StatisticsError for a damaged one."""
     return None if given is None else statistics_file.load_header(Path(given))
-
-
-def load_gram(given: Statistics | File | None) -> GramFile | None:
-    """The Gram matrices next to a statistics file; None where there are none.
-
-    Raises StatisticsError for a file that is damaged or belongs to other statistics.
-    """
-    if given is None or isinstance(given, Statistics) or not gram_path(Path(given)).exists():
-        return None
-    found = GramFile(gram_path(Path(given)))
-    found.check_origin(statistics_file.load(Path(given)), Path(given))
-    return found
 
 
 def load_imatrix(given: ImatrixFile | File | None, checkpoint: Checkpoint) -> ImatrixFile | None:

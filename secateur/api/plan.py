@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from secateur.api.grams import load_gram
 from secateur.api.models import (
     File,
     Model,
     check_file,
     is_local,
-    load_gram,
     load_imatrix,
     load_statistics,
     open_headers,
@@ -64,7 +64,8 @@ def plan(
     of each layer stand for those kept, and the plan says all sizes but cannot be applied.
     `assumptions` says what such a plan, and the memory counted, rest on.
 
-    Gram matrices to round with are found next to the file `statistics`.
+    Gram matrices to round with are found next to the file `statistics`, or in the cache
+    (api.grams).
     `imatrix` is an importance matrix of llama.cpp to use instead of the statistics' own, of this
     model or of the pruned one; `unseen_experts` says what becomes of experts without data in it:
     "uniform", "stop" or "mean" (planning.unseen_experts).

@@ -4,8 +4,8 @@ Everything is made in a work folder next to the output. A stage's result is a fi
 or absent, under a name that holds the hash of all that decides it (of the corpus: its content);
 so an interrupted run finds what it had finished, and a run with another request finds nothing of
 the old one. At the end the result is renamed to its place and the work folder is removed. The
-original's answers and probabilities are kept in the user's cache folder, and the statistics in
-the output, for the next variant.
+original's answers and probabilities are kept in the user's cache folder, as are Gram matrices, and
+the statistics in the output, for the next variant.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from secateur.api.apply import write_plan
 from secateur.api.calibrate import check_model, load_libraries, observe
 from secateur.api.early_checks import check_shrink, needs_calibration
 from secateur.api.estimating import Task, announce, estimate
+from secateur.api.grams import keep_gram, load_gram
 from secateur.api.held_out import (
     HELD_OUT,
     Text,
@@ -46,7 +47,6 @@ from secateur.api.job_file import JOB
 from secateur.api.models import (
     File,
     Model,
-    load_gram,
     load_header,
     load_imatrix,
     load_statistics,
@@ -62,6 +62,7 @@ from secateur.errors import SecateurError
 from secateur.outputs.apply import CheckedPlan, check_plan
 from secateur.planning.checks import PlanSources
 from secateur.planning.document import Plan
+from secateur.planning.rounding import ROUNDING, Rounding
 from secateur.pruning.criteria.registry import find_criterion
 from secateur.release.manifest import versions
 from secateur.system.atomic import remove_partials, write_text
@@ -129,6 +130,8 @@ def shrink(
         observed = request.statistics if corpus is None else _observe(job, corpus, work)
         made = _write(job, observed, files, work)
         report, failure = _measure(job, made, asked)
+        if corpus is not None and observed is not None:
+            _keep_gram(job, observed)
         publish(made, out)
     if failure is not None:
         raise SecateurError(
@@ -243,6 +246,7 @@ def _write(job: _Job, observed: Path | None, files: Mapping[str, str], work: Pat
     )
     gram = load_gram(observed)
     checked = check_plan(decided, PlanSources(checkpoint, statistics, imatrix, gram))
+    request = _with_rounding(job, decided, gram is not None)
     resolved = resolved_job(request, checkpoint, statistics, files)
     made = work / f"output-{_output_key(checked, resolved)}"
     if not made.exists():
@@ -250,6 +254,26 @@ def _write(job: _Job, observed: Path | None, files: Mapping[str, str], work: Pat
         copies = {JOB: work / JOB, **evidence_files(observed)}
         write_plan(checked, made, copies=copies, workers=job.workers, progress=job.progress)
     return made
+
+
+def _keep_gram(job: _Job, statistics: Path) -> None:
+    if kept := keep_gram(statistics, job.checkpoint.name):
+        job.on_message(kept)
+
+
+def _with_rounding(job: _Job, decided: Plan, has_gram: bool) -> ShrinkRequest:
+    """The request with the rounding that the plan decided; says so where statistics lack what
+    feedback needs."""
+    request = job.request
+    wanted = request.formats.rounding
+    rounds = ROUNDING in decided.selection
+    if wanted is None and request.statistics is not None and not has_gram and decided.recipes:
+        job.on_message(
+            f"levels are the nearest ones: there are no Gram matrices of {request.statistics}, "
+            "neither next to it nor in the cache (`calibrate --gram shared` makes them)"
+        )
+    word: Rounding = "feedback" if rounds else "nearest"
+    return replace(request, formats=replace(request.formats, rounding=wanted or word))
 
 
 def _measure(job: _Job, made: Path, asked: PromptSet | Text) -> tuple[Report | None, str | None]:
@@ -273,7 +297,8 @@ def _observe(job: _Job, corpus: Corpus, work: Path) -> Path:
     calibration = _with_observers(job.request)
     key = _statistics_key(job.checkpoint, corpus, calibration)
     path = work / f"statistics-{key}.safetensors"
-    if not path.exists():
+    lacks_gram = calibration.gram != "none" and path.exists() and load_gram(path) is None
+    if not path.exists() or lacks_gram:
         observe(
             job.checkpoint,
             corpus,

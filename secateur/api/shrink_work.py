@@ -12,6 +12,7 @@ from secateur.checkpoint.reader import Checkpoint
 from secateur.outputs.gguf.format import TOWER
 from secateur.outputs.registry import DEFAULT_TO
 from secateur.planning.document import Plan
+from secateur.planning.rounding import ROUNDING
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
@@ -43,7 +44,14 @@ def work_of(
         answering,
         scoring,
         artefacts_in(planned) if scoring is not None else {},
+        feedback=_rounds(request, planned, corpus is not None),
     )
+
+
+def _rounds(request: ShrinkRequest, planned: Plan, calibrates: bool) -> bool:
+    """Whether levels will be chosen with feedback, which a plan before a calibration cannot say."""
+    wanted = calibrates and request.calibration.gram != "none" and bool(planned.recipes)
+    return ROUNDING in planned.selection or (wanted and request.formats.rounding != "nearest")
 
 
 def artefacts_in(planned: Plan) -> dict[str, str]:

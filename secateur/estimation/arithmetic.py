@@ -30,11 +30,14 @@ from secateur.estimation.work import (
 from secateur.evaluation.floor import TOKENS as FLOOR_TOKENS
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.tokens.teacher import TOP_K
+from secateur.formats.ggml.types import TYPES
 from secateur.forward.backends.base import GROUPS_IN_FLIGHT
 from secateur.forward.backends.cpu import LOGITS_BYTES
 from secateur.forward.batches import ON_CPU
 from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.forward.weights import EAGER_STACK_BYTES
+from secateur.outputs.feedback import FACTOR_BYTES
+from secateur.rounding.ggml_grids import GGML_GRIDS
 
 LIBRARIES = 600 << 20
 """Bytes that torch and transformers take once they are loaded."""
@@ -42,6 +45,10 @@ _IN_FLIGHT = 5
 """How many times the hidden states of a group are held while it waits."""
 _BLOCKS = 12 << 20
 """Bytes that a thread that writes holds."""
+FEEDBACK = 4.0
+"""How many times as long a scalar type takes with feedback (benchmarks/rounding_cost.json)."""
+_GRAMS = 4
+"""How many times a thread holds a Gram matrix in float64 while it makes a factor."""
 _WIDE_LOGITS = 4
 """How many times a piece of logits is held while probabilities are made of it."""
 
@@ -145,14 +152,22 @@ def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> 
 def writing(work: Writing, rates: Rates, workers: int) -> Stage:
     """One pass over the weights that writes outputs."""
     slowest = max(rates.encode.values(), default=0.0)
-    seconds = sum(n * rates.encode.get(kind, slowest) for kind, n in work.elements.items())
+    seconds = sum(
+        n
+        * rates.encode.get(kind, slowest)
+        * (FEEDBACK if work.feedback and _is_scalar(kind) else 1)
+        for kind, n in work.elements.items()
+    )
     seconds += work.read / rates.read + work.written / rates.write
     seconds += (work.read + work.written) / rates.hash
+    memory = LIBRARIES // 2 + workers * _BLOCKS
+    if work.feedback:
+        memory += FACTOR_BYTES + workers * _GRAMS * 8 * work.feedback**2
     return Stage(
         f"write {work.name}",
         (Amount(work.written, "bytes"),),
         seconds,
-        LIBRARIES // 2 + workers * _BLOCKS,
+        memory,
         work.written,
         (f"write {work.name}",),
     )
@@ -221,6 +236,11 @@ def hidden_file(shape: Shape, tokens: int) -> int:
     """Bytes of the file of hidden states; 0 where they stay in memory."""
     held = 4 * tokens * shape.hidden
     return held if held > HIDDEN_LIMIT else 0
+
+
+def _is_scalar(kind: str) -> bool:
+    """Whether feedback chooses the levels of a type: MLX's all are scalar."""
+    return kind in GGML_GRIDS or kind not in TYPES
 
 
 def _pass_seconds(tokens: int, rates: Rates) -> float:

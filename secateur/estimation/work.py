@@ -38,12 +38,14 @@ class Calibrating:
 @dataclass(frozen=True)
 class Writing:
     """The outputs that one writer makes in one pass: elements by the type that they are encoded
-    in, and bytes."""
+    in, and bytes. `feedback`: the columns of the widest Gram matrix that levels are chosen with; 0:
+    they are the nearest ones."""
 
     name: str
     elements: Mapping[str, int]
     written: int
     read: int
+    feedback: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,9 @@ def layers_of(checkpoint: Checkpoint) -> tuple[LayerWork, ...]:
     )
 
 
-def writing_of(plan: Plan, source_bytes: int) -> tuple[Writing, ...]:
-    """The passes over the weights that write a plan; each reads the bytes of the experts kept."""
+def writing_of(plan: Plan, source_bytes: int, feedback: int = 0) -> tuple[Writing, ...]:
+    """The passes over the weights that write a plan; each reads the bytes of the experts kept.
+    `feedback` as in Writing."""
     groups: dict[str, list[str]] = {}
     for format_id in plan.formats:
         writer = planned_format(plan, format_id).written_with
@@ -122,7 +125,7 @@ def writing_of(plan: Plan, source_bytes: int) -> tuple[Writing, ...]:
                 elements[tensor.type] += math.prod(tensor.shape)
         written = sum(size or 0 for one in ids for size in plan.files[one].values())
         read = int(source_bytes * kept)
-        found.append(Writing(writer, dict(elements), written, read))
+        found.append(Writing(writer, dict(elements), written, read, feedback))
     return tuple(found)
 
 

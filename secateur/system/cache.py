@@ -7,6 +7,7 @@
         answers-KEY.jsonl         its answers; .answers-KEY...partial: begun
         teacher-KEY.safetensors   the probabilities that it gave their tokens
         scores-KEY.safetensors    an artefact compared with them
+        gram-KEY.safetensors      Gram matrices of the inputs of its linear layers
         original-KEY/             the original as a GGUF
 
 A KEY is a hash of all that decides the content. What is read is touched, so that the time of the
@@ -30,7 +31,7 @@ from secateur.system.resources import cache_folder
 WEIGHT_HASHES = "weight_hashes.json"
 MODEL = "model.json"
 
-Kind = Literal["prompts", "answers", "probabilities", "scores"]
+Kind = Literal["prompts", "answers", "probabilities", "scores", "Gram matrices"]
 
 
 class _Form(NamedTuple):
@@ -43,6 +44,7 @@ _FORMS: dict[Kind, _Form] = {
     "answers": _Form("answers-", ".jsonl"),
     "probabilities": _Form("teacher-", ".safetensors"),
     "scores": _Form("scores-", ".safetensors"),
+    "Gram matrices": _Form("gram-", ".safetensors"),
 }
 _ORIGINAL = "original-"
 _DIGITS = 16
