@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,10 +23,11 @@ from secateur.evaluation.measurement import Measurement
 from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence
 from secateur.release.expert_facts import ExpertFacts
 from secateur.release.html.files import render_picture
+from secateur.release.html.label_places import Box, Column, place_labels
 from secateur.release.html.page import pictures_of, render_page
 from secateur.release.html.picture import Picture
 from secateur.release.html.pictures.experts import draw_experts, places
-from secateur.release.html.pictures.frontier import frontier
+from secateur.release.html.pictures.frontier import draw_frontier, frontier
 from secateur.release.html.pictures.load import draw_load
 from secateur.release.html.subjects import check_comparable, output_names, subjects_of
 from secateur.release.html.theme import config
@@ -185,6 +188,63 @@ def test_the_frontier_is_what_no_smaller_artefact_matches(results: Results) -> N
     )  # fmt: skip
     changed = replace(results, report=replace(report, artefacts=artefacts))
     assert frontier(subjects_of([changed])) == ("a1", "a3")
+
+
+def ladder(results: Results, count: int) -> Results:
+    """So many artefacts, close in size, with a floor."""
+    one = results.report.artefacts[1]
+    generator = np.random.default_rng(0)
+    artefacts = []
+    for size in range(count):
+        value = 0.4 / (size + 3) * generator.uniform(0.8, 1.2)
+        kl = Measurement("kl_mean", value, "nats per token", {"answers": 4}, value / 2, 2 * value)
+        artefacts.append(replace(one, bytes=1000 + 90 * size, measurements=(kl,)))
+    floor = (Measurement("kl_mean", 0.01, "nats per token", {"answers": 4}),)
+    report = replace(results.report, artefacts=tuple(artefacts), floor=floor, original_bytes=4000)
+    return replace(results, report=report)
+
+
+@pytest.mark.parametrize("count", [2, 12, 20])
+def test_numbers_of_a_ladder_do_not_overlap_on_a_phone(results: Results, count: int) -> None:
+    picture = draw_frontier(subjects_of([ladder(results, count)]))
+    assert picture is not None
+    rows = rows_of(picture.spec)
+    assert [row["number"] for row in rows] == [str(number) for number in range(1, count + 1)]
+    assert [row["size"] for row in rows] == sorted(row["size"] for row in rows)
+    text = json.dumps(picture.spec)
+    assert "floor: same weights, another kernel, 0.0100" in text
+    drawn = [layer["encoding"]["y"] for layer in picture.spec["layer"] if "y" in layer["encoding"]]
+    assert 0.01 in [place.get("datum") for place in drawn]
+    assert picture.table.rows[-1][1] == "the original, another kernel (floor)"
+    bottom, top = next(place["scale"]["domain"] for place in drawn if "scale" in place)
+    left, right = (math.log(end) for end in _domain(picture.spec, "x"))
+    boxes = []
+    for row in rows:
+        x = 285 * (math.log(row["size"]) - left) / (right - left)
+        y = 360 * (1 - (row["place"] - bottom) / (top - bottom))
+        half = 3.5 * len(row["number"])
+        boxes.append(Box(x - half, y - 5, x + half, y + 5))
+        assert 0 <= y <= 360
+    pairs = combinations(boxes, 2)
+    assert not [pair for pair in pairs if pair[0].meets(pair[1])]
+
+
+def _domain(spec: Mapping[str, Any], channel: str) -> list[float]:
+    found = (layer["encoding"].get(channel, {}) for layer in spec["layer"])
+    return next(list(entry["scale"]["domain"]) for entry in found if "scale" in entry)
+
+
+def test_labels_keep_off_what_is_there() -> None:
+    """Another column's mark, a label that stands already with its line, and what is taken."""
+    crowded = [Column(100 + 3 * number, 150, 200, str(number)) for number in range(12)]
+    taken = [Box(0, 205, 300, 225)]
+    places = place_labels(crowded, 360, taken)
+    labels = [column.label(place) for column, place in zip(crowded, places, strict=True)]
+    assert not [pair for pair in combinations(labels, 2) if pair[0].meets(pair[1])]
+    for column, label in zip(crowded, labels, strict=True):
+        assert not label.meets(taken[0])
+        assert not any(label.meets(other.box) for other in crowded if other is not column)
+    assert place_labels([Column(50, 100, 200, "1")], 360) == [100 - 5 - 6]
 
 
 def test_outputs_are_put_together_when_they_can_be_compared(
