@@ -16,8 +16,11 @@ from huggingface_hub import ModelCard
 
 import secateur
 from secateur import Formats, Pruning, audit_model
+from secateur.api.families import find_family
 from secateur.errors import CardError, OutputError
 from secateur.evaluation.measurement import Measurement
+from secateur.families.vllm_rules import find_parsers
+from secateur.release.card import asked, facts, scope
 from secateur.release.card.card import Card, check_card, is_ours, make_card, write_card
 from secateur.release.card.check import AUTHOR, check_numbers
 from secateur.release.card.facts import Results
@@ -48,7 +51,11 @@ def test_every_number_of_a_card_is_in_its_results(card: Card, made: Path) -> Non
     value = report["artefacts"][0]["measurements"][0]["value"]
     assert f"{value:.3g}" in card.text
     for artefact in report["artefacts"]:
-        assert f"| `{artefact['name']}` |" in card.text
+        name = artefact["name"]
+        file = "model.safetensors" if name == "safetensors" else name
+        (row,) = (line for line in card.text.split("\n") if line.startswith(f"| `{file}` |"))
+        kl = next(one for one in artefact["measurements"] if one["name"] == "kl_mean")
+        assert f"| {kl['value']:.3g} [{kl['low']:.3g}, {kl['high']:.3g}] |" in row
 
 
 def test_the_template_itself_has_no_digit() -> None:
@@ -230,6 +237,72 @@ def test_our_own_audit_finds_nothing_in_the_card(
     assert len(found.claims) >= 10
 
 
+def test_vllm_is_told_the_parsers_of_the_familys_template(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the marks of the template; where no row of the family fits, no parser is named."""
+    monkeypatch.setattr(facts, "family_of", lambda config: find_family("gemma4"))
+
+    def command(template: str) -> str:
+        (out / "chat_template.jinja").write_text(template)
+        amend_manifest(out, ("chat_template.jinja",))
+        text = make_card(out, REPOSITORY).text
+        return next(line for line in text.split("\n") if line.startswith("vllm serve"))
+
+    flags = " --reasoning-parser gemma4 --enable-auto-tool-choice --tool-call-parser gemma4"
+    assert command("{{ '<|tool_call>' }}").endswith(flags)
+    assert "parser" not in command("{{ messages }}")
+    qwen = find_family("qwen3_moe").vllm
+    for marks, named in {
+        "<tool_call> <function= enable_thinking": ("qwen3_coder", None),
+        "<tool_call> enable_thinking": ("hermes", "qwen3"),
+        "<tool_call>": ("hermes", None),
+    }.items():
+        found = find_parsers(qwen, marks)
+        assert found is not None
+        assert (found.tool_call, found.reasoning) == named
+    assert find_parsers(qwen, "[INST]") is None
+
+
+def test_the_card_of_a_ladder_is_one_table(
+    out: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What files are for, which to take, one command of each program; tasks have a row a file."""
+    monkeypatch.setattr(scope, "FEW", 1)
+    monkeypatch.setattr(asked, "MANY_TASKS", 1)
+    files = sorted(path.name for path in out.glob("*-Q*.gguf"))
+    numbers = tuple(
+        Measurement("accuracy", 0.5, "share of items", {"items": 8}, domain=task, kind="tasks")
+        for task in ("sums", "words")
+    )
+    artefacts = tuple(ArtefactEvidence(name, numbers) for name in ("original", *files))
+    notes = tuple(f"note {word}" for word in "abcd")
+    write_evidence(out, Evidence("tasks", artefacts, {}, notes))
+    report = json.loads((out / "report.json").read_text())
+    by_name = {one["name"]: one for one in report["artefacts"]}
+    for name, lost in zip(files, (0.25, 0.125), strict=True):  # Q4_K_M, Q8_0
+        numbers_of = by_name[name]["measurements"]
+        next(one for one in numbers_of if one["name"] == "kl_mean").update(value=lost)
+
+    def rows() -> dict[str, str]:
+        (out / "report.json").write_text(json.dumps(report))
+        amend_manifest(out, ("report.json",))
+        text = make_card(out, REPOSITORY).text
+        assert text.count("\nllama-server ") == 1
+        assert text.count("\n") < 150
+        assert "| artefact | sums (8 items) | words (8 items) |" in text
+        assert f"| `{files[0]}` | 0.5 | 0.5 |" in text
+        assert "<details><summary>How it was asked</summary>\n\n- note a.\n- note b.\n" in text
+        found = [line for line in text.split("\n") if line.startswith("| `")]
+        return {line.split("`")[1]: line for line in found if "llama.cpp" in line}
+
+    assert all(row.endswith("; **recommended** |") for row in rows().values())
+    floor = next(one for one in report["floor"] if one["name"] == "kl_mean")
+    floor["value"] = 0.125
+    assert rows()[files[1]].endswith(f"; rather `{files[0]}` |")
+    assert rows()[files[0]].endswith("; **recommended** |")
+
+
 def test_an_output_that_was_not_measured_says_so(line: Any, stats: Path, tmp_path: Path) -> None:
     plan = secateur.plan(line.model, Pruning(experts=6), Formats(), statistics=stats)
     secateur.apply(plan, tmp_path / "out", statistics=stats)
@@ -339,7 +412,8 @@ def test_of_loops_the_card_has_the_numbers_that_say_most(out: Path) -> None:
     found = Evidence("loops", (ArtefactEvidence(file, numbers),), {}, ("Loops are found.", "few"))
     write_evidence(out, found)
     text = make_card(out).text
-    assert f"| `{file}` | loop rate | pooled | 0.25 of replies | - | 40 replies |" in text
+    assert "| artefact | loop rate (of replies) | samples |" in text
+    assert f"| `{file}` | 0.25 | 40 replies |" in text
     assert "compression" not in text and "| code |" not in text.partition("### Loops")[2]
     assert "\nLoops are found.\n" in text and "\nfew.\n" in text
 

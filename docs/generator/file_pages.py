@@ -12,7 +12,14 @@ from secateur.api import job, requests
 from secateur.corpus import fields as corpus_fields
 from secateur.corpus import mix, row_file
 from secateur.evaluation.tokens import answers, prompts
-from secateur.families import expressions, format_rules, loading, ollama_rules, schema
+from secateur.families import (
+    expressions,
+    format_rules,
+    loading,
+    ollama_rules,
+    schema,
+    vllm_rules,
+)
 from secateur.families.typed_tables import keys_of
 from secateur.formats.ggml import tensor_type_file
 from secateur.formats.imatrix import dat_file, matrix
@@ -38,7 +45,7 @@ FAMILY_TABLES: tuple[type, ...] = (
     format_rules.GgufRules,
     format_rules.TokenizerRules, format_rules.KeyRow, format_rules.GeneratedRow,
     format_rules.MlxRules, ollama_rules.OllamaRules, ollama_rules.OllamaRenderer,
-    ollama_rules.GoTemplate,
+    ollama_rules.GoTemplate, vllm_rules.VllmParsers,
 )  # fmt: skip
 """The tables of a family's file, in the order of the page."""
 

@@ -33,14 +33,16 @@ from secateur.families.schema import (
 )
 from secateur.families.toml_tables import Origin, Table, TomlFile, inherit, nearest, table_of
 from secateur.families.typed_tables import read_table
+from secateur.families.vllm_rules import VllmParsers
 
 OPTIONAL = ("branch", "gguf", "memory", "mlx", "mmproj", "ollama")
 """Tables that a family may leave out, or remove where it inherits them."""
 
+_NOT_OF_TOWERS = ("mmproj", "gguf", "mlx", "memory", "also", "branch", "ollama", "vllm")
 _OWN = ("extends", "title", "model_types", "published")
 _ROWS = {"tensor": "name", "also": "key", "gguf.key": "key", "gguf.generate": "name",
-         "mlx.also": "key", "ollama.template": "name", "packed": "method", "mmproj.tensor": "name",
-         "mmproj.gguf.key": "key"}  # fmt: skip
+         "mlx.also": "key", "ollama.template": "name", "packed": "method", "vllm": "where",
+         "mmproj.tensor": "name", "mmproj.gguf.key": "key"}  # fmt: skip
 """Arrays of tables -> the key that names their rows."""
 
 _WORDS = re.compile(r"\{([^{}|]+(?:\|[^{}|]+)+)\}")
@@ -87,6 +89,7 @@ class FamilyTable:
     mlx: MlxRules | None = None
     ollama: OllamaRules | None = None
     packed: tuple[PackedRule, ...] = ()
+    vllm: tuple[VllmParsers, ...] = ()
 
 
 def load_family(source: FamilySource, find: Find) -> Family:
@@ -106,6 +109,7 @@ def load_family(source: FamilySource, find: Find) -> Family:
     inherited = _without(
         table, ("mmproj", "gguf", "mlx", "memory", "also", "branch", "ollama", "packed")
     )
+    inherited = _without(table, _NOT_OF_TOWERS)
     merged = Table(
         {**inherited.entries, **tower.entries}, {**inherited.origins, **tower.origins}, tower.origin
     )
@@ -190,6 +194,7 @@ def _family(source: FamilySource, table: Table) -> Family:
         mlx=read.mlx,
         ollama=read.ollama,
         packed=read.packed,
+        vllm=read.vllm,
     )
 
 

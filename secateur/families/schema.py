@@ -19,6 +19,7 @@ missing one and a value of another type are errors with file and line.
     [gguf], [mlx]     the form in llama.cpp and mlx-lm (`format_rules.py`)
     [ollama]          templates and renderer in Ollama (`ollama_rules.py`)
     [[packed]]        a form in fewer bits that checkpoints are published in: `PackedRule`
+    [[vllm]]          vLLM's parsers of tool calls and thoughts, by chat template (`vllm_rules.py`)
     [[tensor]]        one kind of tensor: `TensorRow`
     [mmproj]          the tables of a tower next to the text model once more: it is described as a
                       family of its own, and has from its parent the tables that it leaves out
@@ -45,6 +46,7 @@ from typing import Any, Literal
 from secateur.errors import FamilyError
 from secateur.families.format_rules import AlsoKey, GgufRules, MlxRules
 from secateur.families.ollama_rules import OllamaRules
+from secateur.families.vllm_rules import VllmParsers
 
 EXPERT = "expert"
 NUMBERS = {
@@ -237,6 +239,7 @@ class Family:
     published: Published = field(repr=False, default_factory=Published)
     mlx: MlxRules | None = field(repr=False, default=None)
     ollama: OllamaRules | None = field(repr=False, default=None)
+    vllm: tuple[VllmParsers, ...] = field(repr=False, default=())
     mmproj: Family | None = field(repr=False, default=None)
     packed: tuple[PackedRule, ...] = ()
 

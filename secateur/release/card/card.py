@@ -13,6 +13,7 @@ import yaml
 
 from secateur.checkpoint.model_card import MODEL_CARD
 from secateur.errors import CardError, OutputError
+from secateur.release.card.asked import sections_of
 from secateur.release.card.check import (
     Source,
     author_section,
@@ -24,7 +25,7 @@ from secateur.release.card.front_matter import check_terms, front_matter_of, pip
 from secateur.release.card.limits import limits_of
 from secateur.release.card.lineage import edited_words, edits_of_output, steps_of
 from secateur.release.card.making import files_of, making_of
-from secateur.release.card.measured import divergence_of, evidence_of, tasks_of
+from secateur.release.card.measured import divergence_of
 from secateur.release.card.render import render, template_text
 from secateur.release.card.running import running_of
 from secateur.release.card.scope import Scope, scope_of
@@ -38,6 +39,9 @@ LEDGER = "evidence/card.json"
 NO_REPOSITORY = "OWNER/NAME"
 PICTURES = "evidence/pictures/"
 """Where the report's pictures lie."""
+
+MAIN_PICTURES = ("size-and-divergence.svg", "divergence.svg", "experts.svg")
+"""Those that the card of a ladder shows, in order; all are in report.html."""
 
 _ABOUT = "<!-- about -->"
 """The line of the rendered card at whose place the author's words come."""
@@ -125,20 +129,22 @@ def is_ours(out: Path) -> bool:
 
 
 def _values(scope: Scope, front: Mapping[str, Any]) -> Mapping[str, Any]:
-    making, files = making_of(scope), files_of(scope)
+    divergence = divergence_of(scope)
+    files = files_of(scope, divergence["artefacts"] if divergence else {})
     model = scope.results.manifest["model"]["source"]
     return {
         "front_matter": list(yaml_rows(front)),
         "model": show(model, "short name"),
         "short_name": show(model, "short name"),
         "done": _done(scope),
-        "making": making,
+        "making": making_of(scope),
+        "is_ladder": scope.is_ladder,
         "files": files,
         "has_memory": any(file.memory is not None for file in files),
         "about": _ABOUT,
-        "divergence": divergence_of(scope),
-        "evidence": evidence_of(scope),
-        "tasks": tasks_of(scope),
+        "divergence": divergence,
+        "has_choice": any(file.use is not None and file.use.worth_it for file in files),
+        "asked": sections_of(scope),
         "has_page": (scope.results.folder / "report.html").is_file(),
         "pictures": _pictures(scope),
         "limits": limits_of(scope),
@@ -157,6 +163,8 @@ def _pictures(scope: Scope) -> list[Mapping[str, Shown]]:
     """The pictures among the output's files."""
     listed = scope.results.manifest["files"]
     found = [name for name in listed.value if name.startswith(PICTURES) and name.endswith(".svg")]
+    if scope.is_ladder:
+        found = [f"{PICTURES}{name}" for name in MAIN_PICTURES if f"{PICTURES}{name}" in found]
     return [
         {"about": show(listed[name], "picture"), "name": show(listed[name], "key")}
         for name in found

@@ -7,18 +7,26 @@ made from, a licence) is a file of its own here, `TOLD`, and never holds a measu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import CardError, OutputError
+from secateur.checkpoint.hub import CONFIG
+from secateur.errors import CardError, FamilyError, OutputError
+from secateur.families.registry import family_of
+from secateur.families.vllm_rules import find_parsers
 from secateur.outputs.apply import PLAN
 from secateur.release.manifest import MANIFEST, is_of_one_run, read_manifest
 from secateur.release.report import REPORT
-from secateur.system.text_files import read_json
+from secateur.system.text_files import read_json, read_text
 
 TOLD = "told"
 """What the person who releases an output says of it: names, no results."""
+
+FAMILY = "family"
+"""What the model's family is called by other programs: names, no results."""
+
+CHAT_TEMPLATE = "chat_template.jinja"
 
 _ALSO_JSON = ("params",)
 """Files of JSON whose names do not say so: Ollama's parameters."""
@@ -108,6 +116,8 @@ class Results:
     def _load(self, name: str) -> Any:
         if name == TOLD:
             return dict(self.told)
+        if name == FAMILY:
+            return self._family()
         if name == MANIFEST:
             return read_manifest(self.folder)
         listed = self.manifest.value["files"]
@@ -117,6 +127,19 @@ class Results:
         if name not in listed and not of_one_run:
             return None
         return read_json(self.folder / name, "a result of an output", OutputError)
+
+    def _family(self) -> dict[str, Any] | None:
+        """The names of vLLM's parsers for the model of the output's own folder."""
+        config, template = self.folder / CONFIG, self.folder / CHAT_TEMPLATE
+        if not (config.is_file() and template.is_file()):
+            return None
+        try:
+            family = family_of(read_json(config, "the config of a model", OutputError))
+        except FamilyError:  # of a family that only its user's file describes
+            return None
+        text = read_text(template, "a chat template", OutputError)
+        found = find_parsers(family.vllm, text)
+        return None if found is None else {"vllm": asdict(found)}
 
 
 def show_path(path: Sequence[str | int]) -> str:

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.errors import CardError
+from secateur.release.card.asked import ACCURACY, Task, tasks_of
 from secateur.release.card.facts import TOLD, Fact
 from secateur.release.card.hub_terms import hub_terms
 from secateur.release.card.lineage import edited_words, edits_of_output
-from secateur.release.card.measured import ACCURACY, tasks_of
+from secateur.release.card.measured import artefacts_in
 from secateur.release.card.scope import Scope
 from secateur.release.card.shown import Shown, show
+from secateur.release.evidence import evidence_file
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 TEXT, IMAGE = "text-generation", "image-text-to-text"
@@ -99,21 +101,36 @@ def _model_index(scope: Scope) -> list[Any]:
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
+    tasks = _of_one(scope, tasks_of(scope))
+    names = {task.accuracy.domain.text: show(task.fact["domain"], "scalar") for task in tasks}
     results = [
         EvalResult(
             task_type=TEXT,
-            dataset_type=show(task.fact["domain"], "scalar"),  # type: ignore[arg-type]
-            dataset_name=show(task.fact["domain"], "scalar"),  # type: ignore[arg-type]
+            dataset_type=names[task.accuracy.domain.text],  # type: ignore[arg-type]
+            dataset_name=names[task.accuracy.domain.text],  # type: ignore[arg-type]
             metric_type=ACCURACY,
             metric_name=show(task.artefact.fact, "scalar"),  # type: ignore[arg-type]
             metric_value=show(task.fact["value"], "scalar"),
         )
-        for task in tasks_of(scope)
+        for task in tasks
     ]
     if not results:
         return []
     name = show(scope.results.manifest["model"]["source"], "scalar")
     return list(eval_results_to_model_index(name, results))  # type: ignore[arg-type]
+
+
+def _of_one(scope: Scope, tasks: Sequence[Task]) -> list[Task]:
+    """Of a ladder's tasks those of its largest artefact that was asked: the Hub shows them as the
+    model's."""
+    if not scope.is_ladder or not tasks:
+        return list(tasks)
+    content = scope.results.file(evidence_file("tasks"))
+    report = scope.results.report or content
+    asked = {task.artefact.text for task in tasks}
+    sizes = {one.value["name"]: one.value.get("bytes", 0) for one in artefacts_in(scope, report)}
+    largest = max(sorted(asked), key=lambda name: sizes.get(name, 0))
+    return [task for task in tasks if task.artefact.text == largest]
 
 
 def _license(scope: Scope) -> dict[str, Shown | str]:

@@ -8,37 +8,46 @@ from typing import Any
 
 from secateur.planning.rounding import ROUNDING
 from secateur.release.card.facts import Fact
+from secateur.release.card.measured import Measured
 from secateur.release.card.scope import Output, Scope
 from secateur.release.card.shown import Shown, show, show_if
+from secateur.release.card.uses import Use, uses_of
 
 
 @dataclass(frozen=True)
 class File:
-    """A weight file of the card's table; `sha256` is its whole hash."""
+    """A weight file of the card's table. What an output of several files lost, and its use, stand
+    with the first of them."""
 
     name: Shown
     recipe: Shown
     size: Shown
     bits: Shown | None
     memory: Shown | None
-    sha256: Shown
+    measured: Measured | None
+    use: Use | None
 
 
-def files_of(scope: Scope) -> list[File]:
-    """All weight files, in the order of the plan."""
-    return [
-        File(
-            show(file, scope.how_to_name),
-            recipe_of(output),
-            show(file["bytes"], "size"),
-            show(output.facts["bits_per_weight"], "bits"),
-            show_if(output.facts.get("memory_bytes"), "size"),
-            show(file["sha256"], "code"),
-        )
-        for output in scope.outputs
-        for file in output.files
-        if not file.key.endswith(".json")
-    ]
+def files_of(scope: Scope, measured: Mapping[str, Measured]) -> list[File]:
+    """All weight files, in the order of the plan; `measured` is what artefacts lost, by name."""
+    uses = uses_of(scope)
+    found = []
+    for output in scope.outputs:
+        lost = next((one for name, one in measured.items() if output.owns(name)), None)
+        weights = [file for file in output.files if not file.key.endswith(".json")]
+        for number, file in enumerate(weights):
+            found.append(
+                File(
+                    show(file, scope.how_to_name),
+                    recipe_of(output),
+                    show(file["bytes"], "size"),
+                    show(output.facts["bits_per_weight"], "bits"),
+                    show_if(output.facts.get("memory_bytes"), "size"),
+                    None if number else lost,
+                    None if number else uses[output.format_id],
+                )
+            )
+    return found
 
 
 def recipe_of(output: Output) -> Shown:

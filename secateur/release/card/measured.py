@@ -1,22 +1,17 @@
-"""What was measured of an output, as tables: divergence of every artefact, and other evidence."""
+"""What was measured of an output, as a table: the divergence of every artefact."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from secateur.evaluation.measurement import POOLED
 from secateur.evaluation.metrics.base import Metric
 from secateur.release.card.facts import Fact
-from secateur.release.card.making import recipe_of
 from secateur.release.card.scope import Scope
 from secateur.release.card.shown import Shown, show, show_if
-from secateur.release.evidence import KINDS, MAIN_NUMBERS, ORIGINAL, evidence_file
 from secateur.release.report import summary_metrics
-
-ACCURACY = "accuracy"
-"""The share of right answers among all that were asked (evaluation.tasks.accounting)."""
 
 ANSWERED = ("answers", "turns", "documents")
 """What divergence is measured on; the first of them that there is counts."""
@@ -40,55 +35,25 @@ class Measured:
     """An artefact's pooled numbers, in the order of the metrics, and its worst domain."""
 
     name: Shown
-    recipe: Shown
-    size: Shown
     cells: list[Number | None]
     worst: Number | None
 
 
-@dataclass(frozen=True)
-class Line:
-    """A number of an artefact that was asked, and the original's of the same name and domain."""
-
-    artefact: Shown
-    title: Shown
-    domain: Shown
-    number: Number
-    original: Number | None
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task's accuracy, `fact` and number, the original's on the same items, and their paired
-    difference: its p, the answers that were lost and gained, and how much of the items the
-    calibration saw. What was not measured is None."""
-
-    artefact: Shown
-    fact: Fact
-    accuracy: Number
-    original: Number | None
-    accuracy_difference: Number | None
-    p_value: Number | None
-    flips_lost: Number | None
-    flips_gained: Number | None
-    calibration_overlap: Number | None
-
-
-_OF_TASKS = ("accuracy_difference", "p_value", "flips_lost", "flips_gained", "calibration_overlap")
-
-
 def divergence_of(scope: Scope) -> Mapping[str, Any] | None:
-    """The report as a table; None where nothing was measured."""
+    """What divergence was measured on, and its numbers by artefact; None where it was not."""
     report = scope.results.report
     if report is None:
         return None
-    metrics = summary_metrics()
-    artefacts = [_measured(scope, one, metrics) for one in artefacts_in(scope, report)]
-    titles = [_titles(artefacts_in(scope, report), metric) for metric in metrics]
+    found = artefacts_in(scope, report)
+    titles = {metric: _title(found, metric) for metric in summary_metrics()}
+    metrics = [metric for metric, title in titles.items() if title is not None]
+    artefacts = [_measured(one, metrics) for one in found]
+    floor = floor_of(report)
     answers = report["answers"]
     return {
-        "artefacts": artefacts,
-        "titles": [title for title in titles if title is not None],
+        "artefacts": {one.name.text: one for one in artefacts},
+        "titles": [title for title in titles.values() if title is not None],
+        "floor": None if floor is None else number_of(floor),
         "original": show(report["original"], "code"),
         "original_bytes": show(report["original_bytes"], "size"),
         "samples": [
@@ -106,38 +71,15 @@ def divergence_of(scope: Scope) -> Mapping[str, Any] | None:
     }
 
 
-def evidence_of(scope: Scope) -> list[tuple[str, list[Line], list[Shown]]]:
-    """(kind, its main numbers, its notes) of all evidence beside divergence: over all domains where
-    there is such a number; of tasks none (`tasks_of`)."""
-    found: list[tuple[str, list[Line], list[Shown]]] = []
-    for kind in KINDS:
-        content = scope.results.find(evidence_file(kind))
-        if content is not None:
-            notes = [show(note) for note in content.get("notes") or ()]
-            lines = [] if kind == "tasks" else list(_lines(scope, content, MAIN_NUMBERS[kind]))
-            pooled = [line for line in lines if line.domain.fact.value == POOLED]
-            found.append((kind, pooled or lines, notes))
-    return found
-
-
-def tasks_of(scope: Scope) -> list[Task]:
-    """Every task that an artefact was asked: its accuracy, the original's, and the difference."""
-    content = scope.results.find(evidence_file("tasks"))
-    if content is None:
-        return []
-    original = _original(content)
-    found = []
-    for artefact in artefacts_in(scope, content):
-        for entry in artefact["measurements"]:
-            if entry.value["name"] != ACCURACY:
-                continue
-            domain = str(entry.value["domain"])
-            beside = _number_in(original, ACCURACY, domain) if original else None
-            more = {name: _number_in(artefact, name, domain) for name in _OF_TASKS}
-            found.append(
-                Task(show(artefact["name"], "code"), entry, number_of(entry), beside, **more)
-            )
-    return found
+def floor_of(report: Fact) -> Fact | None:
+    """The original's own first summary metric in another kernel; None where it was not measured."""
+    name = summary_metrics()[0].name
+    found = (
+        entry
+        for entry in report.get("floor") or ()
+        if (entry.value["name"], entry.value["domain"]) == (name, POOLED)
+    )
+    return next(found, None)
 
 
 def artefacts_in(scope: Scope, report: Fact) -> list[Fact]:
@@ -194,51 +136,21 @@ def find_number(artefact: Fact, name: str, domain: str, kind: str) -> Fact | Non
     return None
 
 
-def _measured(scope: Scope, artefact: Fact, metrics: Sequence[Metric]) -> Measured:
+def _measured(artefact: Fact, metrics: Sequence[Metric]) -> Measured:
     kind = main_kind_of(artefact)
     cells = [find_number(artefact, metric.name, POOLED, kind) for metric in metrics]
     worst = worst_of(artefact)
     return Measured(
         show(artefact["name"], "code"),
-        next(recipe_of(one) for one in scope.outputs if one.owns(artefact.value["name"])),
-        show(artefact["bytes"], "size"),
         [None if cell is None else number_of(cell) for cell in cells],
         None if worst is None else number_of(worst),
     )
 
 
-def _titles(artefacts: Sequence[Fact], metric: Metric) -> Shown | None:
+def _title(artefacts: Sequence[Fact], metric: Metric) -> Shown | None:
     """The title of a metric, from the first artefact that has it."""
     for artefact in artefacts:
         found = find_number(artefact, metric.name, POOLED, main_kind_of(artefact))
         if found is not None:
             return show(found["name"], "title")
     return None
-
-
-def _lines(scope: Scope, content: Fact, names: Collection[str]) -> Iterator[Line]:
-    original = _original(content)
-    for artefact in artefacts_in(scope, content):
-        for entry in artefact["measurements"]:
-            value = entry.value
-            if value["name"] not in names:
-                continue
-            beside = original and find_number(
-                original, value["name"], value["domain"], value["kind"]
-            )
-            yield Line(
-                show(artefact["name"], "code"),
-                show(entry["name"], "title"),
-                show(entry["domain"]),
-                number_of(entry),
-                number_of(beside) if beside else None,
-            )
-
-
-def _original(content: Fact) -> Fact | None:
-    return next((one for one in content["artefacts"] if one.value["name"] == ORIGINAL), None)
-
-
-def _number_in(artefact: Fact, name: str, domain: str) -> Number | None:
-    found = find_number(artefact, name, domain, "tasks")
-    return None if found is None else number_of(found)

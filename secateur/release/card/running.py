@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.checkpoint.hub import CONFIG
 from secateur.errors import OutputError
 from secateur.formats.gguf.naming import label_of
 from secateur.formats.gguf.split import part_name
-from secateur.release.card.facts import Fact
+from secateur.release.card.facts import CHAT_TEMPLATE, FAMILY, Fact
 from secateur.release.card.scope import Output, Scope
 from secateur.release.card.shown import Shown, show, show_if
+from secateur.release.card.uses import uses_of
 from secateur.release.manifest import MANIFEST
 from secateur.release.ollama.write import FILES as OLLAMA_FILES
 from secateur.release.ollama.write import MODELFILE
@@ -28,13 +29,13 @@ _LLAMA = {
     "min_p": "--min-p",
     "repetition_penalty": "--repeat-penalty",
 }
-_TEMPLATE = "chat_template.jinja"
 _SWITCH = "enable_thinking"
 
 
 def running_of(scope: Scope) -> Mapping[str, Any]:
     """The values of the card's sections about programs; a program without a file has none."""
     safetensors = scope.of("safetensors")
+    mlx = [show(one.facts, "key") for one in scope.of("mlx")]
     architecture = scope.config("architectures", 0)
     return {
         "context": show_if(scope.config("max_position_embeddings"), "plain count"),
@@ -43,14 +44,16 @@ def running_of(scope: Scope) -> Mapping[str, Any]:
         "llama_samplers": [(_LLAMA[str(fact.key)], show(fact, "setting"))
                            for fact in _sampler_facts(scope)],
         "thinks": _thinks(scope),
-        "ggufs": _ggufs(scope),
+        "ggufs": _examples(scope) if scope.is_ladder else _ggufs(scope.of("gguf")),
         "mmproj": [show(file, "key") for one in scope.of("mmproj") for file in one.files],
         "ollama": [show(file, "key") for file in _ollama_files(scope)],
         "renderer": _has_renderer(scope),
         "transformers": bool(safetensors),
+        "tool_parser": show_if(scope.results.at(FAMILY, ("vllm", "tool_call")), "code"),
+        "reasoning_parser": show_if(scope.results.at(FAMILY, ("vllm", "reasoning")), "code"),
         "architecture": show_if(architecture, "code"),
         "sees": scope.results.at(CONFIG, ("vision_config",)) is not None,
-        "mlx": [show(one.facts, "key") for one in scope.of("mlx")],
+        "mlx": mlx[:1] if scope.is_ladder else mlx,
         "at_root": bool(scope.root),
     }  # fmt: skip
 
@@ -66,7 +69,10 @@ def _samplers(scope: Scope) -> list[tuple[Shown, Shown]]:
 
 def _thinks(scope: Scope) -> bool:
     """Whether the model's own chat template has a switch for thinking."""
-    names = [_TEMPLATE, *(f"{one.folder}/{_TEMPLATE}" for one in scope.outputs if one.folder)]
+    names = [
+        CHAT_TEMPLATE,
+        *(f"{one.folder}/{CHAT_TEMPLATE}" for one in scope.outputs if one.folder),
+    ]
     listed = scope.results.manifest["files"].value
     for name in names:
         if name in listed:
@@ -75,12 +81,19 @@ def _thinks(scope: Scope) -> bool:
     return False
 
 
-def _ggufs(scope: Scope) -> list[tuple[Shown, Shown | None]]:
+def _ggufs(outputs: Sequence[Output]) -> list[tuple[Shown, Shown | None]]:
     """(file, the label by which Ollama finds it on the Hub) of every GGUF, of a split one the
     first part."""
-    firsts = [file for one in scope.of("gguf") for file in _first(one)]
+    firsts = [file for one in outputs for file in _first(one)]
     return [(show(file, "key"), show(file, "gguf label") if label_of(file.key) else None)
             for file in firsts]  # fmt: skip
+
+
+def _examples(scope: Scope) -> list[tuple[Shown, Shown | None]]:
+    """Of a ladder the GGUF in the middle, of those that are worth their size."""
+    uses = uses_of(scope)
+    outputs = [one for one in scope.of("gguf") if uses[one.format_id].rather is None]
+    return _ggufs(outputs[len(outputs) // 2 :][:1])
 
 
 def _first(output: Output) -> list[Fact]:

@@ -11,6 +11,9 @@ from secateur.outputs.registry import FORMATS
 from secateur.release.card.facts import TOLD, Fact, Results
 from secateur.release.card.shown import Shown, show
 
+FEW = 3
+"""Outputs of which a card tells one by one."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -46,6 +49,11 @@ class Scope:
     results: Results
     outputs: tuple[Output, ...]
     others: tuple[Output, ...] = ()
+
+    @property
+    def is_ladder(self) -> bool:
+        """Whether there are so many outputs that a card tells of them in tables only."""
+        return len(self.outputs) > FEW
 
     def of(self, to: str) -> list[Output]:
         """The outputs of one format."""

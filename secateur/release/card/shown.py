@@ -91,6 +91,10 @@ def _title(fact: Fact) -> str:
     return titles.get(name) or name.replace("_", " ")
 
 
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _kind_of_tensor(fact: Fact) -> str:
     """A tensor's name without the layer and the word that all weights end in."""
     return re.sub(r"^.*?(?:blk|layers)\.\d+\.|\.weight$", "", str(fact.value))
@@ -118,7 +122,7 @@ HOW: Mapping[str, Callable[[Fact], str]] = {
     "count": lambda fact: f"{fact.value:,d}",
     "plain count": lambda fact: f"{fact.value:d}",
     "size": lambda fact: show_bytes(fact.value),
-    "number": lambda fact: f"{fact.value:.3g}",
+    "number": lambda fact: _three_digits(fact.value),
     "setting": lambda fact: f"{fact.value:g}",
     "whole percent": lambda fact: f"{100 * fact.value:g} %",
     "bits": lambda fact: f"{fact.value:.2f}",
