@@ -304,7 +304,7 @@ def test_a_damaged_teacher_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*make it again"):
         teacher_for(source, "original", answers, tmp_path)
     save_scores(made_scores(np.zeros(3), answers), path)
-    with pytest.raises(InputError, match=r"holds 'secateur scores 4', expected 'secateur teacher"):
+    with pytest.raises(InputError, match=r"holds 'secateur scores 5', expected 'secateur teacher"):
         load_teacher(path)
 
 

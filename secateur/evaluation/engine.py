@@ -24,7 +24,7 @@ from secateur.evaluation.scores import Scores, TokenScorer
 from secateur.evaluation.summary import summarise, token_groups
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher
-from secateur.evaluation.tokens.teacher_forced import Chunk, check_finite
+from secateur.evaluation.tokens.teacher_forced import Chunk, check_finite, split_chunk
 from secateur.serving.teacher_forced_logits import Engine
 from secateur.system.progress import Counter, Progress, no_progress
 
@@ -116,8 +116,8 @@ def _run(
                 torch.from_numpy(positions[place] - 1),
                 rows.experts,
             )
-            logits = torch.from_numpy(rows.logits.copy())
-            check_finite(logits, chunk, answers)
-            for scorer in scorers:
-                scorer.add(chunk, logits)
+            for part, logits in split_chunk(chunk, torch.from_numpy(rows.logits.copy())):
+                check_finite(logits, part, answers)
+                for scorer in scorers:
+                    scorer.add(part, logits)
             count(len(chunk.token))

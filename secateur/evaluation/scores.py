@@ -33,7 +33,7 @@ from secateur.system.progress import Progress, no_progress
 
 _log = logging.getLogger(__name__)
 
-FORMAT = "secateur scores 4"
+FORMAT = "secateur scores 5"
 
 TOP = 5
 """How many of the most probable tokens are compared as a set."""

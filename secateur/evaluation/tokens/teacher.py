@@ -40,7 +40,10 @@ from secateur.system.progress import Progress, no_progress
 TOP_K = 256
 _log = logging.getLogger(__name__)
 
-FORMAT = "secateur teacher 3"
+FORMAT = "secateur teacher 4"
+
+_TINY = 1e-30
+"""Mass outside the top, relative to the most probable token, below which float32 loses parts."""
 
 
 class Bins(NamedTuple):
@@ -90,19 +93,30 @@ class Teacher:
 def bins(logits: Tensor, ids: Tensor, target: Tensor) -> Bins:
     """Log-probabilities of float32 logits [n, V] at `ids` [n, K], of the rest, and at target [n].
 
-    Sums run in float64 (a float32 sum over a vocabulary loses the tail); the results are rounded
-    to float32, in the same way for teacher and student. Peak memory: three times the logits.
+    exp() is float32, of differences to the largest logit; sums run in float64 (a float32 sum over a
+    vocabulary loses the tail), and so do logarithms; results are rounded to float32. A token's
+    numbers depend on its own logits alone. Memory: the logits once more.
     """
-    wide = logits.double()
-    total = torch.logsumexp(wide, -1, keepdim=True)
-    top = (wide.gather(-1, ids) - total).float()
-    actual = (wide.gather(-1, target.unsqueeze(-1)) - total).squeeze(-1).float()
+    most = logits.amax(-1, keepdim=True)
+    weights = (logits - most).exp_()
+    most = most.double()
+    total = most + weights.sum(-1, keepdim=True, dtype=torch.float64).log()
+    top = (logits.gather(-1, ids) - total).float()
+    actual = (logits.gather(-1, target.unsqueeze(-1)) - total).squeeze(-1).float()
     if ids.shape[-1] == logits.shape[-1]:
         return Bins(top, torch.full_like(actual, -torch.inf), actual)
     # Not log(1 - sum of top): that cancels when the rest is small.
-    others = wide.scatter_(-1, ids, -torch.inf)
-    rest = torch.logsumexp(others, -1) - total.squeeze(-1)
+    others = weights.scatter_(-1, ids, 0).sum(-1, dtype=torch.float64)
+    rest = others.log() + (most - total).squeeze(-1)
+    tiny = others < _TINY
+    if bool(tiny.any()):
+        rest[tiny] = _rest(logits[tiny].double(), ids[tiny]) - total[tiny].squeeze(-1)
     return Bins(top, rest.float(), actual)
+
+
+def _rest(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log of the mass of all but `ids`, before it is normalised, where float32 cannot hold it."""
+    return torch.logsumexp(logits.scatter_(-1, ids, -torch.inf), -1)
 
 
 def teach(

@@ -2,8 +2,9 @@
 
 Original and artefact are run in exactly this way, with the same micro-batches and chunks of the
 head, so that bit-identical weights give bit-identical logits. Peak memory: that of the streamed
-forward, the experts that the scored tokens chose (forward.chosen_experts), and per worker one chunk
-of logits (64 MiB) with what the caller makes of it.
+forward, the experts that the scored tokens chose (forward.chosen_experts), and per worker two
+chunks of logits (64 MiB each at most, while the model caps them) with what the caller makes of a
+block of one (4 MiB, or a token).
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
 from secateur.system.progress import Counter, Progress, no_progress
 
+_ROWS = 256
+"""Tokens of a chunk on a CPU at most: a matrix product is no quicker with more, and larger results
+leave the cache."""
+_BLOCK_BYTES = 4 << 20
+"""Bytes of logits that stay in a CPU's cache while probabilities are made of them."""
 _UNKNOWN: NDArray[np.integer[Any]] = np.empty((0, 0, 0), np.uint8)
 
 
@@ -60,8 +66,8 @@ def run_teacher_forced(
     """Call `work(chunk, logits)` for all scored tokens; logits are float32 [n, V], on the backend's
     device if that has float64. Returns the experts that were chosen where they are predicted.
 
-    `work` may run in several threads, on chunks that do not overlap; chunks do not depend on the
-    number of workers. Two stages are reported, both in tokens: "layers" (all tokens), then "logits"
+    `work` may run in several threads, on chunks that do not overlap (on a CPU `split_chunk`'s);
+    they do not depend on the number of workers. Two stages are reported, both in tokens: "layers" (all tokens), then "logits"
     (those that are scored). `layers` runs only the first so many, to try what the head takes;
     `rounding` is done to the inputs of all products (forward.rounded_inputs).
     Raises NumericError, naming the answer and the token, when a hidden state or a logit is NaN or
@@ -128,14 +134,18 @@ class _Run:
     def _score(self, forward: ForwardPass, chosen: ChosenTable) -> None:
         vocab = self.source.family.number(self.source.config, "vocab")
         size = max(1, forward.backend.logits_bytes // (4 * vocab))
+        if not forward.backend.queued:
+            size = min(size, _ROWS)
         scored = Counter(self.progress, "logits", self.answers.tokens, "tokens")
 
         def score(batch: MicroBatch) -> None:
             for chunk in _chunks(batch, self.answers, size):
                 logits = forward.logits(batch, chunk.position)
                 logits = logits.cpu() if logits.device.type == "mps" else logits  # no float64 there
-                check_finite(logits, chunk, self.answers)
-                self.work(chunk._replace(experts=chosen.experts[chunk.token]), logits)
+                chunk = chunk._replace(experts=chosen.experts[chunk.token])
+                for part, some in split_chunk(chunk, logits):
+                    check_finite(some, part, self.answers)
+                    self.work(part, some)
                 scored(len(chunk.token))
 
         with forward.load_head():
@@ -160,6 +170,16 @@ def _chunks(batch: MicroBatch, answers: AnswerSet, size: int) -> Iterator[Chunk]
         yield Chunk(token[part], target[part], torch.from_numpy(position[part]))
 
 
+def split_chunk(chunk: Chunk, logits: Tensor) -> Iterator[tuple[Chunk, Tensor]]:
+    """A chunk in blocks that stay in the cache; whole where its logits are on a device."""
+    size = len(logits)
+    if logits.device.type == "cpu":
+        size = max(1, _BLOCK_BYTES // (4 * logits.shape[-1]))
+    for start in range(0, len(logits), size):
+        part = slice(start, start + size)
+        yield Chunk(*(field[part] for field in chunk)), logits[part]
+
+
 def place(answers: AnswerSet, token: int) -> str:
     """Where a scored token is, for messages."""
     number = int(answers.answer_of_token[token])
@@ -170,9 +190,10 @@ def place(answers: AnswerSet, token: int) -> str:
 
 def check_finite(logits: Tensor, chunk: Chunk, answers: AnswerSet) -> None:
     """Raise NumericError, naming the answer and the token, for a logit that is NaN or infinite."""
-    bad = ~torch.isfinite(logits).all(-1)
-    if bool(bad.any()):
-        token = int(chunk.token[int(bad.nonzero()[0])])
+    # The largest and the least of a row are quicker than a look at each, and NaN is both.
+    good = torch.isfinite(logits.amax(-1)) & torch.isfinite(logits.amin(-1))
+    if not bool(good.all()):
+        token = int(chunk.token[int((~good).nonzero()[0])])
         raise NumericError(
             f"the logits for {place(answers, token)} hold NaN or infinity: the output head or "
             "the final norm is damaged"
