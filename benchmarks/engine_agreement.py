@@ -1,7 +1,7 @@
 """Our divergence beside that of the real engines: the same files and tokens. Writes JSON.
 
-gemmule whole in five GGUF types, and with 24 of its 32 experts in two and as MLX; texts of its
-test set, every token but the first scored over the whole vocabulary. Of each file: mean KL from the
+gemmule whole and with 24 of its 32 experts, each in five GGUF types and as MLX; texts of its test
+set, every token but the first scored over the whole vocabulary. Of each file: mean KL from the
 original by our decoded weights and in llama.cpp (mlx-lm), the paired difference of the two, and how
 far the two are apart: with the same experts in all layers, and where one differs. What sets them
 apart is the precision of activations, which llama.cpp rounds to that of the weights they meet (F32:
@@ -15,6 +15,7 @@ Files and rows that an interrupted run left in --work are not made again.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -33,9 +34,9 @@ from secateur.evaluation.compare import paired_difference
 from secateur.evaluation.engine import InOurPath, score_engine
 from secateur.evaluation.kept_experts import find_kept_experts
 from secateur.evaluation.measurement import Measurement
-from secateur.evaluation.metrics.registry import metric_named
+from secateur.evaluation.metrics.registry import arrays_sha256, metric_named
 from secateur.evaluation.metrics.router import BY_LAYER
-from secateur.evaluation.scores import Scores, score
+from secateur.evaluation.scores import FORMAT, Scores, score
 from secateur.evaluation.summary import summarise, token_groups
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher, teach
@@ -44,7 +45,6 @@ from secateur.outputs.registry import artefacts_of, open_artefact
 from secateur.serving.teacher_forced_logits import Engine, run_llama_cpp, run_mlx_lm
 
 TYPES = ("F32", "BF16", "Q8_0", "Q4_K_M", "Q2_K")
-PRUNED_TYPES = ("F32", "BF16")
 MLX = Recipe("affine-4-32", "affine-4-32", "mlx")
 KEPT = 24
 KL = metric_named("kl_mean")
@@ -53,29 +53,27 @@ SHOWN = (KL, metric_named("top1_agreement"))
 
 def make(work: Path) -> Iterator[tuple[str, Path]]:
     """(which experts, file) of all files, made where they are not there yet."""
+    whole, pruned = Pruning(drop=0.0), Pruning(experts=KEPT, criterion="reap")
+    gguf, mlx = Formats(types=TYPES, to="gguf"), Formats(to="mlx", recipes=(MLX,))
+    some = f"{KEPT} experts"
     wanted = {
-        "all experts": (Pruning(drop=0.0), Formats(types=TYPES, to="gguf")),
-        f"{KEPT} experts": (
-            Pruning(experts=KEPT, criterion="reap"),
-            Formats(types=PRUNED_TYPES, to="gguf"),
-        ),
-        f"{KEPT} experts, MLX": (
-            Pruning(experts=KEPT, criterion="reap"),
-            Formats(to="mlx", recipes=(MLX,)),
-        ),
+        ("all experts", "gguf"): (whole, gguf),
+        (some, "gguf"): (pruned, gguf),
+        (some, "mlx"): (pruned, mlx),
+        ("all experts", "mlx"): (whole, mlx),
     }
     statistics = work / "statistics.safetensors"
     if not statistics.exists():
         request = secateur.Calibration("gemmule", reroute_tokens=0)
         secateur.calibrate("gemmule", statistics, request, workers=1)
-    for name, (pruning, formats) in wanted.items():
-        out = work / name.replace(", ", "-").replace(" ", "-")
+    for (experts, form), (pruning, formats) in wanted.items():
+        out = work / f"{experts.replace(' ', '-')}-{form}"
         if not out.exists():
             used = statistics if pruning.experts else None
             plan = secateur.plan("gemmule", pruning, formats, statistics=used)
             secateur.apply(plan, out, statistics=used, workers=1)
         for path in artefacts_of(out):
-            yield name.removesuffix(", MLX"), path
+            yield experts, path
 
 
 def shown(found: Measurement) -> dict[str, float | None]:
@@ -141,7 +139,9 @@ def main() -> None:
         vocab = checkpoint.family.number(checkpoint.config, "vocab")
         return teach(CheckpointWeights(checkpoint), "original", answers, top_k=vocab)
 
-    kept = options.work / f"rows-{answers.sha256[:12]}.jsonl"
+    engines = {name: version(name) for name in ("xllamacpp", "mlx-lm", "mlx")}
+    decides = json.dumps([answers.sha256, FORMAT, arrays_sha256(), engines])
+    kept = options.work / f"rows-{hashlib.sha256(decides.encode()).hexdigest()[:12]}.jsonl"
     lines = kept.read_text().splitlines() if kept.exists() else []
     rows = [json.loads(line) for line in lines]
     for experts, path in make(options.work):
@@ -156,7 +156,7 @@ def main() -> None:
         "texts": len(answers.answers),
         "tokens": answers.tokens,
         "confidence": 0.95,
-        "engines": {name: version(name) for name in ("xllamacpp", "mlx-lm", "mlx")},
+        "engines": engines,
         "rows": rows,
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")

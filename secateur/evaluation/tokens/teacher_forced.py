@@ -4,7 +4,7 @@ Original and artefact are run in exactly this way, with the same micro-batches a
 head, so that bit-identical weights give bit-identical logits. Peak memory: that of the streamed
 forward, the experts that the scored tokens chose (forward.chosen_experts), and per worker two
 chunks of logits (64 MiB each at most, while the model caps them) with what the caller makes of a
-block of one (4 MiB, or a token).
+block of one (2 MiB, or a token).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from secateur.system.progress import Counter, Progress, no_progress
 _ROWS = 256
 """Tokens of a chunk on a CPU at most: a matrix product is no quicker with more, and larger results
 leave the cache."""
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 2 << 20
 """Bytes of logits that stay in a CPU's cache while probabilities are made of them."""
 _UNKNOWN: NDArray[np.integer[Any]] = np.empty((0, 0, 0), np.uint8)
 
@@ -67,9 +67,10 @@ def run_teacher_forced(
     device if that has float64. Returns the experts that were chosen where they are predicted.
 
     `work` may run in several threads, on chunks that do not overlap (on a CPU `split_chunk`'s);
-    they do not depend on the number of workers. Two stages are reported, both in tokens: "layers" (all tokens), then "logits"
-    (those that are scored). `layers` runs only the first so many, to try what the head takes;
-    `rounding` is done to the inputs of all products (forward.rounded_inputs).
+    they do not depend on the number of workers. Two stages are reported, both in tokens: "layers"
+    (all tokens), then "logits" (those that are scored). `layers` runs only the first so many, to
+    try what the head takes; `rounding` is done to the inputs of all products
+    (forward.rounded_inputs).
     Raises NumericError, naming the answer and the token, when a hidden state or a logit is NaN or
     infinite, and FamilyError when the vocabulary lacks a token.
     """
@@ -142,8 +143,8 @@ class _Run:
             for chunk in _chunks(batch, self.answers, size):
                 logits = forward.logits(batch, chunk.position)
                 logits = logits.cpu() if logits.device.type == "mps" else logits  # no float64 there
-                chunk = chunk._replace(experts=chosen.experts[chunk.token])
-                for part, some in split_chunk(chunk, logits):
+                known = chunk._replace(experts=chosen.experts[chunk.token])
+                for part, some in split_chunk(known, logits):
                     check_finite(some, part, self.answers)
                     self.work(part, some)
                 scored(len(chunk.token))
