@@ -178,7 +178,8 @@ def split_chunk(chunk: Chunk, logits: Tensor) -> Iterator[tuple[Chunk, Tensor]]:
         size = max(1, _BLOCK_BYTES // (4 * logits.shape[-1]))
     for start in range(0, len(logits), size):
         part = slice(start, start + size)
-        yield Chunk(*(field[part] for field in chunk)), logits[part]
+        token, target, position, experts = chunk
+        yield Chunk(token[part], target[part], position[part], experts[part]), logits[part]
 
 
 def place(answers: AnswerSet, token: int) -> str:
