@@ -138,6 +138,31 @@ def test_a_log_of_inspect_ai_is_accounted_for(tmp_path: Path) -> None:
     assert (account.accuracy.value, account.as_read, account.best) == (0.2, 0.4, 0.8)
 
 
+def test_a_log_that_inspect_ai_wrote_is_read(tmp_path: Path) -> None:
+    real = Path(__file__).parent / "golden" / "inspect.eval"
+    log = read_inspect_log(real)
+    assert (log.model, log.result.task, log.result.metric) == ("mockllm/model", "fruit", "choice")
+    assert log.lock.sent == {"max_tokens": 64, "temperature": 0.5, "seed": 42}
+    assert log.lock.server["packages"] == {"inspect_ai": "0.3.285"}
+    assert [(item.outcome, item.score, item.read) for item in log.result.items] == [
+        (Outcome.ANSWERED, 1.0, "B"),
+        (Outcome.ANSWERED, 0.0, "C"),
+        (Outcome.TRUNCATED, 1.0, "B"),
+        (Outcome.EMPTY, 0.0, ""),
+        (Outcome.ANSWERED, 1.0, "B"),
+    ]
+    assert log.result.items[4].facts["reasoning"] == "Stones fall."
+    assert all(item.facts["completion_tokens"] == 4 for item in log.result.items)
+    damaged = tmp_path / "damaged.eval"
+    content = bytearray(real.read_bytes())
+    with zipfile.ZipFile(real) as whole:
+        entry = whole.getinfo("samples/1_epoch_1.json")
+    content[entry.header_offset + 200] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(RequestError, match="is not a ZIP that can be read"):
+        read_inspect_log(damaged)
+
+
 def test_two_logs_are_compared_in_pairs(tmp_path: Path, run: Run) -> None:
     before = write_log(tmp_path / "a.eval", [sample(n, "C") for n in range(6)])
     after = write_log(tmp_path / "b.eval", [sample(n, "I" if n else "C") for n in range(6)], "c")

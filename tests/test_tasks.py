@@ -6,9 +6,12 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from openai_server import openai_server
 from tiny_line import Run
+from vllm_server import answer_as_vllm
 
 from secateur.errors import RequestError
 from secateur.evaluation.asking.ledger import Ledger
@@ -16,7 +19,7 @@ from secateur.evaluation.asking.lock import RunLock
 from secateur.evaluation.asking.protocol import Protocol, SecondPass, find_protocol, protocols
 from secateur.evaluation.asking.question import Question
 from secateur.evaluation.asking.reply import Outcome, Reply
-from secateur.evaluation.asking.server import ask_engine
+from secateur.evaluation.asking.server import ask_engine, ask_url
 from secateur.evaluation.tasks.accounting import Account
 from secateur.evaluation.tasks.asker import Asker
 from secateur.evaluation.tasks.find import find_tasks
@@ -153,6 +156,38 @@ def test_the_second_pass_takes_the_most_probable_letter_of_what_gave_no_answer(
     assert patched[0] == patched[2] is not None and patched[1] is patched[3] is None
     assert most_probable(Reply(first_token={"B": -3, " B": -3, "A)": -2.5, "x": -1}), "AB") == "B"
     assert most_probable(Reply(first_token={"x": -1}), "AB") is None
+
+
+def test_the_second_pass_is_what_vllm_takes(tmp_path: Path) -> None:
+    protocol = Protocol("two passes", second_pass=SecondPass())
+    asked = Question("t", "0", ({"role": "user", "content": "Which? (A) x (B) y"},))
+    items = tuple(
+        ItemResult("t", str(n), Outcome.EMPTY, None, expected="(B)", question=replace(asked, id=n))
+        for n in "01"
+    )
+    chances = {"A": 0.3, " B": 0.3, "B": 0.25, "no": 0.1}
+
+    def answer(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if request["messages"][0]["content"] == "refuse":
+            return 400, {"error": {"message": "no probabilities here"}}
+        return answer_as_vllm(request, chances, "")
+
+    with (
+        openai_server(answer) as server,
+        ask_url(server.url) as connected,
+        Ledger(tmp_path / "l") as ledger,
+    ):
+        asker = Asker(connected, RunLock("m", {}, protocol.sent()), ledger, protocol)
+        refused = replace(asked, messages=({"role": "user", "content": "refuse"},))
+        found = ask_again(
+            TaskResult("t", (items[0], replace(items[1], question=refused)), "hash", "1"), asker
+        )
+    # 0.55 for B in two ways of writing it. What is not answered is not patched.
+    assert [item.patched for item in found.items] == [1.0, None]
+    (request, *_) = server.asked
+    assert request["messages"][-1] == {"role": "assistant", "content": "The answer is ("}
+    assert (request["add_generation_prompt"], request["continue_final_message"]) == (False, True)
+    assert request["max_tokens"] == 1
 
 
 @pytest.mark.slow

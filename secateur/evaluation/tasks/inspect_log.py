@@ -1,12 +1,16 @@
 """Logs of inspect-ai (`.eval`, or `.json`) as results of a task: what a user ran elsewhere.
 
 A `.eval` file is a ZIP of JSON: `header.json`, and a file for each sample and epoch. Only what is
-needed is read, so no part of inspect-ai has to be installed.
+needed is read, so no part of inspect-ai has to be installed. Its files are compressed with
+Zstandard (inspect-ai 0.3.285), which Python's zipfile does not know; pyarrow does, and lm-eval
+brings that.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -23,6 +27,9 @@ from secateur.system.text_files import MIB, explain, read_json
 ENDING = ".eval"
 _LARGEST = 64 * MIB
 """Bytes of one sample at most."""
+_ZSTANDARD, _HEADER, _NAME_LENGTH = 93, 30, 26
+"""ZIP's number of the method; bytes of a file's header before its name, and where in it the lengths
+of that and of what follows it are (APPNOTE.TXT 6.3.10, 4.3.7 and 4.4.5)."""
 _VALUES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """inspect-ai's letters: correct, incorrect, partial, no answer."""
 _FINISHES = {"max_tokens": "length", "model_length": "length"}
@@ -83,7 +90,8 @@ def _load(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                     f"{path}: {large[0]} has more than {_LARGEST // MIB} MiB, expected one sample"
                 )
             start = "header.json" if "header.json" in log.namelist() else "_journal/start.json"
-            return json.loads(log.read(start)), _ordered([json.loads(log.read(n)) for n in names])
+            found = [json.loads(_read(log, path, name)) for name in (start, *names)]
+            return found[0], _ordered(found[1:])
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error}") from None
     except (zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
@@ -91,6 +99,32 @@ def _load(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             f"{path} is not a ZIP that can be read ({error}): `inspect log convert --to json` "
             "makes a file that can"
         ) from None
+
+
+def _read(log: zipfile.ZipFile, path: Path, name: str) -> bytes:
+    """The content of a file in the ZIP. Raises BadZipFile, NotImplementedError, RequestError."""
+    entry = log.getinfo(name)
+    if entry.compress_type != _ZSTANDARD:
+        return log.read(entry)
+    if importlib.util.find_spec("pyarrow") is None:
+        raise RequestError(
+            f"{path} is compressed with Zstandard, which needs pyarrow: pip install "
+            '"secateur[tasks]", or `inspect log convert --to json` makes a file that does not'
+        )
+    import pyarrow
+
+    with path.open("rb") as file:
+        file.seek(entry.header_offset + _NAME_LENGTH)
+        lengths = struct.unpack("<HH", file.read(4))
+        file.seek(entry.header_offset + _HEADER + sum(lengths))
+        packed = file.read(entry.compress_size)
+    try:
+        found: bytes = pyarrow.Codec("zstd").decompress(packed, entry.file_size, asbytes=True)
+    except (OSError, ValueError) as error:
+        raise zipfile.BadZipFile(str(error)) from None
+    if zlib.crc32(found) != entry.CRC:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {name!r}")
+    return found
 
 
 def _ordered(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,15 +18,17 @@ from secateur.evaluation.tasks.asker import Asker
 from secateur.evaluation.tasks.result import TaskResult
 
 _LETTER = re.compile(r"\(?([A-Z])\)?\.?")
-_TOP = 50
-"""First tokens whose probability is asked for; a letter that is none of them has none."""
+_TOP = 20
+"""First tokens whose probability is asked for; a letter that is none of them has none. OpenAI's API
+and vLLM refuse more."""
 
 
 def ask_again(result: TaskResult, asker: Asker) -> TaskResult:
     """The result with `patched` for every item that the protocol's second pass is for.
 
-    A task whose right answers are not single letters is returned as it is. Raises EngineError when
-    the server ends.
+    A task whose right answers are not single letters is returned as it is, and so is an item whose
+    second question the server does not answer with probabilities. Raises EngineError when the
+    server ends.
     """
     rule = asker.protocol.second_pass
     letters = [letter_of(item.expected) for item in result.items]
@@ -39,6 +41,7 @@ def ask_again(result: TaskResult, asker: Asker) -> TaskResult:
     patched = {
         one.item: float(most_probable(reply, choices) == letter_of(one.expected))
         for one, reply in zip(again, replies, strict=True)
+        if reply.first_token
     }
     return replace(
         result, items=tuple(replace(one, patched=patched.get(one.item)) for one in result.items)
