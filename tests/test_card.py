@@ -144,6 +144,16 @@ def test_a_card_that_lies_in_an_output_is_checked_against_its_results(
         check_card(out)
 
 
+def test_an_older_ledger_is_read(out: Path) -> None:
+    """What is `declared` was called `told`."""
+    write_card(out, make_card(out, REPOSITORY))
+    path = out / "evidence" / "card.json"
+    text = path.read_text()
+    assert '"declared": {' in text and '"file": "declared"' in text
+    path.write_text(text.replace('"declared"', '"told"'))
+    check_card(out)
+
+
 def test_a_card_changed_by_hand_is_known(out: Path) -> None:
     assert is_ours(out)
     write_card(out, make_card(out))

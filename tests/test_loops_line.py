@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from documented_keys import unknown, unused
 from tiny_line import Run
 
 from secateur.api.loops import LoopRun, ask_for_loops, loop_evidence, loop_items, plan_loops
@@ -16,7 +17,7 @@ from secateur.api.speed import measure_speed, text_tokens
 from secateur.api.subjects import AskedOutput
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import open_checkpoint
-from secateur.errors import RequestError
+from secateur.errors import OutputError, RequestError
 from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.lock import RunLock
 from secateur.evaluation.asking.reply import Reply
@@ -28,10 +29,12 @@ from secateur.evaluation.robustness.replies import exchange_of, items_of, loop_s
 from secateur.evaluation.robustness.request import Loops
 from secateur.evaluation.speed.request import Speed
 from secateur.formats.gguf.reader import read_gguf
-from secateur.release.evidence import ORIGINAL, read_evidence, read_items
+from secateur.release.evidence import KINDS, ORIGINAL, read_evidence, read_items
+from secateur.release.keys import EVIDENCE_KEYS
 from secateur.release.manifest import verify
 from secateur.serving.engine_server import EngineServer, serve_model
 from secateur.serving.settings import NEUTRAL, Sampler, ServerSettings
+from secateur.system.text_files import read_json
 
 FEW = Loops(count=5, seeds=2, tokens=32)
 
@@ -139,6 +142,7 @@ def test_loops_and_speed_are_measured_and_written_with_everything_else(
     words = (
         f"measure {out} --against gemmule --loops --loop-count 6 --loop-seeds 2 --loop-tokens 40 "
         "--speed --speed-turns 3 --speed-prompt 64 --speed-answer 8 "
+        "--tasks gemmule-arithmetic --task-limit 2 "
         "--slots 2 --workers 1 --per-domain 1 --answer-tokens 8"
     ).split()
     code, printed, errors = run(*words)
@@ -157,6 +161,9 @@ def test_loops_and_speed_are_measured_and_written_with_everything_else(
     ratio = speed.artefacts[1].value("generation_speed_ratio", "llama.cpp", "speed")
     assert ratio is not None and ratio.low is not None and dict(ratio.n) == {"turns": 3}
     assert not verify(out)
+    written = [read_json(out / f"evidence/{kind}.json", "evidence", OutputError) for kind in KINDS]
+    assert [key for one in written for key in unknown(one, EVIDENCE_KEYS)] == []
+    assert unused(written, EVIDENCE_KEYS) == []
     first = (out / "evidence/loops.json").read_bytes()
     code, printed, errors = run(*words, "--json")
     assert code == 0, errors

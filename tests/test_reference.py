@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from documented_keys import unknown
 from file_pages import FAMILY_TABLES, JOB_SECTIONS
 from reference import FOLDER, differences
 from tiny_line import Line
@@ -100,27 +101,3 @@ def test_a_key_that_no_table_names_is_found() -> None:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
-
-
-def unknown(data: Any, known: Mapping[str, str]) -> list[str]:
-    """The dotted keys of a document that no entry of `known` describes."""
-    patterns = [_pattern(key) for key in known]
-    return sorted({p for p in paths(data) if not any(one.fullmatch(p) for one in patterns)})
-
-
-def _pattern(key: str) -> re.Pattern[str]:
-    """`*` is any one name, whatever it holds (`model.safetensors`); `**` is anything below."""
-    text = re.escape(key).replace(r"\*\*", ".+").replace(r"\*", ".+")
-    return re.compile(text)
-
-
-def paths(data: Any, at: str = "") -> Iterator[str]:
-    """The dotted keys of all that is no table; items of a list have the list's key."""
-    if isinstance(data, dict):
-        for key, value in data.items():
-            yield from paths(value, f"{at}.{key}" if at else key)
-    elif isinstance(data, list) and any(isinstance(item, dict) for item in data):
-        for item in data:
-            yield from paths(item, at)
-    else:
-        yield at

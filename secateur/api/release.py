@@ -46,7 +46,7 @@ class Release:
         pushed = self.pushed
         return {
             "output": str(self.out),
-            "repository": self.card.told.get("repository"),
+            "repository": self.card.declared.get("repository"),
             "front_matter": dict(self.card.front_matter),
             "files": [file.to_json() for file in self.bundle.files],
             "bytes": self.bundle.size,
@@ -86,13 +86,13 @@ def release_output(
             f"{out / MODEL_CARD} was written or changed by hand: put words of your own into a file "
             "and name it with about (--about), and let --force replace this one"
         )
-    check_limits(out, scope_of(Results(out, request.told), request.only), request)
+    check_limits(out, scope_of(Results(out, request.declared), request.only), request)
     ollama = write_ollama_files(out)
     if (out / REPORT).is_file():
         write_pictures(out)
-    card = make_card(out, request.told, _about(request), request.only)
+    card = make_card(out, request.declared, _about(request), request.only)
     write_card(out, card)
-    scope = scope_of(Results(out, request.told), request.only)
+    scope = scope_of(Results(out, request.declared), request.only)
     bundle = bundle_of(out, scope, items=request.with_items)
     notes = (
         *_notes(card, additional),

@@ -54,8 +54,8 @@ class Releasing:
             raise RequestError("push: name the repository (owner/name) that it goes to")
 
     @property
-    def told(self) -> dict[str, str]:
-        """What the card takes from the person and not from results (release.card.facts.TOLD)."""
+    def declared(self) -> dict[str, str]:
+        """What the card takes from the person, not from results (release.card.facts.DECLARED)."""
         owner = self.repository.partition("/")[0] if self.repository else None
         words = {
             "repository": self.repository,

@@ -38,7 +38,9 @@ from secateur.families.vllm_rules import VllmParsers
 OPTIONAL = ("branch", "gguf", "memory", "mlx", "mmproj", "ollama")
 """Tables that a family may leave out, or remove where it inherits them."""
 
-_NOT_OF_TOWERS = ("mmproj", "gguf", "mlx", "memory", "also", "branch", "ollama", "vllm")
+_NOT_OF_TOWERS = (
+    "mmproj", "gguf", "mlx", "memory", "also", "branch", "ollama", "packed", "vllm",
+)  # fmt: skip
 _OWN = ("extends", "title", "model_types", "published")
 _ROWS = {"tensor": "name", "also": "key", "gguf.key": "key", "gguf.generate": "name",
          "mlx.also": "key", "ollama.template": "name", "packed": "method", "vllm": "where",
@@ -106,9 +108,6 @@ def load_family(source: FamilySource, find: Find) -> Family:
         return family
     if not isinstance(tower, Table):
         raise table.error("mmproj", "mmproj is not a table")
-    inherited = _without(
-        table, ("mmproj", "gguf", "mlx", "memory", "also", "branch", "ollama", "packed")
-    )
     inherited = _without(table, _NOT_OF_TOWERS)
     merged = Table(
         {**inherited.entries, **tower.entries}, {**inherited.origins, **tower.origins}, tower.origin

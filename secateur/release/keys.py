@@ -115,18 +115,46 @@ REPORT_KEYS = {
 }
 """All keys of report.json."""
 
+_LOCK = "artefacts.facts.lock"
 EVIDENCE_KEYS = {
     "kind": "tasks, loops or speed",
-    "artefacts": "the original and everything beside it: a list",
     "artefacts.name": "original, or file or folder",
-    "artefacts.measurements": "every number, as in report.json",
-    "artefacts.measurements.**": "as in artefacts.measurements there; domain is the task, that of "
-    "the prompts, or the engine",
-    "artefacts.facts.lock.**": "how it was asked: engine, template, sampler, limits; models are "
-    "compared where these are the same",
-    "facts": "what was asked of all",
-    "facts.**": "tasks: names, protocol, seed, what calibration saw of them; loops: prompts, "
-    "seeds, limits, detectors with their thresholds; speed: turns, tokens, machine, engines",
+    "artefacts.measurements.name": "the number's name",
+    "artefacts.measurements.value": "the number",
+    "artefacts.measurements.unit": "its unit",
+    "artefacts.measurements.n.*": "how many items, replies, prompts or turns stand behind it",
+    "artefacts.measurements.low": "lower end of the interval; null where there is none",
+    "artefacts.measurements.high": "upper end",
+    "artefacts.measurements.confidence": "of the interval: 0.95",
+    "artefacts.measurements.domain": "the task, the prompts' domain, the engine, or pooled",
+    "artefacts.measurements.kind": "tasks, loops or speed",
+    "artefacts.facts": "of speed nothing more: an empty table",
+    f"{_LOCK}.sha256": "of all that the lock holds: models are compared where it is the same, but "
+    "for the model's own hash",
+    f"{_LOCK}.model": "sha256 of the file that answered",
+    f"{_LOCK}.server.**": "engine, version and hash of its library, template, context, slots, "
+    "flags",
+    f"{_LOCK}.sent.**": "the sampler's settings and the seed, as they were sent",
+    f"{_LOCK}.rules.**": "tasks: the protocol and the seed of the suites; loops: tokens and seeds",
+    f"{_LOCK}.data.*": "sha256 of what was asked, by task; of loops under `loops`",
+    "facts.tasks": "tasks: their names",
+    "facts.protocol": "tasks: how questions were put",
+    "facts.seed": "tasks, loops: decides what is asked",
+    "facts.calibration_overlap.**": "tasks: what the calibration saw of each task's items",
+    "facts.prompts.**": "loops: the plan or file of prompts, its hash, how many",
+    "facts.count": "loops: prompts asked for",
+    "facts.seeds": "loops: replies to each prompt",
+    "facts.tokens": "loops: tokens of a reply at most",
+    "facts.temperature": "loops: as asked for; null for the model's own",
+    "facts.detectors.*.threshold": "loops: from which strength on a detector counts",
+    "facts.detectors.*.finds": "loops: what it finds",
+    "facts.turns": "speed: turns of each model",
+    "facts.prompt_tokens": "speed: length of a prompt",
+    "facts.answer_tokens": "speed: length of an answer",
+    "facts.machine.*": "speed: processor, cores, memory_bytes, system",
+    "facts.threads": "speed: threads of the engine",
+    "facts.gpu_layers": "speed: layers on a GPU; null for as many as fit",
+    "facts.engines.*.*": "speed: versions of the engine's packages",
     "notes": "what a person should know, in sentences",
 }
 """All keys of evidence/tasks.json, loops.json and speed.json."""

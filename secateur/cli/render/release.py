@@ -13,7 +13,7 @@ from secateur.system.sizes import show_bytes
 def release_lines(release: Release) -> list[str | Table]:
     """The files, the front matter, notes, and where it lies now or how to send it."""
     bundle, card = release.bundle, release.card
-    where = card.told.get("repository", "a repository")
+    where = card.declared.get("repository", "a repository")
     rows = [
         (file.path, show_bytes(file.size), file.sha256[:12], file.kind) for file in bundle.files
     ]

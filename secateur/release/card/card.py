@@ -20,7 +20,7 @@ from secateur.release.card.check import (
     check_numbers,
     sources_of,
 )
-from secateur.release.card.facts import Results
+from secateur.release.card.facts import DECLARED, Results
 from secateur.release.card.front_matter import check_terms, front_matter_of, pipeline_tag_of
 from secateur.release.card.limits import limits_of
 from secateur.release.card.lineage import edited_words, edits_of_output, steps_of
@@ -43,6 +43,9 @@ PICTURES = "evidence/pictures/"
 MAIN_PICTURES = ("size-and-divergence.svg", "divergence.svg", "experts.svg")
 """Those that the card of a ladder shows, in order; all are in report.html."""
 
+_OLD_KEY = "told"
+"""What `declared` is called in older ledgers."""
+
 _ABOUT = "<!-- about -->"
 """The line of the rendered card at whose place the author's words come."""
 
@@ -54,7 +57,7 @@ class Card:
     text: str
     front_matter: Mapping[str, Any]
     ledger: tuple[Source, ...]
-    told: Mapping[str, str]
+    declared: Mapping[str, str]
 
     @property
     def sha256(self) -> str:
@@ -63,25 +66,25 @@ class Card:
 
 def make_card(
     out: Path,
-    told: Mapping[str, str] | None = None,
+    declared: Mapping[str, str] | None = None,
     about: str | None = None,
     only: Sequence[str] = (),
     template: str | None = None,
 ) -> Card:
     """The card of an output, every number of it checked against its results.
 
-    `told` is what the releaser says: repository, base_model, license, license_name, license_link,
-    quantized_by. `about` is Markdown of theirs, which gets a section that says so. `only` names
+    `declared` is what the releaser says: repository, base_model, license, license_name,
+    license_link, quantized_by. `about` is Markdown of theirs, which gets a section that says so. `only` names
     the outputs that it is about (scope.scope_of). Raises CardError for a number without a source
     and for words that the Hub does not know, OutputError for results that cannot be read.
     """
-    results = Results(out, dict(told or {}))
+    results = Results(out, dict(declared or {}))
     scope = scope_of(results, only)
     front = front_matter_of(scope)
     text, places = render(template or template_text(), _values(scope, front))
     text, ledger = _with_author(text, sources_of(places), about)
     check_numbers(text, ledger, results)
-    card = Card(text, _read_back(text, front), ledger, results.told)
+    card = Card(text, _read_back(text, front), ledger, results.declared)
     check_terms(card.front_matter)
     return card
 
@@ -91,7 +94,7 @@ def write_card(out: Path, card: Card) -> None:
     document = {
         "card": MODEL_CARD,
         "sha256": card.sha256,
-        "told": dict(card.told),
+        "declared": dict(card.declared),
         "numbers": [{**asdict(source), "path": list(source.path)} for source in card.ledger],
     }
     write_text(out / MODEL_CARD, card.text)
@@ -107,13 +110,20 @@ def check_card(out: Path) -> None:
     text = read_text(out / MODEL_CARD, "a model card", OutputError)
     found = read_json(out / LEDGER, "where the numbers of a card stand", OutputError)
     try:
-        ledger = [Source(**{**one, "path": tuple(one["path"])}) for one in found["numbers"]]
-        results = Results(out, {str(key): str(word) for key, word in found["told"].items()})
+        ledger = [_source(one) for one in found["numbers"]]
+        declared = found["declared"] if "declared" in found else found[_OLD_KEY]
+        results = Results(out, {str(key): str(word) for key, word in declared.items()})
     except (TypeError, KeyError, AttributeError):
         raise OutputError(
             f"{out / LEDGER} is not what secateur wrote: write the card anew"
         ) from None
     check_numbers(text, ledger, results)
+
+
+def _source(entry: Mapping[str, Any]) -> Source:
+    """An entry of a ledger as it was written."""
+    file = DECLARED if entry["file"] == _OLD_KEY else entry["file"]
+    return Source(**{**entry, "path": tuple(entry["path"]), "file": file})
 
 
 def is_ours(out: Path) -> bool:

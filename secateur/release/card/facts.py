@@ -1,7 +1,7 @@
 """The results of an output as facts: each value with the file and the path where it stands.
 
 A card is made of nothing else. What a person says themselves (a repository's name, the model it was
-made from, a licence) is a file of its own here, `TOLD`, and never holds a measured number.
+made from, a licence) is a file of its own here, `DECLARED`, and never holds a measured number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from secateur.release.manifest import MANIFEST, is_of_one_run, read_manifest
 from secateur.release.report import REPORT
 from secateur.system.text_files import read_json, read_text
 
-TOLD = "told"
+DECLARED = "declared"
 """What the person who releases an output says of it: names, no results."""
 
 FAMILY = "family"
@@ -75,10 +75,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Results:
-    """All result files of an output. `told` is what a person says of it."""
+    """All result files of an output. `declared` is what a person says of it."""
 
     folder: Path
-    told: Mapping[str, str] = field(default_factory=dict)
+    declared: Mapping[str, str] = field(default_factory=dict)
     _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def file(self, name: str) -> Fact:
@@ -114,8 +114,8 @@ class Results:
         return self.find(REPORT)
 
     def _load(self, name: str) -> Any:
-        if name == TOLD:
-            return dict(self.told)
+        if name == DECLARED:
+            return dict(self.declared)
         if name == FAMILY:
             return self._family()
         if name == MANIFEST:

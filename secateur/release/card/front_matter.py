@@ -12,7 +12,7 @@ from typing import Any
 
 from secateur.errors import CardError
 from secateur.release.card.asked import ACCURACY, Task, tasks_of
-from secateur.release.card.facts import TOLD, Fact
+from secateur.release.card.facts import DECLARED, Fact
 from secateur.release.card.hub_terms import hub_terms
 from secateur.release.card.lineage import edited_words, edits_of_output
 from secateur.release.card.measured import artefacts_in
@@ -48,9 +48,9 @@ def front_matter_of(scope: Scope) -> Mapping[str, Any]:
 def base_model_of(scope: Scope) -> Fact | None:
     """The nearest model before this output that has a hub id: as the releaser says, or the last
     such step; None where there is none."""
-    told = scope.results.at(TOLD, ("base_model",))
-    if told is not None:
-        return told
+    declared = scope.results.at(DECLARED, ("base_model",))
+    if declared is not None:
+        return declared
     steps = list(scope.results.manifest.get("origin", "steps") or ())
     models = [step.get("model") for step in reversed(steps)]
     models.append(scope.results.manifest["model"]["source"])
@@ -136,7 +136,7 @@ def _of_one(scope: Scope, tasks: Sequence[Task]) -> list[Task]:
 def _license(scope: Scope) -> dict[str, Shown | str]:
     """The model's own licence, or what the releaser says. An unknown one is "other" by its name."""
     found = {
-        key: scope.results.at(TOLD, (key,)) or _origin(scope, key)
+        key: scope.results.at(DECLARED, (key,)) or _origin(scope, key)
         for key in ("license", "license_name", "license_link")
     }
     name, link = found["license_name"], found["license_link"]
@@ -165,8 +165,8 @@ def _library(scope: Scope) -> str | None:
 
 
 def _quantized_by(scope: Scope) -> Shown | str:
-    told = scope.results.at(TOLD, ("quantized_by",))
-    return show(told, "scalar") if told else "secateur"
+    declared = scope.results.at(DECLARED, ("quantized_by",))
+    return show(declared, "scalar") if declared else "secateur"
 
 
 def _tags(scope: Scope) -> Sequence[Shown | str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from secateur.checkpoint.hub import CONFIG
 from secateur.errors import CardError
 from secateur.outputs.registry import FORMATS
-from secateur.release.card.facts import TOLD, Fact, Results
+from secateur.release.card.facts import DECLARED, Fact, Results
 from secateur.release.card.shown import Shown, show
 
 FEW = 3
@@ -88,7 +88,7 @@ class Scope:
     @property
     def repository(self) -> Shown | None:
         """The repository that it goes to, as far as that is known."""
-        found = self.results.at(TOLD, ("repository",))
+        found = self.results.at(DECLARED, ("repository",))
         return show(found, "code") if found else None
 
     @property
