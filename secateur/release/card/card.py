@@ -74,9 +74,10 @@ def make_card(
     """The card of an output, every number of it checked against its results.
 
     `declared` is what the releaser says: repository, base_model, license, license_name,
-    license_link, quantized_by. `about` is Markdown of theirs, which gets a section that says so. `only` names
-    the outputs that it is about (scope.scope_of). Raises CardError for a number without a source
-    and for words that the Hub does not know, OutputError for results that cannot be read.
+    license_link, quantized_by. `about` is Markdown of theirs, which gets a section that says so.
+    `only` names the outputs that it is about (scope.scope_of). Raises CardError for a number
+    without a source and for words that the Hub does not know, OutputError for results that cannot
+    be read.
     """
     results = Results(out, dict(declared or {}))
     scope = scope_of(results, only)
