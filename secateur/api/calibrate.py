@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +15,10 @@ from secateur.api.estimating import Task, announce
 from secateur.api.held_out import describe_held_out, make_prompts
 from secateur.api.models import File, Model, check_file, open_weights
 from secateur.api.requests import Calibration
+from secateur.api.statistics_key import pass_key
 from secateur.api.text import build_corpus, check_text
 from secateur.checkpoint.reader import Checkpoint
+from secateur.errors import NumericError
 from secateur.statistics import file as statistics_file
 from secateur.statistics.gram_file import gram_path
 from secateur.statistics.sample_file import sample_path
@@ -22,8 +26,10 @@ from secateur.statistics.statistics import Statistics
 from secateur.statistics.text_file import save_text, text_path
 from secateur.system.progress import Progress, no_progress
 from secateur.system.sizes import show_bytes
+from secateur.system.workdir import publish_files, work_folder
 
 if TYPE_CHECKING:
+    from secateur.calibration.pass_folder import PassFolder
     from secateur.corpus.rows import Corpus
     from secateur.forward.backends.base import Backend
 
@@ -98,46 +104,102 @@ def observe(
     on_message: Callable[[str], None] = lambda sentence: None,
     progress: Progress = no_progress,
 ) -> Statistics:
-    """Observe a model on rows and write the statistics to `out`; see `calibrate`."""
+    """Observe a model on rows and write the statistics to `out`; see `calibrate`.
+
+    Everything is made in a work folder next to `out`, where an interrupted run is found again by
+    what decides its result, and goes on after its last finished layer.
+    """
     from secateur.calibration.cost import cost_of
-    from secateur.calibration.layer_pass import calibrate as run
-    from secateur.calibration.observers.registry import find_observers
-    from secateur.calibration.shards import WHOLE, read_shard
-    from secateur.calibration.token_sample import Sampling
     from secateur.forward.backends.choose import choose_backend, product_type
     from secateur.forward.backends.memory import fit_memory
 
-    observers = find_observers(request.observe)
-    shard = read_shard(request.shard) if request.shard else WHOLE
-    # Without its sample a part could not be merged into what a pass over the whole corpus gives.
-    kept = request.reroute_tokens > 0 and (request.keep_sample or shard.parts > 1)
-    sample = sample_path(out) if kept else None
     gram = None if request.gram == "none" else request.gram
     cost = cost_of(checkpoint, corpus, request.reroute_tokens, gram)
     on_message(f"calibrating on {corpus.tokens:,} tokens: {cost.sentence()}")
+    chosen = choose_backend(request.device, workers=workers, dtype=product_type(checkpoint))
+    job = _Job(checkpoint, corpus, request, on_message, progress)
+    with work_folder(out, replaces=True) as work:
+        made = fit_memory(chosen, lambda backend: _make(job, backend, work, out.name), on_message)
+        beside = {
+            "token sample": sample_path(made),
+            "Gram matrices": gram_path(made),
+            "text": text_path(made),
+        }
+        there = {what: out.with_name(path.name) for what, path in beside.items() if path.exists()}
+        publish_files((*beside.values(), made), out.parent)  # the last says that all is there
+    for what, path in there.items():
+        if what != "text":
+            on_message(f"{what}: {path}, {show_bytes(path.stat().st_size)}")
+    return statistics_file.load(out)
 
-    def on(backend: Backend) -> Statistics:
-        return run(
-            checkpoint,
-            corpus,
-            sampling=Sampling(request.reroute_tokens, 0, sample, gram, gram_path(out)),
+
+@dataclass(frozen=True)
+class _Job:
+    """What one call observes."""
+
+    checkpoint: Checkpoint
+    corpus: Corpus
+    request: Calibration
+    on_message: Callable[[str], None]
+    progress: Progress
+
+
+def _make(job: _Job, backend: Backend, work: Path, name: str) -> Path:
+    """The statistics, and what belongs to them, in the folder of this pass in `work`.
+
+    An earlier run may have got anywhere with them. Raises NumericError, after which nothing is kept
+    of the pass: it would meet the same again.
+    """
+    from secateur.calibration.layer_pass import calibrate as run
+    from secateur.calibration.observers.registry import find_observers
+    from secateur.calibration.pass_folder import PassFolder
+    from secateur.calibration.shards import WHOLE, read_shard
+    from secateur.calibration.token_sample import Sampling
+
+    request = job.request
+    folder = PassFolder(work / pass_key(job.checkpoint, job.corpus, request, backend))
+    made = folder.path / name
+    if made.exists():
+        return made
+    _say_done(folder, job.checkpoint.layers, job.on_message)
+    shard = read_shard(request.shard) if request.shard else WHOLE
+    # Without its sample a part could not be merged into what a pass over the whole corpus gives.
+    kept = request.reroute_tokens > 0 and (request.keep_sample or shard.parts > 1)
+    sampling = Sampling(
+        request.reroute_tokens,
+        keep=sample_path(made) if kept else None,
+        gram=None if request.gram == "none" else request.gram,
+        gram_file=gram_path(made),
+        resume=folder,
+    )
+    try:
+        found = run(
+            job.checkpoint,
+            job.corpus,
+            sampling=sampling,
             shard=shard,
             backend=backend,
             skip_bad=request.on_nan == "skip",
-            observers=observers,
-            progress=progress,
+            observers=find_observers(request.observe),
+            progress=job.progress,
         )
+    except NumericError:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+    _keep_text(job.checkpoint, job.corpus, made)
+    statistics_file.save(found, made)
+    return made
 
-    chosen = choose_backend(request.device, workers=workers, dtype=product_type(checkpoint))
-    found = fit_memory(chosen, on, on_message)
-    statistics_file.save(found, out)
-    _keep_text(checkpoint, corpus, out)
-    if sample is not None:
-        on_message(f"token sample: {sample}, {show_bytes(sample.stat().st_size)}")
-    if gram is not None:
-        made = gram_path(out)
-        on_message(f"Gram matrices: {made}, {show_bytes(made.stat().st_size)}")
-    return found
+
+def _say_done(folder: PassFolder, layers: int, on_message: Callable[[str], None]) -> None:
+    """Say what an interrupted run has left for this one."""
+    if folder.damage is not None:
+        on_message(
+            f"what an interrupted run left in {folder.path} cannot be used ({folder.damage}): "
+            "calibrating from the beginning"
+        )
+    elif folder.done.layers:
+        on_message(f"going on after {folder.done.layers} of {layers} layers of an interrupted run")
 
 
 def _keep_text(checkpoint: Checkpoint, corpus: Corpus, out: Path) -> None:

@@ -22,6 +22,7 @@ from secateur.estimation.work import Answering, Calibrating, Scoring, Work, writ
 from secateur.planning.document import Plan
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cache_folder, cores, free_memory
+from secateur.system.workdir import SUFFIX
 
 if TYPE_CHECKING:
     from secateur.estimation.arithmetic import Shape
@@ -135,7 +136,7 @@ def _work(checkpoint: Checkpoint, task: Task) -> Work:
 
 
 def _needs(task: Task, shape: Shape, made: Sequence[Stage]) -> tuple[Need, ...]:
-    from secateur.estimation.arithmetic import hidden_file
+    from secateur.estimation.arithmetic import hidden_file, kept_states
 
     disk = {stage.name: stage.disk for stage in made}
     out = sum(size for name, size in disk.items() if name.startswith("write"))
@@ -145,6 +146,9 @@ def _needs(task: Task, shape: Shape, made: Sequence[Stage]) -> tuple[Need, ...]:
         0 if task.scoring is None else task.scoring.tokens,
     )
     hidden = Path(tempfile.gettempdir())
+    kept = 0
+    if task.corpus is not None:
+        kept = kept_states(shape, task.tokens or task.corpus.tokens) - _begun_states(task.out)
     needs = (
         Need("output", task.out.parent, out, "make room, or choose another disk for the output"),
         Need(
@@ -160,9 +164,23 @@ def _needs(task: Task, shape: Shape, made: Sequence[Stage]) -> tuple[Need, ...]:
             f"set TMPDIR to a folder of a larger disk than that of {hidden}, or calibrate in parts "
             "(shard)",
         ),
+        Need(
+            "what a stopped calibration goes on with",
+            task.out.parent,
+            max(0, kept),
+            "make room, or choose another disk for the output, or calibrate in parts (shard)",
+        ),
         Need("cache", cache_folder(), cached, "`secateur cache clean`, or set XDG_CACHE_HOME"),
     )
     return tuple(need for need in needs if need.bytes)
+
+
+def _begun_states(out: Path) -> int:
+    """Bytes of hidden states that an interrupted calibration has left for this output."""
+    from secateur.calibration.pass_folder import STATES
+
+    work = out.with_name(out.name + SUFFIX)
+    return sum(path.stat().st_size for path in work.rglob(f"{STATES}*") if path.is_file())
 
 
 def announce(

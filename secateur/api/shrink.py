@@ -1,23 +1,22 @@
-"""The whole line in one go: calibrate, plan, apply, measure, report; resumes at a finished stage.
+"""The whole line in one go: calibrate, plan, apply, measure, report; resumes where it was stopped.
 
 Everything is made in a work folder next to the output. A stage's result is a file that is whole
 or absent, under a name that holds the hash of all that decides it (of the corpus: its content);
 so an interrupted run finds what it had finished, and a run with another request finds nothing of
-the old one. At the end the result is renamed to its place and the work folder is removed. The
-original's answers and probabilities are kept in the user's cache folder, as are Gram matrices, and
-the statistics in the output, for the next variant.
+the old one. Within a stage, calibrating goes on at the layer where it was stopped (api.calibrate)
+and writing at the tensor. At the end the result is renamed to its place and the work folder is
+removed. The original's answers and probabilities are kept in the user's cache folder, as are Gram
+matrices, and the statistics in the output, for the next variant.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur import __version__
 from secateur.api.answers import check_can_tokenize, measure_folder
 from secateur.api.apply import write_plan
 from secateur.api.calibrate import check_model, load_libraries, observe
@@ -25,7 +24,6 @@ from secateur.api.early_checks import check_shrink, needs_calibration
 from secateur.api.estimating import Task, announce, estimate
 from secateur.api.grams import keep_gram, load_gram
 from secateur.api.held_out import (
-    HELD_OUT,
     Text,
     describe_held_out,
     evidence_files,
@@ -55,16 +53,16 @@ from secateur.api.models import (
 from secateur.api.plan import plan
 from secateur.api.requests import Calibration, ShrinkRequest
 from secateur.api.shrink_work import work_of
+from secateur.api.statistics_key import statistics_key
 from secateur.api.text import build_corpus
 from secateur.checkpoint.hub import GEMMULE
-from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
+from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import SecateurError
 from secateur.outputs.apply import CheckedPlan, check_plan
 from secateur.planning.checks import PlanSources
 from secateur.planning.document import Plan
 from secateur.planning.rounding import ROUNDING, Rounding
 from secateur.pruning.criteria.registry import find_criterion
-from secateur.release.manifest import versions
 from secateur.system.atomic import remove_partials, write_text
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cores
@@ -295,7 +293,7 @@ def _measure(job: _Job, made: Path, asked: PromptSet | Text) -> tuple[Report | N
 def _observe(job: _Job, corpus: Corpus, work: Path) -> Path:
     """The statistics of an interrupted run on the same rows, or new ones."""
     calibration = _with_observers(job.request)
-    key = _statistics_key(job.checkpoint, corpus, calibration)
+    key = statistics_key(job.checkpoint, corpus, calibration)
     path = work / f"statistics-{key}.safetensors"
     lacks_gram = calibration.gram != "none" and path.exists() and load_gram(path) is None
     if not path.exists() or lacks_gram:
@@ -318,23 +316,6 @@ def _with_observers(request: ShrinkRequest) -> Calibration:
     needed = find_criterion(request.pruning.criterion).sums
     asked = {*request.calibration.observe, *(name for name in needed if name in OBSERVERS)}
     return replace(request.calibration, observe=tuple(sorted(asked)))
-
-
-def _statistics_key(checkpoint: Checkpoint, corpus: Corpus, calibration: Calibration) -> str:
-    """A hash of all that decides statistics: model, rows, settings, and our versions."""
-    decides = {
-        "secateur": __version__,
-        "versions": versions(),
-        "model": checkpoint.identity(),
-        "family": checkpoint.facts().get(FAMILY_FILE),
-        "corpus": corpus.sha256,
-        "held_out": corpus.description.get(HELD_OUT),
-        "reroute_tokens": calibration.reroute_tokens,
-        "on_nan": calibration.on_nan,
-        "observe": calibration.observe,
-        "gram": calibration.gram,
-    }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _output_key(checked: CheckedPlan, job: str) -> str:

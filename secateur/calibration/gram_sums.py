@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.errors import NumericError
+from secateur.statistics.added_grams import InputSums, LayerGrams
 from secateur.statistics.gram import UNIT, GramKind, Sums, panels, stored_numbers
-from secateur.statistics.gram_file import InputSums, LayerGrams
 from secateur.system.jit import compiled
 
 LARGEST = 1 << 62

@@ -2,6 +2,8 @@
 
 Peak memory: that of forward.stream, the sample of one layer and what solving it takes
 (block_error), and the imatrix sums (16 bytes per input channel of every matrix).
+
+With a folder to keep it in (`Sampling.resume`) a pass goes on after the layers of an earlier one.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from secateur.calibration.gram_sums import GramSums
 from secateur.calibration.layer_sums import ExpertNames, LayerSums, list_kinds
 from secateur.calibration.model_hooks import hook_layer
 from secateur.calibration.observers.base import Observer
+from secateur.calibration.pass_folder import PassFolder
 from secateur.calibration.shards import WHOLE, Shard, take_groups
 from secateur.calibration.solve import LoadedLayer, solve_loaded
 from secateur.calibration.token_sample import (
@@ -45,8 +48,9 @@ from secateur.forward.batches import (
 from secateur.forward.skeleton import find_path, get_decoder_layers
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
+from secateur.statistics.added_grams import LayerGrams
 from secateur.statistics.gram import GramKind
-from secateur.statistics.gram_file import LayerGrams, write_grams
+from secateur.statistics.gram_file import write_grams
 from secateur.statistics.sample_file import (
     LayerTokens,
     SampleDescription,
@@ -80,6 +84,7 @@ class _Task:
     """as many tokens cost as much as solving a layer"""
     gram: GramKind | None
     grams: Callable[[LayerGrams], None] | None
+    resume: PassFolder | None
 
 
 def calibrate(
@@ -123,10 +128,12 @@ def calibrate(
         grams = stack.enter_context(_keep_grams(sampling, begun))
         solve = shard.parts == 1 and wanted > 0
         aside = stack.enter_context(ThreadPoolExecutor(backend.workers))
-        count, solving = _count_steps(checkpoint, documents, wanted if solve else 0, progress)
+        count, solving = _count_steps(
+            checkpoint, documents, wanted if solve else 0, progress, _done_layers(sampling)
+        )
         task = _Task(
             checkpoint, documents, observers, tokens.by_batch(), tokens, sizes, solve, aside, keep,
-            count, solving, sampling.gram, grams,
+            count, solving, sampling.gram, grams, sampling.resume,
         )  # fmt: skip
         forward = stack.enter_context(
             ForwardPass(
@@ -142,15 +149,25 @@ def _run_layers(forward: ForwardPass, task: _Task) -> dict[str, Array]:
     """All layers' parts of the statistics. Those of a layer are fetched when others were begun, so
     that a device does not stand still while the host searches."""
     arrays: dict[str, Array] = {}
+    first, layers, resume = 0, task.checkpoint.layers, task.resume
+    if resume is not None:
+        resume.restore(forward)
+        first, arrays = resume.done.layers, dict(resume.done.arrays)
     # On a CPU the cores are for the next layer only when this one is solved.
     ahead = forward.backend.workers if forward.backend.queued else 0
     unfinished: deque[Callable[[], dict[str, Array]]] = deque()
-    for layer in range(task.checkpoint.layers):
-        unfinished.append(_calibrate_layer(forward, layer, task))
-        if len(unfinished) > ahead:
+
+    def finish(left: int) -> None:
+        while len(unfinished) > left:
             arrays.update(unfinished.popleft()())
-    for finish in unfinished:
-        arrays.update(finish())
+
+    for layer in range(first, layers):
+        unfinished.append(_calibrate_layer(forward, layer, task))
+        finish(ahead)
+        if resume is not None and layer + 1 < layers and resume.is_due(forward):
+            finish(0)
+            resume.save(forward, layer + 1, arrays)
+    finish(0)
     return arrays
 
 
@@ -173,7 +190,9 @@ def _keep_sample(
         wanted, sampling.seed, begun.categories, tuple(checkpoint.moe_layers),
         (hidden, checkpoint.experts, checkpoint.top_k), skip_bad, origin_of(begun),
     )  # fmt: skip
-    with write_sample(sampling.keep, described, tokens.keys) as keep:
+    done = _done_layers(sampling)
+    written = None if done is None else sum(layer < done for layer in checkpoint.moe_layers)
+    with write_sample(sampling.keep, described, tokens.keys, written) as keep:
         yield keep
 
 
@@ -185,20 +204,33 @@ def _keep_grams(
     if sampling.gram is None or sampling.gram_file is None:
         yield None
         return
-    with write_grams(sampling.gram_file, sampling.gram, origin_of(begun)) as grams:
+    origin, done = origin_of(begun), _done_layers(sampling)
+    with write_grams(sampling.gram_file, sampling.gram, origin, done) as grams:
         yield grams
 
 
+def _done_layers(sampling: Sampling) -> int | None:
+    """The layers that an earlier run has done; None where nothing is kept of a run."""
+    return None if sampling.resume is None else sampling.resume.done.layers
+
+
 def _count_steps(
-    checkpoint: Checkpoint, documents: Documents, sampled: int, progress: Progress
+    checkpoint: Checkpoint,
+    documents: Documents,
+    sampled: int,
+    progress: Progress,
+    done: int | None,
 ) -> tuple[Counter, int]:
-    """Reports the corpus' tokens, done when they went through all layers and those are solved;
-    and how many tokens' way through a layer costs as much as solving it."""
+    """Reports the corpus' tokens, done when they went through all layers (`done` of them already)
+    and those are solved; and how many tokens' way through a layer costs as much as solving it."""
     total, routed = sum(documents.tokens.values()), len(checkpoint.moe_layers)
     cost = cost_of(checkpoint, documents.corpus, sampled)
     solving = int(cost.reroute / cost.forward * total * checkpoint.layers / routed)
     steps = checkpoint.layers * total + routed * solving
-    return Counter(progress, "calibrate", total, "tokens", steps=steps), solving
+    solved = sum(layer < (done or 0) for layer in checkpoint.moe_layers)
+    before = (done or 0) * total + solved * solving
+    counter = Counter(progress, "calibrate", total, "tokens", steps=steps, before=before)
+    return counter, solving
 
 
 def _describe_run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from secateur.statistics.token_sample import (
     smallest,
 )
 
+if TYPE_CHECKING:
+    from secateur.calibration.pass_folder import PassFolder
+
 _CANDIDATES = 1 << 20
 """Candidates of a category that are held before all but the smallest are dropped."""
 
@@ -41,7 +44,8 @@ class Sampling:
     """What of the pass is kept besides its sums over experts.
 
     `tokens` are sampled (0: none) with `seed`, and kept in the file `keep`; Gram matrices of all
-    linear layers' inputs, of the kind `gram`, in the file `gram_file`.
+    linear layers' inputs, of the kind `gram`, in the file `gram_file`. In the folder `resume` the
+    pass keeps what another needs to go on where it is stopped; the other files are to be in it.
     """
 
     tokens: int = REROUTE_TOKENS
@@ -49,6 +53,7 @@ class Sampling:
     keep: Path | None = None
     gram: GramKind | None = None
     gram_file: Path | None = None
+    resume: PassFolder | None = None
 
 
 class Drawn(NamedTuple):

@@ -243,6 +243,12 @@ def _is_scalar(kind: str) -> bool:
     return kind in GGML_GRIDS or kind not in TYPES
 
 
+def kept_states(shape: Shape, tokens: int) -> int:
+    """Bytes of the hidden states that a calibration keeps to go on after its last layer: those
+    after two layers, for a moment (calibration.pass_folder)."""
+    return 2 * 4 * tokens * shape.hidden
+
+
 def _pass_seconds(tokens: int, rates: Rates) -> float:
     """Of all layers, without reading them."""
     if tokens >= rates.group:

@@ -20,8 +20,9 @@ from secateur.errors import PlanError
 from secateur.families.schema import Family
 from secateur.pruning.selection import Keep
 from secateur.rounding.factor import Factor, factorize
+from secateur.statistics.added_grams import InputSums
 from secateur.statistics.gram import whole_matrix
-from secateur.statistics.gram_file import GramFile, InputSums
+from secateur.statistics.gram_file import GramFile
 
 FACTOR_BYTES = 512 << 20
 """Bytes of factors that are kept for later blocks; one that is larger is kept alone."""

@@ -1,12 +1,19 @@
-"""Opening the safetensors files of ours that hold a JSON document in their metadata."""
+"""The safetensors files of ours that hold a JSON document in their metadata, with its hash.
+
+The document holds the hashes of the arrays, so that what is read of a file is what was written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import StatisticsError
@@ -25,6 +32,41 @@ class FileKind(NamedTuple):
     option: str
 
 
+def describe(kind: FileKind, data: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of a file with this document: one key, since safetensors orders several by
+    chance. Its size does not depend on the value of a hash in the document."""
+    document = {"version": kind.version, **data}
+    return {kind.metadata: _dump({"document": document, "sha256": _hash(document)})}
+
+
+def read_document(kind: FileKind, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """The document in a file's metadata. Raises KeyError, ValueError for a damaged one."""
+    found = strict_json.loads((metadata or {})[kind.metadata])
+    if "version" in found:
+        return dict(found)  # of the time before hashes: whoever asks will say so
+    document: dict[str, Any] = found["document"]
+    if found["sha256"] != _hash(document):
+        raise ValueError("its header was changed")
+    return document
+
+
+def _hash(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_dump(document).encode()).hexdigest()
+
+
+def _dump(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, ensure_ascii=False)
+
+
+def hash_arrays(arrays: Iterable[tuple[str, NDArray[Any]]]) -> str:
+    """sha256 of arrays with their names, types and shapes, in this order."""
+    digest = hashlib.sha256()
+    for name, array in arrays:
+        digest.update(f"{name} {array.dtype} {list(array.shape)}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 @contextmanager
 def open_described(path: Path, kind: FileKind) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The open file and its document, without the version.
@@ -35,7 +77,7 @@ def open_described(path: Path, kind: FileKind) -> Iterator[tuple[Any, dict[str, 
     try:
         need_file(path)
         with safe_open(path, "np") as file:
-            data = strict_json.loads((file.metadata() or {})[kind.metadata])
+            data = read_document(kind, file.metadata())
             if data.pop("version") != kind.version:
                 raise StatisticsError(
                     f"{path} was written by another version of secateur: calibrate again"

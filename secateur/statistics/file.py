@@ -1,8 +1,10 @@
-"""The statistics file: safetensors with one JSON document in its metadata."""
+"""The statistics file: safetensors with one JSON document in its metadata.
+
+The document holds the hash of every array, so that what is read is what was written.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,16 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import StatisticsError
+from secateur.statistics.described_file import FileKind, describe, hash_arrays, read_document
 from secateur.statistics.statistics import VERSION, Statistics, array_name
 from secateur.statistics.sums import KINDS, shape_of
-from secateur.system import strict_json
 from secateur.system.atomic import write_safetensors
 from secateur.system.text_files import need_file
 
 METADATA = "secateur"
 """The key of the JSON document."""
+
+_KIND = FileKind("is no statistics file", METADATA, VERSION, "--corpus")
 
 
 def save(statistics: Statistics, path: Path) -> None:
@@ -25,8 +29,9 @@ def save(statistics: Statistics, path: Path) -> None:
 
     Raises WriteError when the disk refuses.
     """
-    text = json.dumps(statistics.header(), sort_keys=True, ensure_ascii=False)
-    write_safetensors(path, statistics.arrays, {METADATA: text})
+    hashes = {name: hash_arrays([(name, array)]) for name, array in statistics.arrays.items()}
+    data = {**statistics.header(), "hashes": hashes}
+    write_safetensors(path, statistics.arrays, describe(_KIND, data))
 
 
 def load(path: Path) -> Statistics:
@@ -52,9 +57,15 @@ def _load(path: Path, is_wanted: Callable[[str], bool]) -> Statistics:
     try:
         need_file(path)
         with safe_open(path, "np") as file:
-            header = strict_json.loads((file.metadata() or {})[METADATA])
+            header = read_document(_KIND, file.metadata())
             _check_version(path, header)
-            arrays = {name: file.get_tensor(name) for name in file.keys() if is_wanted(name)}  # noqa: SIM118
+            names = list(file.keys())
+            if sorted(names) != sorted(header["hashes"]):
+                raise ValueError("it has other arrays than its header names")
+            arrays = {name: file.get_tensor(name) for name in names if is_wanted(name)}
+            for name, array in arrays.items():
+                if hash_arrays([(name, array)]) != header["hashes"][name]:
+                    raise ValueError(f"{name} was changed")
         statistics = Statistics(
             model=header["model"],
             categories=tuple(header["categories"]),
@@ -90,7 +101,7 @@ def _check_version(path: Path, header: Any) -> None:
     if header["version"] != VERSION:
         raise StatisticsError(
             f"{path} has statistics of version {header['version']}, this secateur reads version "
-            f"{VERSION}, which names its sums: calibrate again"
+            f"{VERSION}, which has a hash of every sum: calibrate again"
         )
 
 

@@ -6,52 +6,36 @@ request and written a layer at a time. It is safetensors:
     {name}.sums      int64 [M, n]   see statistics.gram; `name` is a linear layer's weight
     {name}.tokens    int64 [M]      tokens behind each matrix
 
-and a JSON document in its metadata: the kind, the columns of every input, and for every linear
-layer the name under which its input is (`shared_by`: projections of one input share it).
+and a JSON document in its metadata: the kind, the columns of every input, for every linear layer
+the name under which its input is (`shared_by`: projections of one input share it), and hashes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import StatisticsError
-from secateur.statistics.described_file import FileKind, open_described
-from secateur.statistics.gram import GramKind, Sums, stored_numbers
+from secateur.statistics.added_grams import InputSums, LayerGrams, hash_matrices, open_added
+from secateur.statistics.described_file import FileKind, describe, open_described
+from secateur.statistics.gram import GramKind, stored_numbers
 from secateur.statistics.sample_file import origin_of
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import atomic_path
 
 METADATA = "secateur-gram"
-VERSION = 1
+VERSION = 2
 
 
-class InputSums(NamedTuple):
-    """The Gram matrices of one input, and the tokens behind them."""
-
-    sums: Sums
-    """int64 [M, stored_numbers(C)]"""
-    tokens: NDArray[np.int64]
-    """[M]"""
-    columns: int
-
-
-class LayerGrams(NamedTuple):
-    """The inputs of a layer by name, and the name that each linear layer's input has there."""
-
-    inputs: Mapping[str, InputSums]
-    shared_by: Mapping[str, str]
+_KIND = FileKind("holds no Gram matrices", METADATA, VERSION, "--gram shared")
 
 
 @dataclass(frozen=True)
@@ -62,9 +46,11 @@ class GramDescription:
     columns: Mapping[str, int]
     matrices: Mapping[str, int]
     shared_by: Mapping[str, str]
+    hashes: Mapping[str, list[str]]
+    """of every matrix of an input, with its tokens"""
     made_from: Mapping[str, Any]
     sha256: str
-    """of all arrays, in their order"""
+    """of all hashes"""
 
 
 def gram_path(statistics: Path) -> Path:
@@ -74,47 +60,34 @@ def gram_path(statistics: Path) -> Path:
 
 @contextmanager
 def write_grams(
-    path: Path, kind: GramKind, made_from: Mapping[str, Any]
+    path: Path, kind: GramKind, made_from: Mapping[str, Any], begun: int | None = None
 ) -> Iterator[Callable[[LayerGrams], None]]:
     """A function that adds a layer's matrices; the file is complete when the block ends without an
-    error, or absent. While it is made the disk holds it twice. Raises WriteError."""
-    header: dict[str, Any] = {}
-    columns: dict[str, int] = {}
-    matrices: dict[str, int] = {}
-    shared_by: dict[str, str] = {}
-    digest = hashlib.sha256()
-    with atomic_path(path) as partial, tempfile.TemporaryFile(dir=path.parent) as data:
+    error, or absent. While it is made the disk holds it twice.
 
-        def add(layer: LayerGrams) -> None:
-            shared_by.update(layer.shared_by)
-            for name, (sums, tokens, size) in layer.inputs.items():
-                columns[name], matrices[name] = size, len(tokens)
-                for what, array in (("sums", sums), ("tokens", tokens)):
-                    start = data.tell()
-                    content = np.ascontiguousarray(array)
-                    data.write(content.data)
-                    digest.update(content.data)
-                    header[f"{name}.{what}"] = {
-                        "dtype": "I64", "shape": list(array.shape),
-                        "data_offsets": [start, data.tell()],
-                    }  # fmt: skip
-
-        yield add
+    With `begun` what was added stays next to it in any case, and goes on after so many layers of an
+    earlier run. Raises WriteError, StatisticsError when those layers are not there.
+    """
+    with ExitStack() as stack:
+        partial = stack.enter_context(atomic_path(path))
+        if begun is None:
+            temporary = tempfile.TemporaryDirectory(dir=path.parent)
+            folder = Path(stack.enter_context(temporary))
+        else:
+            folder = path.parent
+        added = stack.enter_context(open_added(folder / path.name, begun or 0))
+        yield added.add
         described = GramDescription(
-            kind, columns, matrices, dict(sorted(shared_by.items())), made_from,
-            digest.hexdigest(),
-        )  # fmt: skip
-        text = json.dumps({"version": VERSION, **asdict(described)}, sort_keys=True)
-        header["__metadata__"] = {METADATA: text}
+            kind, **added.describe(), made_from=made_from, sha256=added.sha256()
+        )
+        header = {**added.header(), "__metadata__": describe(_KIND, asdict(described))}
         head = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
         head += b" " * (-len(head) % 8)
-        data.seek(0)
         with partial.open("wb") as file:
             file.write(len(head).to_bytes(8, "little") + head)
-            shutil.copyfileobj(data, file, 1 << 20)
-
-
-_KIND = FileKind("holds no Gram matrices", METADATA, VERSION, "--gram shared")
+            added.copy_into(file)
+    if begun is not None:
+        added.remove()
 
 
 class GramFile:
@@ -146,9 +119,13 @@ class GramFile:
                 f"{self.path} cannot be read at {name!r}: it is damaged, calibrate again"
             ) from None
         columns = self.description.columns[name]
-        if sums.shape != (len(tokens), stored_numbers(columns)):
+        found = InputSums(sums, tokens, columns)
+        if (
+            sums.shape != (len(tokens), stored_numbers(columns))
+            or hash_matrices(found) != self.description.hashes[name][part]
+        ):
             raise StatisticsError(f"{self.path} is damaged at {name!r}: calibrate again")
-        return InputSums(sums, tokens, columns)
+        return found
 
     def check_origin(self, statistics: Statistics, path: Path) -> None:
         """Raise StatisticsError unless this belongs to the statistics at `path`."""

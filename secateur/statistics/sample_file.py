@@ -17,27 +17,37 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import StatisticsError
-from secateur.statistics.described_file import FileKind, open_described
+from secateur.statistics.described_file import (
+    FileKind,
+    describe,
+    hash_arrays,
+    open_described,
+    read_document,
+)
 from secateur.statistics.statistics import Statistics
 from secateur.statistics.token_sample import TokenKeys, join_keys, share_of, smallest
 from secateur.system.atomic import atomic_path
 
 METADATA = "secateur-sample"
-VERSION = 1
+VERSION = 2
 _TYPES = {"inputs": "U16", "scores": "F32", "experts": "I16", "gates": "F32"}
 _KEYS = {"category": "I16", "hash": "U64", "document": "U64", "place": "I32"}
 _BYTES = {"U16": 2, "I16": 2, "F32": 4, "I32": 4, "U64": 8}
+
+
+_KIND = FileKind("is no token sample", METADATA, VERSION, "--keep-sample")
 
 
 class LayerTokens(NamedTuple):
@@ -90,38 +100,83 @@ def origin_of(statistics: Statistics) -> dict[str, Any]:
 
 @contextmanager
 def write_sample(
-    path: Path, description: SampleDescription, keys: TokenKeys
+    path: Path, description: SampleDescription, keys: TokenKeys, begun: int | None = None
 ) -> Iterator[Callable[[LayerTokens], None]]:
     """A function that adds the layers, in the order of `description.layers`.
 
-    The file is complete when the block ends without an error, or absent. Raises WriteError.
+    The file is complete when the block ends without an error, or absent; with `begun` it stays in
+    any case, and has so many layers of an earlier run, after which it goes on. Raises WriteError.
     """
-    header: dict[str, Any] = {"__metadata__": {METADATA: _describe(description)}}
-    end = 0
-    for name, kind, shape in _list_arrays(description, len(keys.hash)):
-        start, end = end, end + math.prod(shape) * _BYTES[kind]
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for column in keys:
-            file.write(np.ascontiguousarray(column).data)
-        written = 0
+    header = _Header(description, len(keys.hash))
+    resumes = begun is not None
+    with (
+        nullcontext(path) if resumes else atomic_path(path) as target,
+        target.open("r+b" if begun else "w+b") as file,
+    ):
+        if begun:
+            header.resume(file, path, begun)
+        else:
+            header.hashes["keys"] = hash_arrays(keys._asdict().items())
+            header.write(file)
+            for column in keys:
+                file.write(np.ascontiguousarray(column).data)
+        written = begun or 0
 
         def add(tokens: LayerTokens) -> None:
             nonlocal written
             for array in tokens:
                 file.write(np.ascontiguousarray(array).data)
+            header.hashes[str(description.layers[written])] = hash_arrays(tokens._asdict().items())
+            header.write(file)
+            file.flush()
             written += 1
 
         yield add
         if written != len(description.layers):
             raise ValueError(f"{written} of {len(description.layers)} layers were written")
-        file.flush()
 
 
-_KIND = FileKind("is no token sample", METADATA, VERSION, "--keep-sample")
+class _Header:
+    """The header of a sample file of so many tokens, whose size does not depend on the `hashes` in
+    it: of the keys, and of each layer that is written."""
+
+    def __init__(self, description: SampleDescription, tokens: int) -> None:
+        self._description = asdict(description)
+        self.hashes = dict.fromkeys(["keys", *map(str, description.layers)], "0" * 64)
+        self._ends: list[int] = []
+        self._arrays: dict[str, Any] = {}
+        end = 0
+        for name, kind, shape in _list_arrays(description, tokens):
+            start, end = end, end + math.prod(shape) * _BYTES[kind]
+            self._arrays[name] = {
+                "dtype": kind, "shape": list(shape), "data_offsets": [start, end]
+            }  # fmt: skip
+            self._ends.append(end)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write it at the beginning of the file, and go back to where the file was, behind it."""
+        at = file.tell()
+        file.seek(0)
+        file.write(self._bytes())
+        file.seek(max(at, file.tell()))
+
+    def resume(self, file: BinaryIO, path: Path, layers: int) -> None:
+        """Go on behind the first layers of a file. Raises StatisticsError when it has fewer."""
+        own = self._bytes()
+        end = len(own) + self._ends[len(_KEYS) + len(_TYPES) * layers - 1]
+        if os.fstat(file.fileno()).st_size < end:
+            raise StatisticsError(f"{path} is damaged: remove it, and calibrate again")
+        found = json.loads(file.read(len(own))[8:])["__metadata__"]
+        self.hashes = read_document(_KIND, found)["hashes"]
+        file.truncate(end)
+        file.seek(end)
+
+    def _bytes(self) -> bytes:
+        metadata = describe(_KIND, {**self._description, "hashes": self.hashes})
+        header = {"__metadata__": metadata, **self._arrays}
+        text = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
 
 
 class SampleFile:
@@ -132,6 +187,9 @@ class SampleFile:
         self.path = path
         with open_described(path, _KIND) as (file, data):
             self.keys = TokenKeys(*(file.get_tensor(f"token.{name}") for name in _KEYS))
+            self._hashes: dict[str, str] = data.pop("hashes")
+            if hash_arrays(self.keys._asdict().items()) != self._hashes["keys"]:
+                raise ValueError("its keys were changed")
             fields: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in data.items()
@@ -143,7 +201,10 @@ class SampleFile:
         try:
             with safe_open(self.path, "np") as file:
                 names = (f"layer.{number}.{name}" for name in _TYPES)
-                return LayerTokens(*(file.get_tensor(name) for name in names))
+                found = LayerTokens(*(file.get_tensor(name) for name in names))
+            if hash_arrays(found._asdict().items()) != self._hashes[str(number)]:
+                raise ValueError("it was changed")
+            return found
         except (OSError, SafetensorError, ValueError):
             raise StatisticsError(
                 f"{self.path} cannot be read at layer {number}: it is damaged, calibrate again"
@@ -192,10 +253,6 @@ def _renumber(part: SampleFile, categories: Sequence[str]) -> TokenKeys:
     """A part's keys with the numbers that its categories have in the whole."""
     numbers = np.array([categories.index(name) for name in part.description.categories], np.int16)
     return part.keys._replace(category=numbers[part.keys.category])
-
-
-def _describe(description: SampleDescription) -> str:
-    return json.dumps({"version": VERSION, **asdict(description)}, sort_keys=True)
 
 
 def _list_arrays(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from secateur.statistics import exact
 from secateur.statistics.sums import BUILT_IN, Array, Kind, value_of
 
-VERSION = 2
+VERSION = 3
 """Of the file; raised whenever an older reader would misread a newer file."""
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from secateur.corpus.text_hashes import TextHashes
-from secateur.statistics.described_file import FileKind, open_described
+from secateur.statistics.described_file import (
+    FileKind,
+    describe,
+    hash_arrays,
+    open_described,
+)
 from secateur.system.atomic import write_safetensors
 
 _METADATA = "secateur-text"
-_VERSION = 1
+_VERSION = 2
 _KIND = FileKind("holds no hashes of a text", _METADATA, _VERSION, "the same text")
 
 
@@ -21,25 +25,27 @@ def text_path(statistics: Path) -> Path:
 
 def save_text(hashes: TextHashes, path: Path) -> None:
     """Write to a file that is complete or as it was; same text, same bytes. Raises WriteError."""
+    arrays = {"runs": hashes.runs, "passages": hashes.passages}
     about = {
-        "version": _VERSION,
+        "hashes": hash_arrays(arrays.items()),
         "corpora": list(hashes.corpora),
         "documents": hashes.documents,
         "words": hashes.words,
         "all_runs": hashes.all_runs,
     }
-    arrays = {"runs": hashes.runs, "passages": hashes.passages}
-    write_safetensors(path, arrays, {_METADATA: json.dumps(about, sort_keys=True)})
+    write_safetensors(path, arrays, describe(_KIND, about))
 
 
 def load_text(path: Path) -> TextHashes:
     """Read what `save_text` wrote. Raises StatisticsError for anything else."""
     with open_described(path, _KIND) as (file, data):
+        arrays = {name: file.get_tensor(name) for name in ("runs", "passages")}
+        if hash_arrays(arrays.items()) != data["hashes"]:
+            raise ValueError("it was changed")
         return TextHashes(
             tuple(data["corpora"]),
             int(data["documents"]),
             int(data["words"]),
             int(data["all_runs"]),
-            file.get_tensor("runs"),
-            file.get_tensor("passages"),
+            **arrays,
         )

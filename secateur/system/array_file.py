@@ -31,13 +31,14 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], head: Mapping[s
 def read_arrays(
     path: Path, form: str, *names: tuple[str, ...]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """What `write_arrays` wrote, of one of the sets of names; the header's `provenance` parsed.
+    """What `write_arrays` wrote, of one of the sets of names (of any, where none is given); the
+    header's `provenance` parsed.
 
     Raises InputError when the file cannot be read, is of another format, lacks an array or was
     changed.
     """
     arrays, head = _read(path)
-    if head.get("format") != form or set(arrays) not in map(set, names):
+    if head.get("format") != form or (names and set(arrays) not in map(set, names)):
         raise InputError(
             f"{path} holds {head.get('format', 'no format')!r}, expected {form!r}: "
             "it is no file of this kind, or of another version; make it again"

@@ -30,18 +30,25 @@ class Counter:
     """Adds up the steps of a stage and reports the sum; may be called from any thread.
 
     `steps` are all that will be counted, where that is not the `total` to show: tokens that go
-    through 30 layers are 30 steps each, and half done after 15. Reports 0 at once, so that a stage
-    is known from its beginning.
+    through 30 layers are 30 steps each, and half done after 15. An earlier run did `before` of the
+    steps. Reports those at once, so that a stage is known from its beginning.
     """
 
     def __init__(
-        self, progress: Progress, stage: str, total: int, unit: str, *, steps: int | None = None
+        self,
+        progress: Progress,
+        stage: str,
+        total: int,
+        unit: str,
+        *,
+        steps: int | None = None,
+        before: int = 0,
     ) -> None:
         self._report: Callable[[int], None] = lambda done: progress(stage, done, total, unit)
         self._lock = Lock()
         self._shown, self._steps = (total, steps) if steps else (1, 1)
-        self._done = 0
-        self._report(0)
+        self._done = before
+        self(0)
 
     def __call__(self, step: int) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,15 +62,17 @@ def complete_or_absent(path: Path, key: str | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def work_folder(path: Path) -> Iterator[Path]:
+def work_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     """The locked work folder of the output `path`, with what an interrupted run left in it.
 
-    It is removed with all that is in it once `path` exists, and when it is empty.
-    Raises OutputError when `path` exists or another process is making it; WriteError when the
-    folder cannot be made, or when the disk fails inside it during the block.
+    It is removed with all that is in it when the block ends well and `path` exists, and when it is
+    empty. Raises OutputError when another process is making `path`, or when it exists and nothing
+    `replaces` it; WriteError when the folder cannot be made, or when the disk fails inside it
+    during the block.
     """
     path = Path(os.path.abspath(path))
-    refuse_existing(path)
+    if not replaces:
+        refuse_existing(path)
     work = path.with_name(path.name + SUFFIX)
     with writing(path):
         work.mkdir(parents=True, exist_ok=True)
@@ -102,6 +104,18 @@ def publish(folder: Path, path: Path) -> None:
         folder.rename(path)
         sync(path.parent)
     _log.info("%s: complete", path)
+
+
+def publish_files(files: Sequence[Path], folder: Path) -> None:
+    """Sync finished files to the disk and rename them into `folder`, of the same disk, in this
+    order; those that are not there are there already. Raises WriteError."""
+    for file in files:
+        target = folder / file.name
+        with writing(target):
+            if file.exists():
+                sync(file)
+                file.replace(target)
+                sync(folder)
 
 
 def refuse_existing(path: Path) -> None:
