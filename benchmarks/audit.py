@@ -23,6 +23,7 @@ from typing import Any
 
 import gemma4_facts
 from audit_known import MUST, OTHER_UNIT, UNPROVEN, WRONG
+from goals import result_path
 
 from secateur import Audit, audit_model
 
@@ -81,7 +82,7 @@ def main() -> None:
     for card in cards:
         total.update(card["counts"])
     text = json.dumps({"total": dict(total), "cards": cards}, indent=1, ensure_ascii=False)
-    Path(__file__).with_suffix(".json").write_text(text + "\n")
+    result_path("audit").write_text(text + "\n")
     print(json.dumps({"total": dict(total)}))
     for card in cards:
         print(card["card"], f"{card['seconds']} s", card["counts"])

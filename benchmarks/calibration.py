@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from goals import result_path, write_result
 
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.token_sample import Sampling
@@ -88,10 +89,11 @@ def gemmule() -> tuple[Checkpoint, Corpus]:
     return checkpoint, load_corpus("gemmule", tokenizer, vocab_size=4096)
 
 
-def wide(folder: Path, tokens: int, row: int = 512) -> tuple[Checkpoint, Corpus]:
-    """A random Gemma 4 with 128 experts, top 8, hidden 1024, in bf16; random rows."""
+def wide(folder: Path, tokens: int, row: int = 512, **changes: int) -> tuple[Checkpoint, Corpus]:
+    """A random Gemma 4 with 128 experts, top 8, hidden 1024, in bf16, with some `changes` of its
+    config; random rows."""
     torch.manual_seed(0)
-    config = transformers.Gemma4TextConfig(**WIDE)
+    config = transformers.Gemma4TextConfig(**{**WIDE, **changes})
     transformers.Gemma4ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     draw = np.random.default_rng(0)
     places = np.arange(row, dtype=np.int32)
@@ -320,7 +322,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["gemmule", "wide"])
     parser.add_argument("--forward", help="the best forward, if known, such as eager,4096")
     parser.add_argument("--before", type=Path, help="checkout of the code to compare with")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--out", type=Path, default=result_path("calibration"))
     options = parser.parse_args()
     found: dict[str, Any] = {}
     if options.out.exists():
@@ -335,7 +337,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             given = wide(Path(folder) / "model", 4096)
             found["wide"] = compare(*given, options)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_result(options.out, found)
     print(json.dumps(found, indent=1))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import gemma4_facts
 import torch
+from goals import result_path
 
 from secateur.checkpoint.config_edit import with_experts
 from secateur.families.registry import family_of
@@ -132,7 +133,7 @@ def main() -> None:
         experts = cards(gemma4_facts.write_model(Path(folder)))
     found = {"vision_parameters": VISION, "experts": experts}
     text = json.dumps(found, indent=1)
-    Path(__file__).with_suffix(".json").write_text(text + "\n")
+    result_path("cards").write_text(text + "\n")
     print(text)
 
 

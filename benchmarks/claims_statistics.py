@@ -22,9 +22,9 @@ an assumption.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from goals import result_path
 from scipy import stats
 
 from secateur.evaluation.tasks.paired import (
@@ -219,7 +219,7 @@ def main() -> None:
         "rates_of_nothing": zero_rates(),
         "second_pass": second_pass(),
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    result_path("claims_statistics").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from goals import result_path
 from numpy.typing import NDArray
 
 from secateur.calibration.layer_pass import calibrate
@@ -353,8 +354,8 @@ def main() -> None:
         "seconds": round(time.perf_counter() - started, 1),
     }
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    name = "criteria_some.json" if options.criteria else "criteria.json"
-    Path(__file__).with_name(name).write_text(text + "\n")
+    name = "criteria_some" if options.criteria else "criteria"
+    result_path(name).write_text(text + "\n")
     print(text)
 
 

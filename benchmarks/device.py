@@ -31,6 +31,7 @@ import gemma4_facts
 import numpy as np
 import torch
 import transformers
+from goals import result_path, write_result
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -472,7 +473,7 @@ class Book:
 
             traceback.print_exc()
             self.found[name] = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-        self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+        write_result(self.path, self.found)
         print(
             f"[{time.perf_counter() - begun:6.1f} s] {name}: {json.dumps(self.found[name])[:600]}"
         )
@@ -611,7 +612,7 @@ def main() -> None:
     parser.add_argument("--only-statistics", action="store_true", help="make them, and no more")
     parser.add_argument("--no-speed", action="store_true")
     parser.add_argument("--no-agreement", action="store_true")
-    parser.add_argument("-o", "--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("-o", "--out", type=Path, default=result_path("device"))
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     chosen = choose_backend(options.device).device

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/golden")]
 
 import record_config_types as configs  # noqa: E402
+from goals import result_path, write_result  # noqa: E402
 from record_llama_types import answer, differs, random_case, write_imatrix  # noqa: E402
 
 from secateur.recipes.llama_mixes import FILE_TYPES  # noqa: E402
@@ -60,7 +61,7 @@ def main() -> None:
             "from_configs": from_configs(options, folder, pool),
             "llama.cpp": "0c1e57098",
         }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    write_result(result_path("dry_run"), found)
     print(json.dumps(found, indent=1))
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from goals import result_path
 from measuring import digits, texts
 
 import secateur
@@ -159,7 +160,7 @@ def main() -> None:
         "engines": engines,
         "rows": rows,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    result_path("engine_agreement").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

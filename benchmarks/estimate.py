@@ -24,20 +24,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).with_suffix(".json")
+from goals import result_path, write_result
+
+RESULT = result_path("estimate")
 WORKERS = 2
 GOAL = 1.3
 CASES = ("gemmule", "wide")
 
 
-def make_wide(folder: Path) -> Path:
+def make_wide(folder: Path, **changes: int) -> Path:
     """A random model of `calibration.WIDE` with gemmule's tokenizer, which has as many tokens."""
     from calibration import wide
 
     from secateur.checkpoint.hub import gemmule_folder
 
     model = folder / "wide"
-    wide(model, 512)
+    wide(model, 512, **changes)
     for path in gemmule_folder().iterdir():
         if path.name.startswith("tokenizer") or path.suffix == ".jinja":
             shutil.copy(path, model)
@@ -162,7 +164,7 @@ def main() -> None:
     for case in (asked.only,) if asked.only else CASES:
         found[case] = measure(case, asked.rounds)
         print(case, json.dumps(found[case]["took_over_estimated"]), found[case]["all_stages"])
-        RESULT.write_text(json.dumps({"goal": GOAL, "workers": WORKERS, **found}, indent=1) + "\n")
+        write_result(RESULT, {"goal": GOAL, "workers": WORKERS, **found})
 
 
 if __name__ == "__main__":

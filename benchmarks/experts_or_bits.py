@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from goals import result_path
+
 import secateur
 from secateur import Calibration, Formats, Measuring, Pruning
 
@@ -71,7 +73,7 @@ def main() -> None:
             "machine": {"system": platform.platform(), "cores": os.cpu_count()},
             "rows": rows(stats, options.per_domain, Path(name)),
         }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    result_path("experts_or_bits").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from goals import result_path
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -180,7 +181,7 @@ def main() -> None:
     )
     here = Path(__file__).resolve().parent
     parser.add_argument("--model", type=Path, default=here.parent / "secateur" / "gemmule")
-    parser.add_argument("--out", type=Path, default=here / "gemmule_quality.json")
+    parser.add_argument("--out", type=Path, default=result_path("gemmule_quality"))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

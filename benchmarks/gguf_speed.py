@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from goals import result_path, write_result
 
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import open_checkpoint
@@ -272,7 +273,7 @@ def main() -> None:
         apart(make_imatrix, routes.model, routes.imatrix)
     nbytes = open_checkpoint(routes.model).nbytes
     # Cases that are not run again keep what was measured.
-    kept = Path(__file__).with_suffix(".json")
+    kept = result_path("gguf_speed")
     before = json.loads(kept.read_text())["results"] if kept.exists() else {}
     results = {**before, **measure(routes, options.rounds, options.cases)}
     if not options.keep:
@@ -292,7 +293,7 @@ def main() -> None:
         },
         "results": results,
     }
-    kept.write_text(json.dumps(report, indent=1) + "\n")
+    write_result(kept, report)
 
 
 if __name__ == "__main__":

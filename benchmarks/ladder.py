@@ -20,6 +20,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from goals import result_path
+
 from secateur.release.evidence import ORIGINAL, Evidence, Kind
 from secateur.release.html.pictures.frontier import frontier
 from secateur.release.html.subjects import subjects_of
@@ -62,7 +64,7 @@ def main() -> None:
     run("release", str(given.out), "--base-model", "gemmule/gemmule")
     found = results(read_results(given.out))
     found["card"] = card_of(given.out)
-    (HERE / "ladder.json").write_text(json.dumps(found, indent=1) + "\n")
+    result_path("ladder").write_text(json.dumps(found, indent=1) + "\n")
     if given.pictures:
         take_screenshots(given.out / "report.html")
 

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from goals import result_path
 from scipy.stats import spearmanr
 
 import secateur
@@ -86,7 +87,7 @@ def main() -> None:
         },
     }
     text = json.dumps(result, indent=1)
-    Path(__file__).with_suffix(".json").write_text(text + "\n")
+    result_path("layer_importance").write_text(text + "\n")
     print(text)
 
 

@@ -18,6 +18,8 @@ import platform
 import tempfile
 from pathlib import Path
 
+from goals import result_path
+
 import secateur
 from secateur import Calibration, Formats, Measuring, Pruning
 from secateur.api.requests import Loops
@@ -64,7 +66,7 @@ def main() -> None:
         evidence = read_evidence(options.out or measure_new(Path(name)), "loops")
     assert evidence is not None
     text = json.dumps(summary(evidence), indent=1)
-    Path(__file__).with_suffix(".json").write_text(text + "\n")
+    result_path("loop_rates").write_text(text + "\n")
 
 
 if __name__ == "__main__":

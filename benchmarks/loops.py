@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from generated_loops import Generated, generate
+from goals import result_path
 from labelled_texts import Labelled, labelled
 
 from secateur.evaluation.robustness.detectors.base import Detector, Exchange
@@ -192,7 +193,7 @@ def main() -> None:
     }  # fmt: skip
     low = [one["detector"] for one in detectors if one["threshold"] <= one["fails_at"]]
     print(f"thresholds that are too low: {', '.join(low) or 'none'}")
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    result_path("loops").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

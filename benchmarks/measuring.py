@@ -1,29 +1,35 @@
 """What measuring an artefact costs beside a plain forward of the same tokens: measuring.json.
 
-Two shapes: gemmule without a quarter of its experts, and `calibration.wide` (two layers of 128
-experts at width 1024, random weights) without a quarter. A turn is a process of one thread for each
-of: transformers' forward of the pruned checkpoint in float32, texts that are equally long, one and
-eight at once; measuring the same checkpoint, which takes the original's probabilities (made
-before), compares all tokens, notes experts and summarises with intervals; measuring it in Q4_K_M.
-Processor seconds count, after a first small run that imports everything: with reading the weights,
-and without (a larger model reads them once for far more tokens). Memory is the peak of a process,
-beside that of `apply` making the same file.
+Three shapes, each without a quarter of its experts: gemmule; `calibration.wide` (two layers of 128
+experts at width 1024, random weights); the same with 32 experts and as many tokens as Gemma 4 has,
+262,144, where two layers instead of thirty make the vocabulary weigh more than it does. A turn is a
+process of one thread for each of: transformers' forward of the pruned checkpoint in float32, texts
+that are equally long, one and eight at once; measuring the same checkpoint, which takes the
+original's probabilities (made before), compares all tokens, notes experts and summarises with
+intervals; measuring it in Q4_K_M. Processor seconds count, after a first small run that imports
+everything: with reading the weights, and without (a larger model reads them once for far more
+tokens). Memory is the peak of a process, beside that of `apply` making the same file, of a first
+small run (nearly all of it libraries), and of measuring on a quarter of the texts. A shape that is
+not asked for keeps what was measured.
 
-    python benchmarks/measuring.py [--turns 5] [--texts 96] [--shapes gemmule wide]
+    python benchmarks/measuring.py [--turns 5] [--texts 96 16 4] [--shapes gemmule wide vocabulary]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from goals import result_path, write_result
 
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.corpus.tokenizer import load_tokenizer
@@ -32,7 +38,14 @@ from secateur.evaluation.tokens.prompts import read_prompts
 
 LENGTH, BATCHES = 256, (1, 8)
 """Tokens of a text, and how many texts transformers is given at once: the fastest counts."""
-GOAL = 1.3
+SHAPES: dict[str, dict[str, int]] = {
+    "gemmule": {},
+    "wide": {},
+    "vocabulary": {"num_experts": 32, "vocab_size": 262144, "vocab_size_per_layer_input": 262144},
+}
+"""What of `calibration.WIDE` each changes."""
+MOST_LOGITS = 1 << 30
+"""Bytes of logits that transformers is asked for at once."""
 KINDS = ("safetensors", "gguf")
 
 
@@ -123,7 +136,7 @@ def measure(folder: Path, answers: AnswerSet, kind: str) -> dict[str, Any]:
             source.tensor(tensor).float()
 
     def score_all() -> Any:
-        teacher = load_teacher(folder / "teacher.safetensors")
+        teacher = load_teacher(folder / f"teacher-{len(answers.answers)}.safetensors")
         kept = find_kept_experts(source, CheckpointWeights(original))
         return score(teacher, source, "artefact", answers, kept=kept)
 
@@ -158,18 +171,21 @@ def make(folder: Path, kind: str) -> dict[str, Any]:
     return {"apply": spent, "peak_mib": peak()}
 
 
-def prepare(folder: Path, shape: str, answers: AnswerSet) -> None:
-    """The original and what it says of the tokens."""
+def prepare(folder: Path, shape: str, counts: Sequence[int]) -> int:
+    """The original, and what it says of so many texts; how many tokens it knows."""
     from estimate import make_wide
 
     from secateur.checkpoint.hub import gemmule_folder
     from secateur.evaluation.tokens.teacher import save_teacher, teach
     from secateur.forward.weights import CheckpointWeights
 
-    model = gemmule_folder() if shape == "gemmule" else make_wide(folder)
+    model = gemmule_folder() if shape == "gemmule" else make_wide(folder, **SHAPES[shape])
     (folder / "model").symlink_to(model)
     source = CheckpointWeights(open_checkpoint(model))
-    save_teacher(teach(source, "original", answers), folder / "teacher.safetensors")
+    for count in counts:
+        teacher = teach(source, "original", texts(count, LENGTH))
+        save_teacher(teacher, folder / f"teacher-{count}.safetensors")
+    return source.family.number(source.config, "vocab")
 
 
 def run_child(*words: object) -> dict[str, Any]:
@@ -194,13 +210,16 @@ def child(folder: Path, count: int, step: str, what: str) -> None:
 
 def compare(shape: str, count: int, turns: int) -> dict[str, Any]:
     """The row of a shape."""
+    some = max(1, count // 4)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, shape, texts(count, LENGTH))
+        vocab = prepare(folder, shape, (count, some))
+        batches = [batch for batch in BATCHES if 4 * batch * LENGTH * vocab <= MOST_LOGITS]
         made = {kind: run_child(folder, count, "make", kind) for kind in KINDS}
+        few = {kind: run_child(folder, some, "measure", kind)["peak_mib"] for kind in KINDS}
         found: dict[str, list[dict[str, Any]]] = {}
         for _ in range(turns):
-            for batch in BATCHES:
+            for batch in batches:
                 row = run_child(folder, count, "forward", batch)
                 found.setdefault(f"forward {batch}", []).append(row)
             for kind in KINDS:
@@ -209,17 +228,38 @@ def compare(shape: str, count: int, turns: int) -> dict[str, Any]:
     return {
         "texts": count,
         "tokens": count * LENGTH,
+        "vocabulary": vocab,
         "turns": turns,
+        "load_average": round(os.getloadavg()[0], 1),
         "over_plain_forward": {
             clock: {kind: ratios(found, kind, clock) for kind in KINDS} for clock in ("cpu", "wall")
         },
-        "peak_over_making": {
-            kind: digits(median(row["peak_mib"] for row in found[kind]) / made[kind]["peak_mib"])
+        "memory": {
+            kind: memory(found, kind, made[kind]["peak_mib"], few[kind], (count - some) * LENGTH)
             for kind in KINDS
         },
         "made": made,
         "every_turn": found,
     }
+
+
+def memory(
+    found: dict[str, list[dict[str, Any]]], kind: str, made: int, few: int, more: int
+) -> dict[str, float | None]:
+    """Peaks in MiB, and what each of `more` tokens adds to that of a `few`, in KiB."""
+    peaks = {
+        "peak_mib": median(row["peak_mib"] for row in found[kind]),
+        "first_run_mib": median(row["first_run_mib"] for row in found[kind]),
+        "plain_forward_mib": min(
+            median(row["peak_mib"] for row in rows)
+            for name, rows in found.items()
+            if name.startswith("forward")
+        ),
+        "making_mib": made,
+        "peak_of_a_quarter_mib": few,
+    }
+    growth = digits((peaks["peak_mib"] - few) * 1024 / more) if more else None
+    return {**peaks, "kib_for_each_more_token": growth}
 
 
 def ratios(found: dict[str, list[dict[str, Any]]], kind: str, clock: str) -> dict[str, Any]:
@@ -230,7 +270,7 @@ def ratios(found: dict[str, list[dict[str, Any]]], kind: str, clock: str) -> dic
         return sum(row[part][clock] for part in parts)
 
     plain = min(
-        (found[f"forward {batch}"] for batch in BATCHES),
+        (rows for name, rows in found.items() if name.startswith("forward")),
         key=lambda rows: median(seconds(row, "run") for row in rows),
     )
     every = {"all": [], "without_reading": []}
@@ -256,15 +296,15 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=96)
-    parser.add_argument("--shapes", nargs="+", default=["gemmule", "wide"])
+    parser.add_argument("--texts", type=int, nargs="+", default=[96, 16, 4])
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     options = parser.parse_args()
-    path = Path(__file__).with_suffix(".json")
+    path = result_path("measuring")
     report = json.loads(path.read_text()) if path.exists() else {}
-    report |= {"what": "one artefact measured over transformers' forward in float32", "goal": GOAL}
-    for shape in options.shapes:
-        report[shape] = compare(shape, options.texts, options.turns)
-        path.write_text(json.dumps(report, indent=1) + "\n")
+    report["what"] = "one artefact measured over transformers' forward in float32"
+    for shape, count in zip(options.shapes, options.texts, strict=False):
+        report[shape] = compare(shape, count, options.turns)
+        write_result(path, report)
 
 
 if __name__ == "__main__":

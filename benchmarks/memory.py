@@ -24,6 +24,7 @@ from typing import Any
 import gemma4_facts
 import numpy as np
 import torch
+from goals import result_path, write_result
 from safetensors.torch import save_file
 
 VOCAB, ROW = 8192, 2048
@@ -171,10 +172,10 @@ def main() -> None:
         "workers": 2,
         "torch": torch.__version__,
     }
-    path = Path(__file__).with_suffix(".json")
-    known = json.loads(path.read_text()) if path.exists() else []
+    path = result_path("memory")
+    known = json.loads(path.read_text())["runs"] if path.exists() else []
     others = [run for run in known if any(run[key] != found[key] for key in CASE)]
-    path.write_text(json.dumps([*others, found], indent=1) + "\n")
+    write_result(path, {"runs": [*others, found]})
     print(json.dumps(found, indent=1))
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import gemma4_facts
 import numpy as np
+from goals import result_path, write_result
 
 from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
@@ -246,9 +247,8 @@ def main() -> None:
         "machine": before,
         **result,
     }
-    text = json.dumps(report, indent=2)
-    Path(__file__).with_suffix(".json").write_text(text + "\n")
-    print(text)
+    write_result(result_path("pruning"), report)
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

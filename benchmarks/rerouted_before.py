@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from criteria import Masked, divergence, held_out, mean_of, part, provenance, ratio_of, read_sets
+from goals import result_path
 
 from secateur.calibration.layer_pass import calibrate
 from secateur.checkpoint.reader import open_checkpoint
@@ -103,7 +104,7 @@ def main() -> None:
         "tokens": int(data.tokens.sum()),
         "rows": rows,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    result_path("rerouted_before").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

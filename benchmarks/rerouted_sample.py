@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from criteria import read_sets
+from goals import result_path
 from numpy.typing import NDArray
 
 from secateur.calibration import routing, sketch
@@ -140,7 +141,7 @@ def main() -> None:
         })  # fmt: skip
     what = "relative error of gemmule's MoE blocks over that of sets chosen by all tokens and ranks"
     report = {"what": what, "tokens": corpus.tokens, "settings": rows}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    result_path("rerouted_sample").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from goals import result_path
 
 import secateur
 from secateur import Calibration, Formats, Measuring, Pruning
@@ -137,7 +138,7 @@ def main() -> None:
     parser.add_argument("--gram", default="shared", choices=["shared", "own"])
     parser.add_argument("--rows", type=Path, help="calibrate on these rows, not on gemmule's set")
     parser.add_argument("--work", type=Path, help="keeps the statistics and scores for another run")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--out", type=Path, default=result_path("rounding"))
     options = parser.parse_args()
     results: dict[str, Any] = {}
     if options.out.exists():

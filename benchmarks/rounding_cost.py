@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from goals import result_path
 
 import secateur
 from secateur import Calibration
@@ -89,7 +90,7 @@ def main() -> None:
         "calibration": calibrations(options.rounds),
     }
     text = json.dumps(report, indent=1)
-    Path(__file__).with_suffix(".json").write_text(text + "\n")
+    result_path("rounding_cost").write_text(text + "\n")
     print(text)
 
 

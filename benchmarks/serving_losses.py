@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from generated_loops import prompts as conversations
+from goals import result_path
 from scipy.stats import binomtest
 
 import secateur
@@ -133,7 +134,7 @@ def main() -> None:
         "budgets": budgets,
         "cost": costly,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    result_path("serving_losses").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

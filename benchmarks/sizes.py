@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import gemma4_facts
+from goals import result_path
 
 from secateur.checkpoint.reader import Checkpoint, open_shape
 from secateur.outputs.gguf.layout import GgufBase, GgufLayout, gguf_base, typed_layout
@@ -279,7 +280,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = found(gemma4_facts.write_model(Path(folder)))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    result_path("sizes").write_text(json.dumps(result, indent=1) + "\n")
     print("\n".join(lines(result)))
     print({key: value for key, value in result.items() if key != "table"})
 

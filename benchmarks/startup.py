@@ -22,6 +22,7 @@ from typing import Any
 
 import gemma4_facts
 import numpy as np
+from goals import result_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,7 +50,7 @@ def main() -> None:
         "cpu_seconds": {name: summarise(found) for name, found in seconds.items()},
     }
     text = json.dumps(result, indent=1) + "\n"
-    Path(__file__).with_suffix(".json").write_text(text, "utf-8")
+    result_path("startup").write_text(text, "utf-8")
     print(text)
 
 

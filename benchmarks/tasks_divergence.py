@@ -36,6 +36,7 @@ from typing import Any
 import criteria
 import numpy as np
 import torch
+from goals import result_path
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -416,7 +417,7 @@ def main() -> None:
         "models": rows,
         "agreement_with_divergence": agreement,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    result_path("tasks_divergence").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

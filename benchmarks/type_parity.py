@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from goals import result_path, write_result
 
 import secateur
 from secateur import Calibration, Formats, Pruning
@@ -411,7 +412,7 @@ def main() -> None:
         "metadata_that_differs": metadata_of(found),
         "rows": [{k: v for k, v in row.items() if k != "metadata"} for row in found],
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    write_result(result_path("type_parity"), report)
     shutil.rmtree(work)
 
 

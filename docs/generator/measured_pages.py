@@ -33,7 +33,7 @@ def readme_table() -> str:
     speed = result("gguf_speed")["results"]["Q4_K_M"]
     parity = result("type_parity")["all"]
     passes = result("calibration")
-    memory = result("memory")[0]
+    memory = result("memory")["runs"][0]
     sizes = result("sizes")
     rounding = result("rounding")["types"]["Q4_K_M"]
     rows = [
@@ -290,7 +290,7 @@ def _memory() -> str:
             str(one["layers"]), gib(one["checkpoint_bytes"]), f"{one['tokens']:,}",
             f"{one['reroute_tokens']:,}", gib(one["peak_resident_mib"] * MIB),
         )
-        for one in result("memory")
+        for one in result("memory")["runs"]
     ]  # fmt: skip
     return (
         "## Memory of calibration (`memory.py`)\n\nLayers of Gemma 4 26B's size with random "
