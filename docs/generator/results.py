@@ -25,7 +25,7 @@ OF_E166427 = {
     "pruning": "e3032ec4cbe7c0ad",
     "gguf_speed": "81ef27fefe1fe003",
 }
-"""Results of 21 November 2026, commit e166427, by a hash of what they measured: until they are measured
+"""Results of 21 November 2026, commit e166427, by a hash of what they measured: until that is done
 again, pages say so."""
 
 
