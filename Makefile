@@ -38,8 +38,8 @@ format: $(READY)
 reference: $(READY)  ## docs/reference, made from the code
 	$(BIN)/python docs/generator/reference.py
 
-bench: $(READY)  ## every claim in docs/ and README.md, measured again into benchmarks/*.json
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(READY)  ## benchmarks at quick sizes into out/bench, and how they stand to the goals
+	$(BIN)/python benchmarks/run_all.py
 
 llama-tools: $(READY)  ## llama.cpp's converter and tools, into out/llama.cpp, for benchmarks that compare
 	benchmarks/llama_tools.sh

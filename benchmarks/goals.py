@@ -165,6 +165,10 @@ PROVED_BY_TESTS = {
 """Goals that are no number: the tests that hold them."""
 
 
+RESULTS = tuple(sorted({goal.result for goal in GOALS}))
+"""The results that have goals."""
+
+
 def statuses(name: str, found: Any) -> list[dict[str, Any]]:
     """How a result stands to its goals."""
     return [goal.status(found) for goal in GOALS if goal.result == name]
@@ -190,6 +194,30 @@ def write_result(path: Path, found: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", "utf-8")
 
 
+def table(folders: Mapping[str, Path]) -> str:
+    """Markdown: every goal with its limit, and its value and status in {size: its results}."""
+    heads = [f"{size} {word}".strip() for size in folders for word in ("value", "met")]
+    lines = [["goal", "limit", *heads], ["---"] * (2 + len(heads))]
+    for goal in GOALS:
+        cells = [goal.name, goal.describe()]
+        for folder in folders.values():
+            cells += _cells(goal.name, folder / f"{goal.result}.json")
+        lines.append(cells)
+    for name, test in PROVED_BY_TESTS.items():
+        lines.append([name, "always", f"`{test}`", *[""] * (len(heads) - 1)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cells(name: str, path: Path) -> list[str]:
+    """The value, and whether it is met, of a goal in a result."""
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for status in found.get("goals", []):
+        if status["goal"] == name and status["met"] is not None:
+            return [f"{status['value']:g}", "yes" if status["met"] else "**no**"]
+    return ["", "not measured"]
+
+
 if __name__ == "__main__":
-    for one in sorted({FOLDER / f"{goal.result}.json" for goal in GOALS}):
-        write_result(one, json.loads(one.read_text("utf-8")))
+    for one in RESULTS:
+        path = FOLDER / f"{one}.json"
+        write_result(path, json.loads(path.read_text("utf-8")))

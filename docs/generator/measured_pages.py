@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evidence_pages import claims, loops, tasks_and_divergence
+from goals_page import goals_met, goals_section
 from page_parts import code, table
 from results import (
     OURS,
@@ -49,12 +50,11 @@ def readme_table() -> str:
             f"{Spread(*rounding['ratio'])} of it",
         ),
         (
-            "safetensors to Q4_K_M, time, two layers of Gemma 4 26B's size",
-            _seconds(speed["ours"]), f"{_seconds(speed['theirs'])} (converter and llama-quantize)",
-            f"{speed['median_ratio']:.2f} of it (median of {speed['rounds']})",
-        ),
-        (
-            "the same, peak memory", gb(_peak(speed["ours"])), gb(_peak(speed["theirs"])), "",
+            "safetensors to Q4_K_M, time and peak memory, two layers of Gemma 4 26B's size",
+            f"{_seconds(speed['ours'])}, {gb(_peak(speed['ours']))}",
+            f"{_seconds(speed['theirs'])}, {gb(_peak(speed['theirs']))} (converter and "
+            "llama-quantize)",
+            f"{speed['median_ratio']:.2f} of the time (median of {speed['rounds']})",
         ),
         (
             f"GGUF tensors whose bytes differ from llama-quantize's ({len(parity['file_types'])} "
@@ -78,6 +78,10 @@ def readme_table() -> str:
             "sizes published on five model cards that the config predicts",
             f"{sizes['reproduced']} of {sizes['rows']}", "",
             f"{sum(sizes['only_with'].values())} more with what their cards do not say",
+        ),
+        (
+            "goals of the project that are met", goals_met(), "",
+            "[each](docs/measured.md#the-goals-goalspy)",
         ),
     ]  # fmt: skip
     return table(("", "secateur", "against", "ratio, sample"), rows)
@@ -164,6 +168,7 @@ these numbers do not say what another model loses.
 def measured_page() -> str:
     """docs/measured.md"""
     makers = (
+        goals_section,
         _criteria,
         _rounding,
         _speed,
@@ -179,9 +184,11 @@ def measured_page() -> str:
     )
     return (
         "# What is measured\n\nEvery number here is read from the JSON of `benchmarks/` when this "
-        "page is made (`make reference`); the script beside each heading makes it again (`make "
-        "bench` runs all, `make llama-tools` first builds llama.cpp's own tools). Ratios are of "
-        "runs in alternation on one machine. What did not work is in [log.md](log.md).\n\n"
+        "page is made (`make reference`); the script beside each heading makes it again. `make "
+        "bench` runs what can be quick at a small size, into `out/bench`; `python "
+        "benchmarks/run_all.py --full` runs all as they are here, which takes many hours; `make "
+        "llama-tools` first builds llama.cpp's own tools. Ratios are of runs in alternation on one "
+        "machine. What did not work is in [log.md](log.md).\n\n"
         + "\n\n".join(make() for make in makers)
         + "\n"
     )
