@@ -118,7 +118,8 @@ def test_a_gguf_holds_the_solvers_codes_of_the_experts_kept(
         data = file.data(tensor.name).reshape(len(stack), stack.shape[1], -1)
         for number, rows in enumerate(stack):
             means = np.divide(sums, counts, where=counts > 0, out=np.ones_like(sums))[number]
-            factor = factorize(expected_gram(found, plan.keep.get(layer, ()), number))
+            gram_of = expected_gram(found, plan.keep.get(layer, ()), number)
+            factor = factorize(gram_of, GGML_GRIDS[kind_of].group)
             assert factor is not None
             nearest = encode(rows, kind_of, means)
             expected = round_with_feedback(rows, nearest, GGML_GRIDS[kind_of], factor)
@@ -233,13 +234,13 @@ def test_factors_are_dropped_when_there_are_too_many(
     for expert in range(model.experts):
         handle = feedback.of([down], expert, 64, 0)
         assert handle is not None
-        factor = handle.get()
+        factor = handle.get(32)
         assert factor is not None
         first = factor if first is None else first
         assert len(feedback._held) <= 3
     again = feedback.of([down], 0, 64, 0)
     assert again is not None and first is not None
-    made = again.get()
+    made = again.get(32)
     assert made is not None and made is not first
     assert np.array_equal(made.feedback, first.feedback)
 

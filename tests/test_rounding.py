@@ -11,10 +11,10 @@ from secateur.formats.ggml.code_layout import FIELDS
 from secateur.formats.ggml.codec import decode, encode
 from secateur.formats.ggml.types import bytes_of
 from secateur.formats.mlx.codec import dequantize, mlx_type, quantize
-from secateur.rounding.factor import DAMPING, factorize
-from secateur.rounding.feedback import choose_codes, round_with_feedback
+from secateur.rounding.factor import DAMPING, factorize, order_columns
+from secateur.rounding.feedback import choose, round_with_feedback
 from secateur.rounding.ggml_grids import GGML_GRIDS
-from secateur.rounding.grid import Levels, Scales, integers
+from secateur.rounding.grid import Choices, Levels, Scales, integers
 from secateur.rounding.mlx_grids import MlxGrid
 
 ROWS, COLUMNS = 70, 512
@@ -50,10 +50,10 @@ def by_definition(
     """GPTQ as its paper writes it: errors spread by the Cholesky factor of the inverse, float64."""
     h = gram.astype(np.float64)
     h[np.diag_indices_from(h)] += DAMPING * np.diagonal(h).mean()
-    order = np.argsort(-np.diagonal(gram), kind="stable")
+    group = rows.shape[1] // scales.scale.shape[1]
+    order = order_columns(np.diagonal(gram).astype(np.float64), group)
     upper = np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
     left = rows.astype(np.float64)[:, order]
-    group = rows.shape[1] // scales.scale.shape[1]
     found = np.empty_like(left)
     for at, column in enumerate(order):
         scale, offset = (part[:, column // group].astype(np.float64) for part in scales)
@@ -74,9 +74,10 @@ def test_the_blocked_solver_is_gptq_in_float64(
     scale = np.ptp(weights.reshape(ROWS, -1, 32), axis=2) / size
     offset = weights.reshape(ROWS, -1, 32).min(2) - scale * levels.values[0]
     scales = Scales(scale, offset)
-    factor = factorize(gram)
+    factor = factorize(gram, 32)
     assert factor is not None
-    codes = choose_codes(weights, scales, levels, factor)
+    codes, kept = choose(weights, Choices(scale[None], offset[None]), levels, factor)
+    assert np.array_equal(kept.scale, scale) and np.array_equal(kept.offset, offset)
     number = np.repeat(scale, 32, 1) * levels.values[codes] + np.repeat(offset, 32, 1)
     expected = by_definition(weights, scales, levels, gram)
     # In float32 a number half way between two levels may go the other way, and those after it too.
@@ -88,7 +89,7 @@ def test_the_blocked_solver_is_gptq_in_float64(
 def test_rows_are_rounded_independently_of_each_other(
     weights: NDArray[np.float32], gram: NDArray[np.float32]
 ) -> None:
-    factor = factorize(gram)
+    factor = factorize(gram, 32)
     assert factor is not None
     grid = GGML_GRIDS["Q4_K"]
     whole = round_with_feedback(weights, encode(weights, "Q4_K"), grid, factor)
@@ -98,14 +99,52 @@ def test_rows_are_rounded_independently_of_each_other(
 
 
 def test_inputs_that_were_always_zero_have_no_factor() -> None:
-    assert factorize(np.zeros((64, 64), np.float32)) is None
+    assert factorize(np.zeros((64, 64), np.float32), 32) is None
 
 
 def test_a_gram_matrix_counts_by_its_shape_and_not_its_size(gram: NDArray[np.float32]) -> None:
-    one, other = factorize(gram), factorize(gram / np.float32(1024))
+    one, other = factorize(gram, 16), factorize(gram / np.float32(1024), 16)
     assert one is not None and other is not None
     assert (one.order == other.order).all()
     assert np.array_equal(one.feedback, other.feedback)
+    assert np.array_equal(one.weight, other.weight)
+
+
+def test_groups_stay_together_and_the_largest_come_first(gram: NDArray[np.float32]) -> None:
+    diagonal = np.diagonal(gram).astype(np.float64)
+    groups = order_columns(diagonal, 32).reshape(-1, 32)
+    assert (np.sort(groups, axis=1) == np.sort(groups // 32 * 32 + np.arange(32), axis=1)).all()
+    assert (np.diff(diagonal[groups].mean(1)) <= 0).all()
+    assert (np.diff(diagonal[groups], axis=1) <= 0).all()
+
+
+def test_scales_are_those_of_all_that_are_tried_that_cost_least(
+    weights: NDArray[np.float32], gram: NDArray[np.float32]
+) -> None:
+    """One group, so that its cost is the whole error; in float64, for all pairs that there are."""
+    rows, part = weights[:, :32].copy(), gram[:32, :32].astype(np.float64)
+    part[np.diag_indices(32)] += DAMPING * np.diagonal(part).mean()
+    grid = GGML_GRIDS["Q4_K"]
+    whole = np.concatenate([rows, np.zeros((ROWS, 224), np.float32)], axis=1)
+    every = grid.choices(encode(whole, "Q4_K"), 256)
+    choices = Choices(every.scale[:, :, :1], every.offset[:, :, :1])
+    factor = factorize(gram[:32, :32], 32)
+    assert factor is not None
+
+    def cost(tried: Choices) -> NDArray[np.float64]:
+        codes, (scale, offset) = choose(rows, tried, grid.levels, factor)
+        off = (rows - (scale * grid.levels.values[codes] + offset)).astype(np.float64)
+        return np.asarray(((off @ part) * off).sum(1))
+
+    pairs = [
+        cost(Choices(choices.scale[i : i + 1], choices.offset[j : j + 1]))
+        for i in range(len(choices.scale))
+        for j in range(len(choices.offset))
+    ]
+    found, best = cost(choices), np.min(pairs, axis=0)
+    assert (found <= pairs[0] * (1 + 1e-5)).all()  # never worse than the encoder's own
+    assert found.sum() < 1.03 * best.sum()
+    assert best.sum() < 0.95 * pairs[0].sum()
 
 
 def test_every_type_with_a_code_for_each_number_has_a_grid() -> None:
@@ -119,7 +158,8 @@ def test_every_ggml_grid_reads_and_writes_what_ggml_decodes(
     grid = GGML_GRIDS[name]
     importance = None if name in ("MXFP4", "NVFP4") else np.diagonal(gram).copy()
     nearest = encode(weights, name, importance)
-    scales = grid.scales(nearest, COLUMNS)
+    choices = grid.choices(nearest, COLUMNS)
+    scales = choices.own
     decoded = decode(nearest, name, weights.shape)
     scale, offset = (np.repeat(part, grid.group, 1) for part in scales)
     # Every number of the block is one of the grid's, to the bit.
@@ -128,8 +168,14 @@ def test_every_ggml_grid_reads_and_writes_what_ggml_decodes(
     assert np.array_equal(
         np.take_along_axis(candidates, places[..., None].astype(int), 2)[..., 0], decoded
     )
-    assert np.array_equal(decode(grid.with_codes(nearest, places), name, weights.shape), decoded)
-    factor = factorize(gram)
+    same = grid.with_numbers(nearest, places, scales)
+    assert np.array_equal(decode(same, name, weights.shape), decoded)
+    for scale, offset in zip(choices.scale, choices.offset, strict=False):
+        other = grid.with_numbers(nearest, places, Scales(scale, offset))
+        expected = np.repeat(scale, grid.group, 1) * grid.levels.values[places]
+        expected += np.repeat(offset, grid.group, 1)
+        assert np.allclose(decode(other, name, weights.shape), expected, atol=1e-7)
+    factor = factorize(gram, grid.group)
     assert factor is not None
     rounded = round_with_feedback(weights, nearest, grid, factor)
     assert rounded.shape == (ROWS, bytes_of(name, (COLUMNS,)))
@@ -151,12 +197,12 @@ def test_every_mlx_grid_reads_and_writes_what_mlx_decodes(
         of_biases = None if biases is None else NamedTensor("", "BF16", biases)
         return dequantize(codes, of_scales, of_biases, kind)
 
-    factor = factorize(gram)
+    factor = factorize(gram, kind.group)
     assert factor is not None
     rounded = round_with_feedback(weights, nearest, grid, factor)
     assert rounded.codes.shape == nearest.codes.shape
-    scale, offset = (np.repeat(part, kind.group, 1) for part in grid.scales(nearest, COLUMNS))
-    codes = choose_codes(weights, grid.scales(nearest, COLUMNS), grid.levels, factor)
+    codes, scales = choose(weights, grid.choices(nearest, COLUMNS), grid.levels, factor)
+    scale, offset = (np.repeat(part, kind.group, 1) for part in scales)
     assert np.array_equal(decoded(rounded), scale * grid.levels.values[codes] + offset)
     error = output_error(weights, decoded(rounded), gram)
     assert error < 0.5 * output_error(weights, decoded(nearest), gram)

@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -29,11 +28,13 @@ FACTOR_BYTES = 512 << 20
 
 
 class _Input(NamedTuple):
-    """Whose factor: the input's name, the expert (None: one for all), zeros to the right."""
+    """Whose factor: the input's name, the expert (None: one for all), zeros to the right, and the
+    columns of a group."""
 
     name: str
     expert: int | None
     right: int
+    group: int = 1
 
 
 @dataclass
@@ -46,14 +47,15 @@ class _Held:
 
 
 class FactorOf:
-    """The factor for one matrix of a tensor; `get` makes it where nobody did before."""
+    """The factors for one matrix of a tensor; `get` makes one where nobody did before."""
 
     def __init__(self, feedback: Feedback, which: _Input) -> None:
-        self._get = partial(feedback.factor, which)
+        self._feedback, self._which = feedback, which
 
-    def get(self) -> Factor | None:
-        """None for inputs that were always zero: such a matrix is rounded to nearest."""
-        return self._get()
+    def get(self, group: int) -> Factor | None:
+        """For groups of so many columns. None for inputs that were always zero: such a matrix is
+        rounded to nearest."""
+        return self._feedback.factor(self._which._replace(group=group))
 
 
 class Feedback:
@@ -100,13 +102,13 @@ class Feedback:
             self._held.move_to_end(which)
         with held.lock:
             if not held.made:
-                held.factor = factorize(self._gram(which))
+                held.factor = factorize(self._gram(which), which.group)
                 held.made = True
         self._forget()
         return held.factor
 
     def _gram(self, which: _Input) -> NDArray[np.float64]:
-        name, expert, right = which
+        name, expert, right, _ = which
         if expert is None:
             found = self._file.input(name)
             gram = whole_matrix(found.sums.sum(0), found.columns)

@@ -9,7 +9,8 @@ only. So columns are rounded one after the other, each to what makes up for thos
 
 That is the error feedback of GPTQ (arXiv 2210.17323, algorithm 1), whose Cholesky factor of the
 inverse of H is the inverse of F: the same numbers, with no inverse to compute. As there, H is
-damped by a share of its mean diagonal, and columns are taken by falling diagonal.
+damped by a share of its mean diagonal. Groups of columns that share a scale are taken by falling
+mean diagonal, and columns in a group by falling diagonal.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ class Factor(NamedTuple):
     """The order in which C columns are rounded, and the feedback between them."""
 
     order: NDArray[np.intp]
-    """[C]: columns, by falling diagonal"""
+    """[C]: columns, group after group"""
     feedback: NDArray[np.float32]
     """[C, C]: F[i, j] / F[j, j] for columns in that order; only i < j counts"""
+    weight: NDArray[np.float32]
+    """[C]: what the square of a column's own error costs, F[j, j] ** 2 over the mean diagonal"""
 
 
-def factorize(gram: NDArray[np.floating], damping: float = DAMPING) -> Factor | None:
-    """The factor of a Gram matrix [C, C]; None for inputs that were always zero.
+def factorize(gram: NDArray[np.floating], group: int, damping: float = DAMPING) -> Factor | None:
+    """The factor of a Gram matrix [C, C] for groups of so many columns; None for inputs that were
+    always zero.
 
     Any multiple of the matrix gives the same. Only its upper triangle is read. Peak memory: three
     times the matrix in float64.
@@ -44,7 +48,7 @@ def factorize(gram: NDArray[np.floating], damping: float = DAMPING) -> Factor | 
     mean = diagonal.mean()
     if not mean > 0:
         return None
-    order = np.argsort(-diagonal, kind="stable")
+    order = order_columns(diagonal, group)
     # Reversed, so that LAPACK's lower factor of it is the upper one of the matrix, reversed.
     turned = order[::-1]
     whole = np.triu(gram).astype(np.float64)
@@ -53,4 +57,14 @@ def factorize(gram: NDArray[np.floating], damping: float = DAMPING) -> Factor | 
     whole[np.diag_indices_from(whole)] += damping * mean
     with one_blas_thread():
         upper = np.linalg.cholesky(whole)[::-1, ::-1]
-    return Factor(order, np.ascontiguousarray(upper / np.diagonal(upper), dtype=np.float32))
+    own = np.diagonal(upper)
+    feedback = np.ascontiguousarray(upper / own, dtype=np.float32)
+    return Factor(order, feedback, (own**2 / mean).astype(np.float32))
+
+
+def order_columns(diagonal: NDArray[np.float64], group: int) -> NDArray[np.intp]:
+    """[C]: groups by falling mean, and the columns of each by falling diagonal."""
+    by_group = diagonal.reshape(-1, group)
+    inside = np.argsort(-by_group, axis=1, kind="stable")
+    groups = np.argsort(-by_group.mean(1), kind="stable")
+    return (inside + group * np.arange(len(by_group))[:, None])[groups].reshape(-1)

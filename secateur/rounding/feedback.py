@@ -1,8 +1,11 @@
-"""Codes of rows on given scales, with error feedback (see factor.py for what is minimised).
+"""Codes and scales of rows, chosen with error feedback (see factor.py for what is minimised).
 
 Columns go in blocks: what the blocks before one add to it is one matrix product, and inside a
-block a compiled loop takes column after column. Rows do not depend on each other; a loop takes
-LANES of them at a time, in the processor's SIMD units.
+block a compiled loop takes group after group. What a group of columns still costs, once later
+columns make up for it as well as they can, is a sum over its own columns; so its scale, and then
+its offset, are those of a few near the encoder's for which that is least, and its codes follow.
+Rows do not depend on each other; a loop takes LANES of them at a time, in the processor's SIMD
+units.
 
 Shapes: R rows, C columns, G groups of columns that share a scale. All is [columns, rows] inside.
 """
@@ -16,52 +19,60 @@ from numpy.typing import NDArray
 
 from secateur.rounding.blas import one_blas_thread
 from secateur.rounding.factor import Factor
-from secateur.rounding.grid import Codes, E, Floats, Grid, Levels, Scales
-from secateur.system.jit import compiled
+from secateur.rounding.grid import Choices, Codes, E, Floats, Grid, Levels, Scales
+from secateur.system.jit import compiled, inner
 
 LANES = 64
 """Rows that a loop takes at once."""
 
 COLUMNS = 64
-"""Columns of a block: enough for a product to be fast, few against all that it takes in."""
+"""Columns of a block, or one group: enough for a product to be fast, few against all that it takes
+in."""
 
 
 def round_with_feedback(rows: Floats, encoded: E, grid: Grid[E], factor: Factor) -> E:
-    """Encoded rows [R, C] with the same scales and codes that make up for each other's errors.
+    """Encoded rows [R, C] with codes that make up for each other's errors, and scales to suit.
 
-    Peak memory: four times the rows, in float32. The same rows give the same bytes.
+    `factor` is made for the grid's groups. Peak memory: six times the rows, in float32. The same
+    rows give the same bytes.
     """
-    scales = grid.scales(encoded, rows.shape[1])
-    return grid.with_codes(encoded, choose_codes(rows, scales, grid.levels, factor))
+    choices = grid.choices(encoded, rows.shape[1])
+    return grid.with_numbers(encoded, *choose(rows, choices, grid.levels, factor))
 
 
-def choose_codes(rows: Floats, scales: Scales, levels: Levels, factor: Factor) -> Codes:
-    """uint8 [R, C]: places among the levels, column by column in the order of the factor."""
+def choose(rows: Floats, choices: Choices, levels: Levels, factor: Factor) -> tuple[Codes, Scales]:
+    """(uint8 [R, C]: places among the levels, scales and offsets), group by group in the order of
+    the factor."""
     count, columns = rows.shape
-    group = columns // scales.scale.shape[1]
+    group = columns // choices.scale.shape[2]
     lanes = -(-count // LANES) * LANES
-    block = _Block(
+    work = _Work(
         _lay_across(rows, lanes)[factor.order],
         np.zeros((columns, lanes), np.float32),
         np.zeros((columns, lanes), np.uint8),
-        _lay_across(scales.scale, lanes),
-        _lay_across(scales.offset, lanes),
-        (factor.order // group).astype(np.int64),
+        np.stack([_lay_across(one, lanes) for one in choices.scale]),
+        np.stack([_lay_across(one, lanes) for one in choices.offset]),
+        (factor.order[::group] // group).astype(np.int64),
     )
-    middles = (levels.values[1:] + levels.values[:-1]) / np.float32(2)
+    values, steps = levels.values, np.diff(levels.values)
+    kind = _Levels(
+        values, values[:-1] + steps / np.float32(2), steps, values.mean(), levels.uniform
+    )
+    width = max(COLUMNS, group)
     with one_blas_thread():
-        for first in range(0, columns, COLUMNS):
-            last = min(first + COLUMNS, columns)
-            wanted = block.rows[first:last]
+        for first in range(0, columns, width):
+            last = min(first + width, columns)
+            wanted = work.rows[first:last]
             if first:
-                wanted = wanted + factor.feedback[:first, first:last].T @ block.errors[:first]
-            _choose(block, wanted, factor.feedback, first, levels.values, middles, levels.uniform)
+                wanted = wanted + factor.feedback[:first, first:last].T @ work.errors[:first]
+            _choose(work, wanted, factor.feedback, factor.weight, first, group, kind)
     codes = np.empty((count, columns), np.uint8)
-    codes[:, factor.order] = block.codes[:, :count].T
-    return codes
+    codes[:, factor.order] = work.codes[:, :count].T
+    scale, offset = (np.ascontiguousarray(one[0, :, :count].T) for one in (work.scale, work.offset))
+    return codes, Scales(scale, offset)
 
 
-class _Block(NamedTuple):
+class _Work(NamedTuple):
     """Rows on their way; columns are in the order of the factor, groups in that of the file."""
 
     rows: Floats
@@ -69,10 +80,22 @@ class _Block(NamedTuple):
     """[C, lanes]: rows minus what their codes stand for, of the columns that are done"""
     codes: Codes
     scale: Floats
-    """[G, lanes]"""
+    """[scales to try, G, lanes]; what is chosen takes the first place"""
     offset: Floats
-    group_of: NDArray[np.int64]
-    """[C]"""
+    """[offsets to try, G, lanes]; the same"""
+    groups: NDArray[np.int64]
+    """[G]: the groups in the order of the factor"""
+
+
+class _Levels(NamedTuple):
+    """Levels [L], and between neighbours [L - 1] the middles and the distances."""
+
+    values: Floats
+    middles: Floats
+    steps: Floats
+    middle: np.float32
+    """of all levels"""
+    uniform: bool
 
 
 def _lay_across(values: Floats, lanes: int) -> Floats:
@@ -82,48 +105,138 @@ def _lay_across(values: Floats, lanes: int) -> Floats:
     return across
 
 
+class _Group(NamedTuple):
+    """A group of n columns of LANES rows on trial."""
+
+    wanted: Floats
+    """[n, LANES]: with the feedback of all columns before the group"""
+    rows: Floats
+    """[n, LANES]"""
+    feedback: Floats
+    """[n, n]"""
+    weight: Floats
+    """[n]"""
+    errors: Floats
+    """[n, LANES]: of the last trial"""
+    places: Floats
+    """[n, LANES]: of the last trial"""
+
+
+@inner
+def _try(  # noqa: PLR0912 - a kernel has its loops
+    group: _Group, scale: Floats, offset: Floats, kind: _Levels, cost: Floats
+) -> None:
+    """Places and errors of a group with a scale and an offset [LANES], and what they cost."""
+    one, zero = np.float32(1), np.float32(0)
+    most, low = np.float32(len(kind.values) - 1), kind.values[0]
+    inverse, aim = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    for k in range(LANES):
+        inverse[k] = one / scale[k] if scale[k] != zero else zero
+        cost[k] = zero
+    for j in range(group.wanted.shape[0]):
+        for k in range(LANES):
+            aim[k] = group.wanted[j, k]
+        for i in range(j):
+            share = group.feedback[i, j]
+            for k in range(LANES):
+                aim[k] += group.errors[i, k] * share
+        if kind.uniform:
+            for k in range(LANES):
+                at = np.rint((aim[k] - offset[k]) * inverse[k] - low)
+                at = most if at > most else at
+                at = at if at > zero else zero
+                group.places[j, k] = at
+                group.errors[j, k] = scale[k] * (at + low) + offset[k]
+        else:
+            for k in range(LANES):
+                group.places[j, k], group.errors[j, k] = zero, low
+            for m in range(len(kind.middles)):
+                for k in range(LANES):
+                    above = (aim[k] - offset[k]) * inverse[k] > kind.middles[m]
+                    group.places[j, k] += one if above else zero
+                    group.errors[j, k] += kind.steps[m] if above else zero
+            for k in range(LANES):
+                group.errors[j, k] = scale[k] * group.errors[j, k] + offset[k]
+        for k in range(LANES):
+            number = group.errors[j, k]
+            cost[k] += group.weight[j] * (aim[k] - number) * (aim[k] - number)
+            group.errors[j, k] = group.rows[j, k] - number
+
+
+@inner
+def _search(group: _Group, scale: Floats, offset: Floats, kind: _Levels) -> None:
+    """Leave in the first place of `scale` and of `offset` [to try, LANES] those that cost least.
+
+    First of all scales, each with the offset that keeps the middle level where it is; then of all
+    offsets; then of all scales with that offset.
+    """
+    cost, least = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    with_scale, best = np.empty(LANES, np.float32), np.zeros(LANES, np.int64)
+    for turn in range(3 if len(offset) > 1 else 1):
+        tried = offset if turn == 1 else scale
+        for trial in range(len(tried) if len(tried) > 1 else 0):
+            if turn == 0:
+                _keep_middle(scale, offset, trial, kind.middle, with_scale)
+                _try(group, scale[trial], with_scale, kind, cost)
+            elif turn == 1:
+                _try(group, scale[0], offset[trial], kind, cost)
+            else:
+                _try(group, scale[trial], offset[0], kind, cost)
+            for k in range(LANES):
+                if trial == 0 or cost[k] < least[k]:
+                    least[k], best[k] = cost[k], trial
+        for k in range(LANES if len(tried) > 1 else 0):
+            chosen = tried[best[k], k]
+            tried[best[k], k] = tried[0, k]
+            tried[0, k] = chosen
+    _try(group, scale[0], offset[0], kind, cost)
+
+
+@inner
+def _keep_middle(
+    scale: Floats, offset: Floats, trial: int, middle: np.float32, found: Floats
+) -> None:
+    """Of the offsets the nearest to the one that leaves the number of the middle level where it was
+    with the first scale."""
+    for k in range(LANES):
+        wanted = offset[0, k] - (scale[trial, k] - scale[0, k]) * middle
+        found[k] = offset[0, k]
+        for m in range(1, len(offset)):
+            if abs(offset[m, k] - wanted) < abs(found[k] - wanted):
+                found[k] = offset[m, k]
+
+
 @compiled
-def _choose(  # noqa: PLR0912 - a kernel has its loops
-    block: _Block,
+def _choose(
+    work: _Work,
     wanted: Floats,
     feedback: Floats,
+    weight: Floats,
     first: int,
-    levels: Floats,
-    middles: Floats,
-    uniform: bool,
+    n: int,
+    kind: _Levels,
 ) -> None:
-    """Codes and errors of a block's columns; `wanted` [columns of it, lanes] has the feedback of
-    all columns before `first`."""
-    one, zero = np.float32(1), np.float32(0)
-    most = np.float32(len(levels) - 1)
-    aim, place = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    for lane in range(0, wanted.shape[1], LANES):
-        for j in range(wanted.shape[0]):
-            column = first + j
-            group = block.group_of[column]
-            for k in range(LANES):
-                aim[k] = wanted[j, lane + k]
-            for i in range(first, column):
-                share = feedback[i, column]
-                for k in range(LANES):
-                    aim[k] += block.errors[i, lane + k] * share
-            for k in range(LANES):
-                scale = block.scale[group, lane + k]
-                inverse = one / scale if scale != zero else zero
-                aim[k] = (aim[k] - block.offset[group, lane + k]) * inverse
-            if uniform:
-                for k in range(LANES):
-                    at = np.rint(aim[k] - levels[0])
-                    at = most if at > most else at
-                    place[k] = at if at > zero else zero
-            else:
-                for k in range(LANES):
-                    place[k] = zero
-                for m in range(len(middles)):
+    """Scales, codes and errors of a block's columns from `first` on, groups of `n`; `wanted`
+    [columns of it, lanes] has the feedback of all columns before the block."""
+    aims, rows = np.empty((n, LANES), np.float32), np.empty((n, LANES), np.float32)
+    errors, places = np.empty((n, LANES), np.float32), np.empty((n, LANES), np.float32)
+    for start in range(first, first + wanted.shape[0], n):
+        inside = feedback[start : start + n, start : start + n].copy()
+        g = work.groups[start // n]
+        for lane in range(0, wanted.shape[1], LANES):
+            part = slice(lane, lane + LANES)
+            rows[:] = work.rows[start : start + n, part]
+            aims[:] = wanted[start - first : start - first + n, part]
+            for j in range(n):
+                for i in range(first, start):
+                    share = feedback[i, start + j]
                     for k in range(LANES):
-                        place[k] += one if aim[k] > middles[m] else zero
-            for k in range(LANES):
-                code = np.uint8(place[k])
-                block.codes[column, lane + k] = code
-                number = block.scale[group, lane + k] * levels[code] + block.offset[group, lane + k]
-                block.errors[column, lane + k] = block.rows[column, lane + k] - number
+                        aims[j, k] += work.errors[i, lane + k] * share
+            group = _Group(aims, rows, inside, weight[start : start + n], errors, places)
+            scale, offset = work.scale[:, g, part].copy(), work.offset[:, g, part].copy()
+            _search(group, scale, offset, kind)
+            work.scale[0, g, part], work.offset[0, g, part] = scale[0], offset[0]
+            work.errors[start : start + n, part] = errors
+            for j in range(n):
+                for k in range(LANES):
+                    work.codes[start + j, lane + k] = np.uint8(places[j, k])

@@ -10,14 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secateur.formats.ggml.code_layout import with_codes
 from secateur.formats.ggml.codec import decode
+from secateur.formats.ggml.scale_layout import HALVES, SCALE_CODES, GroupCodes
 from secateur.formats.ggml.search_kernels import VALUES
 from secateur.formats.ggml.types import ggml_type
-from secateur.rounding.grid import Codes, Floats, Levels, Scales, integers
+from secateur.rounding.grid import STEPS, Choices, Codes, Floats, Levels, Scales, integers, near
 
 _E2M1 = np.array([-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12], np.float32)
+_LARGEST_HALF = np.float32(65504)
+
+SPAN_STEP, OFFSET_STEP = 0.4, 0.2
+"""Where scales and offsets are floats: a step of the scale moves the last level by this much of a
+level's width, a step of the offset all of them (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +41,82 @@ class GgmlGrid:
     known: int
     has_offset: bool = False
 
-    def scales(self, encoded: Codes, columns: int) -> Scales:
+    def choices(self, encoded: Codes, columns: int) -> Choices:
+        own = self._own(encoded, columns)
+        blocks = self._blocks(encoded)
+        if self.name in SCALE_CODES:
+            where = SCALE_CODES[self.name]
+            found = where.unpack(blocks[:, where.start : where.stop])
+            scale = self._near_codes(blocks, found.scale, 0, len(encoded))
+            offset = own.offset[None]
+            if found.offset is not None:
+                offset = -self._near_codes(blocks, found.offset, 1, len(encoded))
+            return Choices(scale, offset)
+        if self.name in HALVES:
+            span = np.float32(np.ptp(self.levels.values))
+            scale = _as_halves(near(own.scale, own.scale * np.float32(SPAN_STEP) / span))
+            offset = own.offset[None]
+            if self.has_offset:
+                offset = _as_halves(near(own.offset, own.scale * np.float32(OFFSET_STEP)))
+            return Choices(scale, offset)
+        return Choices(own.scale[None], own.offset[None])
+
+    def with_numbers(self, encoded: Codes, codes: Codes, scales: Scales) -> Codes:
+        kind = ggml_type(self.name)
+        blocks = with_codes(self._blocks(encoded), self.name, codes.reshape(-1, kind.block))
+        if self.name in SCALE_CODES:
+            where = SCALE_CODES[self.name]
+            before = where.unpack(blocks[:, where.start : where.stop])
+            scale = _codes_of(scales.scale, where.unit(blocks, 0), before.scale)
+            offset = None
+            if before.offset is not None:
+                offset = _codes_of(-scales.offset, where.unit(blocks, 1), before.offset)
+            blocks[:, where.start : where.stop] = where.pack(GroupCodes(scale, offset))
+        elif self.name in HALVES:
+            for start, values in zip(HALVES[self.name], scales, strict=False):
+                halves = values.reshape(-1, 1).astype("<f2")
+                blocks[:, start : start + 2] = halves.view(np.uint8)
+        return blocks.reshape(encoded.shape)
+
+    def _own(self, encoded: Codes, columns: int) -> Scales:
+        """The scales and offsets that encoded rows hold."""
         known = self._decode_level(encoded, columns, self.known)
         if not self.has_offset:
             return Scales(known / np.float32(self.known), np.zeros_like(known))
         offset = self._decode_level(encoded, columns, 0)
         return Scales((known - offset) / np.float32(self.known), offset)
 
-    def with_codes(self, encoded: Codes, codes: Codes) -> Codes:
-        kind = ggml_type(self.name)
-        blocks = encoded.reshape(-1, kind.nbytes)
-        changed = with_codes(blocks, self.name, codes.reshape(-1, kind.block))
-        return changed.reshape(encoded.shape)
-
     def _decode_level(self, encoded: Codes, columns: int, level: int) -> Floats:
-        """float32 [R, C / group]: the numbers of one level."""
-        place = int(np.searchsorted(self.levels.values, level))
+        """float32 [R, G]: the numbers of one level."""
+        kind = ggml_type(self.name)
         shape = len(encoded), columns
-        same = self.with_codes(encoded, np.full(shape, place, np.uint8))
-        return np.ascontiguousarray(decode(same, self.name, shape)[:, :: self.group])
+        places = np.full(shape, np.searchsorted(self.levels.values, level), np.uint8)
+        same = with_codes(self._blocks(encoded), self.name, places.reshape(-1, kind.block))
+        decoded = decode(same.reshape(encoded.shape), self.name, shape)
+        return np.ascontiguousarray(decoded[:, :: self.group])
+
+    def _near_codes(self, blocks: Codes, found: object, number: int, rows: int) -> Floats:
+        """float32 [tried, R, G]: a unit of the blocks times codes near those found."""
+        where = SCALE_CODES[self.name]
+        codes = np.asarray(found, np.int32) + np.array(STEPS).reshape(-1, 1, 1)
+        numbers: Floats = np.clip(codes, where.least, where.most).astype(np.float32)
+        numbers *= where.unit(blocks, number)
+        return numbers.reshape(len(STEPS), rows, -1)
+
+    def _blocks(self, encoded: Codes) -> Codes:
+        return encoded.reshape(-1, ggml_type(self.name).nbytes)
+
+
+def _as_halves(values: Floats) -> Floats:
+    """As float16 holds them, none of them infinite."""
+    return np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16).astype(np.float32)
+
+
+def _codes_of(values: Floats, unit: Floats, before: object) -> NDArray[np.int32]:
+    """[B, n]: the codes whose unit gives these values; those before where the unit is zero."""
+    by_block = values.reshape(len(unit), -1)
+    found = np.divide(by_block, unit, where=unit != 0, out=np.zeros_like(by_block))
+    return np.where(unit != 0, np.rint(found).astype(np.int32), np.asarray(before, np.int32))
 
 
 GGML_GRIDS: Mapping[str, GgmlGrid] = {

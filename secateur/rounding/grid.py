@@ -5,10 +5,11 @@ group share a scale and an offset for:
 
     number = scale * level + offset
 
-The type's encoder chooses scales and offsets; the solver (feedback.py) then chooses the levels. A
-grid is the entry of one type in GGML_GRIDS (ggml_grids.py) or `mlx_grid` (mlx_grids.py).
+The type's encoder proposes scales and offsets; the solver (feedback.py) takes those near them that
+cost least, and chooses the levels. A grid is the entry of one type in GGML_GRIDS (ggml_grids.py) or
+an `MlxGrid` (mlx_grids.py).
 
-Shapes: R rows of C numbers, L levels.
+Shapes: R rows of C numbers, G groups of a row, L levels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 E = TypeVar("E")
+
+STEPS = (0, -1, 1, -2, 2)
+"""How far from the encoder's own scale or offset others are tried, in steps of the type."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,23 @@ class Levels:
 
 
 class Scales(NamedTuple):
-    """float32 [R, C / group] each: number = scale * level + offset."""
+    """float32 [R, G] each: number = scale * level + offset."""
 
     scale: Floats
     offset: Floats
+
+
+class Choices(NamedTuple):
+    """What the type can store near the encoder's own scales and offsets, which come first: float32
+    [scales to try, R, G] and [offsets to try, R, G]."""
+
+    scale: Floats
+    offset: Floats
+
+    @property
+    def own(self) -> Scales:
+        """The encoder's."""
+        return Scales(self.scale[0], self.offset[0])
 
 
 class Grid(Protocol[E]):
@@ -56,15 +73,21 @@ class Grid(Protocol[E]):
         """Neighbours in a row that share a scale and an offset."""
         ...
 
-    def scales(self, encoded: E, columns: int) -> Scales:
-        """The scales that encoded rows hold, as readers decode them."""
+    def choices(self, encoded: E, columns: int) -> Choices:
+        """The scales and offsets to try, as readers decode them."""
         ...
 
-    def with_codes(self, encoded: E, codes: Codes) -> E:
-        """The same scales with other codes [R, C], places among the levels; as many bytes."""
+    def with_numbers(self, encoded: E, codes: Codes, scales: Scales) -> E:
+        """What the encoder made with other codes [R, C], places among the levels, and scales and
+        offsets out of the choices; as many bytes."""
         ...
 
 
 def integers(least: int, most: int) -> Levels:
     """Levels one apart, both ends included."""
     return Levels(np.arange(least, most + 1, dtype=np.float32))
+
+
+def near(values: Floats, step: Floats | float) -> Floats:
+    """float32 [len(STEPS), ...]: values at so many steps from their own."""
+    return np.stack([values + np.float32(number) * step for number in STEPS])

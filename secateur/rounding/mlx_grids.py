@@ -7,12 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.checkpoint.tensors import NamedTensor, to_float32
+from secateur.checkpoint.tensors import NamedTensor, from_float32, to_float32
 from secateur.formats.mlx.codec import MlxType, Quantized, pack
-from secateur.rounding.grid import Codes, Floats, Levels, Scales, integers
+from secateur.rounding.grid import Choices, Codes, Floats, Levels, Scales, integers, near
 
 _E2M1 = np.array([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 _E2M1_CODES = np.array([15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7], np.uint8)
+
+SPAN_STEP, OFFSET_STEP = 0.4, 0.2
+"""As of ggml's types (ggml_grids.py)."""
+_MOST_BITS = 5
+"""Beyond, a step of the scale is below what BF16 tells apart."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,29 @@ class MlxGrid:
     def group(self) -> int:
         return self.kind.group
 
-    def scales(self, encoded: Quantized, columns: int) -> Scales:
+    def choices(self, encoded: Quantized, columns: int) -> Choices:
         if encoded.biases is None:
             scale = np.ldexp(np.float32(1), encoded.scales.astype(np.int32) - 127)
-            return Scales(scale, np.zeros_like(scale))
-        return Scales(self._widen(encoded.scales), self._widen(encoded.biases))
+            return Choices(scale[None], np.zeros_like(scale)[None])
+        scale, offset = self._widen(encoded.scales), self._widen(encoded.biases)
+        if self.kind.bits > _MOST_BITS:
+            return Choices(scale[None], offset[None])
+        span = np.float32(2**self.kind.bits - 1)
+        return Choices(
+            self._widen(self._store(near(scale, scale * np.float32(SPAN_STEP) / span))),
+            self._widen(self._store(near(offset, scale * np.float32(OFFSET_STEP)))),
+        )
 
-    def with_codes(self, encoded: Quantized, codes: Codes) -> Quantized:
+    def with_numbers(self, encoded: Quantized, codes: Codes, scales: Scales) -> Quantized:
         numbers = _E2M1_CODES[codes] if encoded.biases is None else codes
         words = pack(numbers.reshape(-1, self.kind.group), self.kind.bits)
-        return encoded._replace(codes=words.reshape(encoded.codes.shape))
+        changed = encoded._replace(codes=words.reshape(encoded.codes.shape))
+        if encoded.biases is None:
+            return changed
+        return changed._replace(scales=self._store(scales.scale), biases=self._store(scales.offset))
 
     def _widen(self, stored: NDArray[np.generic]) -> Floats:
         return to_float32(NamedTensor("", self.dtype, stored))
+
+    def _store(self, values: Floats) -> NDArray[np.generic]:
+        return from_float32(values, self.dtype)

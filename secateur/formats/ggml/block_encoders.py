@@ -25,6 +25,13 @@ from secateur.formats.ggml.code_layout import (
     pack_two_bits,
 )
 from secateur.formats.ggml.scale_kernels import fit_positive, sum_squares
+from secateur.formats.ggml.scale_layout import (
+    GroupCodes,
+    pack_eight_sixes,
+    pack_fours,
+    pack_pairs_of_six,
+    pack_sixteen_sixes,
+)
 from secateur.formats.ggml.search_kernels import (
     AFFINE,
     IMPORTANCE,
@@ -136,7 +143,7 @@ def _encode_q2_k(rows: Floats, importance: Floats | None) -> Codes:
         search = Search(16, AFFINE, F(3), IMPORTANCE_AND_SIZE)
     found = _search(rows, search, importance)
     d, m, scales, mins = _split_scales(rows, found, importance, 15)
-    both = scales | mins << 4
+    both = pack_fours(GroupCodes(scales, mins))
     real_d, real_m = _scale_blocks(d, both & 15), _scale_blocks(m, both >> 4)
     codes = encode_affine(rows.reshape(-1), F(3), real_d, real_m, found)
     return _join(
@@ -153,14 +160,7 @@ def _encode_q4_or_q5_k(rows: Floats, importance: Floats | None, most: int) -> Co
     found = _search(rows, search, importance, factor=2.0)
     d, m, scales, mins = _split_scales(rows, found, importance, 63)
     scales, mins = np.minimum(scales, 63), np.minimum(mins, 63)
-    packed = np.concatenate(
-        [
-            scales[:, :4] | scales[:, 4:] >> 4 << 6,
-            mins[:, :4] | mins[:, 4:] >> 4 << 6,
-            scales[:, 4:] & 15 | mins[:, 4:] << 4,
-        ],
-        axis=1,
-    )
+    packed = pack_pairs_of_six(GroupCodes(scales, mins))
     real_d, real_m = _scale_blocks(d, scales), _scale_blocks(m, mins)
     codes = encode_affine(rows.reshape(-1), F(most), real_d, real_m, found).reshape(-1, SUPER)
     low = pack_nibbles(codes, 32)
@@ -175,14 +175,10 @@ def _encode_q3_k(rows: Floats, importance: Floats | None) -> Codes:
     scales, sums = found[0].reshape(-1, 16), found[4].reshape(-1)
     shared = _search(scales, Search(16, SYMMETRIC, F(32), IMPORTANCE), sums)
     codes6 = encode_symmetric(scales.reshape(-1), F(32), np.zeros(len(scales), F), shared)
-    codes6 = codes6.reshape(-1, 16)
-    packed = np.concatenate(
-        [codes6[:, :8] & 15 | codes6[:, 8:] << 4, np.zeros((len(codes6), 4), np.uint8)], axis=1
-    )
-    for quarter in range(4):
-        packed[:, 8:] |= codes6[:, 4 * quarter : 4 * quarter + 4] >> 4 << 2 * quarter
+    six = codes6.reshape(-1, 16).astype(np.int32) - 32
+    packed = pack_sixteen_sixes(GroupCodes(six))
     d = _round_to_half(shared[0])
-    real_d = _scale_blocks(d, codes6.astype(np.int32) - 32)
+    real_d = _scale_blocks(d, six)
     codes = encode_symmetric(rows.reshape(-1), F(4), real_d, found)
     codes = codes.reshape(-1, SUPER)
     return _join(rows, pack_eighths(codes >> 2), pack_two_bits(codes & 3), packed, _view_bytes(d))
@@ -241,10 +237,7 @@ def _encode_iq4(rows: Floats, importance: Floats | None, size: int) -> Codes:
             factor = np.where(d != 0, F(1) / d, F(0))
             six = np.clip(_round_to_int(factor * scales), -32, 31)
             real = d * six.astype(F)
-            six += 32
-            low = (six[:, ::2] & 15 | six[:, 1::2] % 16 << 4).astype(np.uint8)
-            high = np.bitwise_or.reduce(six >> 4 << 2 * np.arange(8), axis=1).astype("<u2")
-            heads = [_view_bytes(_round_to_half(d[:, 0])), _view_bytes(high), low]
+            heads = [_view_bytes(_round_to_half(d[:, 0])), pack_eight_sixes(GroupCodes(six))]
         inverse = np.where(real != 0, F(1) / real, F(0)).reshape(-1)
     codes = encode_nonlinear(rows.reshape(-1), inverse).reshape(len(heads[0]), -1)
     return _join(rows, *heads, pack_nibbles(codes, 16))

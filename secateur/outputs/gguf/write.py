@@ -135,8 +135,10 @@ def _encode(
     except NumericError as error:
         raise NumericError(f"tensor {info.name!r} as {info.type}: {error}") from None
     grid = GGML_GRIDS.get(info.type)
-    factor = block.factor.get() if block.factor is not None and grid is not None else None
-    if factor is None or grid is None:
+    if block.factor is None or grid is None:
+        return nearest
+    factor = block.factor.get(grid.group)
+    if factor is None:
         return nearest
     return round_with_feedback(rows, nearest, grid, factor)
 

@@ -175,7 +175,7 @@ def _encode(tensor: MlxTensor, rows: NDArray[np.float32], block: Block) -> list[
         quantized = quantize(rows, tensor.kind, tensor.dtype)
     except NumericError as error:
         raise NumericError(f"tensor {tensor.name!r}: {error}") from None
-    factor = block.factor.get() if block.factor is not None else None
+    factor = block.factor.get(tensor.kind.group) if block.factor is not None else None
     if factor is not None:
         grid = MlxGrid(tensor.kind, tensor.dtype)
         quantized = round_with_feedback(rows, quantized, grid, factor)
