@@ -108,6 +108,11 @@ class Run:
         self._run = start(original, request, Text(), work, None, no_progress)
         self.answers, self._teacher = self._run.ask_original()
 
+    def score(self, path: Path) -> Scores:
+        """What an artefact says of the answers."""
+        artefact: Artefact = self._run.open(path)
+        return self._run.score(artefact, self.answers, self._teacher)
+
     def measure(self, kind: str, statistics: Path) -> dict[str, Any]:
         pair: dict[str, Scores] = {}
         nbytes: set[int] = set()
@@ -116,8 +121,7 @@ class Run:
             out = self._work / f"{kind}-{rounding}"
             shutil.rmtree(out, ignore_errors=True)
             path, size, seconds[rounding] = write(self._model, kind, rounding, statistics, out)
-            artefact: Artefact = self._run.open(path)
-            pair[rounding] = self._run.score(artefact, self.answers, self._teacher)
+            pair[rounding] = self.score(path)
             nbytes.add(size)
             shutil.rmtree(out)
         (size,) = nbytes  # equal, to the byte

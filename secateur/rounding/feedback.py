@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from secateur.rounding.blas import one_blas_thread
 from secateur.rounding.factor import Factor
 from secateur.rounding.grid import Choices, Codes, E, Floats, Grid, Levels, Scales
-from secateur.system.jit import compiled, inner
+from secateur.system.jit import compiled, inlined, inner
+
+TO_INTEGER = np.float32(12582912)
+"""Added to a small number and taken away again it leaves the nearest integer, or the even one."""
 
 LANES = 64
 """Rows that a loop takes at once."""
@@ -122,6 +125,23 @@ class _Group(NamedTuple):
     """[n, LANES]: of the last trial"""
 
 
+@inlined
+def _add_shares(aim: Floats, errors: Floats, shares: Floats, first: int, last: int) -> None:
+    """aim [LANES] += the errors of rows `first` to `last`, each times its share; four at a time,
+    for fewer trips to memory."""
+    fours = first + (last - first) // 4 * 4
+    for i in range(first, fours, 4):
+        a, b, c, d = shares[i], shares[i + 1], shares[i + 2], shares[i + 3]
+        for k in range(LANES):
+            aim[k] += (errors[i, k] * a + errors[i + 1, k] * b) + (
+                errors[i + 2, k] * c + errors[i + 3, k] * d
+            )
+    for i in range(fours, last):
+        share = shares[i]
+        for k in range(LANES):
+            aim[k] += errors[i, k] * share
+
+
 @inner
 def _try(  # noqa: PLR0912 - a kernel has its loops
     group: _Group, scale: Floats, offset: Floats, kind: _Levels, cost: Floats
@@ -136,15 +156,13 @@ def _try(  # noqa: PLR0912 - a kernel has its loops
     for j in range(group.wanted.shape[0]):
         for k in range(LANES):
             aim[k] = group.wanted[j, k]
-        for i in range(j):
-            share = group.feedback[i, j]
-            for k in range(LANES):
-                aim[k] += group.errors[i, k] * share
+        _add_shares(aim, group.errors, group.feedback[:, j], 0, j)
         if kind.uniform:
             for k in range(LANES):
-                at = np.rint((aim[k] - offset[k]) * inverse[k] - low)
+                at = (aim[k] - offset[k]) * inverse[k] - low
                 at = most if at > most else at
                 at = at if at > zero else zero
+                at = (at + TO_INTEGER) - TO_INTEGER
                 group.places[j, k] = at
                 group.errors[j, k] = scale[k] * (at + low) + offset[k]
         else:
@@ -228,10 +246,8 @@ def _choose(
             rows[:] = work.rows[start : start + n, part]
             aims[:] = wanted[start - first : start - first + n, part]
             for j in range(n):
-                for i in range(first, start):
-                    share = feedback[i, start + j]
-                    for k in range(LANES):
-                        aims[j, k] += work.errors[i, lane + k] * share
+                before = work.errors[first:start, part]
+                _add_shares(aims[j], before, feedback[first:start, start + j], 0, start - first)
             group = _Group(aims, rows, inside, weight[start : start + n], errors, places)
             scale, offset = work.scale[:, g, part].copy(), work.offset[:, g, part].copy()
             _search(group, scale, offset, kind)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateur.formats.ggml.code_layout import with_codes
 from secateur.formats.ggml.codec import decode
-from secateur.formats.ggml.scale_layout import HALVES, SCALE_CODES, GroupCodes
+from secateur.formats.ggml.scale_layout import BYTES, HALVES, SCALE_CODES, GroupCodes
 from secateur.formats.ggml.search_kernels import VALUES
 from secateur.formats.ggml.types import ggml_type
 from secateur.rounding.grid import STEPS, Choices, Codes, Floats, Levels, Scales, integers, near
@@ -59,6 +60,11 @@ class GgmlGrid:
             if self.has_offset:
                 offset = _as_halves(near(own.offset, own.scale * np.float32(OFFSET_STEP)))
             return Choices(scale, offset)
+        if self.name in BYTES:
+            groups, most = BYTES[self.name]
+            codes = blocks[:, :groups].astype(np.int32) + np.array(STEPS).reshape(-1, 1, 1)
+            scale = self._byte_scales[np.clip(codes, 0, most)]
+            return Choices(scale.reshape(len(STEPS), *own.scale.shape), own.offset[None])
         return Choices(own.scale[None], own.offset[None])
 
     def with_numbers(self, encoded: Codes, codes: Codes, scales: Scales) -> Codes:
@@ -76,7 +82,20 @@ class GgmlGrid:
             for start, values in zip(HALVES[self.name], scales, strict=False):
                 halves = values.reshape(-1, 1).astype("<f2")
                 blocks[:, start : start + 2] = halves.view(np.uint8)
+        elif self.name in BYTES:
+            groups, _ = BYTES[self.name]
+            found = np.searchsorted(self._byte_scales, scales.scale.reshape(-1, groups))
+            blocks[:, :groups] = found.astype(np.uint8)
         return blocks.reshape(encoded.shape)
+
+    @cached_property
+    def _byte_scales(self) -> Floats:
+        """[codes]: what each byte stands for as a scale, ascending."""
+        groups, most = BYTES[self.name]
+        kind = ggml_type(self.name)
+        blocks = np.zeros((most + 1, kind.nbytes), np.uint8)
+        blocks[:, :groups] = np.arange(most + 1)[:, None]
+        return self._decode_level(blocks, kind.block, self.known)[:, 0] / np.float32(self.known)
 
     def _own(self, encoded: Codes, columns: int) -> Scales:
         """The scales and offsets that encoded rows hold."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from secateur.checkpoint.tensors import NamedTensor, from_float32, to_float32
 from secateur.formats.mlx.codec import MlxType, Quantized, pack
-from secateur.rounding.grid import Choices, Codes, Floats, Levels, Scales, integers, near
+from secateur.rounding.grid import STEPS, Choices, Codes, Floats, Levels, Scales, integers, near
 
 _E2M1 = np.array([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 _E2M1_CODES = np.array([15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7], np.uint8)
@@ -37,8 +37,9 @@ class MlxGrid:
 
     def choices(self, encoded: Quantized, columns: int) -> Choices:
         if encoded.biases is None:
-            scale = np.ldexp(np.float32(1), encoded.scales.astype(np.int32) - 127)
-            return Choices(scale[None], np.zeros_like(scale)[None])
+            powers = encoded.scales.astype(np.int32) + np.array(STEPS[:3]).reshape(-1, 1, 1)
+            scale = np.ldexp(np.float32(1), np.clip(powers, 0, 254) - 127)
+            return Choices(scale, np.zeros_like(scale[:1]))
         scale, offset = self._widen(encoded.scales), self._widen(encoded.biases)
         if self.kind.bits > _MOST_BITS:
             return Choices(scale[None], offset[None])
@@ -53,7 +54,8 @@ class MlxGrid:
         words = pack(numbers.reshape(-1, self.kind.group), self.kind.bits)
         changed = encoded._replace(codes=words.reshape(encoded.codes.shape))
         if encoded.biases is None:
-            return changed
+            _, powers = np.frexp(scales.scale)
+            return changed._replace(scales=(powers + 126).astype(np.uint8))
         return changed._replace(scales=self._store(scales.scale), biases=self._store(scales.offset))
 
     def _widen(self, stored: NDArray[np.generic]) -> Floats:

@@ -20,7 +20,9 @@ GramKind = Literal["shared", "own"]
 What all experts of a layer see, and every other linear layer's input, has one."""
 
 UNIT = 2.0**-16
-STEP = 256
+STEP = 128
+"""What lies below the diagonal in a panel is computed and kept for nothing; narrower ones make
+slower products."""
 Sums = NDArray[np.int64]
 
 

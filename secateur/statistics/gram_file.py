@@ -1,6 +1,6 @@
 """The file of Gram matrices, next to the statistics that were made with it.
 
-It is large (4 bytes for every pair of a layer's inputs), so it is a file of its own, made on
+It is large (some 4 bytes for every pair of a layer's inputs), so it is a file of its own, made on
 request and written a layer at a time. It is safetensors:
 
     {name}.sums      int64 [M, n]   see statistics.gram; `name` is a linear layer's weight

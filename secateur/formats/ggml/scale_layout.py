@@ -135,3 +135,7 @@ HALVES: Mapping[str, tuple[int, ...]] = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "IQ4_NL": (0,),
 }  # fmt: skip
 """Of types whose block is one group: where its scale lies, and its offset, as float16."""
+
+BYTES: Mapping[str, tuple[int, int]] = {"MXFP4": (1, 254), "NVFP4": (4, 126)}
+"""Of types whose scales are small floats of a byte each, that begin a block: how many, and the code
+of the largest."""
