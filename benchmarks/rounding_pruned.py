@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from goals import result_path, write_result
 from rounding import TEST_SET, Run, ratio
 
 import secateur
@@ -86,7 +87,7 @@ def main() -> None:
             }
             print(kind, json.dumps({n: e["ratio"] for n, e in types[kind].items()}), flush=True)
         report = {"model": "gemmule", "drop": options.drop, "types": types}
-        Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+        write_result(result_path("rounding_pruned"), report)
 
 
 if __name__ == "__main__":

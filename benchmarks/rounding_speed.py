@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from goals import result_path, write_result
 from gguf_speed import VOCAB, make_checkpoint
 
 import secateur
@@ -96,7 +97,7 @@ def main() -> None:
             entry[name] = found
             entry[name.replace("seconds", "ratio")] = round(feedback / nearest, 2)
         report["types"][kind] = entry
-        Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+        write_result(result_path("rounding_speed"), report)
     print(json.dumps(report["types"], indent=1))
 
 

@@ -68,6 +68,8 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "rerouted_sample": Slow("removes experts for every size of the sample: half an hour"),
     "rounding": Slow("a Gram matrix and two files for every type: two hours"),
     "rounding_cost": Slow("calibrations in turns, of which each takes a minute"),
+    "rounding_pruned": Slow("two calibrations and six files: half an hour"),
+    "rounding_speed": Slow("makes a checkpoint of 2.4 GB and writes it in turns: six minutes"),
     "experts_or_bits": Slow("measures every type at every number of experts: an hour"),
     "layer_importance": Slow("measures a file for every layer: half an hour"),
     "gemmule_quality": Slow("a property of the shipped model, which does not change"),
