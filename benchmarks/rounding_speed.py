@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from goals import result_path, write_result
 from gguf_speed import VOCAB, make_checkpoint
+from goals import result_path, write_result
 
 import secateur
 from secateur import Calibration, Formats, Pruning
