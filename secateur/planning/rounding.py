@@ -1,8 +1,8 @@
 """How weights are rounded to the levels of their types, as a plan decides it.
 
 `nearest` takes the nearest level, as llama-quantize and mlx_lm.convert do. `feedback` chooses each
-level so that it makes up for the errors before it in the row (rounding.factor), with the Gram
-matrices that a calibration wrote next to its statistics.
+level so that it makes up for the errors before it in the row (rounding.factor), and the scale of
+each group to suit, with the Gram matrices that a calibration wrote next to its statistics.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Levels of scalar types chosen with error feedback: `grid.py` first, then `feedback.py`."""
+"""Levels and scales of scalar types, chosen with error feedback: `grid.py`, then `feedback.py`."""
