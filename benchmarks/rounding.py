@@ -26,7 +26,7 @@ import secateur
 from secateur import Calibration, Formats, Measuring, Pruning
 from secateur.api.held_out import Text
 from secateur.api.measure import start
-from secateur.api.models import open_weights
+from secateur.api.models import Model, open_weights
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.evaluation.intervals import Clusters, bootstrap
 from secateur.evaluation.scores import Scores
@@ -57,7 +57,7 @@ def formats(kind: str, rounding: Any) -> Formats:
 
 
 def write(
-    model: str, kind: str, rounding: str, statistics: Path, out: Path
+    model: Model, kind: str, rounding: str, statistics: Path, out: Path
 ) -> tuple[Path, int, float]:
     """(artefact, its bytes of tensors, processor seconds of writing)."""
     plan = secateur.plan(model, Pruning(drop=0.0), formats(kind, rounding), statistics=statistics)
@@ -102,7 +102,7 @@ def _digits(value: Any) -> float:
 class Run:
     """The original's answers, and one type after the other."""
 
-    def __init__(self, model: str, request: Measuring, work: Path) -> None:
+    def __init__(self, model: Model, request: Measuring, work: Path) -> None:
         self._model, self._work = model, work
         original = open_weights(model, None, "measuring")
         self._run = start(original, request, Text(), work, None, no_progress)

@@ -1,0 +1,145 @@
+"""Rounding with error feedback on other models than gemmule, at equal bytes: rounding_models.json.
+
+Every model, type by type, to nearest and with feedback, as rounding.py does for gemmule:
+
+    python benchmarks/rounding_models.py smollm2 WORK/smollm2 --documents
+    python benchmarks/rounding_models.py qwen3-moe WORK/qwen3-moe
+    python benchmarks/rounding_models.py gemmule-on-code gemmule --only code
+
+The models are made by the scripts in models/. `--documents`: measured on pieces of documents of
+gemmule's test set, for a model that writes other text than gemmule does; else on the model's own
+answers to that set's prompts. `--only`: calibrated on documents of these domains alone, and tested
+on all. A type that is in the file already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from rounding import TEST_SET, Run
+
+import secateur
+from secateur import Calibration, Measuring
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.corpus.mix import read_mix
+from secateur.statistics.file import load_header
+
+TYPES = "Q2_K,Q3_K_M,Q4_K_M,Q4_0,IQ4_XS,mlx-2,mlx-3,mlx-4"
+CALIBRATION_SET = TEST_SET.with_name("calibration.jsonl")
+CHARACTERS = 240
+"""Of a document that is measured on."""
+SEQUENCE = 512
+TRAINING = "training.json"
+"""What a script in models/ says of the model that it made."""
+
+
+def text_of(record: dict[str, Any]) -> str:
+    """A document's text, or what was said in a conversation."""
+    if "text" in record:
+        return str(record["text"])
+    return "\n\n".join(one["content"] for one in record["messages"] if one.get("content"))
+
+
+def write_documents(target: Path, per_domain: int) -> Path:
+    """JSON lines of pieces of each domain's first documents that are long enough."""
+    taken: dict[str, list[str]] = defaultdict(list)
+    for line in TEST_SET.open(encoding="utf-8"):
+        record = json.loads(line)
+        piece = text_of(record)[:CHARACTERS]
+        found = taken[record["domain"]]
+        if len(found) < per_domain and len(piece) == CHARACTERS:
+            found.append(json.dumps({"domain": record["domain"], "text": piece}))
+    target.write_text("".join(f"{line}\n" for lines in taken.values() for line in lines))
+    return target
+
+
+def write_mix(folder: Path, domains: list[str], every: int) -> Path:
+    """A mix of every so many of the calibration set's records of these domains; of all domains
+    where none is named."""
+    records = CALIBRATION_SET.read_text("utf-8").splitlines(keepends=True)[::every]
+    chosen = [one for one in records if not domains or json.loads(one)["domain"] in domains]
+    (folder / "calibration.jsonl").write_text("".join(chosen), "utf-8")
+    source = {"name": "set", "path": "calibration.jsonl", "category_field": "domain"}
+    path = folder / "mix.yaml"
+    path.write_text(json.dumps({"sequence_length": SEQUENCE, "sources": [source]}))
+    return path
+
+
+def open_model(name: str) -> Checkpoint:
+    """A checkpoint; one of SmolLM2 with its tokenizer's name in llama.cpp."""
+    if (Path(name) / "config.json").is_file():
+        config = json.loads((Path(name) / "config.json").read_text())
+        if config["model_type"] == "mixtral":
+            sys.path.insert(0, str(Path(__file__).parent / "models"))
+            from smollm2 import family
+
+            return open_checkpoint(name, None, family())
+    return open_checkpoint(name)
+
+
+def calibrate(model: Checkpoint, work: Path, mix: Path) -> Path:
+    """Statistics with Gram matrices, kept in `work`."""
+    statistics = work / "statistics.safetensors"
+    if not statistics.exists():
+        request = Calibration(read_mix(mix), reroute_tokens=0, gram="shared")
+        secateur.calibrate(model, statistics, request)
+    return statistics
+
+
+def describe(model: Checkpoint, statistics: Path) -> dict[str, Any]:
+    """The model, and how many tokens of which categories it was calibrated on."""
+    corpora = load_header(statistics).corpora
+    training = model.path / TRAINING
+    made = json.loads(training.read_text()) if training.is_file() else None
+    return {
+        "parameters": sum(spec.elements for spec in model.specs.values()),
+        **({"training": made} if made else {}),
+        "calibrated_on": [one["tokens_by_category"] for one in corpora],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="what the model is called in the results")
+    parser.add_argument("model", help="its folder, or gemmule")
+    parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--per-domain", type=int, default=12)
+    parser.add_argument("--documents", action="store_true")
+    parser.add_argument("--only", default="", help="domains to calibrate on")
+    parser.add_argument("--every", type=int, default=1, help="of the calibration set's records")
+    parser.add_argument("--work", type=Path, help="keeps statistics and scores for another run")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    model = open_model(options.model)
+    with tempfile.TemporaryDirectory() as name:
+        work = options.work or Path(name)
+        work.mkdir(parents=True, exist_ok=True)
+        domains = options.only.split(",") if options.only else []
+        statistics = calibrate(model, work, write_mix(work, domains, options.every))
+        asked: dict[str, Any] = {"prompts": TEST_SET, "per_domain": options.per_domain}
+        if options.documents:
+            asked = {"prompts": write_documents(work / "documents.jsonl", options.per_domain)}
+        run = Run(model, Measuring(**asked), work)
+        entry = results.setdefault(options.name, {"types": {}})
+        measured_on = "documents" if options.documents else "the model's own answers"
+        entry.update(describe(model, statistics), measured_on=measured_on)
+        for kind in options.types.split(","):
+            if kind in entry["types"]:
+                continue
+            found = entry["types"][kind] = run.measure(kind, statistics)
+            print(kind, json.dumps({k: found[k] for k in ("kl_mean", "ratio")}), flush=True)
+            # Another model may have been measured meanwhile.
+            others = json.loads(options.out.read_text()) if options.out.exists() else {}
+            whole = {**others, options.name: entry}
+            options.out.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
