@@ -73,7 +73,8 @@ class Files:
         shutil.rmtree(out, ignore_errors=True)
         secateur.apply(plan, out, statistics=self._statistics)
         (form,) = plan.formats
-        artefact = self._run.open(out / plan.files[form][0])
+        (file,) = plan.files[form]
+        artefact = self._run.open(out / file)
         scores = self._run.score(artefact, self.answers, self._teacher)
         shutil.rmtree(out)
         nbytes, bits = plan.tensor_bytes(form), plan.output(form).bits_per_weight

@@ -63,7 +63,7 @@ def write(
     plan = secateur.plan(model, Pruning(drop=0.0), formats(kind, rounding), statistics=statistics)
     (format_id,) = plan.formats
     began = time.process_time()
-    secateur.apply(plan, out, statistics=statistics)
+    secateur.apply(plan, out, model=model, statistics=statistics)
     spent = time.process_time() - began
     (first, *_) = plan.files[format_id]
     path = out / first if format_id.startswith("gguf") else out / format_id

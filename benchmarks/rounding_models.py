@@ -9,25 +9,29 @@ Every model, type by type, to nearest and with feedback, as rounding.py does for
 The models are made by the scripts in models/. `--documents`: measured on pieces of documents of
 gemmule's test set, for a model that writes other text than gemmule does; else on the model's own
 answers to that set's prompts. `--only`: calibrated on documents of these domains alone, and tested
-on all. A type that is in the file already is not measured again.
+on all. A type that is in the file already is not measured again. `--engines`: files of these types
+in llama.cpp and mlx-lm as well, over two pieces of each domain, beside our decoded weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+import shutil
 import tempfile
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rounding import TEST_SET, Run
+from models import smollm2
+from rounding import ROUNDINGS, TEST_SET, Run, write
 
 import secateur
 from secateur import Calibration, Measuring
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.mix import read_mix
+from secateur.families.registry import family_of
 from secateur.statistics.file import load_header
 
 TYPES = "Q2_K,Q3_K_M,Q4_K_M,Q4_0,IQ4_XS,mlx-2,mlx-3,mlx-4"
@@ -72,14 +76,17 @@ def write_mix(folder: Path, domains: list[str], every: int) -> Path:
 
 
 def open_model(name: str) -> Checkpoint:
-    """A checkpoint; one of SmolLM2 with its tokenizer's name in llama.cpp."""
-    if (Path(name) / "config.json").is_file():
-        config = json.loads((Path(name) / "config.json").read_text())
-        if config["model_type"] == "mixtral":
-            sys.path.insert(0, str(Path(__file__).parent / "models"))
-            from smollm2 import family
-
-            return open_checkpoint(name, None, family())
+    """A checkpoint. Those of models/ have other tokenizers than is usual in their families, so that
+    llama.cpp's name for it is another one: SmolLM2's, and gemmule's."""
+    path = Path(name) / "config.json"
+    kind = json.loads(path.read_text())["model_type"] if path.is_file() else None
+    if kind == "mixtral":
+        return open_checkpoint(name, None, smollm2.family())
+    if kind == "qwen3_moe":
+        found, gemmule = family_of({"model_type": kind}), open_checkpoint("gemmule").family
+        assert found.gguf is not None and gemmule.gguf is not None
+        rules = replace(found.gguf, tokenizer=gemmule.gguf.tokenizer)
+        return open_checkpoint(name, None, replace(found, gguf=rules))
     return open_checkpoint(name)
 
 
@@ -104,6 +111,35 @@ def describe(model: Checkpoint, statistics: Path) -> dict[str, Any]:
     }
 
 
+def run_engines(
+    model: Checkpoint, kind: str, statistics: Path, work: Path
+) -> dict[str, dict[str, float]]:
+    """{rounding: what the engine of a type's files says beside what our decoded weights say}"""
+    found = {}
+    prompts = write_documents(work / "for-engines.jsonl", 2)
+    for rounding in ROUNDINGS:
+        out = work / f"engine-{kind}-{rounding}"
+        shutil.rmtree(out, ignore_errors=True)
+        path, _, _ = write(model, kind, rounding, statistics, out)
+        request = Measuring(prompts=prompts, engine=True)
+        (report,) = secateur.measure(path, model, request, work=work, workers=1).artefacts
+        shutil.rmtree(out)
+        named = {
+            "kl_mean": report.value("kl_mean"),
+            "kl_mean_in_the_engine": report.value("kl_mean", kind="engine"),
+            "kl_mean_between": report.value("engine_kl_mean", kind="engine"),
+            "same_token": report.value("engine_top1_agreement", kind="engine"),
+        }
+        found[rounding] = {name: float(f"{one.value:.4g}") for name, one in named.items() if one}
+    return found
+
+
+def save(out: Path, name: str, entry: dict[str, Any]) -> None:
+    """Put a model's entry into the file, into which others may have been put meanwhile."""
+    others = json.loads(out.read_text()) if out.exists() else {}
+    out.write_text(json.dumps({**others, name: entry}, indent=1, sort_keys=True) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="what the model is called in the results")
@@ -113,6 +149,7 @@ def main() -> None:
     parser.add_argument("--documents", action="store_true")
     parser.add_argument("--only", default="", help="domains to calibrate on")
     parser.add_argument("--every", type=int, default=1, help="of the calibration set's records")
+    parser.add_argument("--engines", default="", help="types to run in their engines")
     parser.add_argument("--work", type=Path, help="keeps statistics and scores for another run")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
@@ -126,19 +163,21 @@ def main() -> None:
         asked: dict[str, Any] = {"prompts": TEST_SET, "per_domain": options.per_domain}
         if options.documents:
             asked = {"prompts": write_documents(work / "documents.jsonl", options.per_domain)}
-        run = Run(model, Measuring(**asked), work)
         entry = results.setdefault(options.name, {"types": {}})
         measured_on = "documents" if options.documents else "the model's own answers"
         entry.update(describe(model, statistics), measured_on=measured_on)
-        for kind in options.types.split(","):
-            if kind in entry["types"]:
-                continue
+        for kind in filter(None, options.engines.split(",")):
+            found = run_engines(model, kind, statistics, work)
+            entry.setdefault("engines", {})[kind] = found
+            print(kind, json.dumps(found), flush=True)
+            save(options.out, options.name, entry)
+        wanted = [kind for kind in options.types.split(",") if kind and kind not in entry["types"]]
+        run = Run(model, Measuring(**asked), work) if wanted else None
+        for kind in wanted:
+            assert run is not None
             found = entry["types"][kind] = run.measure(kind, statistics)
             print(kind, json.dumps({k: found[k] for k in ("kl_mean", "ratio")}), flush=True)
-            # Another model may have been measured meanwhile.
-            others = json.loads(options.out.read_text()) if options.out.exists() else {}
-            whole = {**others, options.name: entry}
-            options.out.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+            save(options.out, options.name, entry)
 
 
 if __name__ == "__main__":
