@@ -22,6 +22,7 @@ from results import (
     result,
     shares,
 )
+from rounding_pages import frontier, rounding_models
 
 MIB = 1 << 20
 
@@ -171,6 +172,8 @@ def measured_page() -> str:
         goals_section,
         _criteria,
         _rounding,
+        rounding_models,
+        frontier,
         _speed,
         _parity,
         _calibration,

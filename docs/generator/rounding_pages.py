@@ -1,0 +1,75 @@
+"""Parts of docs/measured.md: rounding with feedback on several models, and its worth in bytes."""
+
+from __future__ import annotations
+
+from page_parts import table
+from results import Spread, result
+
+MODELS = {
+    "qwen3-moe": "a Qwen3-MoE of 21 million weights, trained for this (`models/qwen3_moe.py`)",
+    "smollm2": "SmolLM2-135M, a dense model, as one expert (`models/smollm2.py`)",
+    "smollm2-moe": "SmolLM2-135M upcycled into 4 experts (`models/upcycle.py`)",
+    "gemmule-on-code": "gemmule, calibrated on code alone and measured on all domains",
+    "gemmule-on-a-sixth": "gemmule, calibrated on as little text of all domains",
+    "qwen3-moe-on-code": "the Qwen3-MoE, calibrated on code alone",
+}
+
+
+def rounding_models() -> str:
+    """Nearest against feedback on other models, and calibrated on one domain."""
+    found = result("rounding_models")
+    names = [name for name in MODELS if name in found]
+    types = dict.fromkeys(kind for name in names for kind in found[name]["types"])
+    rows = []
+    for kind in types:
+        cells = (found[name]["types"].get(kind) for name in names)
+        rows.append((kind, *("" if one is None else str(Spread(*one["ratio"])) for one in cells)))
+    lines = []
+    for name in names:
+        measured = list(found[name]["types"].values())
+        domains = [one for each in measured for one in each["domains"].values()]
+        worse = sum(one["ratio"][1] > 1 for one in domains)
+        better = sum(one["ratio"][2] < 1 for one in domains)
+        (text,) = found[name]["calibrated_on"]
+        lines.append(
+            f"- {name}: {MODELS[name]}; {sum(text.values()):,} tokens calibrated on, "
+            f"{measured[0]['answers']} {found[name]['measured_on'].split()[-1]} of "
+            f"{measured[0]['tokens']:,} tokens measured. Domain by domain ({len(domains)}): nearer "
+            f"in {better}, farther in {worse}, by the whole interval."
+        )
+    return (
+        "## Rounding with feedback on other models (`rounding_models.py`)\n\n"
+        "Mean KL with feedback over that of a file of the same size to nearest [95 %].\n\n"
+        + table(("type", *names), rows)
+        + "\n\n"
+        + "\n".join(lines)
+    )
+
+
+def frontier() -> str:
+    """What feedback is worth in bytes, at every number of experts and type."""
+    found = result("frontier")
+    rows = [
+        (
+            str(one["experts"]),
+            one["type"],
+            f"{one['tensor_bytes'] / 1e6:.1f}",
+            f"{one['kl_mean']['nearest']:.4f}",
+            f"{one['kl_mean']['feedback']:.4f}",
+            str(Spread(*(100 * share for share in one["worth_share"]))).replace("]", "] %"),
+            str(Spread(*one["worth_bits_per_weight"])),
+        )
+        for one in sorted(found["files"], key=lambda one: one["tensor_bytes"])
+    ]
+    return (
+        "## What feedback is worth in bytes (`frontier.py`)\n\n"
+        f"gemmule, {found['answers']} of its own answers, {found['tokens']:,} tokens. A file with "
+        "feedback loses what one to nearest with as many experts loses that is larger by:\n\n"
+        + table(
+            ("experts", "type", "MB", "KL nearest", "KL feedback", "larger by", "bits per weight"),
+            rows,
+        )
+        + "\n\nFiles to which nothing as small is nearer, the smallest first: to nearest "
+        f"{', '.join(found['frontier']['nearest'])}; with feedback "
+        f"{', '.join(found['frontier']['feedback'])}."
+    )
