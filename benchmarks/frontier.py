@@ -12,13 +12,13 @@ interval is of resampled answers, the same for all files.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from goals import result_path, write_result
 from numpy.typing import NDArray
 from rounding import TEST_SET
 
@@ -155,7 +155,7 @@ def main() -> None:
         "files": moved,
         "frontier": {one: frontier(points, one) for one in ("nearest", "feedback")},
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    write_result(result_path("frontier"), report)
 
 
 if __name__ == "__main__":

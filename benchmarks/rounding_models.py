@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from goals import result_path, write_result
 from models import smollm2
 from rounding import ROUNDINGS, TEST_SET, Run, write
 
@@ -137,7 +138,7 @@ def run_engines(
 def save(out: Path, name: str, entry: dict[str, Any]) -> None:
     """Put a model's entry into the file, into which others may have been put meanwhile."""
     others = json.loads(out.read_text()) if out.exists() else {}
-    out.write_text(json.dumps({**others, name: entry}, indent=1, sort_keys=True) + "\n")
+    write_result(out, {**others, name: entry})
 
 
 def main() -> None:
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="of the calibration set's records")
     parser.add_argument("--engines", default="", help="types to run in their engines")
     parser.add_argument("--work", type=Path, help="keeps statistics and scores for another run")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--out", type=Path, default=result_path("rounding_models"))
     options = parser.parse_args()
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     model = open_model(options.model)

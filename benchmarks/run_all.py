@@ -67,6 +67,8 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "criteria": Slow("every criterion at seven ratios: an hour"),
     "rerouted_sample": Slow("removes experts for every size of the sample: half an hour"),
     "rounding": Slow("a Gram matrix and two files for every type: two hours"),
+    "rounding_models": Slow("its models are trained first (models/): hours"),
+    "frontier": Slow("two files for every number of experts and type: half an hour"),
     "rounding_cost": Slow("calibrations in turns, of which each takes a minute"),
     "rounding_pruned": Slow("two calibrations and six files: half an hour"),
     "rounding_speed": Slow("makes a checkpoint of 2.4 GB and writes it in turns: six minutes"),
