@@ -48,7 +48,7 @@ class Slow:
 
 
 SCRIPTS: Mapping[str, Quick | Slow] = {
-    "cards": Quick(30),
+    "cards": Quick(60),
     "sizes": Quick(30),
     "claims_statistics": Quick(40),
     "startup": Quick(60, ("--rounds", "2", "--before", "HEAD")),

@@ -30,6 +30,7 @@ from secateur.estimation.work import (
 from secateur.evaluation.floor import TOKENS as FLOOR_TOKENS
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.tokens.teacher import TOP_K
+from secateur.evaluation.tokens.teacher_forced import ROWS
 from secateur.formats.ggml.types import TYPES
 from secateur.forward.backends.base import GROUPS_IN_FLIGHT
 from secateur.forward.backends.cpu import LOGITS_BYTES
@@ -49,8 +50,8 @@ FEEDBACK = 4.0
 """How many times as long a scalar type takes with feedback (benchmarks/rounding_cost.json)."""
 _GRAMS = 4
 """How many times a thread holds a Gram matrix in float64 while it makes a factor."""
-_WIDE_LOGITS = 4
-"""How many times a piece of logits is held while probabilities are made of it."""
+_PIECES = 2
+"""How many times a piece of logits is held while the model caps them."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,8 @@ def _scoring(
     flops = work.tokens * sum(layer.flops for layer in shape.layers)
     flops += 2.0 * work.scored * shape.vocab * shape.hidden
     memory = _forward_memory(shape, work.tokens, workers)
-    memory += workers * _WIDE_LOGITS * LOGITS_BYTES + work.scored * 8 * min(TOP_K, shape.vocab)
+    memory += workers * _PIECES * min(LOGITS_BYTES, 4 * ROWS * shape.vocab)
+    memory += work.scored * 8 * min(TOP_K, shape.vocab)
     return Stage(
         name,
         (Amount(work.tokens, "tokens"), Amount(flops / 1e12, "TFLOP")),

@@ -31,7 +31,7 @@ from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
 from secateur.system.progress import Counter, Progress, no_progress
 
-_ROWS = 256
+ROWS = 256
 """Tokens of a chunk on a CPU at most: a matrix product is no quicker with more, and larger results
 leave the cache."""
 _BLOCK_BYTES = 2 << 20
@@ -136,7 +136,7 @@ class _Run:
         vocab = self.source.family.number(self.source.config, "vocab")
         size = max(1, forward.backend.logits_bytes // (4 * vocab))
         if not forward.backend.queued:
-            size = min(size, _ROWS)
+            size = min(size, ROWS)
         scored = Counter(self.progress, "logits", self.answers.tokens, "tokens")
 
         def score(batch: MicroBatch) -> None:
