@@ -3,8 +3,9 @@
 gemmule with 24 to 32 of its 32 experts, in GGUF types, to nearest and with feedback: bytes and mean
 KL on its own answers. A file with feedback is as near to the original as a file to nearest of more
 bytes: how many more is read off the files to nearest with as many experts, the logarithm of the KL
-being interpolated over the bytes (of a type that is no better than a smaller one, that one's). The
-interval is of resampled answers, the same for all files.
+being interpolated over the bytes (of a type that is no better than a smaller one, that one's; the
+smallest file is worth no less than its size). The interval is of resampled answers, the same for
+all files.
 
     python benchmarks/frontier.py [--work WORK] [--per-domain 8]
 """
@@ -128,9 +129,21 @@ def frontier(points: list[Point], rounding: str) -> list[str]:
     return [f"{one.experts} {one.type}" for one in found if one.type != ANCHOR]
 
 
+def summarise(points: list[Point], files: Files) -> dict[str, Any]:
+    """The result, of the files that there are."""
+    return {
+        "model": "gemmule",
+        "answers": points[0].kl.answers,
+        "tokens": len(next(token_groups(files.answers)).tokens),
+        "files": [describe(points, one) for one in points if one.rounding == "feedback"],
+        "frontier": {one: frontier(points, one) for one in ("nearest", "feedback")},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--per-domain", type=int, default=8)
+    parser.add_argument("--experts", type=int, nargs="+", default=EXPERTS)
     parser.add_argument("--work", type=Path, help="keeps statistics and scores for another run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -141,21 +154,13 @@ def main() -> None:
             request = Calibration(corpus="gemmule", gram="shared")
             secateur.calibrate("gemmule", statistics, request)
         files = Files(statistics, options.per_domain, work)
-        points = []
-        for experts in EXPERTS:
+        points: list[Point] = []
+        for experts in options.experts:
             for kind in (*TYPES, ANCHOR):
                 for rounding in ("nearest",) if kind == ANCHOR else ("nearest", "feedback"):
                     points.append(files.measure(experts, kind, rounding))
+            write_result(result_path("frontier"), summarise(points, files))
             print(experts, flush=True)
-    moved = [describe(points, one) for one in points if one.rounding == "feedback"]
-    report = {
-        "model": "gemmule",
-        "answers": points[0].kl.answers,
-        "tokens": len(next(token_groups(files.answers)).tokens),
-        "files": moved,
-        "frontier": {one: frontier(points, one) for one in ("nearest", "feedback")},
-    }
-    write_result(result_path("frontier"), report)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from results import (
     result,
     shares,
 )
-from rounding_pages import rounding_models
+from rounding_pages import frontier, rounding_models
 
 MIB = 1 << 20
 
@@ -173,6 +173,7 @@ def measured_page() -> str:
         _criteria,
         _rounding,
         rounding_models,
+        frontier,
         _speed,
         _parity,
         _calibration,

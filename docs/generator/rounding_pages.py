@@ -1,4 +1,4 @@
-"""A part of docs/measured.md: rounding with feedback on several models."""
+"""Parts of docs/measured.md: rounding with feedback on several models, and its worth in bytes."""
 
 from __future__ import annotations
 
@@ -43,4 +43,33 @@ def rounding_models() -> str:
         + table(("type", *names), rows)
         + "\n\n"
         + "\n".join(lines)
+    )
+
+
+def frontier() -> str:
+    """What feedback is worth in bytes, at every number of experts and type."""
+    found = result("frontier")
+    rows = [
+        (
+            str(one["experts"]),
+            one["type"],
+            f"{one['tensor_bytes'] / 1e6:.1f}",
+            f"{one['kl_mean']['nearest']:.4f}",
+            f"{one['kl_mean']['feedback']:.4f}",
+            str(Spread(*(100 * share for share in one["worth_share"]))).replace("]", "] %"),
+            str(Spread(*one["worth_bits_per_weight"])),
+        )
+        for one in sorted(found["files"], key=lambda one: one["tensor_bytes"])
+    ]
+    return (
+        "## What feedback is worth in bytes (`frontier.py`)\n\n"
+        f"gemmule, {found['answers']} of its own answers, {found['tokens']:,} tokens. A file with "
+        "feedback loses what one to nearest with as many experts loses that is larger by:\n\n"
+        + table(
+            ("experts", "type", "MB", "KL nearest", "KL feedback", "larger by", "bits per weight"),
+            rows,
+        )
+        + "\n\nFiles to which nothing as small is nearer, the smallest first: to nearest "
+        f"{', '.join(found['frontier']['nearest'])}; with feedback "
+        f"{', '.join(found['frontier']['feedback'])}."
     )
