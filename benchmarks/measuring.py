@@ -44,6 +44,7 @@ SHAPES: dict[str, dict[str, int]] = {
     "vocabulary": {"num_experts": 32, "vocab_size": 262144, "vocab_size_per_layer_input": 262144},
 }
 """What of `calibration.WIDE` each changes."""
+TEXTS = {"gemmule": 96, "wide": 16, "vocabulary": 4}
 MOST_LOGITS = 1 << 30
 """Bytes of logits that transformers is asked for at once."""
 KINDS = ("safetensors", "gguf")
@@ -296,13 +297,14 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--texts", type=int, nargs="+", default=[96, 16, 4])
+    parser.add_argument("--texts", type=int, nargs="+", help="of each of the shapes")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     options = parser.parse_args()
     path = result_path("measuring")
     report = json.loads(path.read_text()) if path.exists() else {}
     report["what"] = "one artefact measured over transformers' forward in float32"
-    for shape, count in zip(options.shapes, options.texts, strict=False):
+    counts = options.texts or [TEXTS[shape] for shape in options.shapes]
+    for shape, count in zip(options.shapes, counts, strict=False):
         report[shape] = compare(shape, count, options.turns)
         write_result(path, report)
 
