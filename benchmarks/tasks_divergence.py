@@ -28,76 +28,32 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import criteria
 import numpy as np
 import torch
+from asked_models import LOOP_TEMPERATURE, LOOP_TOKENS, SEED, Model, ask
 from goals import result_path
-from numpy.typing import NDArray
-from scipy import stats
+from rank_agreement import RESAMPLES, Measured, Resampled, Values, concordance, interval, pairs
 
 import secateur
-from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import open_checkpoint
-from secateur.evaluation.asking.ask import ask_all
-from secateur.evaluation.asking.ledger import Ledger
-from secateur.evaluation.asking.lock import RunLock
-from secateur.evaluation.asking.question import Question
-from secateur.evaluation.asking.reply import Reply
-from secateur.evaluation.asking.server import AskedServer, ask_engine
-from secateur.evaluation.robustness.detectors.base import Call as MadeCall
-from secateur.evaluation.robustness.detectors.base import Exchange
-from secateur.evaluation.robustness.prompts import LoopPrompt, loop_prompts
 from secateur.evaluation.robustness.verdict import judge
 from secateur.evaluation.tasks.paired import compare_paired
-from secateur.evaluation.tasks.suites.base import Answer, Call, data_hash
+from secateur.evaluation.tasks.suites.base import data_hash
 from secateur.evaluation.tasks.suites.registry import SUITES
 from secateur.pruning.choose import choose
-from secateur.serving.engine_server import serve_model
-from secateur.serving.settings import ServerSettings, Thinking
 from secateur.statistics.file import load
 
 DROPPED = (0.125, 0.25, 0.5)
 SUMS = ("frequency", "weighted_frequency", "ean_sum", "weighted_ean_sum")
 """Criteria that are a plain sum over tokens."""
 TASKS = ("gemmule-arithmetic", "gemmule-chat", "gemmule-tools")
-SEED = 11
-"""Of the items."""
-SLOTS = 4
 TOKENS = 3000
 """Held-out tokens of a domain, as in criteria.json."""
-LOOP_TOKENS, LOOP_TEMPERATURE = 256, 0.7
-RESAMPLES = 2000
 ORIGINAL = "original"
-Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A pruned gemmule (`dropped` 0: the original) and its GGUF."""
-
-    criterion: str
-    dropped: float
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.criterion if not self.dropped else f"{self.criterion} {self.dropped:g}"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of one model: sums of divergence by document, scores by suite and item,
-    and marks by prompt (share of its replies)."""
-
-    divergence: Values
-    tasks: Mapping[str, Mapping[str, float]]
-    degenerate: Mapping[str, list[float]]
-    loops: Mapping[str, list[float]]
 
 
 def best_sum() -> str:
@@ -155,158 +111,6 @@ def measure_divergence(work: Path, models: Sequence[Model]) -> tuple[dict[str, V
             print(f"{model.name}: {mean:.4f} nats", file=sys.stderr, flush=True)
             kept.write_text(json.dumps({name: found.tolist() for name, found in sums.items()}))
     return sums, data.tokens.astype(np.float64)
-
-
-def ask(
-    model: Model, work: Path, options: argparse.Namespace
-) -> tuple[dict[str, dict[str, float]], dict[str, list[Exchange]]]:
-    """(scores by suite and item, exchanges by prompt)"""
-    thinking = Thinking(enabled=False)
-    settings = ServerSettings(context=1024, slots=SLOTS, workers=1, thinking=thinking)
-    prompts = loop_prompts(str(test_set()), options.prompts, 0).prompts
-    with (
-        serve_model(model.path, settings) as engine,
-        ask_engine(engine) as server,
-        Ledger(work / f"answers-{model.name.replace(' ', '-')}.jsonl") as ledger,
-    ):
-        digest = file_hashes({model.path})[model.path]
-        lock = RunLock(digest, server.identity, {**thinking.request(), "temperature": 0.0})
-        scores = {
-            name: ask_suite(name, options.items, server, lock, ledger) for name in options.tasks
-        }
-        asked = [
-            Question(
-                "loops", f"{prompt.id}/{seed}", prompt.messages, prompt.tools,
-                {"temperature": LOOP_TEMPERATURE, "seed": seed, "max_tokens": LOOP_TOKENS},
-            )
-            for prompt in prompts
-            for seed in range(options.seeds)
-        ]  # fmt: skip
-        replies = ask_all(asked, server, lock, ledger)
-    exchanges: dict[str, list[Exchange]] = {}
-    both = [(prompt, seed) for prompt in prompts for seed in range(options.seeds)]
-    for (prompt, _), reply in zip(both, replies, strict=True):
-        exchanges.setdefault(prompt.id, []).append(exchange_of(prompt, reply))
-    return scores, exchanges
-
-
-def ask_suite(
-    name: str, count: int, server: AskedServer, lock: RunLock, ledger: Ledger
-) -> dict[str, float]:
-    """{item: score}; what is no whole answer is wrong."""
-    suite = SUITES[name]
-    items = suite.items(SEED, count)
-    questions = [
-        Question(name, item.id, item.messages, item.tools, {"max_tokens": item.tokens})
-        for item in items
-    ]
-    replies = ask_all(questions, server, lock, ledger)
-    return {
-        item.id: 0.0 if reply.error else suite.score(item, answer_of(reply)).value
-        for item, reply in zip(items, replies, strict=True)
-    }
-
-
-def answer_of(reply: Reply) -> Answer:
-    """What is scored of a reply."""
-
-    def arguments(text: str) -> dict[str, Any] | None:
-        try:
-            found = json.loads(text)
-        except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
-
-    calls = (call["function"] for call in reply.tool_calls)
-    return Answer(
-        reply.content, tuple(Call(call["name"], arguments(call["arguments"])) for call in calls)
-    )
-
-
-def exchange_of(prompt: LoopPrompt, reply: Reply) -> Exchange:
-    """What the detectors see of a reply."""
-    calls = (call["function"] for call in reply.tool_calls)
-    return Exchange(
-        str(prompt.messages[-1].get("content") or ""),
-        reply.content,
-        reply.reasoning,
-        calls=tuple(MadeCall(call["name"], call["arguments"]) for call in calls),
-        finish=reply.finish or "stop",
-    )
-
-
-def test_set() -> Path:
-    return open_checkpoint("gemmule").path / "sets" / "test.jsonl"
-
-
-class Resampled:
-    """Every measure of all models for `RESAMPLES` resamples, and for the sample itself first."""
-
-    def __init__(self, measured: Mapping[str, Measured], tokens: Values) -> None:
-        rng = np.random.default_rng(0)
-        self.names = list(measured)
-        found = list(measured.values())
-
-        def draws(count: int) -> NDArray[np.intp]:
-            drawn = rng.integers(0, count, (RESAMPLES, count))
-            return np.concatenate([np.arange(count)[None], drawn])
-
-        at = draws(len(tokens))
-        self.divergence = np.stack([m.divergence[at].sum(-1) / tokens[at].sum(-1) for m in found])
-        self.by_task = {}
-        for task in found[0].tasks:
-            table = np.array([list(m.tasks[task].values()) for m in found])
-            self.by_task[task] = table[:, draws(table.shape[1])].mean(-1)
-        self.accuracy = np.mean(list(self.by_task.values()), axis=0)
-        for name in ("degenerate", "loops"):
-            rows = [[np.mean(v) for v in getattr(m, name).values()] for m in found]
-            setattr(self, name, np.array(rows)[:, draws(len(rows[0]))].mean(-1))
-
-
-def interval(values: Values) -> dict[str, float]:
-    """The first value, and the 95 % percentile interval of the others."""
-    low, high = np.quantile(values[1:], (0.025, 0.975))
-    return {"value": digits(values[0]), "low": digits(low), "high": digits(high)}
-
-
-def digits(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def tau(first: Values, second: Values) -> float:
-    found = stats.kendalltau(first, second).statistic
-    return 0.0 if np.isnan(found) else float(found)
-
-
-def concordance(worse: Values, other: Values, groups: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Kendall's tau between two measures of which higher is worse: mean over groups of models."""
-    taus = np.array(
-        [
-            np.mean([tau(worse[list(g), r], other[list(g), r]) for g in groups])
-            for r in range(worse.shape[1])
-        ]
-    )
-    return interval(taus)
-
-
-def pairs(table: Mapping[str, Values], members: Sequence[int]) -> dict[str, Any]:
-    """Pairs of models by whether two measures order them, and in the same way."""
-    (one, worse), (other, second) = table.items()
-    counts = {"pairs": 0, "both ordered, same": 0, "both ordered, opposite": 0}
-    counts |= {f"only by {one}": 0, f"only by {other}": 0, "by neither": 0}
-    for a, b in combinations(members, 2):
-        signs = []
-        for values in (worse, second):
-            low, high = np.quantile(values[a, 1:] - values[b, 1:], (0.025, 0.975))
-            signs.append(0 if low <= 0 <= high else int(np.sign(low)))
-        counts["pairs"] += 1
-        if all(signs):
-            counts["both ordered, " + ("same" if signs[0] == signs[1] else "opposite")] += 1
-        elif any(signs):
-            counts[f"only by {one if signs[0] else other}"] += 1
-        else:
-            counts["by neither"] += 1
-    return counts
 
 
 def summarise(models: Sequence[Model], measured: Mapping[str, Measured], tokens: Values) -> Any:

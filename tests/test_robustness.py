@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from labelled_texts import Labelled, labelled, prose
+from labelled_texts import Labelled, labelled
+from text_material import prose
 
 from secateur.errors import InputError
 from secateur.evaluation.robustness.detectors.base import Call, Exchange, Finding
