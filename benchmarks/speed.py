@@ -76,7 +76,7 @@ def make_models(out: Path, original: Checkpoint) -> tuple[Subject, ...]:
 
 def numbers_of(one: ArtefactEvidence) -> dict[str, Any]:
     """A model's numbers, with the bytes that its engine had resident."""
-    names = {*MAIN_NUMBERS["speed"], "peak_memory"}
+    names = {*MAIN_NUMBERS["speed"], "peak_memory", "prefill_cpu_ratio", "generation_cpu_ratio"}
     return {
         "model": one.name,
         "numbers": [entry.to_json() for entry in one.measurements if entry.name in names],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,24 @@ def test_nothing_is_sent_without_push(out: Path, hub: Hub, run: Run) -> None:
     assert ran.json["front_matter"]["quantized_by"] == "me"
     assert ran.json["pushed"] is None
     assert secateur.verify(out) == ()
+
+
+def test_people_see_what_goes_up_and_what_to_do_next(out: Path, hub: Hub, run: Run) -> None:
+    """Weights one by one, small files of a folder in one line; what is not known and the command
+    that measures it; where the card lies; what a push sends, before it does."""
+    ran = run("release", out, repository="me/tiny-6e")
+    assert ran.code == 0, ran.err
+    assert re.search(r"^  model.safetensors +[\d.]+ [kM]B +[0-9a-f]{12}  LFS$", ran.out, re.M)
+    folder = re.search(r"^  evidence/: (\d+) small files \(-v lists them\)", ran.out, re.M)
+    assert folder and "evidence/card.json" not in ran.out
+    listed = run("release", out, "-v", repository="me/tiny-6e").out
+    assert len(re.findall(r"^  evidence/\S+ .* regular$", listed, re.M)) == int(folder[1])
+    command = f"secateur measure {out} --against"
+    assert f"note: the card says that tasks, loops, speed are not known: {command}" in ran.out
+    assert "--tasks NAME,... --loops --speed measures it" in ran.out
+    assert f"read the card: {out / 'README.md'}" in ran.out
+    pushed = run("release", out, push="me/tiny-6e")
+    assert re.search(r"sending (\d+) of \1 files, [\d.]+ MB", pushed.err)
 
 
 def test_the_card_shows_the_pictures_of_what_was_measured(out: Path) -> None:

@@ -16,7 +16,7 @@ from secateur.errors import CardError, OutputError
 from secateur.release.card.card import LEDGER, Card, is_ours, make_card, write_card
 from secateur.release.card.facts import Results
 from secateur.release.card.scope import Scope, scope_of
-from secateur.release.evidence import KINDS, asked_of_artefacts, read_evidence
+from secateur.release.evidence import KINDS, asked_of_artefacts, evidence_file, read_evidence
 from secateur.release.manifest import MANIFEST, describe_damage
 from secateur.release.ollama.write import FILES as OLLAMA_FILES
 from secateur.release.ollama.write import OllamaFiles, write_ollama_files
@@ -96,6 +96,7 @@ def release_output(
     bundle = bundle_of(out, scope, items=request.with_items)
     notes = (
         *_notes(card, additional),
+        *_unmeasured(scope, out),
         *_ollama_notes(ollama, scope),
         *_audited(out, bundle, progress),
     )
@@ -180,6 +181,21 @@ def _notes(card: Card, additional: list[str]) -> list[str]:
     if unsent:
         notes.append(f"not in {MANIFEST}, and so not sent: {', '.join(unsent)}")
     return notes
+
+
+def _unmeasured(scope: Scope, out: Path) -> list[str]:
+    """What the card has to say is not known, and the command that measures it."""
+    results = scope.results
+    lacking = [kind for kind in KINDS if results.find(evidence_file(kind)) is None]
+    if results.report is not None and not lacking:
+        return []
+    options = {"tasks": "--tasks NAME,...", "loops": "--loops", "speed": "--speed"}
+    what = lacking if results.report is not None else ["divergence", *lacking]
+    command = f"secateur measure {out} --against {results.manifest['model']['source'].value}"
+    return [
+        f"the card says that {', '.join(what)} {'is' if len(what) == 1 else 'are'} not known: "
+        f"{' '.join((command, *(options[kind] for kind in lacking)))} measures it"
+    ]
 
 
 def _ollama_notes(files: OllamaFiles, scope: Scope) -> list[str]:

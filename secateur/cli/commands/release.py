@@ -13,7 +13,7 @@ from secateur.cli.options.output import Force, Json
 from secateur.cli.options.releasing import CardOptions, HubOptions
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
-from secateur.cli.terminal import note, show
+from secateur.cli.terminal import note, show, tells
 
 if TYPE_CHECKING:
     from secateur.api.requests import Releasing
@@ -73,4 +73,4 @@ def publish(out: Path, request: Releasing, as_json: bool) -> None:
 
     with show_progress() as progress:
         done = run(out, request, on_message=note, progress=progress)
-    show(done.to_json(), release_lines(done), as_json)
+    show(done.to_json(), release_lines(done, every=tells("INFO")), as_json)

@@ -16,6 +16,7 @@ from secateur.errors import EngineError, InputError, RequestError
 from secateur.release.upload.bundle import Bundle, UploadFile
 from secateur.release.upload.remote import list_remote, missing
 from secateur.system.progress import Counter, Progress, no_progress
+from secateur.system.sizes import show_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -90,6 +91,8 @@ def push(
         api.create_repo(target.repository, private=target.private, exist_ok=True)
         lacking = missing(bundle.files, list_remote(api, target.repository))
         _tell_visibility(api, target, on_message)
+        size = show_bytes(sum(file.size for file in lacking))
+        on_message(f"sending {len(lacking)} of {len(bundle.files)} files, {size}")
         count = Counter(progress, "push", sum(file.size for file in lacking), "bytes")
         for batch in _batches(lacking):
             _commit(api, target.repository, batch, message)
