@@ -5,8 +5,8 @@
 
 The command is a user's: `secateur shrink gemmule --experts 24 --types ... --tasks ... --loops
 --speed -o out/ladder`. It goes on where it was interrupted; an output that is there is read. The
-counts are small, since mlx-lm on a CPU takes seconds for a reply: from nothing it took 25 minutes on
-two cores that had much else to do.
+counts are small, since mlx-lm on a CPU takes seconds for a reply: from nothing it took 25 minutes
+on two cores that had much else to do.
 """
 
 from __future__ import annotations

@@ -76,13 +76,16 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "layer_importance": Slow("measures a file for every layer: half an hour"),
     "gemmule_quality": Slow("a property of the shipped model, which does not change"),
     "ladder": Slow("tasks and loops of eleven artefacts: half an hour"),
+    "speed": Slow("an engine is started for every turn of five models: ten minutes"),
     "loops": Slow("150 long replies of a small model: a quarter of an hour"),
     "loop_rates": Slow("1,800 replies: half an hour"),
     "serving_losses": Slow("some hundred replies in turns: a quarter of an hour"),
     "tasks_divergence": Slow("ten models answer 300 items of each suite: hours"),
 }
 HELPERS = (
-    "audit_known", "gemma4_facts", "generated_loops", "goals", "labelled_texts", "run_all",
+    "asked_models", "audit_known", "device_agreement", "device_timing", "failing_texts",
+    "gemma4_facts", "generated_loops", "goals", "labelled_texts", "parity_cases", "random_weights",
+    "rank_agreement", "run_all", "sound_texts", "text_material",
 )  # fmt: skip
 """What is no benchmark: facts and parts of them."""
 
