@@ -4,7 +4,8 @@ gemmule, unpruned, calibrated on its own calibration set: every type to nearest 
 the importance matrix) and with feedback, as whole files. Divergence from the original on its own
 answers to the test set's prompts: mean KL, its 99th percentile, agreement of the best token; pooled
 and by domain. The ratio of the means (feedback over nearest) has a 95 % interval from resampling
-answers, the same for both. A type that is in rounding.json already is not measured again.
+answers, the same for both. A type that is in rounding.json already is not measured again, except
+for those in its `before_scales`, which were measured when feedback left the scales as they were.
 
     python benchmarks/rounding.py [--types Q2_K,Q4_K_M,mlx-4] [--gram shared] [--model FOLDER]
 """
@@ -146,7 +147,9 @@ def main() -> None:
     options = parser.parse_args()
     results: dict[str, Any] = {}
     if options.out.exists():
-        results = json.loads(options.out.read_text())["types"]
+        found = json.loads(options.out.read_text())
+        older = found.get("before_scales", ())
+        results = {kind: one for kind, one in found["types"].items() if kind not in older}
     with tempfile.TemporaryDirectory() as name:
         work = options.work or Path(name)
         work.mkdir(parents=True, exist_ok=True)
@@ -162,7 +165,12 @@ def main() -> None:
                 continue
             results[kind] = run.measure(kind, statistics)
             print(kind, json.dumps({k: results[kind][k] for k in ("kl_mean", "ratio")}), flush=True)
-            report = {"model": Path(options.model).name, "gram": options.gram, "types": results}
+            report = {
+                "model": Path(options.model).name,
+                "gram": options.gram,
+                "before_scales": [],
+                "types": results,
+            }
             options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -109,9 +109,11 @@ def types_table() -> str:
 def _rounding() -> str:
     found = result("rounding")
     first = next(iter(found["types"].values()))
+    older = found["before_scales"]
     rows = [
         (
-            name, f"{one['kl_mean']['nearest']:.4f}", f"{one['kl_mean']['feedback']:.4f}",
+            f"{name} *" if name in older else name,
+            f"{one['kl_mean']['nearest']:.4f}", f"{one['kl_mean']['feedback']:.4f}",
             str(Spread(*one["ratio"])),
             f"{100 * one['top1_agreement']['nearest']:.1f} %, "
             f"{100 * one['top1_agreement']['feedback']:.1f} %",
@@ -124,6 +126,7 @@ def _rounding() -> str:
         f"size, {first['answers']} of its own answers, {first['tokens']:,} tokens: mean KL in nats "
         "per token.\n\n"
         + table(("type", "nearest", "feedback", "ratio [95 %]", "same next token"), rows)
+        + ("\n\n\\* before feedback chose scales as well as levels" if older else "")
     )
 
 
