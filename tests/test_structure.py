@@ -19,6 +19,7 @@ PACKAGE = Path(secateur.__file__).parent
 PACKAGES = (
     "errors",
     "system",
+    "cluster",
     "families",
     "checkpoint",
     "formats",

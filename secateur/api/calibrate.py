@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.api.answers import measure_folder
+from secateur.api.calibrate_parts import STATISTICS, OpenInputs, PartsJob, calibrate_in_parts
 from secateur.api.estimating import Task, announce
 from secateur.api.held_out import describe_held_out, make_prompts
 from secateur.api.models import File, Model, check_file, open_weights
@@ -66,7 +67,8 @@ def calibrate(
     if corpus.held_out:
         make_prompts(checkpoint, corpus, None, measure_folder(checkpoint))
         on_message(describe_held_out(corpus))
-    if is_cpu(request.device):  # rates of other devices are not tried
+    # Rates of other devices and machines are not tried.
+    if is_cpu(request.device) and request.engine == "here":
         announce(checkpoint, Task(out, corpus, request), on_message, workers, progress)
     return observe(
         checkpoint, corpus, request, out, workers=workers, on_message=on_message, progress=progress
@@ -106,8 +108,9 @@ def observe(
 ) -> Statistics:
     """Observe a model on rows and write the statistics to `out`; see `calibrate`.
 
-    Everything is made in a work folder next to `out`, where an interrupted run is found again by
-    what decides its result, and goes on after its last finished layer.
+    In parts where the request wants that (`api.calibrate_parts`). Else everything is made in a work
+    folder next to `out`, where an interrupted run is found again by what decides its result, and
+    goes on after its last finished layer.
     """
     from secateur.calibration.cost import cost_of
     from secateur.forward.backends.choose import choose_backend, product_type
@@ -116,6 +119,11 @@ def observe(
     gram = None if request.gram == "none" else request.gram
     cost = cost_of(checkpoint, corpus, request.reroute_tokens, gram)
     on_message(f"calibrating on {corpus.tokens:,} tokens: {cost.sentence()}")
+    if request.in_parts:
+        parts = PartsJob(checkpoint, corpus, request, make_part)
+        return calibrate_in_parts(
+            parts, out, workers=workers, on_message=on_message, progress=progress
+        )
     chosen = choose_backend(request.device, workers=workers, dtype=product_type(checkpoint))
     job = _Job(checkpoint, corpus, request, on_message, progress)
     with work_folder(out, replaces=True) as work:
@@ -131,6 +139,12 @@ def observe(
         if what != "text":
             on_message(f"{what}: {path}, {show_bytes(path.stat().st_size)}")
     return statistics_file.load(out)
+
+
+def make_part(inputs: OpenInputs, part: str, folder: Path, threads: int) -> None:
+    """The statistics of a part such as 3/12, and what belongs to them, in a folder."""
+    request = replace(inputs.request, shard=part)
+    observe(inputs.checkpoint, inputs.corpus, request, folder / STATISTICS, workers=threads)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Literal
 from secateur.api.measuring import Measuring
 from secateur.api.releasing import Releasing
 from secateur.checkpoint.reader import Checkpoint
+from secateur.cluster.registry import ENGINES, EngineName
 from secateur.corpus.held_out import HoldOut
 from secateur.corpus.mix import Mix
 from secateur.errors import RequestError
@@ -92,7 +93,9 @@ class Calibration:
     layers' inputs next to the statistics, for rounding with error feedback: "shared" has one of a
     layer for what its experts' `down` sees, "own" one for each expert. `device` is where the model
     runs: auto, cpu, cuda, cuda:N or mps (forward.backends.choose). `held_out` is the share of the
-    documents that is left out, to be measured on later (corpus.held_out).
+    documents that is left out, to be measured on later (corpus.held_out). With an `engine` other
+    than "here" (cluster.registry), or a number of `parts`, the corpus is calibrated on in parts
+    that are merged, to the same bytes.
     """
 
     corpus: str | Mix | None = None
@@ -107,6 +110,13 @@ class Calibration:
     gram: Gram = "none"
     device: str = "auto"
     held_out: float | None = None
+    engine: EngineName = "here"
+    parts: int | None = None
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether the corpus is calibrated on in parts."""
+        return self.engine != "here" or self.parts is not None
 
     @property
     def text(self) -> str | Path | Mix | None:
@@ -115,6 +125,11 @@ class Calibration:
 
     def __post_init__(self) -> None:
         read_device(self.device)
+        if self.engine not in ENGINES:
+            raise RequestError(f"engine {self.engine!r}: expected one of {', '.join(ENGINES)}")
+        if self.in_parts and self.shard is not None:
+            raise RequestError("shard makes one part by hand: leave engine and parts out")
+        check_least("parts", self.parts, 1, RequestError)
         if self.held_out is not None:
             HoldOut(self.held_out)
         if self.corpus is not None and self.rows is not None:

@@ -8,9 +8,11 @@ from secateur.cli.help import STEPS
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.calibration import (
     CalibrationOptions,
+    EngineWord,
     HeldOut,
     KeepSample,
     Observe,
+    Parts,
     ShardOf,
 )
 from secateur.cli.options.output import Force, Out
@@ -26,6 +28,7 @@ secateur calibrate MODEL --corpus mix.yaml --seed 42 -o stats.safetensors
 secateur calibrate MODEL --rows rows.jsonl -o stats.safetensors
 secateur calibrate MODEL --corpus mix.yaml --held-out 0.1 -o stats.safetensors
 secateur calibrate MODEL --corpus mix.yaml --shard 2/3 -o part2.safetensors
+secateur calibrate MODEL --corpus mix.yaml --engine ray --parts 64 -o stats.safetensors
 """
 
 
@@ -43,6 +46,8 @@ def calibrate(
     observe: Observe = None,
     keep_sample: KeepSample = False,
     shard: ShardOf = None,
+    engine: EngineWord = "here",
+    parts: Parts = None,
     device: Device = "auto",
     workers: Workers = None,
     force: Force = False,
@@ -57,6 +62,8 @@ def calibrate(
         shard=shard,
         device=device,
         held_out=held_out,
+        engine=engine,
+        parts=parts,
     )
     if estimate:
         from secateur.api.estimate import estimate_calibration

@@ -1,0 +1,140 @@
+"""A calibration in parts that are merged: to the bytes of one pass, whoever makes the parts.
+
+The parts are cut from the corpus by its documents alone (calibration.shards), so their number, not
+that of the machines, decides what each of them holds; and the merged sums are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur.api.requests import Calibration
+from secateur.api.statistics import merge
+from secateur.api.statistics_key import statistics_key
+from secateur.checkpoint.hub import GEMMULE, is_hub_id
+from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.cluster.base import Work
+from secateur.cluster.registry import ENGINES
+from secateur.errors import CheckpointError
+from secateur.families.schema import Family
+from secateur.statistics.sample_file import sample_path
+from secateur.statistics.statistics import Statistics
+from secateur.system.progress import Counter, Progress
+from secateur.system.workdir import work_folder
+
+if TYPE_CHECKING:
+    from secateur.corpus.rows import Corpus
+
+PARTS = 64
+"""As many parts as a corpus is cut into, where it has enough text: few enough that each is long
+against reading the model once, many enough that a lost one costs little."""
+STATISTICS = "statistics.safetensors"
+"""A part's file."""
+
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """What all parts have in common, as it is sent to other machines: there the model is opened
+    again, by its path or hub id, and has to be the same."""
+
+    source: str
+    revision: str | None
+    family: Family = field(repr=False)
+    identity: str
+    corpus: Corpus = field(repr=False)
+    request: Calibration
+
+
+@dataclass(frozen=True)
+class OpenInputs:
+    """The same with the model opened."""
+
+    checkpoint: Checkpoint
+    corpus: Corpus
+    request: Calibration
+
+
+MakePart = Callable[[OpenInputs, str, Path, int], None]
+"""Makes the part named by a text such as 3/12, in a folder, with so many threads."""
+
+
+@dataclass(frozen=True)
+class PartsJob:
+    """One calibration, and the function that makes a part of it."""
+
+    checkpoint: Checkpoint
+    corpus: Corpus
+    request: Calibration
+    make: MakePart
+
+
+def open_inputs(shared: SharedInputs) -> OpenInputs:
+    """Raises CheckpointError where the model is not there, or is another one."""
+    checkpoint = open_checkpoint(shared.source, shared.revision, shared.family)
+    if (found := checkpoint.identity()) != shared.identity:
+        raise CheckpointError(
+            f"{shared.source} is another model on this machine (identity {found[:12]}, expected "
+            f"{shared.identity[:12]}): copy the same files to every machine"
+        )
+    return OpenInputs(checkpoint, shared.corpus, shared.request)
+
+
+def calibrate_in_parts(
+    job: PartsJob,
+    out: Path,
+    *,
+    workers: int | None,
+    on_message: Callable[[str], None],
+    progress: Progress,
+) -> Statistics:
+    """Let the request's engine make all parts, then merge them into `out`.
+
+    Parts lie in a work folder next to `out`: those that are there are not made again. Raises what
+    making a part raises; see `cluster.ray_engine` for what the engine does.
+    """
+    checkpoint, corpus, request = job.checkpoint, job.corpus, job.request
+    engine = ENGINES[request.engine]
+    with work_folder(out, replaces=True) as work, engine(request.device, workers) as place:
+        count = min(request.parts or PARTS, count_groups(checkpoint, corpus, place.device))
+        decided = replace(request, device=place.device, engine="here", parts=None)
+        key = statistics_key(checkpoint, corpus, request)
+        folder = work / f"{key}-{place.device}-{count}"
+        folder.mkdir(exist_ok=True)
+        names = {f"part-{n:05d}": f"{n}/{count}" for n in range(1, count + 1)}
+        left = {name: part for name, part in names.items() if not (folder / name).exists()}
+        on_message(f"calibrating in {count} parts, {count - len(left)} of them made before")
+        done = Counter(progress, "calibrate", count, "parts")
+        done(count - len(left))
+        shared = _share(checkpoint, corpus, decided)
+        place.make(Work(open_inputs, job.make, shared, left), folder, done)
+        paths = [folder / name / STATISTICS for name in names]
+        model = checkpoint if request.reroute_tokens else None
+        found = merge(
+            paths, out, model=model, workers=workers, force=True, on_message=on_message,
+            progress=progress,
+        )  # fmt: skip
+    if not request.keep_sample:
+        sample_path(out).unlink(missing_ok=True)
+    return found
+
+
+def count_groups(checkpoint: Checkpoint, corpus: Corpus, device: str) -> int:
+    """As many groups of documents as the corpus makes on a kind of device."""
+    from secateur.forward.backends.choose import is_cpu
+    from secateur.forward.batches import ON_CPU, ON_DEVICE, group_micro_batches, make_micro_batches
+
+    size = ON_CPU if is_cpu(device) else ON_DEVICE
+    hidden = checkpoint.family.number(checkpoint.config, "hidden")
+    return max(1, len(group_micro_batches(make_micro_batches(corpus.rows, hidden, size), size)))
+
+
+def _share(checkpoint: Checkpoint, corpus: Any, request: Calibration) -> SharedInputs:
+    source = checkpoint.source
+    if source != GEMMULE and (Path(source).exists() or not is_hub_id(source)):
+        source = str(checkpoint.path.absolute())
+    return SharedInputs(
+        source, checkpoint.revision, checkpoint.family, checkpoint.identity(), corpus, request
+    )
