@@ -139,8 +139,7 @@ def cluster(nodes: int, cores: int = CORES) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": cores, "object_store_memory": STORE, "include_dashboard": False}
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "600")  # on a busy machine
-    made = Cluster(initialize_head=True, head_node_args={**node, "node_ip_address": "127.0.0.1"})
+    made = Cluster(initialize_head=True, head_node_args=node)
     try:
         for _ in range(nodes - 1):
             made.add_node(num_cpus=cores, object_store_memory=STORE)
