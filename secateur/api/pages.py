@@ -45,12 +45,12 @@ def _own_pages(out: Path, pictures: bool) -> tuple[Path, ...]:
 
 def _one_page(outs: Sequence[Path], page: Path, pictures: bool) -> tuple[Path, ...]:
     from secateur.release.html.files import render_pictures
-    from secateur.release.html.page import render_page
+    from secateur.release.pages import page_of
     from secateur.release.results import read_results
 
     check_writable(page)
     results = sorted(map(read_results, outs), key=lambda one: (-one.plan.experts, one.name))
-    write_text(page, render_page(results))
+    write_text(page, page_of(results))
     written = [page]
     if pictures:
         for name, svg in render_pictures(results).items():

@@ -22,6 +22,8 @@ LAYERS_BY_NUMBER = "per_layer_config"
 """The config key whose members are named by the number of a layer."""
 _MOST = 500_000
 """Experts in all layers together: ten times as many as any model has."""
+_MOST_LAYERS = 10_000
+"""Layers: twenty times as many as any model has."""
 _SHOWN = 40
 """Characters of a value that a message shows."""
 
@@ -35,6 +37,11 @@ def check_config(config: Mapping[str, Any], family: Family, file: Path) -> None:
     _, part = family.section(config)
     numbers = {what: _number(part, what, keys, file) for what, keys in family.config.items()}
     layers, experts, top_k = (int(numbers[what] or 0) for what in _NEEDED)
+    if layers > _MOST_LAYERS:
+        raise CheckpointError(
+            f"{file} describes {layers} layers, expected at most {_MOST_LAYERS}: correct the "
+            "number as the model's publisher has it"
+        )
     if layers * experts > _MOST:
         raise CheckpointError(
             f"{file} describes {layers} layers of {experts} experts, expected at most {_MOST} "

@@ -175,7 +175,7 @@ def _usual_type(config: Mapping[str, Any], family: Family) -> tuple[str, list[st
     named = [p[key] for p in matches for key in ("dtype", "torch_dtype") if p.get(key)]
     if not named:
         return "BF16", ["config.json gives no dtype: the checkpoint is counted in BF16"]
-    if named[0] not in _TYPES:
+    if not isinstance(named[0], str) or named[0] not in _TYPES:
         raise FamilyError(
             f"config.json has dtype {named[0]!r}, expected one of {', '.join(_TYPES)}"
         )

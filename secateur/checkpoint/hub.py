@@ -127,7 +127,10 @@ def _named_in_index(folder: Path) -> set[str]:
     """The shards that an index names; none where it is damaged, which is said when it is opened."""
     try:
         index = read_json(folder / INDEX, "an index", CheckpointError)
-        return {str(shard) for shard in index["weight_map"].values()}
+        shards = {str(shard) for shard in index["weight_map"].values()}
+        # Names of other folders, too, are said when it is opened.
+        plain = all(Path(shard).name == shard and "\0" not in shard for shard in shards)
+        return shards if plain else set()
     except (CheckpointError, KeyError, TypeError, AttributeError):
         return set()
 

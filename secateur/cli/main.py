@@ -6,6 +6,7 @@ Results go to stdout (one JSON document with --json), progress and errors to std
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -97,7 +98,11 @@ def _run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        exit_with(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+        # A name that no file can have is the user's; all else may be the disk's.
+        code = 2 if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1
+        exit_with(
+            f"{str(error.filename or 'input or output')[:300]}: {error.strerror or error}", code
+        )
     except MemoryError:
         exit_with("out of memory: use fewer --workers, or a larger machine", 1)
     except KeyboardInterrupt:

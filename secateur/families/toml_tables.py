@@ -32,6 +32,10 @@ class TomlFile:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
             raise FamilyError(f"{self.name}: is not TOML: {error}") from None
+        except RecursionError:
+            raise FamilyError(f"{self.name}: is nested too deeply") from None
+        except ValueError:  # of Python's int, for thousands of digits
+            raise FamilyError(f"{self.name}: holds a number of too many digits") from None
 
     @cached_property
     def lines(self) -> Mapping[TomlPath, int]:

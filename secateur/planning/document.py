@@ -207,7 +207,14 @@ def from_json(text: str, where: object = "the plan") -> Plan:
         )
         plan.model["source"]
         _sums(plan)
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        StopIteration,
+    ) as error:
         raise PlanError(
             f"{where} is no plan of secateur ({explain(error)}): make one with `secateur plan`"
         ) from None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secateur.errors import PlanError
 from secateur.recipes.layers import layers_named, tiers_of
+from secateur.recipes.patterns import name_pattern
 from secateur.recipes.recipe import Recipe, Rule
 
 
@@ -87,4 +87,4 @@ def _matches(rule: Rule, target: Target, layers: frozenset[int] | None) -> bool:
         target.role == role or target.role.startswith(f"{role}.") for role in rule.roles
     ):
         return False
-    return not rule.name or re.fullmatch(rule.name, target.name) is not None
+    return not rule.name or name_pattern(rule.name).fullmatch(target.name)

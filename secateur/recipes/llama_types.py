@@ -22,6 +22,7 @@ from secateur.recipes.llama_mixes import (
     category_of,
     file_type,
 )
+from secateur.recipes.patterns import NamePattern, name_pattern
 
 _KEPT_NAMES = frozenset({"position_embd.weight", "token_types.weight"})
 _KEPT_PARTS = (
@@ -145,7 +146,7 @@ def is_quantizable(info: TensorInfo, model: ModelTraits, quantize_output: bool =
     return not any(part in name for part in (*_KEPT_PARTS, *model.kept))
 
 
-Patterns = list[tuple[re.Pattern[str], str]]
+Patterns = list[tuple[NamePattern, str]]
 
 
 def _choose(
@@ -232,7 +233,7 @@ def needs_importance(type_name: str) -> bool:
     return type_name in _REFUSED_WITHOUT_IMPORTANCE
 
 
-def compiled_pattern(pattern: str) -> re.Pattern[str]:
+def compiled_pattern(pattern: str) -> NamePattern:
     """llama-quantize's regular expression: lower-cased, of ECMAScript's kind.
 
     Raises PlanError for one that is broken, or that the two kinds read differently.
@@ -242,8 +243,8 @@ def compiled_pattern(pattern: str) -> re.Pattern[str]:
     if odd := _FOREIGN.search(pattern.lower()):
         raise PlanError(f"override {pattern!r}: llama-quantize reads {odd[0]!r} in another way")
     try:
-        return re.compile(pattern.lower())
-    except re.error as error:
+        return name_pattern(pattern.lower())
+    except ValueError as error:
         raise PlanError(f"override {pattern!r} is no regular expression: {error}") from error
 
 

@@ -31,6 +31,7 @@ from typing import Any
 from secateur.errors import PlanError
 from secateur.formats.ggml.tensor_type_file import read_tensor_types
 from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES, file_type
+from secateur.recipes.patterns import name_pattern
 from secateur.system.settings import Settings, read_yaml
 
 RECIPES = Path(__file__).parent / "data"
@@ -236,8 +237,8 @@ def _rule(entry: object, where: str) -> Rule:
         raise PlanError(f"{where}: role is {roles!r}, expected a role or a list of roles")
     name = given.text("name") or ""
     try:
-        re.compile(name)
-    except re.error as error:
+        name_pattern(name)
+    except ValueError as error:
         raise PlanError(f"{where}: name {name!r} is no regular expression: {error}") from None
     layers = given.values.get("layers", "")
     if not isinstance(layers, str | int) or isinstance(layers, bool):

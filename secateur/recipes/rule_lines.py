@@ -8,7 +8,6 @@ whole parts of the name between dots: `ffn_gate` names `blk.0.ffn_gate.weight`, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from secateur.formats.gguf.container import TensorInfo
 from secateur.recipes.assign import Target, match
 from secateur.recipes.llama_mixes import ModelTraits
 from secateur.recipes.llama_types import compiled_pattern
+from secateur.recipes.patterns import name_pattern
 from secateur.recipes.recipe import Recipe
 
 
@@ -83,7 +83,7 @@ def rule_lines(
 def _pattern_line(rule: str, pattern: str, kind: str, context: LintContext) -> RuleLine:
     expression = compiled_pattern(pattern)
     matched = tuple(info.name for info in context.infos if expression.search(info.name))
-    whole = re.compile(f"(?:(?<![^.])|(?=[.]))(?:{expression.pattern})(?:(?![^.])|(?<=[.]))")
+    whole = name_pattern(f"(?:(?<![^.])|(?=[.]))(?:{expression.pattern})(?:(?![^.])|(?<=[.]))")
     accidental = frozenset(name for name in matched if not whole.search(name))
     if accidental and not any(whole.search(name) for name in context.known):
         accidental = frozenset()

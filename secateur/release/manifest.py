@@ -85,10 +85,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     manifest = read_json(path, "the list of files and hashes of an output", OutputError)
     try:
-        for entry in manifest["files"].values():
+        for name, entry in manifest["files"].items():
             _ = int(entry["bytes"]), str(entry["sha256"])
+            if "\0" in name or name.startswith("/") or ".." in name.split("/"):
+                raise OutputError(
+                    f"{path} names {name!r:.200}, a file outside of the output: secateur did not "
+                    "write that; make the output again"
+                )
         return dict(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise OutputError(
             f"{path} is damaged: it is not the list of files and hashes that secateur writes, so "
             "nothing can be compared with it; make the output again"
@@ -170,6 +175,13 @@ def _files_of(folder: Path) -> list[str]:
 
 def _all_files(folder: Path) -> list[str]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    inside = folder.resolve()
+    for path in paths:
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise OutputError(
+                f"{path} is a link out of the output, to {path.resolve()}: what it leads to would "
+                "be sent with it; remove it, or put the file itself there"
+            )
     return [path.relative_to(folder).as_posix() for path in paths]
 
 

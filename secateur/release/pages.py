@@ -5,6 +5,8 @@ They show the times of one run, so they are in no manifest; but `verify` renders
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from jinja2 import UndefinedError
@@ -61,7 +63,7 @@ def check_pages(out: Path) -> tuple[Difference, ...]:
     try:
         results = read_results(out)
         return tuple(entry for name in checked_pages(out) for entry in _compare(out, results, name))
-    except (InputError, UndefinedError, KeyError, TypeError, ValueError, AttributeError):
+    except InputError:
         what = f"is not what {REPORT} and {RUN} give"  # one of these no longer holds what we write
         return tuple(Difference(name, "changed", what) for name in checked_pages(out))
 
@@ -102,5 +104,26 @@ def _compare(out: Path, results: Results, name: str) -> list[Difference]:
 
 def _render(results: Results, name: str) -> str:
     if name == PAGE:
-        return render_page([results])
-    return to_markdown(results.report, results.runs, tuple(results.evidence.values()))
+        return page_of([results])
+    with _readable([results]):
+        return to_markdown(results.report, results.runs, tuple(results.evidence.values()))
+
+
+def page_of(outputs: Sequence[Results]) -> str:
+    """The page about one or several outputs (`render_page`). Raises InputError, also for results
+    that hold another kind of value than we write."""
+    with _readable(outputs):
+        return render_page(outputs)
+
+
+@contextmanager
+def _readable(outputs: Sequence[Results]) -> Iterator[None]:
+    """What is wrong with a value deep in the results is said of the files that hold them."""
+    try:
+        yield
+    except (UndefinedError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        names = ", ".join(results.name for results in outputs)
+        raise OutputError(
+            f"{REPORT}, {RUN} or the evidence of {names} is not what secateur wrote: a value in "
+            "it is of another kind; measure again"
+        ) from None

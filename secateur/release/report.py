@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -164,6 +165,14 @@ def worst_domain(artefact: ArtefactReport) -> Measurement | None:
     return (max if first.better == "lower" else min)(found, key=lambda entry: entry.value)
 
 
+def _inert(value: Any) -> Any:
+    """A printed value that cannot begin HTML, a link or a line: names are a stranger's."""
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"[\r\n\u2028\u2029]+", " ", value)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "]\\(")
+
+
 def write_report(report: Report, folder: Path) -> None:
     """Write report.json into `folder`, complete or as it was: the same inputs give the same bytes.
 
@@ -179,7 +188,7 @@ def to_markdown(
     came of tasks, loops and speed."""
     template = (resources.files(__package__) / "report.md.jinja").read_text("utf-8")
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_inert
     )
     environment.filters.update(FILTERS)
     return environment.from_string(template).render(

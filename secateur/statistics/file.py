@@ -5,7 +5,7 @@ The document holds the hash of every array, so that what is read is what was wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def _load(path: Path, is_wanted: Callable[[str], bool]) -> Statistics:
         with safe_open(path, "np") as file:
             header = read_document(_KIND, file.metadata())
             _check_version(path, header)
+            _check_header(header)
             names = list(file.keys())
             if sorted(names) != sorted(header["hashes"]):
                 raise ValueError("it has other arrays than its header names")
@@ -103,6 +104,21 @@ def _check_version(path: Path, header: Any) -> None:
             f"{path} has statistics of version {header['version']}, this secateur reads version "
             f"{VERSION}, which has a hash of every sum: calibrate again"
         )
+
+
+def _check_header(header: Mapping[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError for a value of another kind than `save` writes."""
+    model, categories, tokens = (header[key] for key in ("model", "categories", "tokens"))
+    counts = [model["experts"], model["top_k"], model["layers"], header["skipped"]]
+    counts += tokens.values()
+    texts = [*categories, *header["sums"], *header.get("devices", ())]
+    records = [*header["corpora"], *header["samples"]]
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError("a count in it is no whole number")
+    if not all(isinstance(text, str) for text in texts) or len(set(categories)) < len(categories):
+        raise ValueError("a name in it is no text, or occurs twice")
+    if not all(isinstance(record, dict) for record in records):
+        raise ValueError("a record in it has no keys")
 
 
 def _check_arrays(statistics: Statistics, is_wanted: Callable[[str], bool]) -> None:

@@ -78,7 +78,7 @@ def read_bytes(
         with open_file(path) as file:
             # A pipe has no size, so that it has to be read to be measured.
             size = os.fstat(file.fileno()).st_size
-            content = file.read(most + 1 if size <= most else 64)
+            content = _read(file, most + 1 if size <= most else 64)
     except OSError as found:
         raise error(f"cannot read {path}: {found.strerror}, expected {expected}") from None
     if max(size, len(content)) > most:
@@ -86,6 +86,15 @@ def read_bytes(
             f"{path} is {kind_of(content)} of more than {most // MIB} MiB, expected {expected}"
         )
     return content
+
+
+def _read(file: BinaryIO, most: int) -> bytes:
+    """At most so many bytes; a read of that many at once would take their memory at once."""
+    pieces, left = [], most
+    while left and (piece := file.read(min(left, 16 * MIB))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def read_text(path: Path, expected: str, error: type[InputError], most: int = LARGEST_TEXT) -> str:

@@ -105,6 +105,8 @@ def read_dataclass(cls: type[_T], node: Node, reader: Reader, title: str = "") -
 
 def read_value(node: Node, hint: Any, reader: Reader, title: str) -> Any:
     """The value at `node` as `hint` wants it. Raises the reader's error with file and line."""
+    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+        raise reader.refuse(node, f"{title} holds a zero byte, which no name and no text has")
     choices = _choices(hint)
     nested: list[Any] = [one for one in choices if is_dataclass(one) and one not in reader.special]
     optional = type(None) in choices

@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from secateur.audit.card.quantity import Quantity, quantities
+from secateur.errors import FormatError
 
 _SEPARATOR = re.compile(r"\|(?:\s*:?-{2,}:?\s*\|)+")
+_LONGEST_LINE = 10_000
+"""Characters of a line at most: some patterns look back from every place in it."""
 _MARKS = re.compile(r"\*\*|`")
 _MINUS = str.maketrans({"−": "-", "–": "-", "\u00a0": " ", "‑": "-", "×": "x", "→": ">"})
 
@@ -84,12 +87,17 @@ class Card:
 
 
 def read_card(text: str) -> Card:
-    """Read a card's text."""
+    """Read a card's text. Raises FormatError for a line that is too long to be checked."""
     lines: list[Line] = []
     rows: list[Row] = []
     block = 0
     gap = True
     for number, raw in enumerate(text.splitlines(), 1):
+        if len(raw) > _LONGEST_LINE:
+            raise FormatError(
+                f"line {number} of the card has {len(raw):,} characters, {_LONGEST_LINE:,} at most "
+                "can be checked: break it, or take it out"
+            )
         plain = _MARKS.sub("", raw).translate(_MINUS).strip()
         if not plain:
             gap = True

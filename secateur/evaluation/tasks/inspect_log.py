@@ -9,7 +9,7 @@ brings that.
 from __future__ import annotations
 
 import importlib.util
-import json
+import lzma
 import struct
 import zipfile
 import zlib
@@ -22,11 +22,12 @@ from secateur.errors import RequestError
 from secateur.evaluation.asking.lock import RunLock, hash_json
 from secateur.evaluation.asking.reply import WHOLE, Outcome, Reply, outcome_of
 from secateur.evaluation.tasks.result import ItemResult, TaskResult
-from secateur.system.text_files import MIB, explain, read_json
+from secateur.system import strict_json
+from secateur.system.text_files import MIB, explain, need_file, read_json
 
 ENDING = ".eval"
-_LARGEST = 64 * MIB
-"""Bytes of one sample at most."""
+_LARGEST, _LARGEST_LOG = 64 * MIB, 1024 * MIB
+"""Bytes of one sample and of a whole log at most, unpacked."""
 _ZSTANDARD, _HEADER, _NAME_LENGTH = 93, 30, 26
 """ZIP's number of the method; bytes of a file's header before its name, and where in it the lengths
 of that and of what follows it are (APPNOTE.TXT 6.3.10, 4.3.7 and 4.4.5)."""
@@ -47,14 +48,17 @@ class InspectLog:
 def read_inspect_log(path: Path) -> InspectLog:
     """Read a log. Raises RequestError for a file that is none, or has no scored sample."""
     try:
-        header, samples = _load(path)
-        evaluated = header["eval"]
-        items = tuple(_item(str(evaluated["task"]), sample) for sample in samples)
-        inputs = [[one["id"], one.get("input"), one.get("target")] for one in samples]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _log(path, *_load(path))
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RequestError(
             f"{path} is no log of inspect-ai that can be read ({explain(error)})"
         ) from None
+
+
+def _log(path: Path, header: Mapping[str, Any], samples: list[dict[str, Any]]) -> InspectLog:
+    evaluated = header["eval"]
+    items = tuple(_item(str(evaluated["task"]), sample) for sample in samples)
+    inputs = [[one["id"], one.get("input"), one.get("target")] for one in samples]
     if not items:
         raise RequestError(f"{path} has no samples: it is the log of a run that was not begun")
     result = TaskResult(
@@ -82,19 +86,20 @@ def _load(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         whole = read_json(path, "a log of inspect-ai", RequestError)
         return whole, _ordered(whole.get("samples") or [])
     try:
+        need_file(path)
         with zipfile.ZipFile(path) as log:
             names = [name for name in log.namelist() if name.startswith("samples/")]
-            large = [name for name in names if log.getinfo(name).file_size > _LARGEST]
-            if large:
-                raise RequestError(
-                    f"{path}: {large[0]} has more than {_LARGEST // MIB} MiB, expected one sample"
-                )
             start = "header.json" if "header.json" in log.namelist() else "_journal/start.json"
-            found = [json.loads(_read(log, path, name)) for name in (start, *names)]
+            if sum(log.getinfo(name).file_size for name in names) > _LARGEST_LOG:
+                raise RequestError(
+                    f"{path}: all samples together have more than {_LARGEST_LOG // MIB} MiB "
+                    "unpacked: no log of one task has"
+                )
+            found = [strict_json.loads(_read(log, path, name)) for name in (start, *names)]
             return found[0], _ordered(found[1:])
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
+    except (zipfile.BadZipFile, RuntimeError, zlib.error, EOFError, lzma.LZMAError) as error:
         raise RequestError(
             f"{path} is not a ZIP that can be read ({error}): `inspect log convert --to json` "
             "makes a file that can"
@@ -104,6 +109,10 @@ def _load(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def _read(log: zipfile.ZipFile, path: Path, name: str) -> bytes:
     """The content of a file in the ZIP. Raises BadZipFile, NotImplementedError, RequestError."""
     entry = log.getinfo(name)
+    if entry.file_size > _LARGEST:
+        raise RequestError(
+            f"{path}: {name} has more than {_LARGEST // MIB} MiB, expected one sample or the header"
+        )
     if entry.compress_type != _ZSTANDARD:
         return log.read(entry)
     if importlib.util.find_spec("pyarrow") is None:

@@ -40,6 +40,13 @@ from secateur.system.text_files import kind_of, open_file
 _MIN_KEY_VALUE_BYTES = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES = 8 + 4 + 8 + 4 + 8
 
+_MOST_KEYS, _MOST_TENSORS = 1 << 16, 1 << 20
+_MOST_ITEMS = 1 << 23
+"""Items of all arrays of a header at most; a vocabulary of 262,144 tokens with its scores, types
+and merges has 1.5 million. What an item takes in memory is many times its bytes."""
+_LONGEST_TEXT = 1 << 26
+"""Bytes of one text at most."""
+
 
 class HeaderCut(FormatError):
     """The bytes at hand end before the header does; the file itself has more."""
@@ -141,6 +148,17 @@ class _Cursor:
         self.view = view
         self.size = size
         self.at = 0
+        self.items = 0
+
+    def count(self, items: int, most: int, what: str) -> None:
+        """Refuse a count that no model has, though the file may be large enough for it."""
+        if items > most:
+            raise FormatError(f"{what} at byte {self.at} has {items} items, at most {most} exist")
+
+    def count_items(self, items: int, what: str) -> None:
+        """Count the items of one more array."""
+        self.items += items
+        self.count(self.items, _MOST_ITEMS, what)
 
     def need(self, count: int, what: str) -> None:
         if self.size is not None and count > self.size - self.at:
@@ -165,6 +183,9 @@ class _Cursor:
 
     def string(self, what: str) -> str:
         (length,) = self.unpack("<Q", what)
+        self.need(length, what)
+        if length > _LONGEST_TEXT:
+            raise FormatError(f"{what} at byte {self.at} is {length} bytes long: no text is")
         try:
             return self.raw(length, what).decode()
         except UnicodeDecodeError as error:
@@ -185,6 +206,7 @@ def _read(cursor: _Cursor) -> GgufFile:
         )
     tensor_count, key_count = cursor.unpack("<QQ", "the counts")
     cursor.need(key_count * _MIN_KEY_VALUE_BYTES, f"a list of {key_count} keys")
+    cursor.count(key_count, _MOST_KEYS, "the list of keys")
     metadata: dict[str, Value] = {}
     for _ in range(key_count):
         key = cursor.string("a key")
@@ -192,6 +214,7 @@ def _read(cursor: _Cursor) -> GgufFile:
             raise FormatError(f"key {key!r} is empty or occurs twice")
         metadata[key] = _read_value(cursor, key)
     cursor.need(tensor_count * _MIN_INFO_BYTES, f"a list of {tensor_count} tensors")
+    cursor.count(tensor_count, _MOST_TENSORS, "the list of tensors")
     infos: list[tuple[TensorInfo, int]] = []
     seen: set[str] = set()
     for _ in range(tensor_count):
@@ -223,6 +246,7 @@ def _read_value(cursor: _Cursor, key: str) -> Value:
     kind = _kind(cursor, key, number)
     if kind == STRING:
         cursor.need(8 * count, f"the array {key} of {count} strings")
+        cursor.count_items(count, f"the array {key}")
         return Value(kind, tuple(cursor.string(f"an item of {key}") for _ in range(count)))
     return Value(kind, _read_numbers(cursor, key, kind, count))
 
@@ -235,6 +259,8 @@ def _kind(cursor: _Cursor, key: str, number: int) -> str:
 
 def _read_numbers(cursor: _Cursor, key: str, kind: str, count: int) -> tuple[Scalar, ...]:
     layout = SCALARS[kind][1]
+    cursor.need(count * layout.size, f"{count} values of {key}")
+    cursor.count_items(count, f"the array {key}")
     raw = cursor.raw(count * layout.size, f"{count} values of {key}")
     if kind == "bool" and raw.strip(b"\x00\x01"):
         raise FormatError(f"key {key!r} holds a boolean that is neither 0 nor 1")

@@ -28,6 +28,8 @@ _LENGTH = struct.Struct("<Q")
 _KIND = struct.Struct("<I")
 _ARRAY = struct.Struct("<IQ")
 _HEAD = struct.Struct("<IQQ")
+_MOST_KEYS, _MOST_TOKENS = 1 << 16, 1 << 23
+"""As for `reader.py`: more keys, or items of an array, has no model."""
 _TOKENIZER = "tokenizer."
 _TOKENS = "tokenizer.ggml.tokens"
 _MODEL = "tokenizer.ggml.model"
@@ -58,7 +60,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         raise FormatError(f"{path}: cannot be read as GGUF: {error.strerror}") from None
     except ValueError:
         raise FormatError(f"{path}: is empty or a pipe, expected GGUF") from None
-    except struct.error:
+    except (struct.error, OverflowError):
         raise FormatError(f"{path}: is cut short inside its header: download it again") from None
 
 
@@ -67,6 +69,8 @@ def _measure(path: Path, view: mmap.mmap) -> Vocabulary:
         raise FormatError(f"{path}: is no GGUF of version {VERSION}")
     _, _, keys = _HEAD.unpack_from(view, 4)
     at = 4 + _HEAD.size
+    if keys > _MOST_KEYS:
+        raise FormatError(f"{path}: {keys} keys, at most {_MOST_KEYS} exist")
     spans: dict[str, tuple[int, int, int]] = {}  # key -> start, value, end
     for _ in range(keys):
         start = at
@@ -104,6 +108,8 @@ def _after_value(path: Path, view: mmap.mmap, at: int) -> int:
     at += _ARRAY.size
     if kind != STRING_ID:
         return at + int(count) * _width(path, kind)
+    if count > _MOST_TOKENS:
+        raise FormatError(f"{path}: an array of {count} texts, at most {_MOST_TOKENS} exist")
     unpack, step = _LENGTH.unpack_from, _LENGTH.size
     for _ in range(count):
         at += step + unpack(view, at)[0]

@@ -70,7 +70,11 @@ def write(fact: Fact, how: str) -> str:
 
 def _words(fact: Fact) -> str:
     """Text within a paragraph or a table: what Markdown or HTML would read otherwise is escaped."""
-    text = " ".join(str(fact.value).split())
+    return _escaped(fact.value)
+
+
+def _escaped(value: object) -> str:
+    text = " ".join(str(value).split())
     for sign in "\\|<>*`[]":
         text = text.replace(sign, f"\\{sign}")
     return text
@@ -84,11 +88,20 @@ def _plain(fact: Fact) -> str:
     return text
 
 
+def _key(fact: Fact) -> str:
+    """The last key of a path, within code or not: what would end the code or begin HTML is no name
+    that we write."""
+    text = str(fact.path[-1])
+    if re.search(r"[<>`\x00-\x1f]", text):
+        raise ValueError(text)
+    return text
+
+
 def _title(fact: Fact) -> str:
     """What people call a metric; another measurement's name in words."""
     name = str(fact.value)
     titles = {metric.name: metric.title for metric in (*all_metrics(), *ENGINE_METRICS)}
-    return titles.get(name) or name.replace("_", " ")
+    return titles.get(name) or _escaped(name.replace("_", " "))
 
 
 def _three_digits(value: float) -> str:
@@ -97,7 +110,7 @@ def _three_digits(value: float) -> str:
 
 def _kind_of_tensor(fact: Fact) -> str:
     """A tensor's name without the layer and the word that all weights end in."""
-    return re.sub(r"^.*?(?:blk|layers)\.\d+\.|\.weight$", "", str(fact.value))
+    return _plain(fact) and re.sub(r"^.*?(?:blk|layers)\.\d+\.|\.weight$", "", _plain(fact))
 
 
 def _scalar(fact: Fact) -> str:
@@ -115,10 +128,10 @@ HOW: Mapping[str, Callable[[Fact], str]] = {
     "text": _words,
     "code": _plain,
     "short name": lambda fact: _words(fact).rpartition("/")[2],
-    "key": lambda fact: str(fact.path[-1]),
-    "base name": lambda fact: str(fact.path[-1]).rpartition("/")[2],
-    "picture": lambda fact: Path(str(fact.path[-1])).stem.replace("-", " "),
-    "words of key": lambda fact: str(fact.path[-1]).replace("_", " "),
+    "key": _key,
+    "base name": lambda fact: _key(fact).rpartition("/")[2],
+    "picture": lambda fact: Path(_key(fact)).stem.replace("-", " "),
+    "words of key": lambda fact: _key(fact).replace("_", " "),
     "count": lambda fact: f"{fact.value:,d}",
     "plain count": lambda fact: f"{fact.value:d}",
     "size": lambda fact: show_bytes(fact.value),

@@ -109,7 +109,13 @@ def _value(text: str, at: int, where: str) -> tuple[str, int]:
 
 
 def _quoted(one: Instruction) -> str:
-    if one.command in ("template", "system", "license", "message"):
+    whole_lines = one.command in ("template", "system", "license", "message")
+    if not whole_lines and re.search(r"[\x00-\x1f\x7f]", one.value + one.name):
+        raise FormatError(
+            f"{one.command.upper()} {one.name} has a line end or a control character, and what "
+            "follows it would be an instruction of its own"
+        )
+    if whole_lines:
         if re.search(r'"""[ \t]*(\n|$)', one.value + "\n"):
             raise FormatError(
                 f"{one.command.upper()} has three quotation marks at the end of a line, and a "

@@ -1,0 +1,150 @@
+"""Fuzzes the readers: each in a process of its own, guided by coverage, with bounds.
+
+    python tests/fuzz/run.py --runs 20000                 every reader
+    python tests/fuzz/run.py --runs 1000000 plan job      some of them
+    python tests/fuzz/run.py --runs 5000 --seed 1 --goods FOLDER
+
+A finding is a crash (anything but an InputError), 20 seconds for one file, or 2 GiB of memory; the
+file is written beside and its name is printed. Exits with 1 when there is one. Without atheris
+(which has no wheel for every system) files are made at random, without coverage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SECONDS, MEMORY = 20, 2 << 30
+LONGEST = 96
+"""Bytes of choices: what becomes of a file."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--runs", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--goods", type=Path)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--random", action="store_true", help="without coverage, atheris or not")
+    asked = parser.parse_args()
+    guided = importlib.util.find_spec("atheris") is not None and not asked.random
+    if asked.worker:
+        _work(asked.names[0], asked.goods, asked.runs, asked.seed, guided)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        goods = asked.goods or _make_goods(Path(folder))
+        return _run_all(asked.names, goods, asked)
+
+
+def _run_all(names: list[str], goods: Path, asked: argparse.Namespace) -> int:
+    sys.path.insert(0, str(HERE))
+    from readers import READERS
+
+    bad = 0
+    for reader in READERS:
+        if names and reader.name not in names:
+            continue
+        began = time.monotonic()
+        command = [sys.executable, __file__, "--worker", reader.name, "--goods", str(goods)]
+        command += ["--runs", str(asked.runs), "--seed", str(asked.seed)]
+        command += ["--random"] if asked.random else []
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=goods)
+        took = time.monotonic() - began
+        print(f"{reader.name}: {asked.runs} runs, {took:.0f} s, code {ran.returncode}", flush=True)
+        if ran.returncode:
+            bad += 1
+            print(ran.stdout[-1500:], ran.stderr[-6000:], flush=True)
+    return 1 if bad else 0
+
+
+def _work(name: str, goods: Path, runs: int, seed: int, guided: bool) -> None:
+    """Fuzz one reader in this process."""
+    sys.path.insert(0, str(HERE))
+    if guided:
+        import atheris
+
+        with atheris.instrument_imports(include=["secateur"]):
+            import readers
+    else:
+        import readers
+    paths = json.loads((goods / "goods.json").read_text())
+    files = readers.Goods(*(Path(path) for path in paths))
+    reader = next(one for one in readers.READERS if one.name == name)
+    good = reader.good(files)
+    with tempfile.TemporaryDirectory() as folder:
+        path = readers.prepare(reader, files, Path(folder))
+        readers.attempt(reader, good, path, b"")
+
+        def once(data: bytes) -> None:
+            try:
+                readers.attempt(reader, good, path, data)
+            except BaseException:
+                kept = goods / f"crash-{name.replace(' ', '-')}"
+                kept.write_bytes(path.read_bytes())
+                print(f"{kept} is what it could not read", file=sys.stderr)
+                traceback.print_exc()
+                raise
+
+        if guided:
+            _guide(once, runs, seed)
+        _draw(once, runs, seed)
+
+
+def _guide(once: object, runs: int, seed: int) -> None:
+    """By coverage; ends the process."""
+    import atheris
+
+    options = [f"-runs={runs}", f"-seed={seed}", f"-timeout={SECONDS}", f"-max_len={LONGEST}"]
+    options += [f"-rss_limit_mb={MEMORY >> 20}", "-print_final_stats=1", "-len_control=0"]
+    atheris.Setup([sys.argv[0], *options], once)
+    atheris.Fuzz()
+
+
+def _draw(once: object, runs: int, seed: int) -> None:
+    """At random."""
+    chance = random.Random(seed)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    for _ in range(runs):
+        signal.alarm(SECONDS)
+        once(chance.randbytes(LONGEST))  # type: ignore[operator]
+    signal.alarm(0)
+
+
+def _make_goods(folder: Path) -> Path:
+    """The whole line on a tiny model."""
+    sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "benchmarks")]
+    from tiny_line import save_line
+
+    from secateur import Calibration, Formats, Measuring, Pruning, ShrinkRequest, shrink
+
+    line, out = save_line(folder), folder / "out"
+    request = ShrinkRequest(
+        Pruning(experts=6),
+        Formats(types=("Q8_0", "Q4_K_M")),
+        Calibration(str(line.corpus)),
+        Measuring(answers=line.answers),
+    )
+    shrink(line.model, out, request, workers=1)
+    write_goods(folder, line.model, line.corpus, line.rows, line.answers, out)
+    return folder
+
+
+def write_goods(folder: Path, *paths: Path) -> None:
+    """Say in a file where the good files are."""
+    (folder / "goods.json").write_text(json.dumps([str(path) for path in paths]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
