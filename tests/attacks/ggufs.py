@@ -127,7 +127,7 @@ ATTACKS = (
         ("unknown kind 99",),
     ),
     Attack(
-        "dimensions that overflow",
+        "dimensions of a GGUF that overflow",
         _file(gguf(NAMED, tensors=(tensor("a", (1 << 32, 1 << 32, 1 << 32, 1 << 32)),))),
         "measure " + FILE + " --against {model} --answers {corpus}",
         ("model.gguf",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -26,10 +27,14 @@ def _stats(change: Callable[[dict[str, Any]], object]) -> Callable[[Goods, Path]
         shutil.copy(goods.stats, path)
 
         def edit(header: dict[str, Any]) -> None:
-            document = json.loads(header["__metadata__"]["secateur"])
+            document = json.loads(header["__metadata__"]["secateur"])["document"]
             changed = change(document)
-            text = changed if isinstance(changed, str) else json.dumps(document)
-            header["__metadata__"]["secateur"] = text
+            if not isinstance(changed, str):
+                # With the right hash: what is in it has to be checked, too.
+                text = json.dumps(document, sort_keys=True, ensure_ascii=False)
+                digest = hashlib.sha256(text.encode()).hexdigest()
+                changed = json.dumps({"document": document, "sha256": digest})
+            header["__metadata__"]["secateur"] = changed
 
         rewrite_header(path, edit)
 

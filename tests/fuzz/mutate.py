@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from typing import Any
 
@@ -167,6 +168,16 @@ def mutate_document(good: bytes, choices: Choices) -> bytes:
     return mutate_bytes(text, choices) if choices.below(8) == 7 else text
 
 
+def _mutate_hashed(found: Any, choices: Choices) -> str:
+    """A document with other values and, mostly, the hash that goes with them."""
+    if "document" not in found or not choices.below(8):
+        return json.dumps(mutate_json(found, choices))
+    document = mutate_json(found["document"], choices)
+    text = json.dumps(document, sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    return json.dumps({"document": document, "sha256": digest})
+
+
 def mutate_header(good: bytes, choices: Choices) -> bytes:
     """A safetensors file with another header, whose metadata may be JSON, too; data as they are."""
     length = int.from_bytes(good[:8], "little")
@@ -174,8 +185,7 @@ def mutate_header(good: bytes, choices: Choices) -> bytes:
     metadata = header.get("__metadata__", {})
     nested = [key for key, value in metadata.items() if value.startswith("{")]
     if nested and choices.below(4):
-        document = json.loads(metadata[nested[0]])
-        metadata[nested[0]] = json.dumps(mutate_json(document, choices))
+        metadata[nested[0]] = _mutate_hashed(json.loads(metadata[nested[0]]), choices)
     else:
         header = mutate_json(header, choices)
     text = json.dumps(header).encode("utf-8", "surrogatepass")

@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from pathlib import Path
 
@@ -41,32 +40,31 @@ def main() -> int:
     asked = parser.parse_args()
     guided = importlib.util.find_spec("atheris") is not None and not asked.random
     if asked.worker:
-        _work(asked.names[0], asked.goods, asked.runs, asked.seed, guided)
+        for name in asked.names:  # coverage takes a process for each: the fuzzer ends it
+            _work(name, asked.goods, asked.runs, asked.seed, guided)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         goods = asked.goods or _make_goods(Path(folder))
-        return _run_all(asked.names, goods, asked)
+        return _run_all(asked.names, goods, asked, guided)
 
 
-def _run_all(names: list[str], goods: Path, asked: argparse.Namespace) -> int:
+def _run_all(names: list[str], goods: Path, asked: argparse.Namespace, guided: bool) -> int:
+    """Fuzz readers, each in a process of its own where coverage guides; 1 for a finding."""
     sys.path.insert(0, str(HERE))
     from readers import READERS
 
+    wanted = [reader.name for reader in READERS if not names or reader.name in names]
     bad = 0
-    for reader in READERS:
-        if names and reader.name not in names:
-            continue
-        began = time.monotonic()
-        command = [sys.executable, __file__, "--worker", reader.name, "--goods", str(goods)]
+    for part in [[name] for name in wanted] if guided else [wanted]:
+        command = [sys.executable, __file__, "--worker", *part, "--goods", str(goods)]
         command += ["--runs", str(asked.runs), "--seed", str(asked.seed)]
-        command += ["--random"] if asked.random else []
+        command += [] if guided else ["--random"]
         ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=goods)
-        took = time.monotonic() - began
-        print(f"{reader.name}: {asked.runs} runs, {took:.0f} s, code {ran.returncode}", flush=True)
+        print(ran.stdout, end="", flush=True)
         if ran.returncode:
-            bad += 1
-            print(ran.stdout[-1500:], ran.stderr[-6000:], flush=True)
-    return 1 if bad else 0
+            bad = 1
+            print(f"{', '.join(part)}: code {ran.returncode}\n{ran.stderr[-6000:]}", flush=True)
+    return bad
 
 
 def _work(name: str, goods: Path, runs: int, seed: int, guided: bool) -> None:
@@ -97,6 +95,7 @@ def _work(name: str, goods: Path, runs: int, seed: int, guided: bool) -> None:
                 traceback.print_exc()
                 raise
 
+        print(f"{name}: {runs} runs", flush=True)
         if guided:
             _guide(once, runs, seed)
         _draw(once, runs, seed)
