@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,15 @@ from typing import Any
 import pytest
 from counting_proxy import CountingProxy, counting_proxy
 from lm_eval_tasks import write_sums
+from openai_server import Answer, completion, openai_server
 from tiny_line import Run
 
 from secateur.errors import RequestError
 from secateur.evaluation.asking.reply import Outcome
 from secateur.evaluation.tasks.accounting import Account
 from secateur.evaluation.tasks.inspect_log import read_inspect_log
+from secateur.release.evidence import read_evidence, read_items
+from secateur.release.manifest import verify
 from secateur.serving.engine_server import EngineServer
 
 PATIENCE = 120.0
@@ -187,3 +191,74 @@ def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
         read_inspect_log(path)
     with pytest.raises(RequestError, match="no samples"):
         read_inspect_log(write_log(path, []))
+
+
+def a_model(right: int) -> Answer:
+    """A server's answers to `What is N + 3?`: right for the first so many, and then 0."""
+
+    def answer(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        number = int(request["messages"][-1]["content"].split()[2])
+        return completion(f"{number + 3}" if number <= right else "0")
+
+    return answer
+
+
+def keep_sums(
+    run: Run, right: int, target: Path, folder: Path, *more: str, name: str = "m"
+) -> tuple[int, str]:
+    sums = write_sums(folder / "tasks", 9)
+    with openai_server(a_model(right), name) as server:
+        words = ("--work", folder / f"work-{right}", "--tasks", sums, "-o", target, *more)
+        done = run("measure", server.url, *words)
+    return done.code, done.out + done.err
+
+
+@pytest.mark.slow
+def test_results_of_servers_are_kept_reported_and_compared(run: Run, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    assert keep_sums(run, 9, good, tmp_path)[0] == 0
+    code, said = keep_sums(run, 2, bad, tmp_path, "--gate", "accuracy>=0.5")
+    assert code == 3 and f"kept: {bad}" in said  # kept whatever the gate says
+    assert keep_sums(run, 9, good, tmp_path)[0] == 2  # it is there
+    assert not verify(good)
+    evidence = read_evidence(good, "tasks")
+    assert evidence is not None and evidence.artefacts[0].facts["lock"]["sha256"]
+    assert [item["score"] for item in read_items(bad, "tasks", "model/local_sums")] == [
+        *[1.0] * 2,
+        *[0.0] * 7,
+    ]
+    (good / "report.md").unlink()
+    assert run("report", good).code == 0
+    assert "| local_sums | accuracy |" in (good / "report.md").read_text()
+    compared = run("compare", good, bad)
+    assert compared.code == 0, compared.err
+    assert "bad/model against good/model" in compared.out
+    assert "local_sums: -77.8 points" in compared.out and "7 lost, 0 gained of 9" in compared.out
+    cold = tmp_path / "cold.yaml"
+    cold.write_text("title: cold\nsampler: {temperature: 0.5, seed: 1}\n")
+    other = tmp_path / "other"
+    assert keep_sums(run, 2, other, tmp_path, "--protocol", str(cold))[0] == 0
+    apart = run("compare", bad, other)
+    assert apart.code == 0 and "other/model is not compared with bad/model" in apart.out
+    assert "points" in run("compare", bad, other, "--compare-anyway").out
+    assert run("compare", good, tmp_path / "tasks").code == 2
+
+
+@pytest.mark.slow
+def test_results_of_a_server_go_into_the_output_that_it_serves(
+    made: Path, run: Run, tmp_path: Path
+) -> None:
+    out = shutil.copytree(made, tmp_path / "out")
+    names = [one["name"] for one in json.loads((out / "report.json").read_text())["artefacts"]]
+    code, said = keep_sums(run, 4, out, tmp_path)
+    assert code == (2 if len(names) > 1 else 0), said
+    code, said = keep_sums(run, 4, out, tmp_path, "--artefact", names[0])
+    assert code == 0, said
+    assert not verify(out)
+    assert "nothing proves which weights were there" in (out / "report.md").read_text()
+    assert run("release", out, "--gate", "accuracy>=0.9").code == 3
+    assert run("release", out, "--gate", "accuracy>=0.4").code == 0
+    assert "local_sums" in (out / "README.md").read_text()
+    if len(names) > 1:  # the tasks of the first one would be lost
+        code, said = keep_sums(run, 4, out, tmp_path, "--artefact", names[1])
+        assert code == 2 and "holds tasks of" in said

@@ -9,6 +9,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,17 @@ from tiny_line import Run, runner
 from tiny_vision import save_vision
 
 from secateur import Formats, Pruning, apply, plan, save_plan, verify
+from secateur.api.serving import find_tower
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
-from secateur.errors import CheckpointError, FamilyError, InputError, PlanError
+from secateur.errors import (
+    CheckpointError,
+    EngineError,
+    FamilyError,
+    InputError,
+    PlanError,
+    RequestError,
+)
 from secateur.formats.gguf.container import Value, metadata_bytes
 from secateur.formats.gguf.reader import read_gguf
 from secateur.outputs.base import WriteJob
@@ -33,6 +42,8 @@ from secateur.outputs.gguf.mmproj import TYPES_OF_TOWERS, mmproj_layout, tower_r
 from secateur.outputs.gguf.write import write_ggufs
 from secateur.outputs.registry import artefacts_of
 from secateur.planning.document import Plan, from_json, read_plan, to_json
+from secateur.serving.engine_server import EngineServer, serve_model
+from secateur.serving.settings import ServerSettings
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/mmproj.json").read_text())
 OURS = {"general.quantized_by", "secateur.version", "secateur.plan_sha256"}
@@ -371,3 +382,36 @@ def test_llama_cpp_looks_through_the_tower(folder: Path, tmp_path: Path) -> None
 
     # A picture is at least 70 tokens (3 x 3 patches each), and two that stand around it.
     assert tokens([question, seen]) - tokens([question]) >= 70
+
+
+@pytest.mark.slow
+def test_an_output_is_served_with_its_tower(folder: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    decided = plan(folder, request(tmp_path), Formats(to="gguf", types=("F16",)))
+    apply(decided, out)
+    (name,), (tower,) = (decided.files[form] for form in ("gguf-F16", "mmproj-F16"))
+    model = out / name
+    assert find_tower(model) == out / tower
+    assert find_tower(model, "none") is None
+    picture = "data:image/png;base64," + base64.b64encode(png(96, (200, 30, 90))).decode()
+    seen = {"type": "image_url", "image_url": {"url": picture}}
+    settings = ServerSettings(context=512, workers=1, mmproj=out / tower)
+
+    def tokens(server: EngineServer, *more: dict[str, Any]) -> int:
+        content = [{"type": "text", "text": "What is it?"}, *more]
+        fields = {"messages": [{"role": "user", "content": content}], "max_tokens": 1}
+        return int(server.ask("/v1/chat/completions", fields)["usage"]["prompt_tokens"])
+
+    with serve_model(model, settings, None) as server:
+        assert server.identity.flags["mmproj"] == tower
+        assert tokens(server, seen) - tokens(server) >= 70
+    with (
+        serve_model(model, replace(settings, mmproj=None), None) as blind,
+        pytest.raises(EngineError, match="image"),
+    ):
+        tokens(blind, seen)
+    with pytest.raises(RequestError, match="no GGUF of a vision tower"):
+        find_tower(model, str(model))
+    shutil.copy(out / tower, out / "mmproj-second.gguf")
+    with pytest.raises(RequestError, match="several vision towers"):
+        find_tower(model)

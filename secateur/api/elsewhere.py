@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from secateur.api.keep_asked import MODEL, Keep
 from secateur.api.measuring import Measuring
 from secateur.api.models import File
 from secateur.api.subjects import Asked, Subject, url_subject
-from secateur.api.tasks import Answered, evidence_of, measure_tasks
+from secateur.api.tasks import Answered, evidence_of, items_of, measure_tasks
 from secateur.errors import RequestError
 from secateur.evaluation.asking.request import Serving
 from secateur.evaluation.gate import check_gates, check_measured
 from secateur.evaluation.tasks.inspect_log import ENDING, read_inspect_log
 from secateur.evaluation.tasks.request import Tasks
-from secateur.release.evidence import ORIGINAL, Evidence, asked_of_artefacts
+from secateur.release.evidence import ORIGINAL, Evidence, Items, asked_of_artefacts
 from secateur.serving.chat_server import is_url, public_address
 from secateur.system.atomic import writing
 from secateur.system.cache import model_folder, name_model
@@ -38,22 +40,36 @@ def measure_elsewhere(
     request: Measuring,
     *,
     work: File | None = None,
+    keep: Keep | None = None,
     progress: Progress = no_progress,
 ) -> Evidence:
     """Tasks of the model behind an address, or those in a log of inspect-ai, and beside them those
     of the original: an address or a log likewise.
 
-    `work` keeps what was answered (default: a folder of the cache). Raises RequestError for what
-    cannot be, EngineError when a server ends.
+    `work` keeps what was answered (default: a folder of the cache), `keep` the results, with every
+    item and the locks. Raises RequestError or OutputError for what cannot be, EngineError when a
+    server ends, WriteError.
     """
     if against is not None and is_url(against) != is_url(target):
         raise RequestError(
             f"{target} and {against} cannot be compared: give two servers, or two logs"
         )
     _check_limits(target, against, request)
+    name = MODEL if keep is None else keep.check()
     if is_url(target):
-        return _measure_servers(target, against, request, work, progress)
-    return _read_logs(target, against, request)
+        evidence, items = _measure_servers(target, against, request, (name, work), progress)
+    else:
+        evidence, items = _read_logs(target, against, request, name)
+    if keep is not None:
+        if keep.is_output:
+            said = f"{name} was asked as {_public(target)}: nothing proves which weights were there"
+            evidence = replace(evidence, notes=(*evidence.notes, said))
+        keep.write(evidence, items, _public(target), None if against is None else _public(against))
+    return evidence
+
+
+def _public(target: str) -> str:
+    return public_address(target) if is_url(target) else Path(target).name
 
 
 def hold_to_limits(evidence: Evidence, request: Measuring) -> None:
@@ -73,8 +89,13 @@ def _check_limits(target: str, against: str | None, request: Measuring) -> None:
 
 
 def _measure_servers(
-    url: str, against: str | None, request: Measuring, work: File | None, progress: Progress
-) -> Evidence:
+    url: str,
+    against: str | None,
+    request: Measuring,
+    place: tuple[str, File | None],
+    progress: Progress,
+) -> tuple[Evidence, Items]:
+    name, work = place
     if request.tasks is None:
         raise RequestError(
             f"{url}: a server is measured by tasks, as in --tasks reasoning; divergence needs the "
@@ -87,18 +108,20 @@ def _measure_servers(
         folder.mkdir(parents=True, exist_ok=True)
     name_model(folder, named)
     first = _original(against, serving)
-    subjects = (*first, url_subject("model", url, serving.model))
+    subjects = (*first, url_subject(name, url, serving.model))
     asked = Asked(subjects, serving, folder, progress=progress, notes=(_BY_NAME,))
     with in_use(folder):
-        return measure_tasks(asked, request.tasks)[0]
+        return measure_tasks(asked, request.tasks)
 
 
 def _original(against: str | None, serving: Serving) -> tuple[Subject, ...]:
     return () if against is None else (url_subject(ORIGINAL, against, serving.original_model),)
 
 
-def _read_logs(path: str, against: str | None, request: Measuring) -> Evidence:
-    named = [("model", path)] if against is None else [(ORIGINAL, against), ("model", path)]
+def _read_logs(
+    path: str, against: str | None, request: Measuring, called: str
+) -> tuple[Evidence, Items]:
+    named = [(called, path)] if against is None else [(ORIGINAL, against), (called, path)]
     logs = [(name, read_inspect_log(Path(file))) for name, file in named]
     answered = [Answered(name, (log.result,), log.lock) for name, log in logs]
     asked = request.tasks or Tasks((logs[-1][1].result.task,), protocol="as logged")
@@ -106,4 +129,4 @@ def _read_logs(path: str, against: str | None, request: Measuring) -> Evidence:
         f"{name}: {log.model}, {file}" for (name, log), (_, file) in zip(logs, named, strict=True)
     ]
     anyway = request.serving.compare_anyway
-    return evidence_of(answered, asked, notes=notes, anyway=anyway)
+    return evidence_of(answered, asked, notes=notes, anyway=anyway), items_of(answered)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secateur.api.models import File
 from secateur.errors import OutputError, RequestError
+from secateur.release.asked_folder import is_asked_folder, write_asked_page
 from secateur.release.manifest import MANIFEST
 from secateur.system.atomic import check_writable, write_text
 
@@ -20,9 +21,17 @@ def report(
     report.html. Of several, which have to come from one original and be measured on the same
     answers, one page is made: `page`, or report.html in the folder that holds them all. `pictures`
     writes the pictures as SVG files, too: into the output's evidence/pictures, else into a folder
-    `pictures` beside the page. Raises InputError for outputs that were not measured or cannot be
+    `pictures` beside the page. A folder of evidence alone gets its own report.md.
+    Raises InputError for outputs that were not measured or cannot be
     compared, WriteError.
     """
+    if len(folders) == 1 and is_asked_folder(Path(folders[0])):
+        if page is not None or pictures:
+            raise RequestError(
+                f"{folders[0]} holds answers to tasks alone: its page is report.md in it, without "
+                "pictures"
+            )
+        return (write_asked_page(Path(folders[0])),)
     outs = _outputs([Path(folder) for folder in folders])
     if len(outs) == 1 and page is None:
         return _own_pages(outs[0], pictures)

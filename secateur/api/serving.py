@@ -12,13 +12,14 @@ from secateur.api.models import File
 from secateur.api.original_gguf import find_original_gguf, gguf_of_original
 from secateur.checkpoint.reader import open_shape
 from secateur.errors import InputError, RequestError
+from secateur.formats.gguf.naming import MMPROJ
 from secateur.outputs.gguf.format import GgufFormat
 from secateur.outputs.mlx.format import MlxFormat
 from secateur.outputs.registry import FORMATS
 from secateur.planning.memory import context_memory
 from secateur.serving.engine_server import EngineServer, serve_model
 from secateur.serving.llama_serving import slot_context
-from secateur.serving.model_defaults import folder_defaults, gguf_defaults
+from secateur.serving.model_defaults import folder_defaults, gguf_defaults, is_tower
 from secateur.serving.settings import DEFAULT_SETTINGS, ServerSettings, Thinking
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import free_memory
@@ -28,6 +29,8 @@ from secateur.system.sizes import show_bytes
 KEY_VARIABLE = "SECATEUR_API_KEY"
 """The variable of the environment that holds the key which a server asks for."""
 
+NO_TOWER = "none"
+"""In the place of a vision tower: images are not seen."""
 _SERVED = (GgufFormat.name, MlxFormat.name)
 _THINKING = {"auto": None, "on": True, "off": False}
 
@@ -69,6 +72,36 @@ def find_served(out: Path, file: str | None = None) -> Path:
     if file is None or chosen:
         raise RequestError(f"{out} holds several models ({names}): name one of them")
     raise RequestError(f"{out} holds no {file!r}, but {names}: name one of these")
+
+
+def find_tower(path: Path, given: str | None = None) -> Path | None:
+    """The GGUF of the vision tower to serve a GGUF with: `given`, else the one beside it in its
+    output; None for NO_TOWER, where there is none, and for MLX, of which mlx-lm serves the text.
+
+    Raises RequestError for a file that is no tower, or where there are several.
+    """
+    if given == NO_TOWER:
+        return None
+    if given is not None:
+        tower = Path(given)
+        if path.is_dir():
+            raise RequestError(
+                f"{path} is an MLX folder, which is served without images: leave out {given}"
+            )
+        if not is_tower(tower):
+            raise RequestError(
+                f"{given} is no GGUF of a vision tower: give one that --mmproj of plan or shrink "
+                f"makes, or {NO_TOWER!r}"
+            )
+        return tower
+    found = [] if path.is_dir() else sorted(path.parent.glob(f"{MMPROJ}*.gguf"))
+    if len(found) > 1:
+        names = ", ".join(tower.name for tower in found)
+        raise RequestError(
+            f"{path.parent} holds several vision towers ({names}): name one with mmproj "
+            f"(--mmproj), or give {NO_TOWER!r}"
+        )
+    return found[0] if found else None
 
 
 def _is_mlx(folder: Path) -> bool:
@@ -152,7 +185,8 @@ def memory_of_serving(path: Path, settings: ServerSettings) -> ServedMemory:
             except InputError:  # of another model, or of a family that says nothing of it
                 break
             cache = memory.cache * settings.slots + memory.logits
-    return ServedMemory(defaults.nbytes, cache, free_memory())
+    tower = 0 if settings.mmproj is None else settings.mmproj.stat().st_size
+    return ServedMemory(defaults.nbytes + tower, cache, free_memory())
 
 
 def read_thinking(word: str, budget: int | None, message: str) -> Thinking:

@@ -186,41 +186,64 @@ def to_markdown(
 ) -> str:
     """The report for people: a summary, then tables; `runs` say how it was made, `evidence` what
     came of tasks, loops and speed."""
-    template = (resources.files(__package__) / "report.md.jinja").read_text("utf-8")
+    return (
+        _environment()
+        .get_template("report.md.jinja")
+        .render(
+            report=report,
+            runs=runs,
+            smallest=min(report.artefacts, key=lambda entry: entry.bytes, default=None),
+            worst=worst_domain,
+            measured_on=describe_measured_on(report.answers),
+            rounding=describe_rounding(report),
+            floor={
+                metric.name: find_measurement(report.floor, metric.name) for metric in all_metrics()
+            },
+            kernel=KERNEL,
+            kinds=KINDS,
+            summary=summary_metrics(),
+            columns=table_metrics(),
+            others=[
+                metric
+                for metric in other_metrics()
+                if any(artefact.value(metric.name) for artefact in report.artefacts)
+            ],
+            layers=_layer_rows(report),
+            rows_of=_rows,
+            engine=[entry for entry in report.artefacts if _engine_cells(entry)],
+            engine_columns=ENGINE_COLUMNS,
+            engine_cells=_engine_cells,
+            engine_answers=_engine_answers,
+            evidence=evidence,
+            verdicts=report.verdicts(evidence),
+            titles=TITLES,
+            asked_rows=_asked_rows,
+        )
+    )
+
+
+def evidence_to_markdown(title: str, evidence: Sequence[Evidence]) -> str:
+    """What came of tasks, loops and speed alone, under a title."""
+    text = (
+        _environment()
+        .get_template("evidence.md.jinja")
+        .render(evidence=evidence, titles=TITLES, asked_rows=_asked_rows)
+    )
+    return f"# {_inert(title)}\n{text}"
+
+
+def _environment() -> jinja2.Environment:
+    folder = resources.files(__package__)
+    loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8"))
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_inert
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_inert,
     )
     environment.filters.update(FILTERS)
-    return environment.from_string(template).render(
-        report=report,
-        runs=runs,
-        smallest=min(report.artefacts, key=lambda entry: entry.bytes, default=None),
-        worst=worst_domain,
-        measured_on=describe_measured_on(report.answers),
-        rounding=describe_rounding(report),
-        floor={
-            metric.name: find_measurement(report.floor, metric.name) for metric in all_metrics()
-        },
-        kernel=KERNEL,
-        kinds=KINDS,
-        summary=summary_metrics(),
-        columns=table_metrics(),
-        others=[
-            metric
-            for metric in other_metrics()
-            if any(artefact.value(metric.name) for artefact in report.artefacts)
-        ],
-        layers=_layer_rows(report),
-        rows_of=_rows,
-        engine=[entry for entry in report.artefacts if _engine_cells(entry)],
-        engine_columns=ENGINE_COLUMNS,
-        engine_cells=_engine_cells,
-        engine_answers=_engine_answers,
-        evidence=evidence,
-        verdicts=report.verdicts(evidence),
-        titles=TITLES,
-        asked_rows=_asked_rows,
-    )
+    return environment
 
 
 def describe_rounding(report: Report) -> str | None:

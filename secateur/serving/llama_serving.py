@@ -62,6 +62,7 @@ def serve_gguf(path: Path, settings: ServerSettings, log: Path | None) -> Iterat
         "cache_mib": min(_CACHE_MIB, free_memory() // 8 >> 20),
         "sampler": asdict(sampler),
         "thinking": asdict(settings.thinking),
+        "mmproj": None if settings.mmproj is None else str(settings.mmproj),
     }
     version, library = hash_library("xllamacpp", "*.so")
     with (
@@ -72,6 +73,7 @@ def serve_gguf(path: Path, settings: ServerSettings, log: Path | None) -> Iterat
         address = local_address(settings.host, port)
         props = request_json(address + "/props", key=settings.api_key)
         _check_props(props, context, settings.slots, sampler)
+        _check_sees(props, settings.mmproj)
         identity = ServerIdentity(
             engine=NAME,
             package="xllamacpp",
@@ -111,7 +113,17 @@ def _flags(settings: ServerSettings, sampler: Sampler, host: Host) -> dict[str, 
         "devices": host.facts["devices"],
         "cache": "F16",
         "flash_attention": "auto",
+        **({} if settings.mmproj is None else {"mmproj": settings.mmproj.name}),
     }
+
+
+def _check_sees(props: Mapping[str, Any], mmproj: Path | None) -> None:
+    """Raise EngineError where a vision tower was given and the server says that it sees nothing."""
+    if mmproj is not None and not (props.get("modalities") or {}).get("vision"):
+        raise EngineError(
+            f"llama.cpp did not take {mmproj} for the vision tower of this model: leave it out, or "
+            "give the file that was made of the same model"
+        )
 
 
 def _check_props(props: Mapping[str, Any], context: int, slots: int, sampler: Sampler) -> None:

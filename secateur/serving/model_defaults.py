@@ -30,6 +30,10 @@ _KEYS = (
 """Field of a Sampler, key of generation_config.json, key of general.sampling."""
 
 
+_TOWERS = "clip"
+"""The architecture that the GGUF of every vision tower names."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelDefaults:
     """The model's own `sampler`, all but its seed given; `trained_context`, the most tokens it was
@@ -38,6 +42,14 @@ class ModelDefaults:
     sampler: Sampler
     trained_context: int | None
     nbytes: int
+
+
+def is_tower(path: Path) -> bool:
+    """Whether a file is the GGUF of a vision tower. Raises FormatError for a damaged header."""
+    if not path.is_file() or path.suffix != ".gguf":
+        return False
+    architecture = read_local_header(path)[0].metadata.get("general.architecture")
+    return architecture is not None and architecture.value == _TOWERS
 
 
 def gguf_defaults(path: Path) -> ModelDefaults:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
 from secateur.errors import RequestError
@@ -108,6 +109,7 @@ class ServerSettings:
     (default: all cores). `gpu_layers`: layers that run on a GPU, None for as many as fit where
     xllamacpp was built for one. `port` 0 takes a free one. `api_key` is asked of every request,
     and has to be there where `host` is not the loopback. `alias` is the model's name to clients.
+    `mmproj` is the GGUF of a vision tower, with which a GGUF of the model sees images.
     Raises RequestError for what cannot be.
     """
 
@@ -121,6 +123,7 @@ class ServerSettings:
     port: int = 0
     api_key: str | None = field(default=None, repr=False)
     alias: str | None = None
+    mmproj: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("context", 1), ("slots", 1), ("workers", 1), ("gpu_layers", 0)):

@@ -9,7 +9,7 @@ import typer
 
 from secateur.cli.choices import complete_or_path, models
 from secateur.cli.help import LOOKING, STEPS
-from secateur.cli.options.asking import ServingOptions, TaskOptions, all_words
+from secateur.cli.options.asking import CompareAnyway, ServingOptions, TaskOptions, all_words
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, HeldOutOptions
 from secateur.cli.options.robustness import LoopOptions, SpeedOptions
 from secateur.cli.options.running import Device, EstimateOnly, RunOptions, Workers
@@ -29,17 +29,20 @@ secateur measure out --against gemmule --gate "kl_mean<=0.1"
 secateur measure out --against gemmule --tasks gemmule-arithmetic,gemmule-chat
 secateur measure out --against MODEL --tasks gsm8k --gate "accuracy>=0.6"
 secateur measure out --against MODEL --loops --speed
-secateur measure http://localhost:8000/v1 --tasks gsm8k,./mine.yaml
+secateur measure http://localhost:8000/v1 --tasks gsm8k,./mine.yaml -o vllm-a
 """
 COMPARE_EXAMPLES = """
 secateur compare out/a-Q4_K_M.gguf out/a-Q4_0.gguf --against gemmule
 secateur compare out other/a-Q4_K_M.gguf --against gemmule
+secateur compare vllm-a vllm-b
 """
 
-Against = Annotated[
-    str,
+ComparedAgainst = Annotated[
+    str | None,
     typer.Option(
-        metavar="MODEL", help="The original model.", autocompletion=complete_or_path(models)
+        metavar="MODEL",
+        help="The original model, for divergence.",
+        autocompletion=complete_or_path(models),
     ),
 ]
 OptionalAgainst = Annotated[
@@ -58,12 +61,29 @@ Work = Annotated[
         "of ~/.cache/secateur.",
     ),
 ]
+KeepIn = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--keep",
+        metavar="FOLDER",
+        help="Of a server or a log: keep results, every item and the lock in a new folder or in "
+        "the output that the server has.",
+    ),
+]
+KeptArtefact = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which file or folder of the output -o the server has, where it holds several.",
+    ),
+]
 Artefacts = Annotated[
     list[Path],
     typer.Argument(
         metavar="ARTEFACT...",
         help="Two or more model folders (MLX too) and GGUF files; an output of `apply` stands for "
-        "all that it holds.",
+        "all that it holds. Without --against: outputs and folders that hold tasks.",
     ),
 ]
 
@@ -93,6 +113,8 @@ def measure(
     running: RunOptions,
     against: OptionalAgainst = None,
     work: Work = None,
+    keep: KeepIn = None,
+    artefact: KeptArtefact = None,
     device: Device = "auto",
     workers: Workers = None,
     estimate: EstimateOnly = False,
@@ -108,8 +130,10 @@ def measure(
     asked = all_words(gates, tasks, loops, speed, serving)
     request = answering.request(device=device, **vars(text), **asked)
     if is_elsewhere(out):
-        _measure_elsewhere(out, against, request, work, running.as_json)
+        _measure_elsewhere(out, against, request, (work, keep, artefact), running.as_json)
         return
+    if keep or artefact:
+        raise RequestError(f"{out} keeps what is measured itself: leave out -o and --artefact")
     if against is None:
         raise RequestError(f"{out} is measured against its original: name it with --against")
     if estimate:
@@ -151,32 +175,49 @@ def _estimate(
 
 
 def _measure_elsewhere(
-    target: str, against: str | None, request: Measuring, work: Path | None, as_json: bool
+    target: str,
+    against: str | None,
+    request: Measuring,
+    places: tuple[Path | None, Path | None, str | None],
+    as_json: bool,
 ) -> None:
+    """`places`: the work folder, where results are kept, and as which artefact."""
     from secateur.api.elsewhere import hold_to_limits, measure_elsewhere
+    from secateur.api.keep_asked import Keep
     from secateur.cli.render.evidence import evidence_lines
+    from secateur.errors import RequestError
 
+    work, folder, artefact = places
+    if folder is None and artefact is not None:
+        raise RequestError(f"artefact {artefact} is in an output: name that with -o")
+    keep = None if folder is None else Keep(folder, artefact)
     with show_progress() as progress:
-        found = measure_elsewhere(target, against, request, work=work, progress=progress)
-    show(found.to_json(), evidence_lines(found), as_json)
+        found = measure_elsewhere(target, against, request, work=work, keep=keep, progress=progress)
+    kept = [] if folder is None else [f"kept: {folder}"]
+    show(found.to_json(), [*evidence_lines(found), *kept], as_json)
     hold_to_limits(found, request)
 
 
 def compare(
     artefacts: Artefacts,
-    against: Against,
     text: HeldOutOptions,
     answering: AnswerOptions,
     running: RunOptions,
+    against: ComparedAgainst = None,
     work: Work = None,
     device: Device = "auto",
     workers: Workers = None,
+    compare_anyway: CompareAnyway = False,
 ) -> None:
     """Which of several artefacts is nearer to the original, in pairs.
 
     On the same answers, so that what is hard for both does not count. What `measure` has scored
-    already, with the same options, is not scored again.
+    already, with the same options, is not scored again. Without an original: what was measured of
+    tasks and kept, every two models on the same questions.
     """
+    if against is None:
+        _compare_tasks(artefacts, compare_anyway, running.as_json)
+        return
     request = answering.request(device=device, **vars(text))
     with show_progress() as progress:
         from secateur.api.compare import compare as run
@@ -193,3 +234,18 @@ def compare(
     from secateur.cli.render.measurement import comparison_lines
 
     show(found.to_json(), comparison_lines(found), running.as_json)
+
+
+def _compare_tasks(folders: list[Path], anyway: bool, as_json: bool) -> None:
+    from secateur.api.compare_tasks import compare_tasks, has_tasks
+    from secateur.cli.render.evidence import task_pair_lines
+    from secateur.errors import RequestError
+
+    if without := [folder for folder in folders if not has_tasks(folder)]:
+        raise RequestError(
+            f"{without[0]} holds no tasks, and divergence is compared against the original: name "
+            "it with --against"
+        )
+    pairs = compare_tasks(folders, anyway)
+    lines = [line for pair in pairs for line in task_pair_lines(pair)]
+    show([pair.to_json() for pair in pairs], lines, as_json)

@@ -67,6 +67,14 @@ Alias = Annotated[
         rich_help_panel=ACCESS,
     ),
 ]
+Mmproj = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|none",
+        help="GGUF of the vision tower, for images. Default: the one beside the model, if there is "
+        "one.",
+    ),
+]
 NoProbe = Annotated[
     bool,
     typer.Option(
@@ -96,6 +104,7 @@ def serve(
     slots: Slots = 1,
     api_key_file: ApiKeyFile = None,
     alias: Alias = None,
+    mmproj: Mmproj = None,
     no_probe: NoProbe = False,
     as_json: Json = False,
 ) -> None:
@@ -110,12 +119,12 @@ def serve(
     from secateur.serving.settings import ServerSettings
     from secateur.system.resources import log_folder
 
+    path = api.find_served(out, file)
     settings = ServerSettings(
         context=engine.context, slots=slots, workers=engine.workers, gpu_layers=engine.gpu_layers,
         thinking=thinking.settings(), sampler=sampling.settings(), host=host, port=port,
-        api_key=api.find_key(api_key_file), alias=alias,
+        api_key=api.find_key(api_key_file), alias=alias, mmproj=api.find_tower(path, mmproj),
     )  # fmt: skip
-    path = api.find_served(out, file)
     note(memory_line(path, api.memory_of_serving(path, settings)))
     log = engine.log or log_folder() / f"serve-{path.stem}.log"
     with stopped_by_signals(), serve_model(path, settings, log) as server:

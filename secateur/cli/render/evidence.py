@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from secateur.api.compare_tasks import TaskPair
 from secateur.cli.render.robustness import loop_lines, speed_lines
 from secateur.cli.render.table import Table
 from secateur.evaluation.asking.reply import Outcome
@@ -18,6 +19,13 @@ def evidence_lines(evidence: Evidence) -> Lines:
     """A kind of evidence: its tables, and what should be known of them."""
     lines = _RENDERED[evidence.kind](evidence)
     return [*lines, *(f"note: {note}" for note in evidence.notes)]
+
+
+def task_pair_lines(pair: TaskPair) -> Lines:
+    """Two models on the tasks that both were asked."""
+    note = [] if pair.note is None else [f"note: {pair.note}"]
+    tasks = (f"  {one.describe()}" for one in pair.tasks)
+    return [f"{pair.second} against {pair.first}, second minus first:", *tasks, *note]
 
 
 def _task_lines(evidence: Evidence) -> Lines:

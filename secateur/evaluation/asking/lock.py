@@ -57,8 +57,14 @@ class Comparison(NamedTuple):
     note: str | None
 
 
-def compare_locks(name: str, original: RunLock, other: RunLock, anyway: bool = False) -> Comparison:
-    """Whether the run `name` is compared with the original's.
+def compare_locks(
+    name: str,
+    original: RunLock,
+    other: RunLock,
+    anyway: bool = False,
+    beside: str = "the original",
+) -> Comparison:
+    """Whether the run `name` is compared with the original's, or that of another model (`beside`).
 
     Under equal locks it is. Where another engine answered, and nothing but what belongs to it is
     different, it is compared and that is said: no engine runs both a GGUF and an MLX folder. Under
@@ -72,18 +78,18 @@ def compare_locks(name: str, original: RunLock, other: RunLock, anyway: bool = F
     if engines[0] != engines[1] and _differ_by_engine(original, other, different):
         return Comparison(
             True,
-            f"{name} was asked through {engines[1]} and the original through {engines[0]}: their "
+            f"{name} was asked through {engines[1]} and {beside} through {engines[0]}: their "
             f"difference is that of the weights and of the engines {how}",
         )
     if anyway:
         return Comparison(
             True,
-            f"{name} is compared with the original although both were asked under different "
+            f"{name} is compared with {beside} although both were asked under different "
             f"conditions {how}",
         )
     return Comparison(
         False,
-        f"{name} is not compared with the original: both were asked under different conditions "
+        f"{name} is not compared with {beside}: both were asked under different conditions "
         f"{how}; compare_anyway does",
     )
 

@@ -1,0 +1,126 @@
+"""Comparing what folders hold of tasks: every two models on the questions that both were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from secateur.api.models import File
+from secateur.errors import InputError, OutputError
+from secateur.evaluation.asking.lock import RunLock, compare_locks
+from secateur.evaluation.asking.reply import WHOLE
+from secateur.evaluation.tasks.paired import PairedResult, compare_paired
+from secateur.release.evidence import ORIGINAL, evidence_file, read_evidence, read_items
+from secateur.system.text_files import explain
+
+_WHOLE = {outcome.value for outcome in WHOLE}
+
+
+@dataclass(frozen=True)
+class KeptTasks:
+    """A model, the lock under which it was asked, and {task: {item: strict score}}."""
+
+    name: str
+    lock: RunLock
+    scores: Mapping[str, Mapping[str, tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
+class TaskPair:
+    """Two models on every task that both were asked, `second` minus `first`; `note` is what has to
+    be known of it, and where their locks forbid it there are no `tasks`."""
+
+    first: str
+    second: str
+    tasks: tuple[PairedResult, ...]
+    note: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping that `json` can write."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "note": self.note,
+            "tasks": [
+                {"task": one.task, "measurements": [m.to_json() for m in one.measurements()]}
+                for one in self.tasks
+            ],
+        }
+
+
+def has_tasks(path: Path) -> bool:
+    """Whether a folder holds what was measured of tasks."""
+    return (path / evidence_file("tasks")).is_file()
+
+
+def compare_tasks(folders: Sequence[File], anyway: bool = False) -> tuple[TaskPair, ...]:
+    """Every two models of some folders that were measured with tasks, originals apart, in pairs.
+
+    `anyway` compares also what was asked under different conditions. Raises OutputError for a
+    folder without tasks, InputError where there are not two models or no common questions.
+    """
+    models = [model for folder in folders for model in read_kept_tasks(Path(folder))]
+    if len(models) < 2:
+        raise InputError(
+            f"there is nothing to compare {models[0].name if models else 'nothing'} with: name two "
+            "folders or more that hold tasks"
+        )
+    return tuple(_compare(*pair, anyway) for pair in combinations(models, 2))
+
+
+def read_kept_tasks(folder: Path) -> tuple[KeptTasks, ...]:
+    """The models in a folder, without the original. Raises OutputError."""
+    evidence = read_evidence(folder, "tasks")
+    if evidence is None:
+        raise OutputError(f"{folder} holds no tasks: measure it with --tasks first")
+    found = []
+    for one in evidence.artefacts:
+        if one.name == ORIGINAL:
+            continue
+        tasks = [entry.domain for entry in one.measurements if entry.name == "accuracy"]
+        groups = {entry.domain for entry in one.measurements if entry.name == "aggregate"}
+        try:
+            lock = {key: value for key, value in one.facts["lock"].items() if key != "sha256"}
+            scores = {
+                task: {
+                    str(item["item"]): (
+                        float(item["score"] or 0) if item["outcome"] in _WHOLE else 0.0,
+                    )
+                    for item in read_items(folder, "tasks", f"{one.name}/{task}")
+                }
+                for task in tasks
+                if task not in groups
+            }
+            found.append(KeptTasks(f"{folder.name}/{one.name}", RunLock(**lock), scores))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise OutputError(
+                f"{folder}: the tasks of {one.name} are not what secateur wrote "
+                f"({explain(error)}): measure them again"
+            ) from None
+    return tuple(found)
+
+
+def _compare(first: KeptTasks, second: KeptTasks, anyway: bool) -> TaskPair:
+    same = [
+        task
+        for task, scores in first.scores.items()
+        if scores.keys() == second.scores.get(task, {}).keys()
+    ]
+    if not same:
+        return TaskPair(
+            first.name, second.name, (), "they have no task whose questions both were asked"
+        )
+    one, other = (_limit(model.lock, same) for model in (first, second))
+    found = compare_locks(second.name, one, other, anyway, first.name)
+    if not found.compared:
+        return TaskPair(first.name, second.name, (), found.note)
+    tasks = tuple(compare_paired(task, first.scores[task], second.scores[task]) for task in same)
+    return TaskPair(first.name, second.name, tasks, found.note)
+
+
+def _limit(lock: RunLock, tasks: Sequence[str]) -> RunLock:
+    """A lock with the data of these tasks alone."""
+    return replace(lock, data={task: lock.data[task] for task in tasks if task in lock.data})
