@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from tiny_line import Line
 
-from secateur.api.held_out import calibrated_text_of
+from secateur import Formats, Pruning, apply, plan, save_plan, verify
+from secateur.api.held_out import STATISTICS, calibrated_text_of
 from secateur.api.statistics import merge
 from secateur.api.subjects import Asked, Subject
 from secateur.api.tasks import measure_tasks
@@ -33,7 +35,9 @@ from secateur.evaluation.asking.request import Serving
 from secateur.evaluation.tasks.contamination import NOT_CHECKED, find_overlap, text_of_messages
 from secateur.evaluation.tasks.request import Tasks
 from secateur.evaluation.tasks.suites.registry import find_suite
+from secateur.planning.document import read_plan
 from secateur.release.evidence import ORIGINAL
+from secateur.release.expert_facts import expert_facts
 from secateur.statistics.text_file import load_text, save_text, text_path
 
 GEMMULE = Path(__file__).parents[1] / "secateur" / "gemmule"
@@ -244,3 +248,33 @@ def test_every_score_comes_with_its_overlap(gemmule_gguf: Path, tmp_path: Path) 
     unknown, _ = measure_tasks(asked, request)
     assert unknown.notes == (NOT_CHECKED,)
     assert unknown.facts["calibration_overlap"] == []
+
+
+def test_what_apply_writes_keeps_the_statistics_that_its_plan_names(
+    line: Line, stats: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "stats.safetensors"
+    for file in (stats, text_path(stats)):
+        shutil.copy(file, tmp_path / file.name)
+    decided = plan(line.model, Pruning(experts=6), Formats(), statistics=there)
+    save_plan(decided, tmp_path / "plan.json")
+
+    def written(name: str) -> Path:
+        manifest = apply(tmp_path / "plan.json", tmp_path / name)
+        assert ("calibration" in manifest) == (tmp_path / name / STATISTICS).is_file()
+        assert not verify(tmp_path / name)
+        return tmp_path / name
+
+    out = written("out")
+    assert (out / STATISTICS).read_bytes() == there.read_bytes()
+    assert calibrated_text_of(out) is not None
+    facts = expert_facts(read_plan(out / "plan.json"), out / STATISTICS)
+    assert facts.scores is not None and facts.load is not None
+    assert str(tmp_path) not in (out / "plan.json").read_text()
+    there.write_bytes(b"something else")
+    other = written("other")
+    there.unlink()
+    for bare in (other, written("gone")):
+        assert calibrated_text_of(bare) is None
+        same = "model.safetensors"
+        assert (bare / same).read_bytes() == (out / same).read_bytes()

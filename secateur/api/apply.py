@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from secateur.api.grams import load_gram
+from secateur.api.held_out import evidence_files
 from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
 from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
-from secateur.errors import CheckpointError, FamilyError, PlanError
+from secateur.errors import CheckpointError, FamilyError, PlanError, StatisticsError
 from secateur.formats.imatrix.file import ImatrixFile
 from secateur.outputs.apply import CheckedPlan, check_plan, write_output
 from secateur.planning.checks import PlanSources, refuse_shape
-from secateur.planning.document import PATH, Plan, published, read_plan
-from secateur.planning.edits import edits_of
+from secateur.planning.document import PATH, STATISTICS_PATH, Plan, published, read_plan
+from secateur.planning.edits import STATISTICS, edits_of
 from secateur.release.card.origin import origin_of
 from secateur.release.manifest import MANIFEST, read_manifest, write_manifest
 from secateur.release.run_record import add_run
 from secateur.statistics.coverage import coverage as coverage_of
+from secateur.statistics.identity import statistics_sha256
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import atomic_path
 from secateur.system.progress import Progress, no_progress
@@ -42,8 +45,10 @@ def apply(
     """Write all that a plan says into the new folder `out`; returns its manifest.
 
     `model` is where the checkpoint is now (default: where the plan found it), `family` the user's
-    file of its family; `statistics` or `imatrix` are what the plan was made with. The folder is
-    complete or absent; after an interruption the same call resumes. Raises PlanError for a plan
+    file of its family; `statistics` or `imatrix` are what the plan was made with. The output keeps
+    the statistics and the hashes of their text: those of the file given, else of the one that the
+    plan names, if it is still there and still the same. The folder is complete or absent; after an
+    interruption the same call resumes. Raises PlanError for a plan
     that does not fit, OutputError when `out` exists or another output is being made there,
     WriteError when the disk fails.
     """
@@ -58,7 +63,26 @@ def apply(
         load_gram(statistics),
     )
     checked = check_plan(decided, sources)
-    return write_plan(checked, Path(out), workers=workers, progress=progress)
+    file = statistics
+    if statistics is None and (file := _named_statistics(decided)) is not None:
+        checked = replace(checked, statistics=load_statistics(file))
+    copies = (
+        {} if isinstance(file, Statistics) else evidence_files(None if file is None else Path(file))
+    )
+    return write_plan(checked, Path(out), copies=copies, workers=workers, progress=progress)
+
+
+def _named_statistics(decided: Plan) -> Path | None:
+    """The file of statistics that a plan names; None where it is gone or another one by now."""
+    path = decided.model.get(STATISTICS_PATH)
+    if path is None or not Path(path).is_file():
+        return None
+    try:
+        loaded = load_statistics(Path(path))
+    except StatisticsError:  # whatever lies there now, nothing needs it
+        return None
+    same = loaded is not None and statistics_sha256(loaded) == decided.selection.get(STATISTICS)
+    return Path(path) if same else None
 
 
 def open_planned(decided: Plan, model: Model | None, family: File | None) -> Checkpoint:

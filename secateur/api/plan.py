@@ -34,7 +34,7 @@ from secateur.errors import RequestError
 from secateur.formats.imatrix.file import ImatrixFile
 from secateur.outputs.build import PlanInputs, make_plan
 from secateur.planning.checks import check_statistics
-from secateur.planning.document import PATH, Plan, read_plan, to_json
+from secateur.planning.document import PATH, STATISTICS_PATH, Plan, read_plan, to_json
 from secateur.planning.rounding import decide_rounding
 from secateur.pruning.choose import choose
 from secateur.recipes.layer_importance import layer_importance
@@ -92,7 +92,10 @@ def plan(
             decide_rounding(formats.rounding, load_gram(statistics)),
         ),
     )
-    return replace(decided, model={**decided.model, PATH: checkpoint.source})
+    local = {PATH: checkpoint.source}
+    if statistics is not None and not isinstance(statistics, Statistics):
+        local[STATISTICS_PATH] = str(Path(statistics).absolute())
+    return replace(decided, model={**decided.model, **local})
 
 
 def _rank_layers(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from secateur.planning.document import PATH, Plan, PlannedTensor
+from secateur.planning.document import LOCAL, Plan, PlannedTensor
 from secateur.planning.edits import edits_of
 
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
@@ -102,7 +102,7 @@ def compare_plans(first: Plan, second: Plan) -> PlanDifference:
 def _sources(plan: Plan, other: Plan) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of what a plan was made from; recipes of formats that both have."""
     recipes = {name: facts for name, facts in plan.recipes.items() if name in other.files}
-    model = {key: value for key, value in plan.model.items() if key != PATH}
+    model = {key: value for key, value in plan.model.items() if key not in LOCAL}
     for name, part in (("model", model), ("selection", plan.selection), ("recipe", recipes)):
         yield from _flat(name, part)
 

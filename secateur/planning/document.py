@@ -49,6 +49,12 @@ FORMATS_IN_MEMORY = "formats"
 PATH = "path"
 """In a plan's `model`: the folder as the user named it, so that `apply` finds it again."""
 
+STATISTICS_PATH = "statistics_path"
+"""In a plan's `model`: the file of its statistics, so that `apply` keeps them with the output."""
+
+LOCAL = (PATH, STATISTICS_PATH)
+"""Keys of a plan's `model` that hold for this machine alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
@@ -162,8 +168,8 @@ class Plan:
 
 
 def published(plan: Plan) -> Plan:
-    """The plan without the path at which its model lies on this machine."""
-    return replace(plan, model={k: v for k, v in plan.model.items() if k != PATH})
+    """The plan without the paths at which its model and statistics lie on this machine."""
+    return replace(plan, model={k: v for k, v in plan.model.items() if k not in LOCAL})
 
 
 def to_json(plan: Plan) -> str:

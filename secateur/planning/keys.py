@@ -40,6 +40,8 @@ PLAN_KEYS = {
     "model": "the model that it is for",
     **{f"model.{key}": about for key, about in MODEL_KEYS.items()},
     "model.path": "the folder as it was named, where it was one",
+    "model.statistics_path": "the file of the statistics, where there was one: apply keeps them "
+    "with the output if it is still the same",
     "selection": "how experts were selected",
     **{f"selection.{key}": about for key, about in SELECTION_KEYS.items()},
     "notes": "what a person should know, in sentences",

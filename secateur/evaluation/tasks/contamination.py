@@ -26,7 +26,8 @@ from secateur.evaluation.measurement import Measurement
 
 NOT_CHECKED = (
     "overlap with the calibration was not checked: the output holds no hashes of its text "
-    "(it was not calibrated here, or by an older version)"
+    "(it was not calibrated here, the statistics of its plan were gone, or it is of an older "
+    "version)"
 )
 _WORST = 5
 """Items that are named."""

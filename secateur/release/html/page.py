@@ -127,7 +127,10 @@ def _experts(name: str, results: Results) -> Section:
     pictures = _drawn(draw_experts(experts), draw_load(experts), draw_dropped_load(experts))
     apart = tuple(_renamed(picture, name) for picture in pictures)
     missing = (
-        ("This output keeps no statistics, so scores and load are not shown: shrink keeps them.",)
+        (
+            "This output keeps no statistics, so scores and load are not shown: shrink keeps them, "
+            "and apply those that its plan names.",
+        )
         if experts.load is None
         else ()
     )
