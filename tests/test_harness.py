@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dataset_hub import dataset_hub, files_of
 from lm_eval_tasks import write_choices, write_group, write_sums
+from openai_server import completion, openai_server
+from tiny_line import Run
 
 from secateur.api.tasks import Answered, evidence_of
 from secateur.cli.render.evidence import evidence_lines
@@ -152,6 +161,79 @@ def test_a_group_has_the_number_that_lm_eval_gives_it(
     }
     assert named["aggregate"].value == group.value and named["accuracy_difference"].value == 0
     assert any("own number of each group" in str(line) for line in evidence_lines(numbers))
+
+
+def hub_sets() -> dict[str, dict[str, bytes]]:
+    """The data of three named tasks, in their own form."""
+    sums = {
+        split: [
+            {"question": f"What is {n}+3?", "answer": f"So. #### {n + 3}"} for n in range(count)
+        ]
+        for split, count in (("train", 8), ("test", 3))
+    }
+    bones = {"subject": "anatomy", "choices": ["a", "b", "c", "d"], "answer": 1}
+    anatomy = [{"question": f"Which bone is number {n}?", **bones} for n in range(6)]
+    wrong = {f"Incorrect Answer {n}": f"wrong {n}" for n in (1, 2, 3)}
+    hard = [{"Question": f"Why {n}?", "Correct Answer": "right", **wrong} for n in range(4)]
+    return {
+        "openai/gsm8k": files_of("main", sums),
+        "cais/mmlu": files_of("anatomy", {"test": anatomy, "dev": anatomy}),
+        "Idavidrein/gpqa": files_of("gpqa_diamond", {"train": hard}),
+    }
+
+
+def answer_named(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    text = request["messages"][-1]["content"]
+    if sums := re.findall(r"What is (\d+)\+3", text):
+        return completion(f"That is #### {int(sums[-1]) + 3}")
+    right = re.search(r"\((\w)\) right", text)
+    return completion(f"The answer is ({right[1]})." if right else "B")
+
+
+@pytest.mark.slow
+def test_named_tasks_take_their_data_from_the_hub(tmp_path: Path) -> None:
+    names = ["gsm8k", "mmlu_anatomy_generative", "gpqa_diamond_cot_zeroshot"]
+    home = {
+        **os.environ,
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_DATASETS_CACHE": str(tmp_path / "d"),
+    }
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        home.pop(name, None)
+    with openai_server(answer_named) as server, dataset_hub(hub_sets()) as hub:
+        command = [sys.executable, "-m", "secateur", "measure", server.url, "--json"]
+        command += ["--tasks", ",".join(names), "--task-limit", "2", "--work", str(tmp_path / "w")]
+
+        def run(**more: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(command, env={**home, **more}, capture_output=True, text=True)
+
+        online = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0"}
+        done = run(**online)
+        assert done.returncode == 0, done.stderr
+        fetched = list(hub.asked)
+        # Fetched once; another run needs no network, and nothing is asked twice.
+        asked = len(server.asked)
+        again = run(HF_HUB_OFFLINE="1")
+        assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout and len(server.asked) == asked
+    assert {name.rpartition("/")[0].partition("/README")[0] for name in fetched} >= {
+        "openai/gsm8k/main",
+        "cais/mmlu/anatomy",
+        "Idavidrein/gpqa/gpqa_diamond",
+    }
+    (model,) = json.loads(done.stdout)["artefacts"]
+    found = {one["domain"]: one for one in model["measurements"] if one["name"] == "accuracy"}
+    assert {name: (found[name]["value"], found[name]["n"]["items"]) for name in names} == dict.fromkeys(names, (1.0, 2))
+
+
+@pytest.mark.slow
+def test_named_tasks_without_a_hub_are_refused_in_one_line(tmp_path: Path, run: Run) -> None:
+    with openai_server(answer_named) as server:
+        done = run("measure", server.url, "--tasks", "gsm8k", "--work", tmp_path)
+    assert done.code == 2
+    (line,) = [one for one in done.err.splitlines() if "gsm8k" in one and "could not be had" in one]
+    assert "HF_HUB_OFFLINE=1" in line and "./mine.yaml" in line
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.slow

@@ -123,10 +123,15 @@ def _explained(names: Sequence[str]) -> Iterator[None]:
                 f"lm-eval has no task {', '.join(names)} ({said:.120}): `lm-eval ls tasks` lists "
                 "them; a file of your own is named with its ending, as in ./mine.yaml"
             ) from None
+        if isinstance(error, OSError) and names:
+            raise RequestError(
+                f"the data of {', '.join(names)} could not be had from the hub ({said:.200}): go "
+                "online (HF_ENDPOINT names a mirror, HF_TOKEN opens gated data); what was fetched "
+                "once is found with HF_HUB_OFFLINE=1, and a file of your own with local data, as in "
+                "./mine.yaml, or a built-in suite needs no hub"
+            ) from None
         raise EngineError(
-            f"lm-eval could not load or run {', '.join(names) or 'a task'} ({said:.300}): tasks by "
-            "name need the hub (and HF_TOKEN where the data are gated); built-in suites and files "
-            "with local data do not"
+            f"lm-eval could not load or run {', '.join(names) or 'a task'} ({said:.300})"
         ) from None
     finally:
         logger.setLevel(level)
