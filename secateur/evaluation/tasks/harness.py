@@ -127,8 +127,8 @@ def _explained(names: Sequence[str]) -> Iterator[None]:
             raise RequestError(
                 f"the data of {', '.join(names)} could not be had from the hub ({said:.200}): go "
                 "online (HF_ENDPOINT names a mirror, HF_TOKEN opens gated data); what was fetched "
-                "once is found with HF_HUB_OFFLINE=1, and a file of your own with local data, as in "
-                "./mine.yaml, or a built-in suite needs no hub"
+                "once is found with HF_HUB_OFFLINE=1, and a file of your own with local data (as "
+                "in ./mine.yaml) or a built-in suite needs no hub"
             ) from None
         raise EngineError(
             f"lm-eval could not load or run {', '.join(names) or 'a task'} ({said:.300})"
