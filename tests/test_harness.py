@@ -164,7 +164,7 @@ def test_a_group_has_the_number_that_lm_eval_gives_it(
 
 
 def hub_sets() -> dict[str, dict[str, bytes]]:
-    """The data of three named tasks, in their own form."""
+    """The data of four named tasks, in their own form."""
     sums = {
         split: [
             {"question": f"What is {n}+3?", "answer": f"So. #### {n + 3}"} for n in range(count)
@@ -175,10 +175,13 @@ def hub_sets() -> dict[str, dict[str, bytes]]:
     anatomy = [{"question": f"Which bone is number {n}?", **bones} for n in range(6)]
     wrong = {f"Incorrect Answer {n}": f"wrong {n}" for n in (1, 2, 3)}
     hard = [{"Question": f"Why {n}?", "Correct Answer": "right", **wrong} for n in range(4)]
+    rule = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"relation": None}]}
+    told = [{"key": n, "prompt": f"Write {n} words without a comma.", **rule} for n in range(3)]
     return {
         "openai/gsm8k": files_of("main", sums),
         "cais/mmlu": files_of("anatomy", {"test": anatomy, "dev": anatomy}),
         "Idavidrein/gpqa": files_of("gpqa_diamond", {"train": hard}),
+        "google/IFEval": files_of("default", {"train": told}),
     }
 
 
@@ -192,7 +195,7 @@ def answer_named(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_named_tasks_take_their_data_from_the_hub(tmp_path: Path) -> None:
-    names = ["gsm8k", "mmlu_anatomy_generative", "gpqa_diamond_cot_zeroshot"]
+    names = ["gsm8k", "mmlu_anatomy_generative", "gpqa_diamond_cot_zeroshot", "ifeval"]
     home = {
         **os.environ,
         "HF_HOME": str(tmp_path / "hub"),
@@ -221,6 +224,7 @@ def test_named_tasks_take_their_data_from_the_hub(tmp_path: Path) -> None:
         "openai/gsm8k/main",
         "cais/mmlu/anatomy",
         "Idavidrein/gpqa/gpqa_diamond",
+        "google/IFEval/default",
     }
     (model,) = json.loads(done.stdout)["artefacts"]
     found = {one["domain"]: one for one in model["measurements"] if one["name"] == "accuracy"}

@@ -19,6 +19,7 @@ from tiny_line import Run
 
 from secateur import verify
 from secateur.errors import InputError
+from secateur.evaluation.gate import parse_gate
 from secateur.evaluation.measurement import Measurement
 from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence
 from secateur.release.expert_facts import ExpertFacts
@@ -174,6 +175,15 @@ def test_without_statistics_there_is_a_map_and_a_sentence(results: Results) -> N
     assert picture is not None and "shade" not in picture.about
     assert draw_load(alone) is None
     assert "keeps no statistics" in render_page([replace(results, experts=alone)])
+
+
+def test_limits_stand_in_the_page_with_their_verdicts(results: Results) -> None:
+    gates = tuple(map(parse_gate, ("kl_mean<=100", "kl_mean<=0", "loop_rate:nowhere<=0.5")))
+    page = render_page([replace(results, report=replace(results.report, gates=gates))])
+    assert "Limits that were asked for" in page
+    for word in ("met", "missed", "not measured"):
+        assert f"<td>{word}</td>" in page
+    assert "Limits that were asked for" not in render_page([results])
 
 
 def test_the_frontier_is_what_no_smaller_artefact_matches(results: Results) -> None:
