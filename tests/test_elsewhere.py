@@ -256,6 +256,7 @@ def test_results_of_a_server_go_into_the_output_that_it_serves(
     assert code == 0, said
     assert not verify(out)
     assert "nothing proves which weights were there" in (out / "report.md").read_text()
+    assert "overlap with the calibration was not checked" not in (out / "report.md").read_text()
     assert run("release", out, "--gate", "accuracy>=0.9").code == 3
     assert run("release", out, "--gate", "accuracy>=0.4").code == 0
     assert "local_sums" in (out / "README.md").read_text()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+from secateur.api.held_out import calibrated_text_of
 from secateur.api.keep_asked import MODEL, Keep
 from secateur.api.measuring import Measuring
 from secateur.api.models import File
 from secateur.api.subjects import Asked, Subject, url_subject
 from secateur.api.tasks import Answered, evidence_of, items_of, measure_tasks
+from secateur.corpus.text_hashes import TextHashes
 from secateur.errors import RequestError
 from secateur.evaluation.asking.request import Serving
 from secateur.evaluation.gate import check_gates, check_measured
@@ -27,6 +29,16 @@ _BY_NAME = (
     "a server's model is known by its name and address alone: give another work folder when "
     "another model is served there"
 )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the model is called in the evidence, the folder that keeps its answers, and the text
+    that it was calibrated on, where an output says so."""
+
+    name: str
+    work: Path | None
+    calibrated: TextHashes | None
 
 
 def is_elsewhere(target: str) -> bool:
@@ -57,7 +69,9 @@ def measure_elsewhere(
     _check_limits(target, against, request)
     name = MODEL if keep is None else keep.check()
     if is_url(target):
-        evidence, items = _measure_servers(target, against, request, (name, work), progress)
+        calibrated = calibrated_text_of(keep.folder) if keep and keep.is_output else None
+        place = _Place(name, None if work is None else Path(work), calibrated)
+        evidence, items = _measure_servers(target, against, request, place, progress)
     else:
         evidence, items = _read_logs(target, against, request, name)
     if keep is not None:
@@ -92,10 +106,9 @@ def _measure_servers(
     url: str,
     against: str | None,
     request: Measuring,
-    place: tuple[str, File | None],
+    place: _Place,
     progress: Progress,
 ) -> tuple[Evidence, Items]:
-    name, work = place
     if request.tasks is None:
         raise RequestError(
             f"{url}: a server is measured by tasks, as in --tasks reasoning; divergence needs the "
@@ -103,15 +116,15 @@ def _measure_servers(
         )
     serving = request.serving
     named = public_address(url)
-    folder = Path(work) if work is not None else model_folder(sha256(named.encode()).hexdigest())
+    folder = place.work or model_folder(sha256(named.encode()).hexdigest())
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     name_model(folder, named)
     first = _original(against, serving)
-    subjects = (*first, url_subject(name, url, serving.model))
+    subjects = (*first, url_subject(place.name, url, serving.model))
     asked = Asked(subjects, serving, folder, progress=progress, notes=(_BY_NAME,))
     with in_use(folder):
-        return measure_tasks(asked, request.tasks)
+        return measure_tasks(asked, request.tasks, place.calibrated)
 
 
 def _original(against: str | None, serving: Serving) -> tuple[Subject, ...]:
