@@ -16,7 +16,6 @@ import pytest
 from dataset_hub import dataset_hub, files_of
 from lm_eval_tasks import write_choices, write_group, write_sums
 from openai_server import completion, openai_server
-from tiny_line import Run
 
 from secateur.api.tasks import Answered, evidence_of
 from secateur.cli.render.evidence import evidence_lines
@@ -233,13 +232,16 @@ def test_named_tasks_take_their_data_from_the_hub(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_named_tasks_without_a_hub_are_refused_in_one_line(tmp_path: Path, run: Run) -> None:
+def test_named_tasks_without_a_hub_are_refused_in_one_line(tmp_path: Path) -> None:
+    home = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     with openai_server(answer_named) as server:
-        done = run("measure", server.url, "--tasks", "gsm8k", "--work", tmp_path)
-    assert done.code == 2
-    (line,) = [one for one in done.err.splitlines() if "gsm8k" in one and "could not be had" in one]
-    assert "HF_HUB_OFFLINE=1" in line and "./mine.yaml" in line
-    assert "Traceback" not in done.err
+        command = [sys.executable, "-m", "secateur", "measure", server.url, "-q"]
+        command += ["--tasks", "gsm8k", "--work", str(tmp_path / "w")]
+        done = subprocess.run(command, check=False, env=home, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = [one for one in done.stderr.splitlines() if "could not be had from the hub" in one]
+    assert "gsm8k" in line and "HF_HUB_OFFLINE=1" in line and "./mine.yaml" in line
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
