@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,12 +108,14 @@ def ask_harness(
 
 @contextmanager
 def _explained(names: Sequence[str]) -> Iterator[None]:
-    """lm-eval's errors in our words, and its log no louder than ours."""
+    """lm-eval's errors in our words, its log no louder than ours, and what its tasks print (where
+    they fetch something) kept out of a command's output."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except SecateurError:
         raise
     except Exception as error:  # of whatever a task's data need: the hub, files, code of its own
