@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,6 +79,23 @@ KeptArtefact = Annotated[
         help="Which file or folder of the output -o the server has, where it holds several.",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class KeepOptions:
+    """Where the results of a server or a log are kept."""
+
+    keep: KeepIn = None
+    artefact: KeptArtefact = None
+
+    def refuse(self, out: str) -> None:
+        """Raise RequestError where one is given for an output."""
+        from secateur.errors import RequestError
+
+        if self.keep or self.artefact:
+            raise RequestError(f"{out} keeps what is measured itself: leave out -o and --artefact")
+
+
 Artefacts = Annotated[
     list[Path],
     typer.Argument(
@@ -111,10 +129,9 @@ def measure(
     speed: SpeedOptions,
     serving: ServingOptions,
     running: RunOptions,
+    kept: KeepOptions,
     against: OptionalAgainst = None,
     work: Work = None,
-    keep: KeepIn = None,
-    artefact: KeptArtefact = None,
     device: Device = "auto",
     workers: Workers = None,
     estimate: EstimateOnly = False,
@@ -130,10 +147,10 @@ def measure(
     asked = all_words(gates, tasks, loops, speed, serving)
     request = answering.request(device=device, **vars(text), **asked)
     if is_elsewhere(out):
-        _measure_elsewhere(out, against, request, (work, keep, artefact), running.as_json)
+        places = (work, kept.keep, kept.artefact)
+        _measure_elsewhere(out, against, request, places, running.as_json)
         return
-    if keep or artefact:
-        raise RequestError(f"{out} keeps what is measured itself: leave out -o and --artefact")
+    kept.refuse(out)
     if against is None:
         raise RequestError(f"{out} is measured against its original: name it with --against")
     if estimate:
