@@ -82,12 +82,19 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "serving_losses": Slow("some hundred replies in turns: a quarter of an hour"),
     "tasks_divergence": Slow("ten models answer 300 items of each suite: hours"),
 }
-HELPERS = (
-    "asked_models", "audit_known", "device_agreement", "device_timing", "failing_texts",
-    "gemma4_facts", "generated_loops", "goals", "labelled_texts", "parity_cases", "random_weights",
-    "rank_agreement", "run_all", "sound_texts", "text_material",
-)  # fmt: skip
-"""What is no benchmark: facts and parts of them."""
+NOT_LISTED = Slow("no quick size is given for it in run_all.py")
+NO_BENCHMARKS = ("gemma4_facts", "generated_loops", "goals", "run_all")
+
+
+def benchmarks() -> list[str]:
+    """All scripts that can be run, those of SCRIPTS first; the others are parts of them."""
+    found = {
+        path.stem
+        for path in FOLDER.glob("*.py")
+        if '__name__ == "__main__"' in path.read_text("utf-8")
+    }
+    listed = [script for script in SCRIPTS if script in found]
+    return listed + sorted(found - {*listed, *NO_BENCHMARKS})
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ def run(script: str, arguments: Sequence[str], limit: float, out: Path | None) -
 
 def run_quick(script: str, out: Path) -> Outcome:
     """A script at its quick size."""
-    how = SCRIPTS[script]
+    how = SCRIPTS.get(script, NOT_LISTED)
     if isinstance(how, Slow):
         return Outcome(script, f"not run: {how.reason}")
     result = out / f"{script}.json"
@@ -140,10 +147,11 @@ def main() -> int:
     parser.add_argument("scripts", nargs="*", help="only these (default: all)")
     parser.add_argument("--full", action="store_true", help="replace benchmarks/*.json; hours")
     options = parser.parse_args()
-    unknown = set(options.scripts) - set(SCRIPTS)
+    there = benchmarks()
+    unknown = set(options.scripts) - set(there)
     if unknown:
-        parser.error(f"no benchmark: {', '.join(sorted(unknown))}; all: {', '.join(SCRIPTS)}")
-    wanted = options.scripts or list(SCRIPTS)
+        parser.error(f"no benchmark: {', '.join(sorted(unknown))}; all: {', '.join(there)}")
+    wanted = options.scripts or there
     if options.full:
         outcomes = [run(script, (), FULL_LIMIT, None) for script in wanted]
         folders = {"full": FOLDER}

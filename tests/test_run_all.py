@@ -8,15 +8,20 @@ from pathlib import Path
 import goals
 import pytest
 import run_all
-from run_all import HELPERS, SCRIPTS, Quick, Slow
+from run_all import SCRIPTS, Quick, Slow
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+MAIN = 'if __name__ == "__main__":\n    '
 
 
 def test_every_benchmark_is_reached_or_says_why_not() -> None:
-    there = {path.stem for path in FOLDER.glob("*.py")}
-    assert there == {*SCRIPTS, *HELPERS}, "put a new script into run_all.SCRIPTS"
-    assert not {*SCRIPTS} & {*HELPERS}
+    found = run_all.benchmarks()
+    assert set(SCRIPTS) <= set(found)  # no name of a script that is gone
+    with_results = {path.stem for path in FOLDER.glob("*.json")} & {
+        path.stem for path in FOLDER.glob("*.py")
+    }
+    assert with_results <= set(found)
+    assert not {"goals", "run_all", "gemma4_facts"} & set(found)
     assert all(how.reason for how in SCRIPTS.values() if isinstance(how, Slow))
 
 
@@ -36,16 +41,18 @@ def test_every_goal_of_this_machine_has_a_quick_source() -> None:
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of benchmarks of which one never ends, one fails and one does nothing."""
     (tmp_path / "goals.py").write_text((FOLDER / "goals.py").read_text())
-    (tmp_path / "sizes.py").write_text("import time; time.sleep(600)")
-    (tmp_path / "cards.py").write_text("raise SystemExit(3)")
-    (tmp_path / "dry_run.py").write_text("print('no llama.cpp')")
+    (tmp_path / "sizes.py").write_text(f"{MAIN}import time; time.sleep(600)")
+    (tmp_path / "cards.py").write_text(f"{MAIN}raise SystemExit(3)")
+    (tmp_path / "dry_run.py").write_text(f"{MAIN}print('no llama.cpp')")
     (tmp_path / "measuring.py").write_text(
         "from goals import result_path, write_result\n"
         "row = {'over_plain_forward': {'cpu': {'gguf': {'all': {'median': 1.4}}}}}\n"
-        "write_result(result_path('measuring'), {'gemmule': row})\n"
+        f"{MAIN}write_result(result_path('measuring'), {{'gemmule': row}})\n"
     )
     monkeypatch.setattr(run_all, "FOLDER", tmp_path)
     monkeypatch.setattr(run_all, "OUT", tmp_path / "out")
+    (tmp_path / "device.py").write_text(f"{MAIN}pass")
+    (tmp_path / "new.py").write_text(f"{MAIN}pass")
     quick = {"sizes": Quick(1), "cards": Quick(20), "measuring": Quick(60)}
     quick |= {"dry_run": Quick(20, (), "make llama-tools")}
     monkeypatch.setattr(run_all, "SCRIPTS", {**quick, "device": Slow("needs a GPU")})
@@ -68,6 +75,7 @@ def test_a_quick_run_touches_no_result_of_full_size(
         "cards: failed with exit code 3",
         "dry_run: not run: needs `make llama-tools`",
         "device: not run: needs a GPU",
+        "new: not run: no quick size",
         "measuring: ran",
     ):
         assert line in told
