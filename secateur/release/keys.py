@@ -128,7 +128,6 @@ EVIDENCE_KEYS = {
     "artefacts.measurements.confidence": "of the interval: 0.95",
     "artefacts.measurements.domain": "the task, the prompts' domain, the engine, or pooled",
     "artefacts.measurements.kind": "tasks, loops or speed",
-    "artefacts.facts": "of speed nothing more: an empty table",
     f"{_LOCK}.sha256": "of all that the lock holds: models are compared where it is the same, but "
     "for the model's own hash",
     f"{_LOCK}.model": "sha256 of the file that answered",
@@ -140,6 +139,7 @@ EVIDENCE_KEYS = {
     "facts.tasks": "tasks: their names",
     "facts.protocol": "tasks: how questions were put",
     "facts.seed": "tasks, loops: decides what is asked",
+    "facts.calibration_overlap": "tasks: an empty list where nothing was calibrated here",
     "facts.calibration_overlap.**": "tasks: what the calibration saw of each task's items",
     "facts.prompts.**": "loops: the plan or file of prompts, its hash, how many",
     "facts.count": "loops: prompts asked for",
