@@ -8,7 +8,8 @@
     └── InputError                   2  the user can mend it
         ├── RequestError                options that contradict each other, or cannot be read
         ├── CheckpointError             shards, index, headers, config of a model
-        │   └── FamilyError             no family, or no row of it, describes the model
+        │   ├── FamilyError             no family, or no row of it, describes the model
+        │   └── ReadError               a shard that could be opened cannot be read any more
         ├── CorpusError                 a mix, a source or a row of calibration text
         ├── StatisticsError             statistics that are damaged or of another model
         ├── PlanError                   a plan that cannot be made or does not fit
@@ -61,6 +62,10 @@ class CheckpointError(InputError):
 
 class FamilyError(CheckpointError):
     """No family describes this model, or no row of the family describes a tensor."""
+
+
+class ReadError(CheckpointError):
+    """A shard cannot be read while it is worked on: what was made of it before still holds."""
 
 
 class CorpusError(InputError):

@@ -164,7 +164,7 @@ def test_statistics_serve_the_next_variant(
     )  # fmt: skip
     ran = run(*request)
     assert ran.code == 0, ran.err
-    assert "calibrate" not in ran.err
+    assert "[calibrate]" not in ran.err
     found, whole = files_of(tmp_path / "out"), files_of(made)
     assert ran.json == json.loads(found["manifest.json"])
     changed = {"manifest.json", "job.yaml"}

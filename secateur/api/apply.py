@@ -125,6 +125,7 @@ def write_plan(
             with atomic_path(folder / name) as partial:
                 shutil.copyfile(path, partial)
         add_run(folder, timed(progress))
+        checked.checkpoint.check_unchanged()
         return write_manifest(folder, manifest_facts(checked), hashes)
 
 

@@ -13,7 +13,7 @@ from secateur.api.releasing import Releasing
 from secateur.api.verify import verify
 from secateur.checkpoint.model_card import MODEL_CARD
 from secateur.errors import CardError, OutputError
-from secateur.release.card.card import LEDGER, Card, is_ours, make_card, write_card
+from secateur.release.card.card import LEDGER, PICTURES, Card, is_ours, make_card, write_card
 from secateur.release.card.facts import Results
 from secateur.release.card.scope import Scope, scope_of
 from secateur.release.evidence import KINDS, asked_of_artefacts, evidence_file, read_evidence
@@ -109,14 +109,20 @@ def release_output(
 def refuse_damage(out: Path, progress: Progress = no_progress) -> list[str]:
     """The files of an output that its manifest does not list.
 
-    Raises OutputError when one that it lists is missing or was changed; a README.md that was
-    changed is another matter, which `release_output` decides.
+    Raises OutputError when one that it lists is missing or was changed, except what releasing
+    writes again: an interrupted release may have left it half done. (A README.md that a person
+    changed is another matter, which `release_output` decides.)
     """
     found = verify(out, progress)
-    damage = [entry for entry in found if entry.is_damage and entry.file != MODEL_CARD]
+    damage = [entry for entry in found if entry.is_damage and not _is_written(entry.file)]
     if damage:
         raise OutputError(f"{out} {describe_damage(damage)}")
     return [entry.file for entry in found if not entry.is_damage]
+
+
+def _is_written(name: str) -> bool:
+    """Whether releasing writes a file of an output."""
+    return name in (MODEL_CARD, LEDGER, *OLLAMA_FILES) or name.startswith(PICTURES)
 
 
 def check_limits(out: Path, scope: Scope, request: Releasing) -> None:

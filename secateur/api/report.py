@@ -13,7 +13,7 @@ from secateur.evaluation.metrics.router import AGREEMENT
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher
 from secateur.planning.document import Plan, read_plan
-from secateur.release.manifest import amend_manifest, read_manifest
+from secateur.release.manifest import OWN, amend_manifest, read_manifest
 from secateur.release.measured_on import KINDS
 from secateur.release.report import REPORT, ArtefactReport, Report, write_report
 from secateur.release.run_record import add_run
@@ -73,7 +73,7 @@ def publish_report(report: Report, out: Path) -> Report:
     Exactly report.json is brought up to date in the manifest. Raises WriteError.
     """
     made = read_manifest(out)
-    facts = {key: made[key] for key in made if key not in ("secateur", "versions", "files")}
+    facts = {key: made[key] for key in made if key not in ("secateur", "versions", "files", OWN)}
     decided = read_plan(out / "plan.json")
     whole = replace(
         report,

@@ -162,12 +162,15 @@ def _run_layers(forward: ForwardPass, task: _Task) -> dict[str, Array]:
             arrays.update(unfinished.popleft()())
 
     for layer in range(first, layers):
+        task.checkpoint.check_unchanged()
         unfinished.append(_calibrate_layer(forward, layer, task))
         finish(ahead)
         if resume is not None and layer + 1 < layers and resume.is_due(forward):
             finish(0)
+            task.checkpoint.check_unchanged()
             resume.save(forward, layer + 1, arrays)
     finish(0)
+    task.checkpoint.check_unchanged()
     return arrays
 
 

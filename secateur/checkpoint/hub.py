@@ -11,6 +11,7 @@ from typing import Any
 from secateur.checkpoint.companion_files import PATTERNS
 from secateur.checkpoint.links import is_there
 from secateur.errors import CheckpointError
+from secateur.system.interruption import GO_ON, explained
 from secateur.system.text_files import read_json
 
 GEMMULE = "gemmule"
@@ -89,13 +90,14 @@ def _download(source: str, revision: str | None, patterns: Sequence[str], **opti
     """The folder of the snapshot that has the files of these patterns."""
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(
-        source,
-        revision=revision,
-        allow_patterns=list(patterns),
-        ignore_patterns=list(_OTHERS),
-        **options,
-    )
+    with explained(lambda: f"what was fetched of {source} is kept in the hub's cache: {GO_ON}"):
+        folder = snapshot_download(
+            source,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(_OTHERS),
+            **options,
+        )
     return Path(folder)
 
 

@@ -24,7 +24,7 @@ from threading import Event
 from typing import Any
 
 from secateur.checkpoint.headers import TensorSpec
-from secateur.errors import CheckpointError, SecateurError
+from secateur.errors import CheckpointError, ReadError, SecateurError
 from secateur.system import atomic
 from secateur.system.cache import WEIGHT_HASHES
 from secateur.system.progress import Counter, Progress, no_progress
@@ -127,6 +127,14 @@ def _name_of_blob(path: Path) -> str | None:
     return (
         blob.name if home.name == "snapshots" and at_home and _SHA256.fullmatch(blob.name) else None
     )
+
+
+def stamps(files: Collection[Path]) -> str:
+    """What changes when one of these files does. Raises ReadError for one that has vanished."""
+    try:
+        return json.dumps([_stamp(path)[:3] for path in files])
+    except CheckpointError as error:
+        raise ReadError(f"{error}, which was there when the work began: put it back") from None
 
 
 def _stamp(path: Path) -> Stamp:

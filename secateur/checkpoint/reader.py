@@ -20,7 +20,7 @@ from secateur.checkpoint.config_edit import without_leftovers
 from secateur.checkpoint.expected_tensors import expected_tensors
 from secateur.checkpoint.headers import TensorSpec, read_header
 from secateur.checkpoint.hub import CONFIG, GEMMULE, gemmule_folder, has_shards, resolve
-from secateur.checkpoint.identity import shape_identity, weights_identity
+from secateur.checkpoint.identity import shape_identity, stamps, weights_identity
 from secateur.checkpoint.links import is_there
 from secateur.checkpoint.tensor_check import match_tensors
 from secateur.checkpoint.tensors import STORAGE, NamedTensor
@@ -159,12 +159,29 @@ class Checkpoint:
         bytes to `progress`. Raises CheckpointError when a file cannot be read.
         """
         if "identity" not in self._computed:
+            if not self.shape_only:
+                self._computed["stamps"] = stamps(self.shards)
             self._computed["identity"] = (
                 shape_identity(self.config, self.specs)
                 if self.shape_only
                 else weights_identity(self.config, self.shards, progress, workers)
             )
         return self._computed["identity"]
+
+    def check_unchanged(self) -> None:
+        """Check, before what was made of the weights is kept, that they still are those that were
+        identified. Reads them only where a file was touched since.
+
+        Raises CheckpointError when they are not, ReadError when a file has vanished.
+        """
+        if self.shape_only or (now := stamps(self.shards)) == self._computed.get("stamps"):
+            return
+        if weights_identity(self.config, self.shards) != self.identity():
+            raise CheckpointError(
+                f"{self.path}: its weights were changed while they were worked on: put back those "
+                "that were there, or begin again with the new ones"
+            )
+        self._computed["stamps"] = now
 
 
 def open_checkpoint(

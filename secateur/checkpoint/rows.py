@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
 from secateur.checkpoint.nonfinite import refuse_forbidden
 from secateur.checkpoint.tensors import STORAGE, NamedTensor, from_float32, to_float32
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, ReadError
 
 AHEAD = 64 << 20
 """Bytes that the disk is asked for before they are read: between kept experts lie gaps, at each
@@ -62,7 +62,7 @@ class RowSource:
                 try:
                     file = stack.enter_context(path.open("rb", buffering=0))
                 except OSError as error:
-                    raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+                    raise ReadError(f"cannot read {path}: {error.strerror}") from None
                 self._descriptors[path] = file.fileno()
             self._stack = stack.pop_all()
 
@@ -108,7 +108,7 @@ class RowSource:
             try:
                 got = os.preadv(self._descriptors[piece.path], [into[done:]], piece.offset + done)
             except OSError as error:
-                raise CheckpointError(
+                raise ReadError(
                     f"cannot read tensor {name!r} from {piece.path}: {error.strerror}"
                 ) from None
             if not got:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_EXCEPTION,
     CancelledError,
+    Future,
     ThreadPoolExecutor,
     wait,
 )
@@ -32,8 +33,8 @@ from secateur.checkpoint.reader import INDEX, SINGLE
 from secateur.checkpoint.rows import RowEdit, RowSource
 from secateur.checkpoint.tensors import STORAGE
 from secateur.errors import CheckpointError, WriteError
-from secateur.system.atomic import atomic_path, write_bytes
-from secateur.system.flushed_file import OutputFile
+from secateur.system.atomic import write_bytes
+from secateur.system.continued_file import ContinuedFile, unfinished
 from secateur.system.progress import Counter, Progress, no_progress
 
 SHARD_LIMIT = 5_000_000_000
@@ -136,33 +137,56 @@ def write_shards(
     layout: Layout,
     progress: Progress = no_progress,
     edits: Sequence[RowEdit] = (),
+    key: str | None = None,
 ) -> dict[str, str]:
-    """Write the files of `layout` into `folder`; returns name -> sha256 (hex) of each.
+    """Write the files of `layout` into `folder`; returns name -> sha256 (hex) of what was written.
 
-    Memory: eight buffers of 512 KiB. `progress` counts the bytes of tensors. Tensors that none of
-    the `edits` touches are copied as they are.
+    With a `key`, which tells whatever decides the bytes besides the headers, a shard that is there
+    is left alone, and one that was interrupted goes on after its last whole tensor. Memory: eight
+    buffers of 512 KiB. `progress` counts the bytes of tensors. Tensors that none of the `edits`
+    touches are copied as they are.
     Refuses NaN and infinity where a tensor does not allow them (CheckpointError, as for a
     source that cannot be read); raises WriteError, before starting, when the disk has not
     enough room, and later when a write fails.
     """
+    shards = tuple(s for s in layout.shards if key is None or not (folder / s.name).exists())
+    places = [folder / shard.name for shard in layout.shards] if key is not None else []
+    there = [path for place in places for path in (place, *unfinished(place)) if path.exists()]
+    needed = layout.nbytes - sum(path.stat().st_size for path in there)
     room = shutil.disk_usage(folder).free
-    if room < layout.nbytes:
+    if room < needed:
         raise WriteError(
-            f"{folder} has {room} bytes free, but the output takes {layout.nbytes}: "
+            f"{folder} has {room} bytes free, but the output takes {needed}: "
             "make room or choose another disk"
         )
     total = sum(tensor.nbytes for shard in layout.shards for tensor in shard.tensors)
     count = Counter(progress, "write safetensors", total, "bytes")
-    hashes = _write_all(folder, layout.shards, edits, count)
+    count(sum(t.nbytes for s in layout.shards if s not in shards for t in s.tensors))
+    hashes = _write_all([_Work(folder, shard, edits, key) for shard in shards], count)
     if layout.index is not None:
         write_bytes(folder / INDEX, layout.index)
         hashes[INDEX] = hashlib.sha256(layout.index).hexdigest()
     return hashes
 
 
-def _write_all(
-    folder: Path, shards: tuple[Shard, ...], edits: Sequence[RowEdit], count: Counter
-) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Work:
+    """A shard to write."""
+
+    folder: Path
+    shard: Shard
+    edits: Sequence[RowEdit]
+    key: str | None
+
+    def open(self) -> ContinuedFile:
+        """The file, where it was left."""
+        if self.key is None:
+            return ContinuedFile(self.folder / self.shard.name)
+        decides = self.key.encode() + self.shard.header
+        return ContinuedFile(self.folder / self.shard.name, hashlib.sha256(decides).hexdigest())
+
+
+def _write_all(works: Sequence[_Work], count: Counter) -> dict[str, str]:
     """Shards side by side. When one fails, or the user interrupts, the others stop as well."""
     stop = Event()
 
@@ -172,7 +196,7 @@ def _write_all(
         count(nbytes)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="shard") as pool:
-        futures = [pool.submit(_write_shard, folder, shard, edits, advance) for shard in shards]
+        futures = [pool.submit(_write_shard, work, advance) for work in works]
         try:
             done = wait(futures, return_when=FIRST_EXCEPTION).done
             for future in done:
@@ -181,51 +205,60 @@ def _write_all(
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-        return {s.name: future.result() for s, future in zip(shards, futures, strict=True)}
+        return {w.shard.name: future.result() for w, future in zip(works, futures, strict=True)}
 
 
-def _write_shard(
-    folder: Path, shard: Shard, edits: Sequence[RowEdit], advance: Callable[[int], None]
-) -> str:
+def _write_shard(work: _Work, advance: Callable[[int], None]) -> str:
     """One shard; a second thread hashes and a third flushes what is written so far.
 
     A buffer taken from `free` goes back once it is hashed; it is written by then, because only
     this thread takes buffers.
     """
+    shard = work.shard
     free: SimpleQueue[memoryview] = SimpleQueue()
     for _ in range(_BUFFERS):
         free.put(memoryview(bytearray(_BUFFER)))
-    path = folder / shard.name
-    digest = hashlib.sha256(shard.header)
-
-    def take_in(buffer: memoryview, used: int) -> None:
-        digest.update(buffer[:used])
-        free.put(buffer)
 
     with ExitStack() as stack:
-        source = stack.enter_context(RowSource(shard.tensors, edits))
-        partial = stack.enter_context(atomic_path(path))
-        out = stack.enter_context(OutputFile(partial))
-        out.write(memoryview(shard.header))
+        out = stack.enter_context(work.open())
+        if not out.at:
+            out.append(shard.header)
+        first = out.done
+        tensors = shard.tensors[first:]
+        advance(sum(tensor.nbytes for tensor in shard.tensors[:first]))
+        source = stack.enter_context(RowSource(tensors, work.edits))
         # Leaving the stack waits for the threads first, then closes the files.
         hasher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sha256"))
-        last, element = None, 0
-        for tensor, buffer, used in _fill_buffers(shard.tensors, free, source):
-            element = 0 if tensor is not last else element
-            last, block = tensor, buffer[:used]
-            refuse_forbidden(tensor.name, tensor.dtype, block, tensor.allowed, element)
-            element += used // STORAGE[tensor.dtype].itemsize
-            hasher.submit(take_in, buffer, used)
-            out.write(block)
-            advance(used)
-        out.sync()
-    return digest.hexdigest()
+        noted: list[Future[None]] = []
+
+        def take_in(buffer: memoryview, used: int) -> None:
+            out.hash(buffer[:used])
+            free.put(buffer)
+
+        filled = _fill_buffers(tensors, free, source)
+        for number, tensor in enumerate(tensors, start=first + 1):
+            element, left = 0, tensor.nbytes
+            while left:
+                buffer, used = next(filled)
+                block = buffer[:used]
+                refuse_forbidden(tensor.name, tensor.dtype, block, tensor.allowed, element)
+                element, left = element + used // STORAGE[tensor.dtype].itemsize, left - used
+                out.write(block)
+                hasher.submit(take_in, buffer, used)
+                advance(used)
+            for done in noted:
+                done.result()  # a disk that refuses
+            noted = [hasher.submit(out.note, number, out.at)]
+        hasher.shutdown()
+        for done in noted:
+            done.result()
+        return out.finish()
 
 
 def _fill_buffers(
     tensors: Iterable[SlicedTensor], free: SimpleQueue[memoryview], source: RowSource
-) -> Iterator[tuple[SlicedTensor, memoryview, int]]:
-    """All bytes of the tensors as (tensor, buffer, bytes used), in buffers taken from `free`.
+) -> Iterator[tuple[memoryview, int]]:
+    """All bytes of the tensors as (buffer, bytes used), in buffers taken from `free`.
 
     A buffer holds whole elements of one tensor.
     """
@@ -237,11 +270,10 @@ def _fill_buffers(
                 for start in range(0, len(data), _BUFFER):
                     buffer, part = free.get(), data[start : start + _BUFFER]
                     buffer[: len(part)] = part
-                    yield tensor, buffer, len(part)
+                    yield buffer, len(part)
         elif tensor.nbytes:
             _, mine = next(parts)
-            for buffer, used in _copy(tensor, (part for _, part in mine), free, source):
-                yield tensor, buffer, used
+            yield from _copy(tensor, (part for _, part in mine), free, source)
 
 
 def _copy(

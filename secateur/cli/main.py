@@ -38,12 +38,9 @@ from secateur.cli.commands import (
 )
 from secateur.cli.help import CONTEXT, FILES, Group
 from secateur.cli.register import Detail, Quiet, Verbose
-from secateur.cli.terminal import exit_with
+from secateur.cli.terminal import Interrupted, exit_with
 from secateur.errors import SecateurError
 from secateur.system.allocator import return_large_blocks
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells count: 128 and the number of the signal."""
 
 app = typer.Typer(
     cls=Group,
@@ -106,9 +103,9 @@ def _run() -> None:
     except MemoryError:
         exit_with("out of memory: use fewer --workers, or a larger machine", 1)
     except KeyboardInterrupt:
-        code = INTERRUPTED
-    if code == INTERRUPTED:
-        exit_with("interrupted", INTERRUPTED)
+        code = Interrupted.exit_code
+    if code == Interrupted.exit_code:  # before or after the command itself
+        exit_with("interrupted", code)
 
 
 @app.callback(invoke_without_command=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from secateur.cli.help import CONTEXT, OUTPUT, Command, Group
-from secateur.cli.terminal import set_detail
+from secateur.cli.terminal import Interrupted, set_detail
 
 Verbose = Annotated[
     int,
@@ -92,7 +92,10 @@ def _with_groups(function: Callable[..., None]) -> Callable[..., None]:
         set_detail(verbose, quiet=values.pop("quiet") or before.quiet)
         for name, kind in groups.items():
             values[name] = kind(**{one.name: values.pop(one.name) for one in fields(kind)})
-        function(**values)
+        try:
+            function(**values)
+        except KeyboardInterrupt as error:  # typer would lose what it says
+            raise Interrupted(error) from None
 
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in shown}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from secateur.cli.plain_text import plain_text
 from secateur.cli.render.table import Table, plain_lines, print_on_terminal
+from secateur.errors import SecateurError
+from secateur.system.interruption import what_is_kept
 from secateur.system.secret_words import hide_secrets
 
 if TYPE_CHECKING:
@@ -17,6 +19,17 @@ if TYPE_CHECKING:
 
 LOGGER = "secateur"
 """The name of the logger whose level is how much is told."""
+
+
+class Interrupted(SecateurError):
+    """Ctrl-C, and what is kept of the work that it ended."""
+
+    exit_code = 130
+    """As shells count: 128 and the number of the signal."""
+
+    def __init__(self, error: KeyboardInterrupt) -> None:
+        kept = what_is_kept(error)
+        super().__init__("interrupted" if kept is None else f"interrupted: {kept}")
 
 
 def set_detail(verbose: int, *, quiet: bool) -> None:

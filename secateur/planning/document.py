@@ -46,6 +46,9 @@ CONTEXT_IN_MEMORY = "context"
 FORMATS_IN_MEMORY = "formats"
 """In a plan's `memory`: the format ids that it is counted for."""
 
+DECIDED = ("selection", "keep", "types", "words")
+"""The keys of a plan's `decided`."""
+
 PATH = "path"
 """In a plan's `model`: the folder as the user named it, so that `apply` finds it again."""
 
@@ -209,7 +212,7 @@ def from_json(text: str, where: object = "the plan") -> Plan:
             recipes={name: dict(facts) for name, facts in data["formats"].items()},
             notes=tuple(data.get("notes", ())),
             memory=dict(data.get("memory", {})),
-            decided={key: _decided(data["decided"], key) for key in ("selection", "keep", "types")},
+            decided={key: _decided(data["decided"], key) for key in DECIDED},
         )
         plan.model["source"]
         _sums(plan)
@@ -244,7 +247,8 @@ def _sums(plan: Plan) -> dict[str, Any]:
 
 def _decided(data: Mapping[str, Any], key: str) -> Any:
     """A digest, or {what: digest}."""
-    return str(data[key]) if key == "selection" else {w: str(d) for w, d in data[key].items()}
+    found = data[key]
+    return {w: str(d) for w, d in found.items()} if isinstance(found, dict) else str(found)
 
 
 def _row(tensor: PlannedTensor) -> dict[str, Any]:

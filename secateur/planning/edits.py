@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur.errors import PlanError
-from secateur.planning.document import IMATRIX, IMATRIX_FROM, Plan, PlannedTensor
+from secateur.planning.document import (
+    IMATRIX,
+    IMATRIX_FROM,
+    Plan,
+    PlannedTensor,
+    published,
+)
 from secateur.planning.imatrix_policy import Importance
 
 STATISTICS = "statistics_sha256"
@@ -27,11 +33,13 @@ _CHOSEN_OF_IMATRIX = ("from", "sha256", "unseen_experts")
 
 @dataclass(frozen=True)
 class Edits:
-    """What was edited: the selection, the experts kept in `layers`, the types of `formats`."""
+    """What was edited: the selection, the experts kept in `layers`, the types of `formats`, or
+    `words` that decide nothing (notes, reasons, where the model comes from)."""
 
     selection: bool
     layers: tuple[int, ...]
     formats: tuple[str, ...]
+    words: bool = False
 
     def sentences(self) -> list[str]:
         """For people; empty where nothing was edited."""
@@ -39,11 +47,15 @@ class Edits:
         if self.layers:
             noun = "layer" if len(self.layers) == 1 else "layers"
             found.append(f"experts kept in {noun} {', '.join(map(str, self.layers))}")
-        return found + [f"types of {format_id}" for format_id in self.formats]
+        found += [f"types of {format_id}" for format_id in self.formats]
+        if self.words and not found:  # else they follow from it
+            found.append("words that decide nothing (notes, reasons, where the model comes from)")
+        return found
 
 
 def decided_now(plan: Plan) -> dict[str, Any]:
-    """Digests of a plan's decisions: {"selection": ..., "keep": {layer: ...}, "types": {...}}."""
+    """Digests of a plan's decisions, {"selection": ..., "keep": {layer: ...}, "types": {...}}, and
+    of its "words"."""
     selection = {k: v for k, v in plan.selection.items() if k not in (IMATRIX, IMATRIX_FROM)}
     origin = plan.selection.get(IMATRIX_FROM) or {}
     selection[IMATRIX_FROM] = {key: origin.get(key) for key in _CHOSEN_OF_IMATRIX}
@@ -54,6 +66,14 @@ def decided_now(plan: Plan) -> dict[str, Any]:
             format_id: _digest({tensor.name: tensor.type for tensor in plan.of(format_id)})
             for format_id in plan.formats
         },
+        "words": _digest(
+            {
+                "model": dict(published(plan).model),
+                "notes": plan.notes,
+                "recipes": {name: dict(facts) for name, facts in plan.recipes.items()},
+                "tensors": [[t.name, t.reason, t.fallback_from] for t in plan.tensors],
+            }
+        ),
     }
 
 
@@ -65,6 +85,7 @@ def edits_of(plan: Plan) -> Edits:
         selection=then.get("selection") != now["selection"],
         layers=tuple(int(layer) for layer, made in now["keep"].items() if kept.get(layer) != made),
         formats=tuple(name for name, made in now["types"].items() if types.get(name) != made),
+        words=then.get("words") != now["words"],
     )
 
 

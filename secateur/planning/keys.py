@@ -92,5 +92,6 @@ PLAN_KEYS = {
     "decided.selection": "of the selection",
     "decided.keep.*": "of the experts kept in a layer",
     "decided.types.*": "of a format's types",
+    "decided.words": "of what decides nothing: notes, reasons, where the model comes from",
 }
 """All keys of plan.json."""

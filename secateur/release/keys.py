@@ -55,6 +55,7 @@ MANIFEST_KEYS = {
     "files": "every file of the output but this one",
     "files.*.bytes": "its size",
     "files.*.sha256": "its sha256",
+    "manifest_sha256": "of all that the manifest says otherwise",
 }
 """All keys of manifest.json."""
 

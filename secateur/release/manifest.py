@@ -25,6 +25,9 @@ RUN = "run.json"
 OF_ONE_RUN = (RUN, "report.md", "report.html", "evidence/speed.json", "evidence/speed/")
 """Files with the times of one run, and folders of them. They are in no manifest: it is the same for
 the same inputs."""
+OWN = "manifest_sha256"
+"""The key of the hash of everything else in a manifest."""
+
 _LIBRARIES = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "xllamacpp")
 
 
@@ -59,8 +62,7 @@ def write_manifest(
         if not is_partial(folder / name)
     }
     manifest = {"secateur": __version__, **facts, "versions": versions(), "files": files}
-    _save(folder, manifest)
-    return manifest
+    return _save(folder, manifest)
 
 
 def amend_manifest(folder: Path, names: Collection[str], gone: Collection[str] = ()) -> None:
@@ -92,6 +94,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                     f"{path} names {name!r:.200}, a file outside of the output: secateur did not "
                     "write that; make the output again"
                 )
+        if manifest.get(OWN, digest := _own_sha256(manifest)) != digest:
+            raise ValueError("it was changed")
         return dict(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise OutputError(
@@ -189,8 +193,16 @@ def _entry(path: Path, sha256: str | None = None) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256 or sha256_of(path)}
 
 
-def _save(folder: Path, manifest: Mapping[str, Any]) -> None:
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+def _save(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    whole = {**manifest, OWN: _own_sha256(manifest)}
+    write_text(folder / MANIFEST, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    return whole
+
+
+def _own_sha256(manifest: Mapping[str, Any]) -> str:
+    """The hash of all that a manifest says otherwise; those of older versions have none."""
+    said = {key: value for key, value in manifest.items() if key != OWN}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

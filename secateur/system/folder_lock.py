@@ -11,17 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from secateur.system.interruption import GO_ON, explained
+
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Say that this process uses a folder; others may use it at the same time.
+    """Say that this process uses a folder, in which it keeps what is finished; others may use it at
+    the same time.
 
     Waits while another process has the folder alone. Raises OSError when it is not there.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
+        with explained(lambda: f"what is finished is kept in {folder}: {GO_ON}"):
+            yield
     finally:
         os.close(descriptor)
 

@@ -16,16 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from secateur.errors import InputError, NumericError, OutputError
+from secateur.errors import InputError, NumericError, OutputError, ReadError
 from secateur.system.atomic import FULL, cannot_write, remove_partials, sync, sync_tree, writing
+from secateur.system.interruption import GO_ON, explained
 
 _log = logging.getLogger(__name__)
 
 SUFFIX = ".secateur-incomplete"
 """Of the work folder's name, after the name of the output."""
-
-_REPEATABLE = (InputError, NumericError)
-"""Errors that the same inputs give again."""
 
 
 @contextmanager
@@ -54,7 +52,7 @@ def complete_or_absent(path: Path, key: str | None = None) -> Iterator[Path]:
             publish(folder, path)
         except BaseException as error:
             finished = os.path.lexists(path)  # but somebody else took its place
-            if key is None or (isinstance(error, _REPEATABLE) and not finished):
+            if key is None or (_repeats(error) and not finished):
                 shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # an empty folder is of no use to anybody
                 folder.rmdir()
@@ -78,8 +76,13 @@ def work_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
         work.mkdir(parents=True, exist_ok=True)
         lock = _lock(path, work)
     _log.info("%s: work folder, with %d entries of an earlier run", work, len(os.listdir(work)))
+
+    def kept() -> str | None:
+        return f"what is done is kept in {work}: {GO_ON}" if any(work.iterdir()) else None
+
     try:
-        yield work
+        with explained(kept):
+            yield work
         if path.exists():
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
@@ -122,6 +125,11 @@ def refuse_existing(path: Path) -> None:
     """Raise OutputError when there is anything at `path`, be it a link to nothing."""
     if os.path.lexists(path):
         raise OutputError(f"{path} exists already: name an output folder that does not exist yet")
+
+
+def _repeats(error: BaseException) -> bool:
+    """Whether the same inputs give an error again: not where they could not be read."""
+    return isinstance(error, (InputError, NumericError)) and not isinstance(error, ReadError)
 
 
 def _is_about(work: Path, error: OSError) -> bool:

@@ -12,7 +12,6 @@ from secateur.errors import PlanError
 from secateur.families.schema import Family
 from secateur.formats.gguf.naming import MMPROJ
 from secateur.formats.gguf.split import part_name
-from secateur.formats.gguf.writer import unfinished
 from secateur.outputs.base import Artefact, Decision, DecisionContext, OutputFormat, WriteJob
 from secateur.outputs.gguf.layout import (
     GgufBase,
@@ -39,6 +38,7 @@ from secateur.planning.imatrix_policy import FILE
 from secateur.planning.rounding import ROUNDING
 from secateur.recipes.lint import rule_notes
 from secateur.recipes.recipe import Recipe, recipe_of_facts
+from secateur.system.continued_file import reusable
 
 SPLIT = "split_max_size"
 """In a plan's `formats`: bytes of tensors in a file of a GGUF at most, where it is cut."""
@@ -92,14 +92,8 @@ class GgufFormat(OutputFormat[GgufLayout]):
         return Decision(format_id, layout, tensors, layout.files, facts)
 
     def reusable(self, files: Mapping[str, int], folder: Path) -> frozenset[Path]:
-        found: set[Path] = set()
-        for name, nbytes in files.items():
-            path = folder / name
-            if not path.exists():
-                found |= {left for left in unfinished(path) if left.exists()}
-            elif path.stat().st_size == nbytes:
-                found.add(path)
-        return frozenset(found)
+        left = (reusable(folder / name, nbytes) for name, nbytes in files.items())
+        return frozenset[Path]().union(*left)
 
     def write(self, decisions: Sequence[Decision[Any]], job: WriteJob) -> dict[str, str]:
         from secateur.outputs.gguf.write import write_ggufs

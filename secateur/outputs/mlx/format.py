@@ -18,6 +18,7 @@ from secateur.outputs.model_folder import check_family, weight_files
 from secateur.planning.document import Plan
 from secateur.pruning.selection import Keep
 from secateur.recipes.recipe import Recipe, recipe_of_facts
+from secateur.system.continued_file import reusable
 
 
 class MlxFormat(OutputFormat[MlxLayout]):
@@ -55,14 +56,10 @@ class MlxFormat(OutputFormat[MlxLayout]):
         return replace(_decision(checkpoint, plan.keep, layout, format_id), facts=facts)
 
     def reusable(self, files: Mapping[str, int], folder: Path) -> frozenset[Path]:
-        """Whole shards; the small files are written again."""
-        return frozenset(
-            folder / name
-            for name, nbytes in files.items()
-            if name.endswith(".safetensors")
-            and (folder / name).is_file()
-            and (folder / name).stat().st_size == nbytes
-        )
+        """Shards; the small files are written again."""
+        shards = {name: size for name, size in files.items() if name.endswith(".safetensors")}
+        left = (reusable(folder / name, nbytes) for name, nbytes in shards.items())
+        return frozenset[Path]().union(*left)
 
     def write(self, decisions: Sequence[Decision[Any]], job: WriteJob) -> dict[str, str]:
         from secateur.outputs.mlx.write import write_mlx

@@ -8,6 +8,7 @@ quantized matrix the codes are written as they come, scales and biases wait unti
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -31,8 +32,8 @@ from secateur.pruning.expert_slices import select_experts
 from secateur.pruning.selection import Keep
 from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.mlx_grids import MlxGrid
-from secateur.system.atomic import atomic_path, write_bytes
-from secateur.system.flushed_file import OutputFile
+from secateur.system.atomic import write_bytes
+from secateur.system.continued_file import ContinuedFile
 from secateur.system.progress import Counter, Progress, no_progress
 
 _CONFIG = "config.json"
@@ -55,25 +56,27 @@ def write_mlx(
 ) -> dict[str, str]:
     """Write a decided MLX model into its folder in `folder`; returns name -> sha256.
 
-    A shard that is there already is left alone (and out of what is returned); one appears only when
-    it is whole. Peak memory: for every thread two blocks as float32 (4 MiB) and four encoded ones
-    (at most 2 MiB each), one tensor's scales and biases, and what `feedback` takes. Raises
-    CheckpointError for a shard that cannot be read or holds NaN, NumericError for a number too
-    large for its type, WriteError if the disk refuses.
+    A shard that is there already is left alone (and out of what is returned), one that was
+    interrupted goes on after its last whole tensor. Peak memory: for every thread two blocks as
+    float32 (4 MiB) and four encoded ones (at most 2 MiB each), one tensor's scales and biases, and
+    what `feedback` takes. Raises CheckpointError for a shard that cannot be read or holds NaN,
+    NumericError for a number too large for its type, WriteError if the disk refuses.
     """
     home = folder / layout.folder
     hashes = _write_companions(layout, checkpoint, len(next(iter(keep.values()))), home)
     count = Counter(progress, f"write {layout.folder}", sum(layout.files.values()), "bytes")
     count(len(layout.index))
     sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
+    decides = [checkpoint.identity(), sorted(keep.items()), feedback and feedback.sha256]
     with RowSource(sliced.values(), edits) as source:
         for shard in layout.shards:
             if (home / shard.name).exists():
                 count(shard.nbytes)
                 continue
-            hashes[shard.name] = _write_shard(
-                shard, home / shard.name, sliced, source, feedback, workers, count
-            )
+            key = hashlib.sha256(json.dumps(decides).encode() + shard.header).hexdigest()
+            with ContinuedFile(home / shard.name, key) as file:
+                _write_shard(shard, file, sliced, source, feedback, workers, count)
+                hashes[shard.name] = file.finish()
     return {f"{layout.folder}/{name}": digest for name, digest in hashes.items()}
 
 
@@ -92,44 +95,42 @@ def _write_companions(
 
 def _write_shard(
     shard: MlxShard,
-    path: Path,
+    file: ContinuedFile,
     sliced: Mapping[str, SlicedTensor],
     source: RowSource,
     feedback: Feedback | None,
     workers: int,
     count: Counter,
-) -> str:
-    """Write one file; returns its sha256 (hex)."""
-    digest = hashlib.sha256(shard.header)
+) -> None:
+    """Write what a file lacks."""
 
     def encode_block(block: Block) -> list[Part]:
         return _encode(shard.tensors[block.tensor], block_rows(source, block), block)
 
-    with atomic_path(path) as partial:
-        with OutputFile(partial) as file:
-            file.write(shard.header)
-            count(len(shard.header))
-            blocks = source.ahead(_blocks(shard.tensors, sliced, feedback), block_pieces)
-            made = in_order(encode_block, blocks, workers)
-            for data in _in_file_order(made):
-                file.write(data)
-                digest.update(data)
-                count(len(data))
-            file.sync()
-        if (got := partial.stat().st_size) != shard.nbytes:
-            raise FormatError(f"{path}: wrote {got} bytes, predicted {shard.nbytes}")
-    return digest.hexdigest()
+    if not file.at:
+        file.append(shard.header)
+    count(file.at)
+    lacking = list(enumerate(shard.tensors))[file.done :]
+    blocks = source.ahead(_blocks(lacking, sliced, feedback), block_pieces)
+    for number, made in groupby(
+        in_order(encode_block, blocks, workers), key=lambda item: item[0].tensor
+    ):
+        for data in _in_file_order(parts for _, parts in made):
+            file.append(data)
+            count(len(data))
+        file.note(number + 1, file.at)
+    if file.at != shard.nbytes:
+        raise FormatError(f"{file.path}: wrote {file.at} bytes, predicted {shard.nbytes}")
 
 
-def _in_file_order(made: Iterable[tuple[Block, list[Part]]]) -> Iterator[memoryview]:
-    """Of every tensor first all codes, then all scales, then all biases."""
-    for _, blocks in groupby(made, key=lambda item: item[0].tensor):
-        waiting: list[list[Part]] = []
-        for _, parts in blocks:
-            yield _bytes_of(parts[0])
-            waiting.append(parts[1:])
-        for column in zip(*waiting, strict=True):
-            yield _bytes_of(np.concatenate(column))
+def _in_file_order(blocks: Iterable[list[Part]]) -> Iterator[memoryview]:
+    """Of a tensor first all codes, then all scales, then all biases."""
+    waiting: list[list[Part]] = []
+    for parts in blocks:
+        yield _bytes_of(parts[0])
+        waiting.append(parts[1:])
+    for column in zip(*waiting, strict=True):
+        yield _bytes_of(np.concatenate(column))
 
 
 def _bytes_of(part: Part) -> memoryview:
@@ -137,12 +138,12 @@ def _bytes_of(part: Part) -> memoryview:
 
 
 def _blocks(
-    tensors: Iterable[MlxTensor],
+    tensors: Iterable[tuple[int, MlxTensor]],
     sliced: Mapping[str, SlicedTensor],
     feedback: Feedback | None,
 ) -> Iterator[Block]:
-    """The rows of all tensors, in their order, matrix by matrix."""
-    for number, tensor in enumerate(tensors):
+    """The rows of numbered tensors, in their order, matrix by matrix."""
+    for number, tensor in tensors:
         width = tensor.shape[-1]
         nth, of = tensor.half
         step = max(1, ELEMENTS // width)

@@ -14,6 +14,7 @@ from secateur.outputs.safetensors.layout import planned_tensors, safetensors_lay
 from secateur.planning.document import Plan
 from secateur.pruning.selection import Keep
 from secateur.recipes.recipe import Recipe
+from secateur.system.continued_file import reusable
 
 
 class SafetensorsFormat(OutputFormat[Layout]):
@@ -29,9 +30,16 @@ class SafetensorsFormat(OutputFormat[Layout]):
     def resolve(self, plan: Plan, format_id: str, checkpoint: Checkpoint) -> Decision[Layout]:
         return self._decision(checkpoint, plan.keep)
 
+    def reusable(self, files: Mapping[str, int], folder: Path) -> frozenset[Path]:
+        """Shards; the index is written again."""
+        shards = {name: size for name, size in files.items() if name.endswith(".safetensors")}
+        left = (reusable(folder / name, nbytes) for name, nbytes in shards.items())
+        return frozenset[Path]().union(*left)
+
     def write(self, decisions: Sequence[Decision[Any]], job: WriteJob) -> dict[str, str]:
         (decision,) = decisions
-        return write_shards(job.folder, decision.layout, job.progress, job.edits)
+        key = f"{job.plan_sha256} {job.checkpoint.identity()}"
+        return write_shards(job.folder, decision.layout, job.progress, job.edits, key)
 
     def artefacts(self, folder: Path) -> list[Path]:
         return [folder] if weight_files(folder) else []

@@ -32,7 +32,7 @@ from secateur.release.card.scope import Scope, scope_of
 from secateur.release.card.shown import Shown, show
 from secateur.release.card.yaml_rows import plain, yaml_rows
 from secateur.release.manifest import amend_manifest
-from secateur.system.atomic import write_text
+from secateur.system.atomic import PARTIAL, sync, write_text, writing
 from secateur.system.text_files import read_json, read_text
 
 LEDGER = "evidence/card.json"
@@ -91,15 +91,23 @@ def make_card(
 
 
 def write_card(out: Path, card: Card) -> None:
-    """Write README.md and its ledger into an output, and into its manifest. Raises WriteError."""
+    """Write README.md and its ledger into an output, and into its manifest. Raises WriteError.
+
+    The ledger waits beside its place until the card is there: so the card is known as ours
+    (`is_ours`) wherever this is interrupted.
+    """
     document = {
         "card": MODEL_CARD,
         "sha256": card.sha256,
         "declared": dict(card.declared),
         "numbers": [{**asdict(source), "path": list(source.path)} for source in card.ledger],
     }
+    waiting, ledger = _waiting(out), out / LEDGER
+    write_text(waiting, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     write_text(out / MODEL_CARD, card.text)
-    write_text(out / LEDGER, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    with writing(ledger):
+        waiting.replace(ledger)
+        sync(ledger.parent)
     amend_manifest(out, (MODEL_CARD, LEDGER))
 
 
@@ -132,11 +140,16 @@ def is_ours(out: Path) -> bool:
     path = out / MODEL_CARD
     if not path.is_file():
         return True
-    if not (out / LEDGER).is_file():
-        return False
-    found = read_json(out / LEDGER, "where the numbers of a card stand", OutputError)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return isinstance(found, dict) and found.get("sha256") == digest
+    ledgers = [ledger for ledger in (out / LEDGER, _waiting(out)) if ledger.is_file()]
+    found = (read_json(one, "where the numbers of a card stand", OutputError) for one in ledgers)
+    return any(isinstance(one, dict) and one.get("sha256") == digest for one in found)
+
+
+def _waiting(out: Path) -> Path:
+    """Where the ledger of a card is that is just being written."""
+    ledger = out / LEDGER
+    return ledger.with_name(f".{ledger.name}{PARTIAL}")
 
 
 def _values(scope: Scope, front: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -99,8 +99,8 @@ def push(
             sent += batch
             count(sum(file.size for file in batch))
         remote = list_remote(api, target.repository)
-    except KeyboardInterrupt:
-        on_message(_how_to_go_on(bundle, sent))
+    except KeyboardInterrupt as error:
+        error.add_note(_how_to_go_on(bundle, sent))
         raise
     except Exception as error:  # whatever the hub's client and its libraries raise
         raise _explain(error, target, _how_to_go_on(bundle, sent)) from None
