@@ -41,5 +41,6 @@ HEADER_KEYS = {
     "sums.*": "the kind of every named sum: sum, count, largest or per_sample",
     "devices": "the devices that computed the sums",
     "shards": "[sha256 of the corpus, part, parts] of corpora of which not all is there",
+    "hashes.*": "sha256 of each array, with its name, type and shape",
 }
 """All keys of the header."""
