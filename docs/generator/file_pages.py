@@ -139,8 +139,8 @@ def outputs() -> str:
 def statistics_files() -> str:
     return page(
         "Statistics (safetensors)", docstring(statistics),
-        f"## Keys of the header (JSON, in the metadata under `{METADATA}`: the `document`, beside its "
-        "`sha256`)", keys(HEADER_KEYS),
+        f"## Keys of the header (JSON, in the metadata under `{METADATA}`: the `document`, beside "
+        "its `sha256`)", keys(HEADER_KEYS),
         "## Sums", docstring(sums),
         table(("sum", "kind"), [(code(name), kind) for name, kind in sums.BUILT_IN.items()]),
         "## Sample file", docstring(sample_file), docstring(sample_file.SampleDescription),
