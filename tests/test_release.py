@@ -288,6 +288,7 @@ def test_measuring_adds_exactly_its_own_files_to_the_manifest(
     own = after["files"].pop("report.json")
     assert own["bytes"] == (copy / "report.json").stat().st_size
     assert own != before["files"].pop("report.json")
+    assert after.pop("manifest_sha256") != before.pop("manifest_sha256")
     assert after == before
     assert [problem.file for problem in verify(copy)] == ["README.md"]
 

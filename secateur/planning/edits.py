@@ -27,6 +27,9 @@ from secateur.planning.imatrix_policy import Importance
 STATISTICS = "statistics_sha256"
 """In a plan's `selection`: the hash of the statistics that it was made with."""
 
+_AGAIN = "computed again after an edit"
+"""The beginning of the notes that are added here."""
+
 _CHOSEN_OF_IMATRIX = ("from", "sha256", "unseen_experts")
 """What is decided of an importance matrix; the rest follows from it and the experts kept."""
 
@@ -69,7 +72,7 @@ def decided_now(plan: Plan) -> dict[str, Any]:
         "words": _digest(
             {
                 "model": dict(published(plan).model),
-                "notes": plan.notes,
+                "notes": [note for note in plan.notes if not note.startswith(_AGAIN)],
                 "recipes": {name: dict(facts) for name, facts in plan.recipes.items()},
                 "tensors": [[t.name, t.reason, t.fallback_from] for t in plan.tensors],
             }
@@ -107,7 +110,7 @@ def settle_importance(plan: Plan, importance: Importance | None) -> Plan:
             f"{_json(found.get(key))}: name what the plan was made with, or plan again"
         )
     selection = {**plan.selection, IMATRIX: importance.facts, IMATRIX_FROM: importance.origin}
-    note = "computed again after an edit: the experts without importance data"
+    note = f"{_AGAIN}: the experts without importance data"
     return replace(plan, selection=selection, notes=_with(plan.notes, note))
 
 
@@ -144,7 +147,7 @@ def settle(plan: Plan, right: Plan) -> Plan:
     right = replace(right, tensors=tuple(tensors))
     if not changed:
         return right
-    note = f"computed again after an edit: {'; '.join(changed)}"
+    note = f"{_AGAIN}: {'; '.join(changed)}"
     return replace(right, notes=_with(plan.notes, note))
 
 
