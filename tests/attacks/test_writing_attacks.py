@@ -20,7 +20,7 @@ from secateur.checkpoint import writer
 from secateur.checkpoint.byte_ranges import whole
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.writer import Layout, lay_out, write_shards
-from secateur.errors import CheckpointError, SecateurError, WriteError
+from secateur.errors import CheckpointError, ReadError, SecateurError, WriteError
 from secateur.pruning.expert_slices import select_experts
 from secateur.system import flushed_file as output_file
 from secateur.system.workdir import complete_or_absent
@@ -115,7 +115,7 @@ def test_a_source_that_disappears(tmp_path: Path) -> None:
     path = next(iter(checkpoint.specs.values())).path
     path.unlink()
     (tmp_path / "to").mkdir()
-    assert str(path) in fails(tmp_path / "to", layout, CheckpointError)
+    assert str(path) in fails(tmp_path / "to", layout, ReadError)
 
 
 def test_too_little_room_is_said_before_anything_is_written(
