@@ -45,6 +45,8 @@ def filled(text: str, known: Family) -> str:
         value = known.shape.names[hole[1]] if home is None else getattr(home, hole[1])
         if value is not None:
             lines.append(f"{hole[1]} = {json.dumps(value)}")
+            if (table, hole[1]) == ("router", "score"):  # no draft asks for what has a default
+                lines.append(f"inputs = {json.dumps(known.router.inputs)}")
     return with_words("\n".join(lines), known)
 
 

@@ -87,9 +87,8 @@ def write(plan: Plan, stats: Path, out: Path, workers: int = 2) -> dict[str, byt
     """{file: its bytes} of all weights."""
     secateur.apply(plan, out, statistics=stats, workers=workers)
     kept = [path for path in sorted(out.rglob("*")) if path.suffix in (".gguf", ".safetensors")]
-    return {
-        str(path.relative_to(out)): path.read_bytes() for path in kept if "imatrix" not in path.name
-    }
+    named = {path.relative_to(out).as_posix(): path for path in kept if "imatrix" not in path.name}
+    return {name: path.read_bytes() for name, path in named.items() if "evidence/" not in name}
 
 
 @pytest.mark.parametrize("kind", ["shared", "own"])

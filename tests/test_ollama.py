@@ -36,7 +36,7 @@ def model(gemmule_gguf: Path) -> ModelFile:
 
 @pytest.fixture()
 def output(gemmule_gguf: Path, tmp_path: Path) -> Path:
-    (tmp_path / "gemmule-Q8_0.gguf").symlink_to(gemmule_gguf)
+    (tmp_path / "gemmule-Q8_0.gguf").hardlink_to(gemmule_gguf)
     shutil.copy(GEMMULE / "generation_config.json", tmp_path)
     write_manifest(tmp_path, {})
     return tmp_path

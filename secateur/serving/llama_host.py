@@ -79,8 +79,8 @@ def _be_served(params: Any, order: Mapping[str, Any], xllamacpp: Any) -> None:
     params.model_alias = {order["alias"]}
     params.cache_ram_mib = order["cache_mib"]
     params.verbosity = 3
-    if order["mmproj"] is not None:
-        params.mmproj.path = order["mmproj"]
+    if order["vision_tower"] is not None:
+        params.mmproj.path = order["vision_tower"]
     # Else llama.cpp would take those that a GGUF's metadata names, whatever is set here.
     params.sampling.user_sampling_config = sum(
         int(bit) for bit in xllamacpp.common_params_sampling_config

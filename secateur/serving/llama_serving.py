@@ -62,7 +62,7 @@ def serve_gguf(path: Path, settings: ServerSettings, log: Path | None) -> Iterat
         "cache_mib": min(_CACHE_MIB, free_memory() // 8 >> 20),
         "sampler": asdict(sampler),
         "thinking": asdict(settings.thinking),
-        "mmproj": None if settings.mmproj is None else str(settings.mmproj),
+        "vision_tower": None if settings.mmproj is None else str(settings.mmproj),
     }
     version, library = hash_library("xllamacpp", "*.so")
     with (

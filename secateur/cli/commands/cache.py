@@ -92,7 +92,7 @@ def clean_(
 
 
 app = new_app(
-    "What is kept of earlier work: answers, probabilities, scores, Gram matrices.",
+    "What is kept of earlier work: answers, scores, Gram matrices.",
     epilog="secateur cache list",
 )
 add_command(app, list_, name="list", examples="secateur cache list")

@@ -28,7 +28,7 @@ secateur calibrate MODEL --corpus mix.yaml --seed 42 -o stats.safetensors
 secateur calibrate MODEL --rows rows.jsonl -o stats.safetensors
 secateur calibrate MODEL --corpus mix.yaml --held-out 0.1 -o stats.safetensors
 secateur calibrate MODEL --corpus mix.yaml --shard 2/3 -o part2.safetensors
-secateur calibrate MODEL --corpus mix.yaml --engine ray --parts 64 -o stats.safetensors
+secateur calibrate MODEL --corpus mix.yaml --engine ray -o stats.safetensors
 """
 
 
