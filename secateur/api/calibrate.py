@@ -171,10 +171,11 @@ def _make(job: _Job, backend: Backend, work: Path, name: str) -> Path:
     from secateur.calibration.token_sample import Sampling
 
     request = job.request
-    folder = PassFolder(work / pass_key(job.checkpoint, job.corpus, request, backend))
-    made = folder.path / name
-    if made.exists():
+    path = work / pass_key(job.checkpoint, job.corpus, request, backend)
+    made = path / name
+    if made.exists():  # and what was beside it may be published already
         return made
+    folder = PassFolder(path)
     _say_done(folder, job.checkpoint.layers, job.on_message)
     shard = read_shard(request.shard) if request.shard else WHOLE
     # Without its sample a part could not be merged into what a pass over the whole corpus gives.

@@ -57,7 +57,6 @@ class AddedGrams:
     data: IO[bytes]
     index: IO[bytes]
     layers: list[dict[str, Any]]
-    paths: tuple[Path, Path]
 
     def add(self, layer: LayerGrams) -> None:
         """Add a layer."""
@@ -101,11 +100,6 @@ class AddedGrams:
         self.data.seek(0)
         shutil.copyfileobj(self.data, file, 1 << 20)
 
-    def remove(self) -> None:
-        """Remove the files."""
-        for path in self.paths:
-            path.unlink()
-
     def _joined(self, part: str) -> dict[str, Any]:
         return {name: value for layer in self.layers for name, value in layer[part].items()}
 
@@ -127,4 +121,4 @@ def open_added(path: Path, begun: int) -> Iterator[AddedGrams]:
         for file, size in ((index, sum(map(len, lines))), (data, end)):
             file.truncate(size)
             file.seek(size)
-        yield AddedGrams(data, index, layers, paths)
+        yield AddedGrams(data, index, layers)

@@ -65,8 +65,10 @@ def write_grams(
     """A function that adds a layer's matrices; the file is complete when the block ends without an
     error, or absent. While it is made the disk holds it twice.
 
-    With `begun` what was added stays next to it in any case, and goes on after so many layers of an
-    earlier run. Raises WriteError, StatisticsError when those layers are not there.
+    With `begun` what was added stays next to it in any case, until who made that folder removes it
+    (a pass stopped after this file, and before the statistics, goes on from there), and goes on
+    after so many layers of an earlier run. Raises WriteError, StatisticsError when those layers
+    are not there.
     """
     with ExitStack() as stack:
         partial = stack.enter_context(atomic_path(path))
@@ -86,8 +88,6 @@ def write_grams(
         with partial.open("wb") as file:
             file.write(len(head).to_bytes(8, "little") + head)
             added.copy_into(file)
-    if begun is not None:
-        added.remove()
 
 
 class GramFile:
