@@ -10,7 +10,7 @@ MODELS = {
     "smollm2": "SmolLM2-135M, a dense model, as one expert (`models/smollm2.py`)",
     "smollm2-moe": "SmolLM2-135M upcycled into 4 experts (`models/upcycle.py`)",
     "gemmule-on-code": "gemmule, calibrated on code alone and measured on all domains",
-    "gemmule-on-a-sixth": "gemmule, calibrated on as little text of all domains",
+    "gemmule-on-a-sixth": "gemmule, calibrated on as little text of all domains; codes alone",
     "qwen3-moe-on-code": "the Qwen3-MoE, calibrated on code alone",
 }
 
