@@ -124,12 +124,13 @@ def test_no_name_runs_in_a_browser(results: Results, tmp_path: Path) -> None:
     assert found, "no Chromium is installed: `make browser` installs it"
     with sync_playwright() as playwright:
         browser: Any = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(240_000)
         for number, payload in enumerate(PAYLOADS):
             path = tmp_path / f"{number}.html"
             path.write_text(render_page([spoiled(results, payload)]), "utf-8")
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.set_default_timeout(120_000)
             page.goto(path.as_uri())
             page.wait_for_selector("html[data-drawn]")
             assert page.evaluate("window.owned") is None, payload
+            page.close()
         browser.close()

@@ -47,7 +47,7 @@ def draw_forest(
         title=None,
         scale=alt.Scale(domain=list(range(len(labels)))),
         axis=alt.Axis(
-            labelExpr=f"{json.dumps(labels, ensure_ascii=False)}[datum.value]",
+            labelExpr=f"{json.dumps(labels)}[datum.value]",
             labelFontWeight=alt.condition(
                 f"indexof({heads}, datum.value) >= 0", alt.value("bold"), alt.value("normal")
             ),
