@@ -80,9 +80,13 @@ def file_rows(subject: Subject) -> Iterator[FileRow]:
     lines = subject.card.lines
     for at, line in enumerate(lines):
         names = _FILE.findall(line.text)
-        if len(names) != 1 or line.text.lstrip().startswith(("-", "./", "llama", "wget", "FROM")):
+        # A row of a table is about its first file, and may name another that does as well.
+        most = 2 if line.text.lstrip().startswith("|") else 1
+        if not 1 <= len(names) <= most:
             continue
-        rest = line.text.partition(names[0])[2]
+        if line.text.lstrip().startswith(("-", "./", "llama", "wget", "FROM")):
+            continue
+        rest = line.text.partition(names[0])[2].partition(names[-1] if names[1:] else "\0")[0]
         following = lines[at + 1] if at + 1 < len(lines) else None
         joined = line.text.endswith("|") and following and not _FILE.search(following.text)
         if joined and following:
