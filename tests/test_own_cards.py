@@ -6,6 +6,7 @@ matrix, pruned safetensors, a GGUF with files for Ollama, and MLX of 4 and 8 bit
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_our_cards_pass_our_audit(kind: str, stats: Path, edited: Path, tmp_path
         assert [one.sentence() for one in odd] == []
         if str(source).endswith(".gguf"):
             assert {one.verdict for one in found.claims} == {"holds"}
-            assert any(one.topic == "types" for one in found.claims)
+            assert any(one.topic in ("types", "file size") for one in found.claims)
     assert "trust_remote_code" not in text
     assert "huggingface-cli" not in text
     assert "start_of_turn" not in text
@@ -121,13 +122,13 @@ def test_our_cards_pass_our_audit(kind: str, stats: Path, edited: Path, tmp_path
         assert done.card.front_matter["base_model"] == "owner/gemmule-REAP"
         assert "Nothing was measured" in text
     else:
-        assert "Divergence from `gemmule`" in text
+        assert re.search(r"Divergence.* from `gemmule`", text)
     if "Ollama" in kind:
         assert "ollama run hf.co/me/gemmule-small:Q4_K_M" in text
         assert {"Modelfile", "template", "params"} <= {file.path for file in done.bundle.files}
     if "ladder" in kind:
         assert len(sent(done, ".gguf")) == 5
-        assert text.count("llama-server -m ") == 5
+        assert text.count("llama-server -m ") == 1  # of the file to take first
 
 
 def sent(done: Release, ending: str) -> list[Path]:
