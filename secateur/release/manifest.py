@@ -194,9 +194,16 @@ def _entry(path: Path, sha256: str | None = None) -> dict[str, Any]:
 
 
 def _save(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    whole = {**manifest, OWN: _own_sha256(manifest)}
-    write_text(folder / MANIFEST, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    text = manifest_text(manifest)
+    write_text(folder / MANIFEST, text)
+    whole: dict[str, Any] = json.loads(text)
     return whole
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as it is written, with the hash of all that it says."""
+    whole = {**manifest, OWN: _own_sha256(manifest)}
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
 def _own_sha256(manifest: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ verify` finds the downloaded folder whole.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,13 @@ from secateur.planning.imatrix_policy import FILE as IMATRIX_FILE
 from secateur.release.card.hub_terms import hub_terms
 from secateur.release.card.scope import Scope
 from secateur.release.evidence import FOLDER
-from secateur.release.manifest import MANIFEST, files_of_one_run, read_manifest, sha256_of
+from secateur.release.manifest import (
+    MANIFEST,
+    files_of_one_run,
+    manifest_text,
+    read_manifest,
+    sha256_of,
+)
 from secateur.release.ollama.write import FILES as OLLAMA_FILES
 
 LARGE = 10_000_000
@@ -110,8 +115,7 @@ def _manifest(out: Path, manifest: Mapping[str, Any], places: Mapping[str, str])
     if dict(places) == {name: name for name in files}:
         return _file(out / MANIFEST, MANIFEST, sha256_of(out / MANIFEST))
     there = {place: files[name] for name, place in sorted(places.items(), key=lambda one: one[1])}
-    text = json.dumps({**manifest, "files": there}, indent=1, ensure_ascii=False) + "\n"
-    content = text.encode()
+    content = manifest_text({**manifest, "files": there}).encode()
     digest = hashlib.sha256(content).hexdigest()
     kind = _kind(MANIFEST, len(content), is_text=True)
     return UploadFile(MANIFEST, out / MANIFEST, len(content), digest, kind, content)
