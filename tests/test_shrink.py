@@ -142,7 +142,7 @@ def test_another_corpus_under_the_same_name_is_calibrated_anew(
     for folder in (out.parent, fresh.parent):
         folder.mkdir()
     request = words(line, out, corpus=mix, no_measure=True, answers=None)
-    cut = forks.run(*request, folder=out.parent, at=20)
+    cut = forks.run(*request, folder=out.parent, at=40)
     assert cut.code == -signal.SIGKILL, cut.err
     assert list(out.parent.glob("*/statistics-*.safetensors"))
     text.write_text("".join(text.read_text().splitlines(keepends=True)[:6]))
