@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from secateur.api.requests import Calibration
 from secateur.api.statistics import merge
@@ -131,7 +131,7 @@ def count_groups(checkpoint: Checkpoint, corpus: Corpus, device: str) -> int:
     return max(1, len(group_micro_batches(make_micro_batches(corpus.rows, hidden, size), size)))
 
 
-def _share(checkpoint: Checkpoint, corpus: Any, request: Calibration) -> SharedInputs:
+def _share(checkpoint: Checkpoint, corpus: Corpus, request: Calibration) -> SharedInputs:
     source = checkpoint.source
     if source != GEMMULE and (Path(source).exists() or not is_hub_id(source)):
         source = str(checkpoint.path.absolute())

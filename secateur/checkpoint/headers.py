@@ -71,9 +71,14 @@ def header_bytes(tensors: Iterable[Described], framework: str) -> bytes:
             "data_offsets": [position, position + tensor.nbytes],
         }
         position += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return padded_header(json.dumps(header, separators=(",", ":"), ensure_ascii=False))
+
+
+def padded_header(text: str) -> bytes:
+    """A header's JSON as it stands in a file: its length before it, blanks up to 8 bytes after."""
+    content = text.encode()
+    content += b" " * (-len(content) % 8)
+    return len(content).to_bytes(8, "little") + content
 
 
 def framework_of(path: Path) -> str | None:

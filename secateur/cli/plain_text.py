@@ -17,8 +17,14 @@ _SHOWN: dict[int, str] = {
     **dict.fromkeys(range(0xD800, 0xE000), _REPLACED),
 }
 """Control characters (C0 without line ends and tabs, Delete, C1) and halves of surrogate pairs."""
+_ESCAPED: dict[int, str] = {code: f"\\u{code:04x}" for code in _SHOWN}
 
 
 def plain_text(text: str) -> str:
     """The text with a picture in the place of every control character; lines and tabs stay."""
     return text.translate(_SHOWN)
+
+
+def plain_json(text: str) -> str:
+    """JSON with control characters escaped as JSON has them: who parses it gets what was meant."""
+    return text.translate(_ESCAPED)

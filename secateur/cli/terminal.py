@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from secateur.cli.plain_text import plain_text
+from secateur.cli.plain_text import plain_json, plain_text
 from secateur.cli.render.table import Table, plain_lines, print_on_terminal
 from secateur.errors import SecateurError
 from secateur.system.interruption import what_is_kept
@@ -74,7 +74,7 @@ def show(data: Any, lines: Sequence[str | Table], as_json: bool) -> None:
     """Print a result: `data` as one JSON document, or `lines` for people."""
     if as_json:
         text = json.dumps(data, indent=1, ensure_ascii=False, default=str)
-        sys.stdout.write(plain_text(text) + "\n")
+        sys.stdout.write(plain_json(text) + "\n")
     else:
         write_lines(lines)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 from secateur.cluster.base import Engine, here
 from secateur.cluster.ray_engine import ray_cluster
 
 EngineName = Literal["here", "ray"]
-NAMES: tuple[str, ...] = get_args(EngineName)
 ENGINES: Mapping[str, Engine] = {"here": here, "ray": ray_cluster}

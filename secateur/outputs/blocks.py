@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +21,6 @@ from secateur.outputs.feedback import FactorOf, Feedback
 ELEMENTS = 1 << 19
 """Elements of a block, or one row: 1 MiB in 16 bits, 2 MiB as float32, so that a processor's
 cache holds it from reading to encoding."""
-
-IN_FLIGHT = 4
-"""Blocks for every thread that are being encoded or wait for their turn to be written."""
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,26 +133,3 @@ def block_pieces(block: Block) -> list[Piece]:
         for first, end in block.runs()
         for piece in pieces_between(block.source, first * row_bytes, end * row_bytes)
     ]
-
-
-def in_order(
-    work: Callable[[Block], Made], blocks: Iterable[Block], workers: int
-) -> Iterator[tuple[Block, Made]]:
-    """(block, work(block)), in the order of the blocks, worked on by `workers` threads.
-
-    At most IN_FLIGHT results for every thread wait. What `work` raises is raised here.
-    """
-    waiting: deque[tuple[Block, Future[Made]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
-        try:
-            for block in blocks:
-                waiting.append((block, pool.submit(work, block)))
-                if len(waiting) >= IN_FLIGHT * workers:
-                    first, made = waiting.popleft()
-                    yield first, made.result()
-            while waiting:
-                first, made = waiting.popleft()
-                yield first, made.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -126,11 +126,10 @@ class _Group(NamedTuple):
 
 
 @inlined
-def _add_shares(aim: Floats, errors: Floats, shares: Floats, first: int, last: int) -> None:
-    """aim [LANES] += the errors of rows `first` to `last`, each times its share; four at a time,
-    for fewer trips to memory."""
-    fours = first + (last - first) // 4 * 4
-    for i in range(first, fours, 4):
+def _add_shares(aim: Floats, errors: Floats, shares: Floats, last: int) -> None:
+    """aim [LANES] += the errors of the rows before `last`, each times its share; four at a time."""
+    fours = last // 4 * 4
+    for i in range(0, fours, 4):
         a, b, c, d = shares[i], shares[i + 1], shares[i + 2], shares[i + 3]
         for k in range(LANES):
             aim[k] += (errors[i, k] * a + errors[i + 1, k] * b) + (
@@ -156,7 +155,7 @@ def _try(  # noqa: PLR0912 - a kernel has its loops
     for j in range(group.wanted.shape[0]):
         for k in range(LANES):
             aim[k] = group.wanted[j, k]
-        _add_shares(aim, group.errors, group.feedback[:, j], 0, j)
+        _add_shares(aim, group.errors, group.feedback[:, j], j)
         if kind.uniform:
             for k in range(LANES):
                 at = (aim[k] - offset[k]) * inverse[k] - low
@@ -247,7 +246,7 @@ def _choose(
             aims[:] = wanted[start - first : start - first + n, part]
             for j in range(n):
                 before = work.errors[first:start, part]
-                _add_shares(aims[j], before, feedback[first:start, start + j], 0, start - first)
+                _add_shares(aims[j], before, feedback[first:start, start + j], start - first)
             group = _Group(aims, rows, inside, weight[start : start + n], errors, places)
             scale, offset = work.scale[:, g, part].copy(), work.offset[:, g, part].copy()
             _search(group, scale, offset, kind)

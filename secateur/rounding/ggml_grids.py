@@ -18,14 +18,21 @@ from secateur.formats.ggml.codec import decode
 from secateur.formats.ggml.scale_layout import BYTES, HALVES, SCALE_CODES, GroupCodes
 from secateur.formats.ggml.search_kernels import VALUES
 from secateur.formats.ggml.types import ggml_type
-from secateur.rounding.grid import STEPS, Choices, Codes, Floats, Levels, Scales, integers, near
+from secateur.rounding.grid import (
+    OFFSET_STEP,
+    SPAN_STEP,
+    STEPS,
+    Choices,
+    Codes,
+    Floats,
+    Levels,
+    Scales,
+    integers,
+    near,
+)
 
 _E2M1 = np.array([-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12], np.float32)
 _LARGEST_HALF = np.float32(65504)
-
-SPAN_STEP, OFFSET_STEP = 0.4, 0.2
-"""Where scales and offsets are floats: a step of the scale moves the last level by this much of a
-level's width, a step of the offset all of them (docs/log.md)."""
 
 
 @dataclass(frozen=True)

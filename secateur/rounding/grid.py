@@ -26,6 +26,9 @@ E = TypeVar("E")
 
 STEPS = (0, -1, 1, -2, 2)
 """How far from the encoder's own scale or offset others are tried, in steps of the type."""
+SPAN_STEP, OFFSET_STEP = 0.4, 0.2
+"""Where scales and offsets are floats: a step of the scale moves the last level by this much of a
+level's width, a step of the offset all of them (docs/log.md)."""
 
 
 @dataclass(frozen=True)

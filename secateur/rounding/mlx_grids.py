@@ -9,13 +9,22 @@ from numpy.typing import NDArray
 
 from secateur.checkpoint.tensors import NamedTensor, from_float32, to_float32
 from secateur.formats.mlx.codec import MlxType, Quantized, pack
-from secateur.rounding.grid import STEPS, Choices, Codes, Floats, Levels, Scales, integers, near
+from secateur.rounding.grid import (
+    OFFSET_STEP,
+    SPAN_STEP,
+    STEPS,
+    Choices,
+    Codes,
+    Floats,
+    Levels,
+    Scales,
+    integers,
+    near,
+)
 
 _E2M1 = np.array([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 _E2M1_CODES = np.array([15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7], np.uint8)
 
-SPAN_STEP, OFFSET_STEP = 0.4, 0.2
-"""As of ggml's types (ggml_grids.py)."""
 _MOST_BITS = 5
 """Beyond, a step of the scale is below what BF16 tells apart."""
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from secateur.checkpoint.headers import padded_header
 from secateur.errors import StatisticsError
 from secateur.statistics.added_grams import InputSums, LayerGrams, hash_matrices, open_added
 from secateur.statistics.described_file import FileKind, describe, open_described
@@ -83,10 +84,8 @@ def write_grams(
             kind, **added.describe(), made_from=made_from, sha256=added.sha256()
         )
         header = {**added.header(), "__metadata__": describe(_KIND, asdict(described))}
-        head = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
-        head += b" " * (-len(head) % 8)
         with partial.open("wb") as file:
-            file.write(len(head).to_bytes(8, "little") + head)
+            file.write(padded_header(json.dumps(header, sort_keys=True, ensure_ascii=False)))
             added.copy_into(file)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from secateur.checkpoint.headers import padded_header
 from secateur.errors import StatisticsError
 from secateur.statistics.described_file import (
     FileKind,
@@ -174,9 +175,7 @@ class _Header:
     def _bytes(self) -> bytes:
         metadata = describe(_KIND, {**self._description, "hashes": self.hashes})
         header = {"__metadata__": metadata, **self._arrays}
-        text = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
+        return padded_header(json.dumps(header, sort_keys=True, ensure_ascii=False))
 
 
 class SampleFile:

@@ -12,6 +12,7 @@ synced on the way, and no state of an encoder has to be kept.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -130,12 +131,17 @@ def unfinished(path: Path) -> tuple[Path, Path]:
     )
 
 
-def reusable(path: Path, nbytes: int) -> set[Path]:
-    """What an interrupted run has left of a file of so many bytes: the whole file, or what
+def reusable(files: Mapping[str, int], folder: Path) -> frozenset[Path]:
+    """What an interrupted run has left in a folder of files, {name: bytes}: whole files, and what
     `ContinuedFile` goes on with."""
-    if path.exists():
-        return {path} if path.is_file() and path.stat().st_size == nbytes else set()
-    return {left for left in unfinished(path) if left.exists()}
+    found: set[Path] = set()
+    for name, nbytes in files.items():
+        path = folder / name
+        if not path.exists():
+            found |= {left for left in unfinished(path) if left.exists()}
+        elif path.is_file() and path.stat().st_size == nbytes:
+            found.add(path)
+    return frozenset(found)
 
 
 def _sha256_of_first(path: Path, count: int) -> hashlib._Hash:

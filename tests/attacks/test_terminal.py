@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 
 import pytest
@@ -51,14 +52,18 @@ def test_a_reply_in_chat(kind: str) -> None:
 
 def test_results_errors_and_notes(capsys: pytest.CaptureFixture[str]) -> None:
     show({"name": EVIL}, [EVIL, Table(("a",), ((EVIL,),))], as_json=False)
+    shown = capsys.readouterr().out
     show({"name": EVIL}, [], as_json=True)
+    document = capsys.readouterr().out
+    assert is_harmless(document) and json.loads(document) == {"name": EVIL}  # and nothing is lost
     print_on_terminal([EVIL, Table(("a", "b"), ((EVIL, "1"),))])
     note(EVIL)
     with pytest.raises(SystemExit):
         exit_with(EVIL, 2)
     printed = capsys.readouterr()
-    assert is_harmless(printed.out) and is_harmless(printed.err)
-    assert printed.out.count("c\ufffd31m") >= 4
+    printed_out = shown + printed.out
+    assert is_harmless(printed_out) and is_harmless(printed.err)
+    assert printed_out.count("c\ufffd31m") >= 4
 
 
 def test_the_log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,9 @@ def file_rows(subject: Subject) -> Iterator[FileRow]:
             continue
         if line.text.lstrip().startswith(("-", "./", "llama", "wget", "FROM")):
             continue
-        rest = line.text.partition(names[0])[2].partition(names[-1] if names[1:] else "\0")[0]
+        rest = line.text.partition(names[0])[2]
+        if len(names) > 1:
+            rest = rest.partition(names[1])[0]
         following = lines[at + 1] if at + 1 < len(lines) else None
         joined = line.text.endswith("|") and following and not _FILE.search(following.text)
         if joined and following:

@@ -8,12 +8,9 @@ time look up a table of 65,536 quantiles, in the bits of the stored type. That i
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from statistics import NormalDist
 from typing import Any
 
@@ -21,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.checkpoint.tensors import from_float32
+from secateur.system.in_order import in_order
 
 CHUNK = 1 << 22
 """Numbers made at a time: 32 MiB of random bits."""
@@ -28,8 +26,8 @@ CHUNK = 1 << 22
 _ENTRIES = 1 << 16
 _PER_DRAW = 4
 """A draw of PCG64 has 64 bits, a table's index 16."""
-_AHEAD = 2
-"""Chunks that a worker makes before they are written."""
+_IN_FLIGHT = 2
+"""Chunks of a worker that are made or wait to be written."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +54,13 @@ class Stream:
 def draw(streams: Iterable[Stream], seed: int, workers: int) -> Iterator[NDArray[Any]]:
     """The elements of all streams, in chunks of at most CHUNK. Peak memory: a few chunks for each
     worker."""
-    chunks = (
-        (stream, start, min(CHUNK, stream.count - start))
-        for stream in streams
-        for start in range(0, stream.count, CHUNK)
-    )
-    with ThreadPoolExecutor(workers, thread_name_prefix="draw") as pool:
-        waiting: deque[Future[NDArray[Any]]] = deque()
-        for chunk in islice(chunks, workers * _AHEAD):
-            waiting.append(pool.submit(_draw, *chunk, seed))
-        while waiting:
-            yield waiting.popleft().result()
-            for chunk in islice(chunks, 1):
-                waiting.append(pool.submit(_draw, *chunk, seed))
+    chunks = ((stream, start) for stream in streams for start in range(0, stream.count, CHUNK))
+    for _, found in in_order(lambda chunk: _draw(*chunk, seed), chunks, workers, _IN_FLIGHT):
+        yield found
 
 
-def _draw(stream: Stream, start: int, count: int, seed: int) -> NDArray[Any]:
+def _draw(stream: Stream, start: int, seed: int) -> NDArray[Any]:
+    count = min(CHUNK, stream.count - start)
     key = hashlib.sha256(f"{seed}:{stream.key}".encode()).digest()
     bits = np.random.PCG64(int.from_bytes(key[:16], "little"))
     bits.advance(start // _PER_DRAW)

@@ -147,8 +147,7 @@ def measure(
     asked = all_words(gates, tasks, loops, speed, serving)
     request = answering.request(device=device, **vars(text), **asked)
     if is_elsewhere(out):
-        places = (work, kept.keep, kept.artefact)
-        _measure_elsewhere(out, against, request, places, running.as_json)
+        _measure_elsewhere(out, against, request, work, kept, running.as_json)
         return
     kept.refuse(out)
     if against is None:
@@ -195,23 +194,22 @@ def _measure_elsewhere(
     target: str,
     against: str | None,
     request: Measuring,
-    places: tuple[Path | None, Path | None, str | None],
+    work: Path | None,
+    kept: KeepOptions,
     as_json: bool,
 ) -> None:
-    """`places`: the work folder, where results are kept, and as which artefact."""
     from secateur.api.elsewhere import hold_to_limits, measure_elsewhere
     from secateur.api.keep_asked import Keep
     from secateur.cli.render.evidence import evidence_lines
     from secateur.errors import RequestError
 
-    work, folder, artefact = places
-    if folder is None and artefact is not None:
-        raise RequestError(f"artefact {artefact} is in an output: name that with -o")
-    keep = None if folder is None else Keep(folder, artefact)
+    if kept.keep is None and kept.artefact is not None:
+        raise RequestError(f"artefact {kept.artefact} is in an output: name that with -o")
+    keep = None if kept.keep is None else Keep(kept.keep, kept.artefact)
     with show_progress() as progress:
         found = measure_elsewhere(target, against, request, work=work, keep=keep, progress=progress)
-    kept = [] if folder is None else [f"kept: {folder}"]
-    show(found.to_json(), [*evidence_lines(found), *kept], as_json)
+    where = [] if kept.keep is None else [f"kept: {kept.keep}"]
+    show(found.to_json(), [*evidence_lines(found), *where], as_json)
     hold_to_limits(found, request)
 
 

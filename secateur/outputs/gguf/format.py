@@ -92,8 +92,7 @@ class GgufFormat(OutputFormat[GgufLayout]):
         return Decision(format_id, layout, tensors, layout.files, facts)
 
     def reusable(self, files: Mapping[str, int], folder: Path) -> frozenset[Path]:
-        left = (reusable(folder / name, nbytes) for name, nbytes in files.items())
-        return frozenset[Path]().union(*left)
+        return reusable(files, folder)
 
     def write(self, decisions: Sequence[Decision[Any]], job: WriteJob) -> dict[str, str]:
         from secateur.outputs.gguf.write import write_ggufs

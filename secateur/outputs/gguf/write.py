@@ -23,12 +23,13 @@ from secateur.formats.ggml.codec import encode
 from secateur.formats.gguf.container import TensorInfo
 from secateur.formats.gguf.writer import GgufWriter, TensorChunk
 from secateur.outputs.base import WriteJob
-from secateur.outputs.blocks import Block, block_pieces, block_rows, blocks_of, in_order
+from secateur.outputs.blocks import Block, block_pieces, block_rows, blocks_of
 from secateur.outputs.gguf.layout import GgufLayout
 from secateur.outputs.identity import content_key
 from secateur.pruning.expert_slices import select_experts
 from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.ggml_grids import GGML_GRIDS
+from secateur.system.in_order import in_order
 from secateur.system.progress import Counter
 
 

@@ -58,8 +58,7 @@ class MlxFormat(OutputFormat[MlxLayout]):
     def reusable(self, files: Mapping[str, int], folder: Path) -> frozenset[Path]:
         """Shards; the small files are written again."""
         shards = {name: size for name, size in files.items() if name.endswith(".safetensors")}
-        left = (reusable(folder / name, nbytes) for name, nbytes in shards.items())
-        return frozenset[Path]().union(*left)
+        return reusable(shards, folder)
 
     def write(self, decisions: Sequence[Decision[Any]], job: WriteJob) -> dict[str, str]:
         from secateur.outputs.mlx.write import write_mlx

@@ -25,7 +25,7 @@ from secateur.errors import FormatError, NumericError
 from secateur.formats.mlx.codec import quantize
 from secateur.formats.mlx.rules import mlx_config
 from secateur.formats.mlx.tensors import MlxTensor
-from secateur.outputs.blocks import ELEMENTS, Block, block_pieces, block_rows, in_order
+from secateur.outputs.blocks import ELEMENTS, Block, block_pieces, block_rows
 from secateur.outputs.feedback import Feedback
 from secateur.outputs.mlx.layout import MlxLayout, MlxShard
 from secateur.pruning.expert_slices import select_experts
@@ -34,6 +34,7 @@ from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.mlx_grids import MlxGrid
 from secateur.system.atomic import write_bytes
 from secateur.system.continued_file import ContinuedFile
+from secateur.system.in_order import in_order
 from secateur.system.progress import Counter, Progress, no_progress
 
 _CONFIG = "config.json"

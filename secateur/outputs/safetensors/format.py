@@ -33,8 +33,7 @@ class SafetensorsFormat(OutputFormat[Layout]):
     def reusable(self, files: Mapping[str, int], folder: Path) -> frozenset[Path]:
         """Shards; the index is written again."""
         shards = {name: size for name, size in files.items() if name.endswith(".safetensors")}
-        left = (reusable(folder / name, nbytes) for name, nbytes in shards.items())
-        return frozenset[Path]().union(*left)
+        return reusable(shards, folder)
 
     def write(self, decisions: Sequence[Decision[Any]], job: WriteJob) -> dict[str, str]:
         (decision,) = decisions

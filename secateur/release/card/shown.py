@@ -110,7 +110,7 @@ def _three_digits(value: float) -> str:
 
 def _kind_of_tensor(fact: Fact) -> str:
     """A tensor's name without the layer and the word that all weights end in."""
-    return _plain(fact) and re.sub(r"^.*?(?:blk|layers)\.\d+\.|\.weight$", "", _plain(fact))
+    return re.sub(r"^.*?(?:blk|layers)\.\d+\.|\.weight$", "", _plain(fact))
 
 
 def _scalar(fact: Fact) -> str:
