@@ -676,6 +676,7 @@ def test_small_samples_have_the_published_probabilities() -> None:
     assert round(upper_bound(3), 2) == 0.56
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [True, False], ids=["header", "config"])
 @pytest.mark.parametrize("card", CLAIMS)
 def test_what_published_cards_state_wrongly_is_found_and_nothing_else(

@@ -212,6 +212,7 @@ def test_verify_names_what_differs(run: Run, line: Line, tmp_path: Path) -> None
     assert len(ran.said) == 1
 
 
+@pytest.mark.slow
 def test_progress_is_for_terminals(run: Run, line: Line, tmp_path: Path) -> None:
     """A bar on stderr when that is a terminal; stdout stays one JSON document."""
     good(run("plan", line.model, experts=8, out=tmp_path / "plan.json"))

@@ -88,6 +88,7 @@ def test_every_option_says_its_place_its_values_and_its_default(words: tuple[str
     assert len(crowded) <= 6, f"{crowded} need groups"
 
 
+@pytest.mark.slow
 def test_quiet_leaves_the_result_and_verbose_adds_what_is_done(
     run: Run, line: Line, tmp_path: Path
 ) -> None:

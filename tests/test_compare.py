@@ -90,6 +90,7 @@ def test_what_cannot_be_compared_is_refused_at_once(
         compare([made / name for name in names], line.model, Measuring(answers=line.answers))
 
 
+@pytest.mark.slow
 def test_the_floor_is_about_what_a_bfloat16_kernel_does(tiny: Tiny, tmp_path: Path) -> None:
     checkpoint, answers = tiny("gemma4"), some_answers(30)
     source = CheckpointWeights(checkpoint)
@@ -128,6 +129,7 @@ def test_the_floor_is_measured_once_on_some_answers_of_every_domain(
     assert again == found
 
 
+@pytest.mark.slow
 def test_below_the_floor_nothing_is_better() -> None:
     answers = some_answers(30)
     base = np.random.default_rng(0).exponential(0.1, answers.tokens)

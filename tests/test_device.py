@@ -113,6 +113,7 @@ class Full(TorchDevice):
             yield session
 
 
+@pytest.mark.slow
 def test_out_of_memory_means_smaller_micro_batches_and_is_said_once(
     tiny: TINY, tmp_path: Path
 ) -> None:

@@ -159,6 +159,7 @@ def test_held_out_perplexity(domain: str, model: Any, tokenizer: Any) -> None:
     assert torch.tensor(nats / count).exp().item() < BOUND[domain]
 
 
+@pytest.mark.slow
 def test_every_expert_is_used(model: Any, tokenizer: Any) -> None:
     used = [torch.zeros(32) for _ in range(6)]
     hooks = []

@@ -73,7 +73,13 @@ def test_the_number_of_threads_changes_nothing(name, threads, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("name", ENCODABLE)
+@pytest.mark.parametrize(
+    "name",
+    [  # ggml takes seconds to make the tables of these two
+        pytest.param(one, marks=[pytest.mark.slow] if one in ("IQ1_S", "IQ2_S") else [])
+        for one in ENCODABLE
+    ],
+)
 def test_zero_rows_and_zeros_encode(name):
     importance = np.ones(256, dtype=np.float32)
     assert encode(np.empty((0, 256), np.float32), name, importance).shape[0] == 0

@@ -192,6 +192,7 @@ def test_rules_of_a_recipe_are_judged_too() -> None:
     assert [finding.kind for finding in report.problems] == ["shadowed", "no-effect", "unmatched"]
 
 
+@pytest.mark.slow
 def test_card_000_is_told_as_its_map_says(tmp_path: Path) -> None:
     found = context("gemma26", tmp_path, 90)
     report = lint(recipe_of_types(card_000(tmp_path), "Q3_K_M"), found, has_imatrix=True)

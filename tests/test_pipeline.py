@@ -102,6 +102,7 @@ def test_prompts_are_answered_by_the_original(
     assert measured["tokens"] > 0
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_the_same(
     forks: Killer, line: Line, made: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_killed_at_random_times_it_ends_the_same(line: Line, made: Path, tmp_pat
     assert files_of(tmp_path / "out") == files_of(made)
 
 
+@pytest.mark.slow
 def test_apply_killed_again_and_again_ends_the_same(
     forks: Killer, line: Line, run: Run, tmp_path: Path
 ) -> None:
@@ -221,6 +223,7 @@ def test_ctrl_c_is_one_line_and_code_130(
         assert files_of(tmp_path / "out") == files_of(made)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_apply_is_one_line_and_the_next_call_goes_on(
     forks: Killer, line: Line, run: Run, tmp_path: Path
 ) -> None:
@@ -237,6 +240,7 @@ def test_ctrl_c_in_apply_is_one_line_and_the_next_call_goes_on(
     assert verify(room / "out") == ()
 
 
+@pytest.mark.slow
 def test_another_request_in_the_same_place_takes_nothing_of_the_first(
     forks: Killer, line: Line, made: Path, tmp_path: Path
 ) -> None:

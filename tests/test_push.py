@@ -58,6 +58,7 @@ def test_nothing_is_sent_without_push(out: Path, hub: Hub, run: Run) -> None:
     assert secateur.verify(out) == ()
 
 
+@pytest.mark.slow
 def test_people_see_what_goes_up_and_what_to_do_next(out: Path, hub: Hub, run: Run) -> None:
     """Weights one by one, small files of a folder in one line; what is not known and the command
     that measures it; where the card lies; what a push sends, before it does."""
@@ -117,6 +118,7 @@ def test_all_files_arrive_by_their_hashes(out: Path, hub: Hub, run: Run) -> None
     assert max(hub.puts.values()) == 1
 
 
+@pytest.mark.slow
 def test_xet_is_the_way_where_it_is_there(
     out: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,6 +220,7 @@ def test_the_report_names_the_rounding_of_each_output(shrunk: Report) -> None:
     assert "Rounding" not in to_markdown(replace(shrunk, sizes={}))
 
 
+@pytest.mark.slow
 def test_the_report_tells_the_run_and_the_manifest_does_not(
     copy: Path, line: Line, run: Run, tmp_path: Path
 ) -> None:

@@ -173,6 +173,7 @@ def test_statistics_serve_the_next_variant(
     }
 
 
+@pytest.mark.slow
 def test_answers_serve_the_next_variant(run: Run, line: Line, made: Path, tmp_path: Path) -> None:
     kept = made / "evidence" / "statistics.safetensors"
     logs = []
