@@ -12,6 +12,7 @@ from tiny_line import Run
 
 import secateur.release.evidence as kept
 from secateur.api.measuring import Measuring
+from secateur.api.releasing import Releasing
 from secateur.errors import GateError, InputError
 from secateur.evaluation.asked_numbers import asked_numbers
 from secateur.evaluation.asking.request import Serving
@@ -25,6 +26,7 @@ from secateur.evaluation.gate import (
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.speed.request import Speed
 from secateur.evaluation.tasks.request import Tasks
+from secateur.release.card.card import check_card, make_card, write_card
 from secateur.release.pages import write_pages
 from secateur.release.report import Report, to_markdown
 
@@ -148,3 +150,12 @@ def test_release_holds_an_output_to_limits_of_what_was_asked(
     write_pages(out)
     ran = run("release", out, "--gate", "accuracy>=0.6")
     assert ran.code == 3 and "the limit is accuracy>=0.6" in ran.err
+
+
+def test_a_limit_that_only_releasing_sets_is_on_the_card(made: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(made, tmp_path / "out")
+    card = make_card(out, Releasing(gates=("kl_mean<=123", "kl_p99:code<=7")).declared)
+    assert "Limits that it was held to: `kl_mean<=123, kl_p99:code<=7`." in card.text
+    write_card(out, card)
+    check_card(out)  # the limit is what the releaser says, and the card's ledger knows that
+    assert "Limits that it was held to" not in make_card(out, Releasing().declared).text

@@ -28,7 +28,7 @@ from secateur.evaluation.asking.reply import Outcome
 from secateur.evaluation.asking.server import ask_engine, ask_url
 from secateur.evaluation.tasks.accounting import Account
 from secateur.evaluation.tasks.asker import Asker
-from secateur.evaluation.tasks.group import GroupResult
+from secateur.evaluation.tasks.group import GroupResult, GroupRule
 from secateur.evaluation.tasks.harness import ask_harness, check_harness, name_in
 from secateur.evaluation.tasks.paired import compare_paired, wilson
 from secateur.evaluation.tasks.request import Tasks
@@ -108,12 +108,12 @@ def test_a_group_counts_its_questions_or_its_tasks_the_same() -> None:
         return TaskResult(name, tuple(items), "hash", "1")
 
     results = [task("few", 1, 0), task("many", 0, 0, 0, 1, 0, 0), task("other", 1)]
-    group = GroupResult("g", ("few", "many"), True, "acc", 0.25, 0.1, 8)
+    group = GroupResult("g", GroupRule(("few", "many"), True), "acc", 0.25, 0.1, 8)
     joined = group.joined(results)
     assert [item.item for item in joined.items][:3] == ["few/0", "few/1", "many/0"]
     assert Account(joined, group.weights(results)).accuracy == wilson(2, 8)
     assert group.aggregate().low == pytest.approx(0.25 - 1.96 * 0.1, abs=1e-4)
-    apart = replace(group, by_size=False)
+    apart = replace(group, rule=GroupRule(("few", "many"), False))
     account = Account(joined, apart.weights(results))
     mean = (1 / 2 + 1 / 6) / 2
     assert account.accuracy.value == account.as_read == account.best == pytest.approx(mean)
@@ -144,7 +144,7 @@ def test_a_group_has_the_number_that_lm_eval_gives_it(
         (one.task, int(item.item)): item.facts["content"] for one in results for item in one.items
     }
     theirs = evaluate_recorded(answers, "local_group", file.parent)["groups"]["local_group"]
-    assert group.metric == "exact_match, flexible-extract" and group.by_size == by_size
+    assert group.metric == "exact_match, flexible-extract" and group.rule.by_size == by_size
     assert group.value == pytest.approx(theirs["exact_match,flexible-extract"])
     assert group.stderr == pytest.approx(theirs["exact_match_stderr,flexible-extract"])
     assert 0 < group.value < 1 and group.stderr and group.items == 9
@@ -242,6 +242,58 @@ def test_named_tasks_without_a_hub_are_refused_in_one_line(tmp_path: Path) -> No
     (line,) = [one for one in done.stderr.splitlines() if "could not be had from the hub" in one]
     assert "gsm8k" in line and "HF_HUB_OFFLINE=1" in line and "./mine.yaml" in line
     assert "Traceback" not in done.stderr
+
+
+def write_nltk_data(folder: Path) -> None:
+    """The smallest model of sentences that NLTK reads, where NLTK_DATA is `folder`."""
+    english = folder / "tokenizers" / "punkt_tab" / "english"
+    english.mkdir(parents=True)
+    for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
+        (english / name).write_text("")
+
+
+@pytest.mark.slow
+def test_what_ifeval_is_scored_with_is_there_before_anything_is_asked(tmp_path: Path) -> None:
+    rules = {
+        "change_case:capital_word_frequency": {
+            "capital_relation": "at least",
+            "capital_frequency": 2,
+        },
+        "length_constraints:number_sentences": {"relation": "at least", "num_sentences": 2},
+    }
+    told = [
+        {"key": n, "prompt": "Write.", "instruction_id_list": [rule], "kwargs": [arguments]}
+        for n, (rule, arguments) in enumerate(rules.items())
+    ]
+    hub_files = {"google/IFEval": files_of("default", {"train": told})}
+    data = tmp_path / "nltk"
+    home = {
+        **os.environ, "HOME": str(tmp_path), "NLTK_DATA": str(data), "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "hub"), "HF_DATASETS_CACHE": str(tmp_path / "d"),
+    }  # fmt: skip
+    with (
+        openai_server(lambda request: completion("So LOUD it IS. Yes.")) as server,
+        dataset_hub(hub_files) as hub,
+    ):
+        command = [sys.executable, "-m", "secateur", "measure", server.url, "--json", "-q"]
+        command += ["--tasks", "ifeval", "--work", str(tmp_path / "w")]
+
+        def run() -> subprocess.CompletedProcess[str]:
+            there = {**home, "HF_ENDPOINT": hub.address}
+            return subprocess.run(command, check=False, env=there, capture_output=True, text=True)
+
+        done = run()
+        assert done.returncode == 2 and not server.asked
+        assert "Traceback" not in done.stderr
+        (line,) = [one for one in done.stderr.splitlines() if "NLTK's data punkt_tab" in one]
+        assert "python -m nltk.downloader punkt_tab" in line and "NLTK_DATA" in line
+        write_nltk_data(data)
+        done = run()
+        assert done.returncode == 0, done.stderr
+        assert len(server.asked) == 2
+    (model,) = json.loads(done.stdout)["artefacts"]
+    (right,) = [one for one in model["measurements"] if one["name"] == "accuracy"]
+    assert (right["value"], right["n"]["items"]) == (1.0, 2)
 
 
 @pytest.mark.slow

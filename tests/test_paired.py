@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.errors import RequestError
+from secateur.evaluation.tasks.difference import difference_interval, score_interval
 from secateur.evaluation.tasks.paired import (
     Flips,
     cohens_h,
@@ -44,6 +45,47 @@ def test_flips_are_counted_both_ways() -> None:
 def test_mcnemar_is_the_exact_one(lost: int, gained: int, p: float) -> None:
     assert mcnemar(lost, gained) == pytest.approx(p, abs=1e-5)
     assert mcnemar(gained, lost) == mcnemar(lost, gained)
+
+
+def test_an_interval_of_a_difference_holds_0_exactly_where_the_test_does_not_reject() -> None:
+    for items, step in ((5, 1), (40, 4)):
+        for lost in range(0, items + 1, step):
+            for gained in range(0, items + 1 - lost, step):
+                value, low, high = difference_interval(lost, gained, items)
+                assert low is not None and high is not None
+                assert -1 <= low <= value <= high <= 1
+                assert (low <= 0 <= high) == (mcnemar(lost, gained) > 0.05)
+    # Fagerland, Lydersen & Laake 2014, table 4: Tango's interval of the airways of 21 children.
+    assert score_interval(7, 1, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+    assert difference_interval(0, 3, 4) == (0.75, None, None)
+
+
+def test_equal_answers_to_few_items_are_no_proof_that_two_models_are_equal() -> None:
+    once = compare_paired("t", answers("110100011101"), answers("110100011101")).difference
+    often = {f"q{i}": [1.0, 1.0, 0.0] for i in range(12)}
+    several = compare_paired("t", often, often).difference
+    assert once == several
+    assert once.high == pytest.approx(-once.low) == pytest.approx(0.2425, abs=1e-4)  # type: ignore[operator]
+    weighed = {item: 2.0 if number < 4 else 0.5 for number, item in enumerate(often)}
+    apart = compare_paired("t", often, often, weights=weighed).difference
+    assert apart.high is not None and apart.high > 0.2425  # a few items count most
+    more = {**often, "q3": [1.0, 1.0, 1.0]}
+    moved = compare_paired("t", often, more).difference
+    assert moved.low < 0 < moved.value < several.high < moved.high  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_an_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+    """Simulated: 60 prompts of three dependent replies each, of which few are loops."""
+    rng, covered, runs = np.random.default_rng(1), 0, 150
+    for _ in range(runs):
+        before, after = (
+            {f"p{i}": list((rng.random(3) < share[i]).astype(float)) for i in range(60)}
+            for share in (rng.beta(0.1, 1.9, 60), rng.beta(0.1, 1.9, 60))
+        )
+        low, high = compare_paired("t", before, after).difference[1:]
+        covered += low <= 0 <= high  # type: ignore[operator]
+    assert covered / runs >= 0.94
 
 
 def test_items_needed_are_those_of_the_formula() -> None:

@@ -62,7 +62,10 @@ def show(browser: Any, page_file: Path) -> Iterator[Any]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: odd.append(f"error: {error}"))
-        page.on("console", lambda said: odd.append(said.text) if said.type == "error" else None)
+        page.on(
+            "console",
+            lambda said: odd.append(said.text) if said.type in ("error", "warning") else None,
+        )
         page.on("request", lambda asked: odd.append(asked.url) if asked.url != address else None)
         page.goto(address)
         page.wait_for_selector("html[data-drawn]", timeout=120_000)

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai_server import completion, openai_server
 
+from secateur.api.subjects import Asked, url_subject
+from secateur.api.tasks import measure_tasks
+from secateur.evaluation.asking.probed import probe_once, rules_of
+from secateur.evaluation.asking.request import Serving
+from secateur.evaluation.asking.server import ask_engine, ask_url
+from secateur.evaluation.tasks.request import Tasks
 from secateur.serving.answer_facts import WHOLE, message_of, read_facts
 from secateur.serving.engine_server import EngineServer, serve_model
 from secateur.serving.probe import Finding, probe_by_text, probe_thinking
@@ -56,6 +63,53 @@ def test_a_budget_is_proven_by_the_ids_of_tokens(gemmule_gguf: Path) -> None:
         longer = probe_thinking(server, replace(thinking, budget=16384))
         assert longer.verdict == "unknown"
         assert "not reached" in longer.findings[-1].seen
+
+
+def test_a_budget_of_every_request_is_proven_before_the_first_question(
+    gemmule_server: EngineServer, tmp_path: Path
+) -> None:
+    long, off = Thinking(True, 16384, " OK."), Thinking(False)
+    with ask_engine(gemmule_server) as server:
+        found = probe_once(server, "hash", long, tmp_path)
+        assert found is not None and (found.verdict, found.compared) == ("yes", "token ids")
+        assert [one.what for one in found.findings] == ["thinking on", "budget of 8"]
+        assert probe_once(server, "hash", off, tmp_path).verdict == "yes"  # type: ignore[union-attr]
+        assert probe_once(server, "hash", Thinking(), tmp_path) is None
+        assert rules_of(found) == {}
+    with ask_engine(gemmule_server) as server:  # it is kept: nothing is asked again
+        server.chat._client.close()
+        assert probe_once(server, "hash", long, tmp_path) == found
+
+
+def test_a_server_that_ignores_a_budget_is_said_and_locked_apart(tmp_path: Path) -> None:
+    """Its answers are not those of the protocol, whatever it is called."""
+
+    def thinks(request: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        message = {"role": "assistant", "content": "19.", "reasoning": "so and so, " * 20}
+        return completion("19.", message=message)
+
+    def refuses(request: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        return 400, {"error": {"message": "no such field"}}
+
+    with openai_server(thinks) as ignoring, openai_server(refuses) as other:
+        subjects = [url_subject(name, one.url, None) for name, one in
+                    (("original", ignoring), ("model", ignoring))]  # fmt: skip
+        all_asked = Asked(tuple(subjects), Serving(), tmp_path / "a")
+        protocol = tmp_path / "long.yaml"
+        protocol.write_text("title: long\nthinking: {enabled: true, budget: 16}\n")
+        request = Tasks(("gemmule-arithmetic",), protocol=str(protocol), limit=1)
+        evidence, _ = measure_tasks(all_asked, request)
+        body = [one for one in ignoring.asked if "reasoning_budget_tokens" in one]
+        assert all("verbose" not in one and "cache_prompt" not in one for one in body)
+        with ask_url(other.url) as server:
+            unknown = probe_once(server, "m", Thinking(True, 16), tmp_path)
+    said = [note for note in evidence.notes if "budget of 8: DOES NOT HOLD" in note]
+    assert len(said) == 2 and "by text and usage" in said[0]
+    for model in evidence.artefacts:
+        assert model.facts["thinking"]["verdict"] == "no"
+        assert model.facts["lock"]["rules"]["thinking_not_as_asked"] == ["budget of 8"]
+    assert unknown is not None and unknown.verdict == "unknown"
+    assert "no such field" in unknown.sentences()[0] and rules_of(unknown) == {}
 
 
 def test_a_server_that_thinks_though_it_should_not_is_found_out(

@@ -12,6 +12,7 @@ from secateur.api.models import File
 from secateur.errors import InputError, OutputError
 from secateur.evaluation.asking.lock import RunLock, compare_locks
 from secateur.evaluation.asking.reply import WHOLE
+from secateur.evaluation.tasks.group import AGGREGATE, GroupRule, in_group
 from secateur.evaluation.tasks.paired import PairedResult, compare_paired
 from secateur.release.evidence import ORIGINAL, evidence_file, read_evidence, read_items
 from secateur.system.text_files import explain
@@ -21,17 +22,19 @@ _WHOLE = {outcome.value for outcome in WHOLE}
 
 @dataclass(frozen=True)
 class KeptTasks:
-    """A model, the lock under which it was asked, and {task: {item: strict score}}."""
+    """A model, the lock under which it was asked, {task: {item: strict score}}, and the groups of
+    its tasks."""
 
     name: str
     lock: RunLock
     scores: Mapping[str, Mapping[str, tuple[float, ...]]]
+    groups: Mapping[str, GroupRule]
 
 
 @dataclass(frozen=True)
 class TaskPair:
-    """Two models on every task that both were asked, `second` minus `first`; `note` is what has to
-    be known of it, and where their locks forbid it there are no `tasks`."""
+    """Two models on every task and group that both were asked, `second` minus `first`; `note` is
+    what has to be known of it, and where their locks forbid it there are no `tasks`."""
 
     first: str
     second: str
@@ -81,8 +84,13 @@ def read_kept_tasks(folder: Path) -> tuple[KeptTasks, ...]:
         if one.name == ORIGINAL:
             continue
         tasks = [entry.domain for entry in one.measurements if entry.name == "accuracy"]
-        groups = {entry.domain for entry in one.measurements if entry.name == "aggregate"}
         try:
+            groups = {entry.domain for entry in one.measurements if entry.name == AGGREGATE}
+            rules = {
+                name: GroupRule(tuple(rule["tasks"]), bool(rule["by_size"]))
+                for name, rule in evidence.facts.get("groups", {}).items()
+                if name in groups
+            }
             lock = {key: value for key, value in one.facts["lock"].items() if key != "sha256"}
             scores = {
                 task: {
@@ -94,7 +102,7 @@ def read_kept_tasks(folder: Path) -> tuple[KeptTasks, ...]:
                 for task in tasks
                 if task not in groups
             }
-            found.append(KeptTasks(f"{folder.name}/{one.name}", RunLock(**lock), scores))
+            found.append(KeptTasks(f"{folder.name}/{one.name}", RunLock(**lock), scores, rules))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutputError(
                 f"{folder}: the tasks of {one.name} are not what secateur wrote "
@@ -117,8 +125,26 @@ def _compare(first: KeptTasks, second: KeptTasks, anyway: bool) -> TaskPair:
     found = compare_locks(second.name, one, other, anyway, first.name)
     if not found.compared:
         return TaskPair(first.name, second.name, (), found.note)
-    tasks = tuple(compare_paired(task, first.scores[task], second.scores[task]) for task in same)
-    return TaskPair(first.name, second.name, tasks, found.note)
+    tasks = [compare_paired(task, first.scores[task], second.scores[task]) for task in same]
+    tasks += [
+        _compare_group(name, rule, first, second)
+        for name, rule in first.groups.items()
+        if second.groups.get(name) == rule and set(rule.tasks) <= set(same)
+    ]
+    return TaskPair(first.name, second.name, tuple(tasks), found.note)
+
+
+def _compare_group(name: str, rule: GroupRule, first: KeptTasks, second: KeptTasks) -> PairedResult:
+    """All questions of a group's tasks as those of one task, with what they count there."""
+    before, after = (
+        {
+            in_group(task, item): score
+            for task in rule.tasks
+            for item, score in model.scores[task].items()
+        }
+        for model in (first, second)
+    )
+    return compare_paired(name, before, after, weights=rule.weights(first.scores))
 
 
 def _limit(lock: RunLock, tasks: Sequence[str]) -> RunLock:

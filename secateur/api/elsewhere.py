@@ -78,7 +78,12 @@ def measure_elsewhere(
         if keep.is_output:
             said = f"{name} was asked as {_public(target)}: nothing proves which weights were there"
             evidence = replace(evidence, notes=(*evidence.notes, said))
-        keep.write(evidence, items, _public(target), None if against is None else _public(against))
+        asked = {
+            "target": _public(target),
+            "against": None if against is None else _public(against),
+            "gates": [str(gate) for gate in request.limits],
+        }
+        keep.write(evidence, items, asked)
     return evidence
 
 

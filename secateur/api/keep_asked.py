@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from secateur.errors import OutputError, RequestError
 from secateur.outputs.apply import PLAN
@@ -57,10 +59,10 @@ class Keep:
             )
         return name
 
-    def write(self, evidence: Evidence, items: Items, target: str, against: str | None) -> None:
-        """Write it, and render an output's pages again. Raises OutputError, WriteError."""
+    def write(self, evidence: Evidence, items: Items, asked: Mapping[str, Any]) -> None:
+        """Write it, and render an output's pages again; `asked` says who was asked, for a folder of
+        its own. Raises OutputError, WriteError."""
         if not self.is_output:
-            asked = {"target": target, "against": against}
             write_asked_folder(self.folder, evidence, items, asked)
             return
         write_evidence(self.folder, evidence, items)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from secateur.api.models import File
 from secateur.errors import OutputError, RequestError
-from secateur.release.asked_folder import is_asked_folder, write_asked_page
+from secateur.release.asked_folder import is_asked_folder, write_asked_pages
 from secateur.release.manifest import MANIFEST
 from secateur.system.atomic import check_writable, write_text
 
@@ -21,17 +21,18 @@ def report(
     report.html. Of several, which have to come from one original and be measured on the same
     answers, one page is made: `page`, or report.html in the folder that holds them all. `pictures`
     writes the pictures as SVG files, too: into the output's evidence/pictures, else into a folder
-    `pictures` beside the page. A folder of evidence alone gets its own report.md.
-    Raises InputError for outputs that were not measured or cannot be
+    `pictures` beside the page. A folder of evidence alone (`measure URL -o`) is an output here, but
+    has a page of its own only. Raises InputError for outputs that were not measured or cannot be
     compared, WriteError.
     """
-    if len(folders) == 1 and is_asked_folder(Path(folders[0])):
-        if page is not None or pictures:
-            raise RequestError(
-                f"{folders[0]} holds answers to tasks alone: its page is report.md in it, without "
-                "pictures"
-            )
-        return (write_asked_page(Path(folders[0])),)
+    apart = [Path(folder) for folder in folders if is_asked_folder(Path(folder))]
+    if apart and (len(folders) > 1 or page is not None):
+        raise RequestError(
+            f"{apart[0]} holds answers to tasks alone, which have a page of their own: report it "
+            "alone and without -o; `secateur compare` sets several side by side"
+        )
+    if apart:
+        return write_asked_pages(apart[0], pictures=pictures)
     outs = _outputs([Path(folder) for folder in folders])
     if len(outs) == 1 and page is None:
         return _own_pages(outs[0], pictures)
@@ -74,7 +75,8 @@ def _outputs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise OutputError(f"{folder} is no folder: name an output, or a folder of outputs")
-        below = [path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))]
+        inner = [path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))]
+        below = [path for path in inner if not is_asked_folder(path)]
         inside = [folder] if (folder / MANIFEST).is_file() else below
         if not inside:
             raise OutputError(

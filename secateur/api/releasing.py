@@ -64,5 +64,6 @@ class Releasing:
             "license": self.license,
             "license_name": self.license_name,
             "license_link": self.license_link,
+            "gates": ", ".join(self.gates) or None,
         }
         return {key: word for key, word in words.items() if word is not None}

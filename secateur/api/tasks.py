@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from secateur.api.subjects import Asked, Subject
 from secateur.corpus.text_hashes import TextHashes
 from secateur.evaluation.asking.lock import RunLock, compare_locks, hash_json
+from secateur.evaluation.asking.probed import probe_once, rules_of
 from secateur.evaluation.asking.protocol import Protocol, find_protocol
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.tasks.accounting import Account
@@ -28,6 +30,7 @@ from secateur.evaluation.tasks.result import TaskResult
 from secateur.evaluation.tasks.second_pass import ask_again
 from secateur.evaluation.tasks.suite_task import ask_suite
 from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence, Items
+from secateur.serving.probe import Probe
 from secateur.system.progress import within
 
 
@@ -39,6 +42,7 @@ class Answered:
     results: tuple[TaskResult, ...]
     lock: RunLock
     groups: tuple[GroupResult, ...] = ()
+    probe: Probe | None = None
 
 
 def check_tasks(request: Tasks) -> tuple[FoundTasks, Protocol]:
@@ -99,13 +103,19 @@ def evidence_of(
                 said.append(found.note)
         if one is not original:
             numbers += seen
-        artefacts.append(ArtefactEvidence(one.name, numbers, {"lock": one.lock.to_json()}))
-    facts = {
+        how: dict[str, Any] = {"lock": one.lock.to_json()}
+        if one.probe is not None:
+            how["thinking"] = one.probe.to_json()
+            said += [f"{one.name}: {sentence}" for sentence in one.probe.sentences()]
+        artefacts.append(ArtefactEvidence(one.name, numbers, how))
+    facts: dict[str, Any] = {
         "tasks": list(request.names),
         "protocol": request.protocol,
         "seed": request.seed,
         "calibration_overlap": [overlap.to_json() for overlap in overlaps.values()],
     }
+    if groups := {one.group: asdict(one.rule) for model in answered for one in model.groups}:
+        facts["groups"] = groups
     return Evidence("tasks", tuple(artefacts), facts, tuple(said))
 
 
@@ -126,7 +136,8 @@ def _ask(
         asked.serve(subject, settings) as server,
         asked.open_ledger(subject) as ledger,
     ):
-        rules = {"protocol": protocol.to_json(), "seed": request.seed}
+        probe = probe_once(server, subject.identity, protocol.thinking, asked.folder / "probes")
+        rules = {"protocol": protocol.to_json(), "seed": request.seed, **rules_of(probe)}
         lock = RunLock(subject.identity, server.identity, protocol.sent(), rules)
         progress = within(subject.name, asked.progress)
         asker = Asker(server, lock, ledger, protocol, progress)
@@ -140,7 +151,7 @@ def _ask(
             results += more
         results = tuple(ask_again(result, asker) for result in results)
     data = {result.task: hash_json([result.sha256, result.version]) for result in results}
-    return Answered(subject.name, results, replace(lock, data=data), groups)
+    return Answered(subject.name, results, replace(lock, data=data), groups, probe)
 
 
 def _find_overlaps(results: Sequence[TaskResult], calibrated: TextHashes) -> tuple[Overlap, ...]:

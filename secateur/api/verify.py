@@ -17,6 +17,10 @@ def verify(out: File, progress: Progress = no_progress) -> tuple[Difference, ...
     """
     out = Path(out)
     found = manifest.verify(out, progress)
+    if _has_asked(out, found):
+        from secateur.release.asked_folder import check_asked_pages
+
+        return (*check_asked_pages(out), *found)
     if _has_report(out, found):
         from secateur.release.pages import check_pages
 
@@ -27,7 +31,7 @@ def verify(out: File, progress: Progress = no_progress) -> tuple[Difference, ...
 def unchecked(out: File, found: tuple[Difference, ...]) -> tuple[str, ...]:
     """The files of an output that `verify`, which found this, could compare with nothing."""
     out = Path(out)
-    rendered = _checked(out) if _has_report(out, found) else ()
+    rendered = _checked(out) if _has_report(out, found) or _has_asked(out, found) else ()
     return tuple(name for name in manifest.files_of_one_run(out) if name not in rendered)
 
 
@@ -35,6 +39,14 @@ def _checked(out: Path) -> tuple[str, ...]:
     from secateur.release.pages import checked_pages
 
     return checked_pages(out)
+
+
+def _has_asked(out: Path, found: tuple[Difference, ...]) -> bool:
+    """Whether it is a folder of evidence alone, whole and of this version."""
+    from secateur.release.asked_folder import is_asked_folder, is_of_this_version
+
+    whole = not any(entry.is_damage for entry in found)
+    return whole and is_asked_folder(out) and is_of_this_version(out)
 
 
 def _has_report(out: Path, found: tuple[Difference, ...]) -> bool:

@@ -135,13 +135,23 @@ EVIDENCE_KEYS = {
     f"{_LOCK}.server.**": "engine, version and hash of its library, template, context, slots, "
     "flags",
     f"{_LOCK}.sent.**": "the sampler's settings and the seed, as they were sent",
-    f"{_LOCK}.rules.**": "tasks: the protocol and the seed of the suites; loops: tokens and seeds",
+    f"{_LOCK}.rules.**": "tasks: the protocol, the seed of the suites, and what a server does "
+    "not do of it; loops: tokens and seeds",
     f"{_LOCK}.data.*": "sha256 of what was asked, by task; of loops under `loops`",
+    "artefacts.facts.thinking.verdict": "tasks: whether the server does what the protocol says of "
+    "thinking: yes, no or unknown; absent where it says nothing",
+    "artefacts.facts.thinking.compared": "by token ids, or by text and usage",
+    "artefacts.facts.thinking.findings.what": "what was looked for",
+    "artefacts.facts.thinking.findings.holds": "yes, no or unknown",
+    "artefacts.facts.thinking.findings.seen": "what was seen",
     "facts.tasks": "tasks: their names",
     "facts.protocol": "tasks: how questions were put",
     "facts.seed": "tasks, loops: decides what is asked",
     "facts.calibration_overlap": "tasks: an empty list where nothing was calibrated here",
     "facts.calibration_overlap.**": "tasks: what the calibration saw of each task's items",
+    "facts.groups.*.tasks": "tasks: the tasks of a group; where there is one",
+    "facts.groups.*.by_size": "tasks: whether in a group every question counts the same, else "
+    "every task",
     "facts.prompts.**": "loops: the plan or file of prompts, its hash, how many",
     "facts.count": "loops: prompts asked for",
     "facts.seeds": "loops: replies to each prompt",

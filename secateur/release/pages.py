@@ -5,7 +5,7 @@ They show the times of one run, so they are in no manifest; but `verify` renders
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from secateur.errors import InputError, OutputError
 from secateur.outputs.apply import PLAN
 from secateur.release.evidence import FOLDER
 from secateur.release.html.files import render_pictures
-from secateur.release.html.page import drawn_with, render_page
+from secateur.release.html.layout import drawn_with
+from secateur.release.html.page import render_page
 from secateur.release.manifest import RUN, Difference, amend_manifest, read_manifest
 from secateur.release.report import REPORT, to_markdown
 from secateur.release.results import Results, read_results
@@ -25,6 +26,7 @@ from secateur.system.text_files import read_json
 
 PAGE, TEXT = "report.html", "report.md"
 PICTURES = f"{FOLDER}/pictures"
+_SOURCES = f"{REPORT} and {RUN}"
 _DRAWN_WITH = '<meta name="drawn-with" content="'
 
 
@@ -44,7 +46,12 @@ def write_pictures(out: Path) -> tuple[str, ...]:
 
     Raises OutputError when its results cannot be read, WriteError.
     """
-    drawn = render_pictures([read_results(out)])
+    return save_pictures(out, render_pictures([read_results(out)]))
+
+
+def save_pictures(out: Path, drawn: Mapping[str, str]) -> tuple[str, ...]:
+    """Write pictures, {name: SVG}, in the place of older ones, and list them in the manifest;
+    returns their names in the folder. Raises WriteError."""
     names = tuple(f"{PICTURES}/{name}.svg" for name in drawn)
     old = {path.relative_to(out).as_posix() for path in (out / PICTURES).glob("*.svg")}
     for name, svg in zip(names, drawn.values(), strict=True):
@@ -62,10 +69,16 @@ def check_pages(out: Path) -> tuple[Difference, ...]:
     """
     try:
         results = read_results(out)
-        return tuple(entry for name in checked_pages(out) for entry in _compare(out, results, name))
-    except InputError:
-        what = f"is not what {REPORT} and {RUN} give"  # one of these no longer holds what we write
-        return tuple(Difference(name, "changed", what) for name in checked_pages(out))
+        pages = {name: _render(results, name) for name in checked_pages(out)}
+    except InputError:  # one of the sources no longer holds what we write
+        return tuple(_changed(name, _SOURCES) for name in checked_pages(out))
+    return compare_pages(out, pages, _SOURCES)
+
+
+def compare_pages(out: Path, pages: Mapping[str, str], sources: str) -> tuple[Difference, ...]:
+    """How the pages in a folder differ from those, {name: text}, that its `sources` give."""
+    found = (_compare(out / name, text, sources) for name, text in pages.items())
+    return tuple(difference for difference in found if difference is not None)
 
 
 def checked_pages(out: Path) -> tuple[str, ...]:
@@ -93,13 +106,14 @@ def is_rendered(out: Path) -> bool:
     return isinstance(data, dict) and data.get("secateur") == __version__
 
 
-def _compare(out: Path, results: Results, name: str) -> list[Difference]:
-    path = out / name
+def _compare(path: Path, text: str, sources: str) -> Difference | None:
     if not path.is_file():
-        return [Difference(name, "missing", "is missing")]
-    if path.read_bytes() == _render(results, name).encode():
-        return []
-    return [Difference(name, "changed", f"is not what {REPORT} and {RUN} give")]
+        return Difference(path.name, "missing", "is missing")
+    return None if path.read_bytes() == text.encode() else _changed(path.name, sources)
+
+
+def _changed(name: str, sources: str) -> Difference:
+    return Difference(name, "changed", f"is not what {sources} give")
 
 
 def _render(results: Results, name: str) -> str:

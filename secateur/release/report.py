@@ -222,14 +222,17 @@ def to_markdown(
     )
 
 
-def evidence_to_markdown(title: str, evidence: Sequence[Evidence]) -> str:
-    """What came of tasks, loops and speed alone, under a title."""
-    text = (
-        _environment()
-        .get_template("evidence.md.jinja")
-        .render(evidence=evidence, titles=TITLES, asked_rows=_asked_rows)
+def evidence_to_markdown(
+    title: str, evidence: Sequence[Evidence], verdicts: Sequence[Verdict] = ()
+) -> str:
+    """What came of tasks, loops and speed alone, under a title, and of the limits to it."""
+    environment = _environment()
+    values = {"titles": TITLES, "asked_rows": _asked_rows}
+    parts = (
+        environment.get_template("limits.md.jinja").render(verdicts=verdicts),
+        environment.get_template("evidence.md.jinja").render(evidence=evidence, **values),
     )
-    return f"# {_inert(title)}\n{text}"
+    return f"# {_inert(title)}\n{''.join(parts)}"
 
 
 def _environment() -> jinja2.Environment:

@@ -1,10 +1,11 @@
 """Whether a server does what `thinking: {enabled, budget, message}` says, found out by asking it.
 
 Three questions, each at temperature 0, of the same prompt: without a limit, with a budget, and as
-the server was set. Of a server that gives the ids of all tokens (llama.cpp's, with `verbose`) the
-ids are compared: with a budget of B the thought must be the first B tokens of the one without a
-limit, then the message, then the mark that ends it, then an answer. Of any other server only the
-text of the thought and `usage.completion_tokens` can be compared, and the result says so.
+the server was set (not where every request says it). Of a server that gives the ids of all tokens
+(llama.cpp's, with `verbose`) the ids are compared: with a budget of B the thought must be the first
+B tokens of the one without a limit, then the message, then the mark that ends it, then an answer.
+Of any other server only the text of the thought and `usage.completion_tokens` can be compared, and
+the result says so.
 
 A thought that is too short proves nothing, so the probe tries several prompts and says when none
 made the model think for long enough.
@@ -36,6 +37,7 @@ TOKENS = 512
 """Tokens of an answer of the probe at most."""
 SHORT = 8
 """Tokens of the budget that is tried where the one that is set is longer."""
+_ON = "thinking on"
 _NO_LIMIT = 1 << 20
 """A budget that no answer of the probe reaches. A server's own budget is not lifted by -1."""
 
@@ -62,6 +64,11 @@ class Probe:
         found = {finding.holds for finding in self.findings}
         return "no" if "no" in found else "unknown" if "unknown" in found else "yes"
 
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """What the server does not do. A model that does not think breaks nothing."""
+        return tuple(one.what for one in self.findings if one.holds == "no" and one.what != _ON)
+
     def sentences(self) -> tuple[str, ...]:
         """For people, one a finding."""
         words = {"yes": "holds", "no": "DOES NOT HOLD", "unknown": "not proven"}
@@ -85,8 +92,14 @@ class _Seen:
     completion_tokens: int
 
 
-def probe_thinking(server: EngineServer, thinking: Thinking) -> Probe:
-    """Probe a server of ours, by the ids of tokens where it gives them. Raises EngineError."""
+def read_probe(data: Mapping[str, Any]) -> Probe:
+    """What `to_json` gave. Raises KeyError and TypeError for anything else."""
+    return Probe(str(data["compared"]), tuple(Finding(**one) for one in data["findings"]))
+
+
+def probe_thinking(server: EngineServer, thinking: Thinking, *, as_set: bool = True) -> Probe:
+    """Probe a server of ours, by the ids of tokens where it gives them; `as_set` says whether it
+    was started with this budget, else every request has it. Raises EngineError."""
 
     def ask(body: Mapping[str, Any]) -> Mapping[str, Any]:
         found: Mapping[str, Any] = server.ask("/v1/chat/completions", body)
@@ -99,7 +112,7 @@ def probe_thinking(server: EngineServer, thinking: Thinking) -> Probe:
         seen = "none of the known marks of thoughts are tokens of this model"
         return Probe("tokens", (Finding("thinking", "unknown", seen),))
     message = tokenize(server, thinking.message) if thinking.message else ()
-    return Probe("token ids", tuple(_by_tokens(ask, thinking, marks, message)))
+    return Probe("token ids", tuple(_by_tokens(ask, thinking, marks, message, as_set)))
 
 
 def probe_by_text(ask: Ask, thinking: Thinking) -> Probe:
@@ -108,7 +121,7 @@ def probe_by_text(ask: Ask, thinking: Thinking) -> Probe:
 
 
 def _by_tokens(
-    ask: Ask, thinking: Thinking, marks: ThoughtMarks, message: tuple[int, ...]
+    ask: Ask, thinking: Thinking, marks: ThoughtMarks, message: tuple[int, ...], as_set: bool
 ) -> Iterator[Finding]:
     if thinking.enabled is False:
         yield _is_off(_try(ask, thinking, PROMPTS[0]), marks)
@@ -118,9 +131,9 @@ def _by_tokens(
     length = len(_thought(free, marks))
     if marks.split(free.tokens) is None:
         holds: Verdict = "no" if thinking.enabled else "unknown"
-        yield Finding("thinking on", holds, "the model answers without a thought")
+        yield Finding(_ON, holds, "the model answers without a thought")
         return
-    yield Finding("thinking on", "yes", f"a thought of {length} tokens")
+    yield Finding(_ON, "yes", f"a thought of {length} tokens")
     if thinking.budget is None:
         return
     if length <= budget:
@@ -131,9 +144,11 @@ def _by_tokens(
     def expected(tokens: int) -> tuple[int, ...]:
         return (*marks.opening, *_thought(free, marks)[:tokens], *message, marks.closing)
 
-    if thinking.budget != budget:
+    if thinking.budget != budget or not as_set:
         limited = _try(ask, replace(thinking, budget=budget), prompt)
         yield _same_tokens(f"budget of {budget}", limited.tokens, expected(budget))
+    if not as_set:
+        return
     what = f"budget of {thinking.budget} as the server is set"
     if length <= thinking.budget:
         yield Finding(what, "unknown", f"not reached by thoughts of {length} tokens")
@@ -165,9 +180,9 @@ def _by_text(ask: Ask, thinking: Thinking) -> Iterator[Finding]:
     prompt, free = _longest(ask, thinking, lambda seen: len(seen.thought), 8 * SHORT)
     if not free.thought:
         holds = "no" if thinking.enabled else "unknown"
-        yield Finding("thinking on", holds, "no thought is given apart from the answer")
+        yield Finding(_ON, holds, "no thought is given apart from the answer")
         return
-    yield Finding("thinking on", "yes", f"a thought of {len(free.thought)} characters")
+    yield Finding(_ON, "yes", f"a thought of {len(free.thought)} characters")
     if thinking.budget is None:
         return
     budget = min(thinking.budget, SHORT)

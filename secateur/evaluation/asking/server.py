@@ -20,6 +20,7 @@ from secateur.serving.answer_facts import WHOLE, read_facts
 from secateur.serving.chat_server import ChatServer, NoAnswer
 from secateur.serving.engine_server import EngineServer
 from secateur.serving.llama_server import NAME
+from secateur.serving.probe import Finding, Probe, probe_by_text, probe_thinking
 from secateur.serving.settings import Thinking
 from secateur.serving.thought_marks import ThoughtMarks, find_marks, tokenize
 
@@ -117,6 +118,23 @@ class AskedServer(AbstractContextManager["AskedServer"]):
                 f"{task} compares log-probabilities of given answers, which only a GGUF served "
                 "here gives: take a variant of the task that generates (such as mmlu_generative)"
             )
+
+    def probe(self, thinking: Thinking) -> Probe:
+        """Whether it does what every request asks of thinking. Raises EngineError."""
+        if self._engine is not None:
+            return probe_thinking(self._engine, thinking, as_set=False)
+
+        def ask(body: Mapping[str, Any]) -> Mapping[str, Any]:
+            ours = (*WHOLE, "messages", "cache_prompt")
+            fields = {key: value for key, value in body.items() if key not in ours}
+            return self.chat.complete(body["messages"], fields)
+
+        try:
+            return probe_by_text(ask, thinking)
+        except NoAnswer as error:
+            if error.status is None or error.status in (401, 403):
+                raise
+            return Probe("text and usage", (Finding("thinking", "unknown", str(error)),))
 
     @property
     def context(self) -> int | None:

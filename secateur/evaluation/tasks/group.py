@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scipy import stats
@@ -17,15 +17,40 @@ AGGREGATE = "aggregate"
 
 
 @dataclass(frozen=True, slots=True)
+class GroupRule:
+    """The tasks of a group, and whether every question counts the same (`by_size`), else every task
+    does."""
+
+    tasks: tuple[str, ...]
+    by_size: bool
+
+    def weights(self, items: Mapping[str, Collection[str]]) -> Mapping[str, float] | None:
+        """What each of the items, {task: their names}, counts, 1 on average: by TASK/ITEM, its name
+        in the group. None where all count 1."""
+        if self.by_size:
+            return None
+        own = [task for task in self.tasks if task in items]
+        total = sum(len(items[task]) for task in own)
+        return {
+            in_group(task, item): total / len(own) / len(items[task])
+            for task in own
+            for item in items[task]
+        }
+
+
+def in_group(task: str, item: str) -> str:
+    """The name that an item of a task has in a group."""
+    return f"{task}/{item}"
+
+
+@dataclass(frozen=True, slots=True)
 class GroupResult:
     """What lm-eval makes of the tasks of a group: `value` and `stderr` (None where it gives none)
-    are of `metric`, its own, over `items` questions. `by_size` says whether every question counts
-    the same, else every task does.
+    are of `metric`, its own, over `items` questions.
     """
 
     group: str
-    tasks: tuple[str, ...]
-    by_size: bool
+    rule: GroupRule
     metric: str
     value: float
     stderr: float | None
@@ -33,23 +58,15 @@ class GroupResult:
 
     def joined(self, results: Sequence[TaskResult]) -> TaskResult:
         """All questions of its tasks as those of one task; an item is called TASK/ITEM."""
-        own = [one for one in results if one.task in self.tasks]
+        own = [one for one in results if one.task in self.rule.tasks]
         items = tuple(
-            replace(item, item=f"{one.task}/{item.item}") for one in own for item in one.items
+            replace(item, item=in_group(one.task, item.item)) for one in own for item in one.items
         )
         return TaskResult(self.group, items, "", "", self.metric)
 
     def weights(self, results: Sequence[TaskResult]) -> Mapping[str, float] | None:
         """What a question counts, of those of `joined`, 1 on average; None where all count 1."""
-        if self.by_size:
-            return None
-        own = [one for one in results if one.task in self.tasks]
-        total = sum(len(one.items) for one in own)
-        return {
-            f"{one.task}/{item.item}": total / len(own) / len(one.items)
-            for one in own
-            for item in one.items
-        }
+        return self.rule.weights({one.task: [item.item for item in one.items] for one in results})
 
     def aggregate(self) -> Measurement:
         """lm-eval's number, with the 95 % interval that its standard error gives."""
@@ -59,8 +76,8 @@ class GroupResult:
         return Measurement(
             AGGREGATE,
             self.value,
-            f"{self.metric}, {'questions' if self.by_size else 'tasks'} count the same",
-            {"items": self.items, "tasks": len(self.tasks)},
+            f"{self.metric}, {'questions' if self.rule.by_size else 'tasks'} count the same",
+            {"items": self.items, "tasks": len(self.rule.tasks)},
             None if spread is None else self.value - spread,
             None if spread is None else self.value + spread,
             None if spread is None else CONFIDENCE,

@@ -18,7 +18,8 @@ from secateur.errors import EngineError, RequestError, SecateurError
 from secateur.evaluation.asking.lock import hash_json
 from secateur.evaluation.asking.reply import WHOLE, Outcome
 from secateur.evaluation.tasks.asker import Asker
-from secateur.evaluation.tasks.group import GroupResult
+from secateur.evaluation.tasks.group import GroupResult, GroupRule
+from secateur.evaluation.tasks.nltk_data import fetching_is_checked
 from secateur.evaluation.tasks.result import ItemResult, TaskResult
 from secateur.system.text_files import LARGEST_SETTINGS, read_text
 
@@ -114,7 +115,7 @@ def _explained(names: Sequence[str]) -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), fetching_is_checked():
             yield
     except SecateurError:
         raise
@@ -125,6 +126,11 @@ def _explained(names: Sequence[str]) -> Iterator[None]:
             raise RequestError(
                 f"lm-eval has no task {', '.join(names)} ({said:.120}): `lm-eval ls tasks` lists "
                 "them; a file of your own is named with its ending, as in ./mine.yaml"
+            ) from None
+        if isinstance(error, ImportError):
+            raise RequestError(
+                f"{', '.join(names) or 'the task'} needs a package of Python that is not installed "
+                f"here ({said:.200}): install it with pip"
             ) from None
         if isinstance(error, OSError) and names:
             raise RequestError(
@@ -180,8 +186,7 @@ def _group(group: Group, numbers: Mapping[str, Any], asker: Asker) -> GroupResul
     stderr = numbers.get(f"{metric}_stderr,{name}")
     return GroupResult(
         group.name,
-        tuple(task.task_name for task in group.get_all_tasks()),
-        by_size,
+        GroupRule(tuple(task.task_name for task in group.get_all_tasks()), by_size),
         metric if name == "none" else f"{metric}, {name}",
         float(numbers[chosen]),
         float(stderr) if isinstance(stderr, int | float) else None,

@@ -7,8 +7,11 @@ noise. Everything is from scipy: the exact binomial test, Wilson's interval, the
                  items that flipped (McNemar 1947; Fagerland, Lydersen & Laake 2013, section 2).
                  Otherwise (several answers an item, scores between 0 and 1, or items that belong
                  together) a permutation test that exchanges the two models within a cluster.
-    difference   percentile bootstrap over clusters (`evaluation.intervals`): items, or groups of
-                 items that share a text, are drawn whole.
+    difference   of single answers the score interval and the exact one, whichever reaches farther
+                 (`tasks.difference`): it holds 0 exactly where the test's p is above 5 %. Otherwise
+                 the percentile bootstrap over clusters (`evaluation.intervals`: items, or groups of
+                 items that share a text, are drawn whole), and never less than the score interval
+                 of the clusters.
     effect       Cohen's h, 2 asin sqrt(after) - 2 asin sqrt(before): a difference of rates on a
                  scale where it is equally hard to see anywhere (Cohen 1988, chapter 6).
     needed       items for 80 % power at 5 %, by Connor (1987): see `items_needed`.
@@ -28,6 +31,7 @@ from scipy import stats
 from secateur.errors import RequestError
 from secateur.evaluation.intervals import CONFIDENCE, Draws, Interval, bootstrap
 from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.tasks.difference import difference_interval, score_interval, widened
 
 LEVEL = 0.05
 """A difference stands when its p is at most this."""
@@ -198,27 +202,25 @@ def compare_paired(
         np.array([float(np.mean(scores[item])) for item in items]) for scores in (before, after)
     )
     right = first > 0.5, second > 0.5
-    if weights is not None:
-        counts = np.array([weights[item] for item in items])
-        first, second = first * counts, second * counts
+    counts = np.array([1.0 if weights is None else weights[item] for item in items])
+    first, second = first * counts, second * counts
     flips = Flips(
         int(np.sum(right[0] & right[1])),
         int(np.sum(right[0] & ~right[1])),
         int(np.sum(~right[0] & right[1])),
         int(np.sum(~right[0] & ~right[1])),
     )
-    difference = _bootstrap(second - first, cluster, seed)
     single = bool(np.isin([first, second], (0.0, 1.0)).all()) and all(
         len(before[item]) == 1 for item in items
     )
-    single = single and weights is None
-    if single and len(groups) == len(items):
+    if single and weights is None and len(groups) == len(items):
         test, p_value = "exact McNemar", mcnemar(flips.lost, flips.gained)
-    else:
-        test, p_value = "permutation within clusters", _permute(second - first, cluster, seed)
-    if single and len(groups) == len(items):
+        difference = difference_interval(flips.lost, flips.gained, len(items))
         rates = [wilson(int(side.sum()), len(items)) for side in (first, second)]
     else:
+        test, p_value = "permutation within clusters", _permute(second - first, cluster, seed)
+        least = _score_interval(second - first, counts, cluster)
+        difference = widened(_bootstrap(second - first, cluster, seed), least)
         rates = [_bootstrap(side, cluster, seed) for side in (first, second)]
     return PairedResult(
         task,
@@ -252,6 +254,18 @@ def _check(task: str, before: Scores, after: Scores) -> list[str]:
         if not all(0 <= score <= 1 for score in (*before[item], *after[item])):
             raise RequestError(f"{task}: item {item} has a score outside 0 to 1")
     return sorted(before)
+
+
+def _score_interval(
+    differences: Values, counts: Values, cluster: NDArray[np.intp]
+) -> tuple[float, float]:
+    """The score interval where every cluster is an item that flips by its mean difference, and all
+    are worth as many items as equally large ones would be. `differences` are of items times what
+    they count."""
+    sums, sizes = np.bincount(cluster, weights=differences), np.bincount(cluster, weights=counts)
+    worth = sizes.sum() ** 2 / np.sum(sizes**2) / sizes.sum()
+    lost, gained = -sums[sums < 0].sum() * worth, sums[sums > 0].sum() * worth
+    return score_interval(float(lost), float(gained), float(sizes.sum() * worth))
 
 
 def _bootstrap(values: Values, cluster: NDArray[np.intp], seed: int) -> Interval:

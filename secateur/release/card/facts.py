@@ -1,7 +1,8 @@
 """The results of an output as facts: each value with the file and the path where it stands.
 
 A card is made of nothing else. What a person says themselves (a repository's name, the model it was
-made from, a licence) is a file of its own here, `DECLARED`, and never holds a measured number.
+made from, a licence, limits) is a file of its own here, `DECLARED`, and never holds a measured
+number.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from secateur.release.report import REPORT
 from secateur.system.text_files import read_json, read_text
 
 DECLARED = "declared"
-"""What the person who releases an output says of it: names, no results."""
+"""What the person who releases an output says of it: names and limits, no results."""
 
 FAMILY = "family"
 """What the model's family is called by other programs: names, no results."""

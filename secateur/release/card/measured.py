@@ -8,7 +8,7 @@ from typing import Any
 
 from secateur.evaluation.measurement import POOLED
 from secateur.evaluation.metrics.base import Metric
-from secateur.release.card.facts import Fact
+from secateur.release.card.facts import DECLARED, Fact
 from secateur.release.card.scope import Scope
 from secateur.release.card.shown import Shown, show, show_if
 from secateur.release.report import summary_metrics
@@ -64,11 +64,18 @@ def divergence_of(scope: Scope) -> Mapping[str, Any] | None:
         "tokens": show(answers["tokens"], "count"),
         "cut": show_if(answers.get("finishes", "length"), "count"),
         "sha256": show(answers["sha256"], "code"),
-        "gates": [show(gate, "code") for gate in report.get("gates") or ()],
+        "gates": _gates(scope, report),
         "confidence": next(
             (cell.confidence for one in artefacts for cell in one.cells if cell and cell.low), None
         ),
     }
+
+
+def _gates(scope: Scope, report: Fact) -> list[Shown]:
+    """The limits that it was measured with, and those that releasing held it to as well."""
+    found = [show(gate, "code") for gate in report.get("gates") or ()]
+    more = scope.results.at(DECLARED, ("gates",))
+    return found if more is None else [*found, show(more, "code")]
 
 
 def floor_of(report: Fact) -> Fact | None:

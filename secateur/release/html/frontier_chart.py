@@ -177,8 +177,10 @@ def _row(one: Subject, column: Column, place: float, axes: _Axes, is_best: bool)
 def _scale(scale: Scale) -> Any:
     import altair as alt
 
-    kind: Any = "log" if scale.logarithmic else "linear"
-    return alt.Scale(type=kind, domain=[scale.low, scale.high], nice=False, zero=False)
+    ends = [scale.low, scale.high]
+    if scale.logarithmic:  # has no zero, and Vega warns of one that is left out
+        return alt.Scale(type="log", domain=ends, nice=False)
+    return alt.Scale(type="linear", domain=ends, nice=False, zero=False)
 
 
 def _original(measured: Sequence[Subject]) -> int:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata, resources
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-import jinja2
-from markupsafe import Markup
-
-from secateur import __version__
 from secateur.evaluation.gate import Verdict
 from secateur.release.evidence import KINDS, TITLES
-from secateur.release.html.picture import Picture, show_interval, show_number
-from secateur.release.html.pictures.asked import draw_asked
+from secateur.release.html.layout import Section, render
+from secateur.release.html.picture import Picture
+from secateur.release.html.pictures.asked import draw_asked, entries_of
 from secateur.release.html.pictures.divergence import draw_divergence
 from secateur.release.html.pictures.dropped_load import draw_dropped_load
 from secateur.release.html.pictures.experts import draw_experts
@@ -26,24 +19,8 @@ from secateur.release.html.pictures.sizes import draw_sizes
 from secateur.release.html.provenance import asked, made_from, ran
 from secateur.release.html.subjects import Subject, check_comparable, output_names, subjects_of
 from secateur.release.html.summary import key_figures, paragraph, smallest_of, title_of
-from secateur.release.html.theme import config
 from secateur.release.report import summary_metrics, worst_domain
 from secateur.release.results import Results
-from secateur.system.sizes import show_bytes
-
-_LIBRARIES = ("altair", "vl-convert-python")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page under a heading; `notes` are sentences below its pictures, `facts` pairs
-    of words about how its numbers were made."""
-
-    name: str
-    title: str
-    pictures: tuple[Picture, ...]
-    notes: tuple[str, ...] = ()
-    facts: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 def render_page(outputs: Sequence[Results]) -> str:
@@ -54,14 +31,10 @@ def render_page(outputs: Sequence[Results]) -> str:
     check_comparable(outputs)
     subjects = subjects_of(outputs)
     smallest = smallest_of(subjects)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(size=show_bytes, interval=show_interval, number=show_number)
-    return environment.from_string(_resource("page.html.jinja")).render(
-        title=title_of(outputs),
-        version=__version__,
-        drawn_with=drawn_with(),
+    return render(
+        "page.html.jinja",
+        title_of(outputs),
+        sections_of(outputs, subjects),
         sentences=paragraph(outputs, subjects),
         figures=key_figures(outputs, smallest),
         smallest=smallest,
@@ -70,15 +43,9 @@ def render_page(outputs: Sequence[Results]) -> str:
         summary=summary_metrics(),
         worst=worst_domain,
         limits=_limits(outputs),
-        sections=sections_of(outputs, subjects),
         outputs=list(zip(output_names(outputs), outputs, strict=True)),
         made_from=made_from,
         ran=ran,
-        style=Markup(_resource("page.css")),
-        script=Markup(_resource("page.js")),
-        library=Markup(_library()),
-        themes={"light": _json(config()), "dark": _json(config(dark=True))},
-        json=_json,
     )
 
 
@@ -95,7 +62,7 @@ def sections_of(outputs: Sequence[Results], subjects: Sequence[Subject]) -> list
         if not evidence:
             continue
         notes = tuple(dict.fromkeys(note for one in evidence for note in one.notes))
-        pictures = tuple(draw_asked(kind, subjects))
+        pictures = tuple(draw_asked(kind, entries_of(kind, subjects)))
         found.append(Section(kind, TITLES[kind], pictures, notes, tuple(asked(evidence[0].facts))))
     for name, results in zip(output_names(outputs), outputs, strict=True):
         found.append(_experts(name, results))
@@ -106,11 +73,6 @@ def pictures_of(outputs: Sequence[Results]) -> tuple[Picture, ...]:
     """All pictures of the page, in its order."""
     sections = sections_of(outputs, subjects_of(outputs))
     return tuple(picture for section in sections for picture in section.pictures)
-
-
-def drawn_with() -> str:
-    """The libraries that draw: another version of them makes another page."""
-    return ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
 
 
 def _limits(outputs: Sequence[Results]) -> list[tuple[str, Verdict]]:
@@ -140,8 +102,6 @@ def _experts(name: str, results: Results) -> Section:
 
 
 def _renamed(picture: Picture, name: str) -> Picture:
-    from dataclasses import replace
-
     if not name:
         return picture
     return replace(picture, name=f"{picture.name}-{name}", title=f"{picture.title}, {name}")
@@ -149,22 +109,3 @@ def _renamed(picture: Picture, name: str) -> Picture:
 
 def _drawn(*pictures: Picture | None) -> tuple[Picture, ...]:
     return tuple(picture for picture in pictures if picture is not None)
-
-
-def _json(data: Mapping[str, Any]) -> Markup:
-    """JSON that may stand in a script element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - nothing in it can end the element
-
-
-def _resource(name: str) -> str:
-    return (resources.files(__package__) / name).read_text("utf-8")
-
-
-@cache
-def _library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; making it takes a second."""
-    import vl_convert
-
-    text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return text.replace("</script", "<\\/script")

@@ -14,9 +14,14 @@ MOST_LINES = 24
 """A picture of more shows all domains together, where that was counted."""
 
 
-def draw_asked(kind: Kind, subjects: Sequence[Subject]) -> list[Picture]:
+Entries = Mapping[str, Sequence[Measurement]]
+"""{the label of who was asked: its numbers}; that of an original ends in `ORIGINAL_LABEL`."""
+
+ORIGINAL_LABEL = "the original"
+
+
+def draw_asked(kind: Kind, found: Entries) -> list[Picture]:
     """A picture for each number of that kind that says most; the first has the table of all."""
-    found = _entries(kind, subjects)
     table: Table | None = _table(found)
     pictures = []
     for name in MAIN_NUMBERS[kind]:
@@ -55,7 +60,7 @@ def _explain(lines: Sequence[Line], no_change: float | None) -> Iterator[str]:
         yield "The dashed line is no difference from the original."
 
 
-def _entries(kind: Kind, subjects: Sequence[Subject]) -> dict[str, tuple[Measurement, ...]]:
+def entries_of(kind: Kind, subjects: Sequence[Subject]) -> dict[str, tuple[Measurement, ...]]:
     """{label: its numbers}, the original of each output first; the same original is told once."""
     found: dict[str, tuple[Measurement, ...]] = {}
     for one in subjects:
@@ -64,10 +69,10 @@ def _entries(kind: Kind, subjects: Sequence[Subject]) -> dict[str, tuple[Measure
             continue
         original = evidence.of(ORIGINAL)
         if original is not None:
-            label = f"{one.output} the original".strip()
-            known = found.get("the original")
+            label = f"{one.output} {ORIGINAL_LABEL}".strip()
+            known = found.get(ORIGINAL_LABEL)
             if known is None or known == original.measurements:
-                label = "the original"
+                label = ORIGINAL_LABEL
             found.setdefault(label, original.measurements)
         artefact = evidence.of(one.artefact.name)
         if artefact is not None:
@@ -75,7 +80,7 @@ def _entries(kind: Kind, subjects: Sequence[Subject]) -> dict[str, tuple[Measure
     return found
 
 
-def _lines(name: str, found: Mapping[str, Sequence[Measurement]]) -> list[Line]:
+def _lines(name: str, found: Entries) -> list[Line]:
     """The lines of one number, by domain; the domain is no heading where there is one."""
     entries = [
         (label, entry)
@@ -88,7 +93,7 @@ def _lines(name: str, found: Mapping[str, Sequence[Measurement]]) -> list[Line]:
         others = [domain for domain in domains if domain != POOLED]
         domains = [POOLED, *others] if len(entries) <= MOST_LINES else [POOLED]
     return [
-        Line(_heading(domain, domains), label, entry, label.endswith("the original"))
+        Line(_heading(domain, domains), label, entry, label.endswith(ORIGINAL_LABEL))
         for domain in domains
         for label, entry in entries
         if entry.domain == domain
@@ -101,7 +106,7 @@ def _heading(domain: str, domains: Sequence[str]) -> str:
     return "all together" if domain == POOLED else domain
 
 
-def _table(found: Mapping[str, Sequence[Measurement]]) -> Table:
+def _table(found: Entries) -> Table:
     lines = [
         Line(entry.domain, label, entry)
         for label, measurements in found.items()
