@@ -26,7 +26,7 @@ def fetching_is_checked() -> Iterator[None]:
     if importlib.util.find_spec("nltk") is None:
         yield
         return
-    import nltk
+    import nltk  # type: ignore[import-untyped]
 
     fetch = nltk.download
 
