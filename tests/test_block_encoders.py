@@ -5,12 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.formats.ggml.block_encoders import ENCODERS, WEIGHED_ENCODERS
-from secateur.formats.ggml.codec import encode_by_ggml
+from secateur.errors import NumericError
+from secateur.formats.ggml.codec import encode, encode_by_ggml
+from secateur.formats.ggml.encoders import ENCODERS, WEIGHED_ENCODERS
 from secateur.formats.ggml.engine import load_engine
+from secateur.formats.ggml.grid_encoders import GRID_ENCODERS
 from secateur.formats.ggml.types import bytes_of, ggml_type
 
 CASES = [(name, False) for name in ENCODERS] + [(name, True) for name in WEIGHED_ENCODERS]
+
+QUICK = [case for case in CASES if case[0] not in GRID_ENCODERS or case[0] == "IQ3_XXS"]
+"""The other types with codebooks wait for ggml to make its tables, some for seconds."""
+
+SLOW = [case for case in CASES if case not in QUICK]
+BY_SPEED = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
 def ggml(name: str, rows: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
@@ -55,10 +63,11 @@ def strange(chance: np.random.Generator, columns: int) -> np.ndarray:
     rows[16] = (chance.standard_cauchy(columns) * 0.02).clip(-900, 900)
     rows[17] = np.abs(rows[17]) + 7
     rows[18, 16:32] = 0
+    rows[19, 64:96] = 0
     return rows
 
 
-@pytest.mark.parametrize(("name", "weighed"), CASES)
+@pytest.mark.parametrize(("name", "weighed"), BY_SPEED)
 def test_the_same_bytes_as_ggmls(name: str, weighed: bool) -> None:
     chance = np.random.default_rng(len(name) + weighed)
     rows = strange(chance, 1024)
@@ -71,15 +80,26 @@ def test_the_same_bytes_as_ggmls(name: str, weighed: bool) -> None:
     assert not differing.any(), f"rows {np.flatnonzero(differing)}"
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("columns", [256, 768])
-def test_blocks_need_not_fill_a_vector(rows: int, columns: int) -> None:
+def compare_few_blocks(name: str, weighed: bool, rows: int, columns: int) -> None:
     chance = np.random.default_rng(rows * columns)
     numbers = chance.standard_normal((rows, columns)).astype(np.float32)
     importance = chance.random(columns, dtype=np.float32)
-    for name, weighed in CASES:
-        given_to = importance if weighed else None
-        np.testing.assert_array_equal(ours(name, numbers, given_to), ggml(name, numbers, given_to))
+    given_to = importance if weighed else None
+    np.testing.assert_array_equal(ours(name, numbers, given_to), ggml(name, numbers, given_to))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("columns", [256, 768])
+def test_blocks_need_not_fill_a_vector(rows: int, columns: int) -> None:
+    for name, weighed in QUICK:
+        compare_few_blocks(name, weighed, rows, columns)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "weighed"), SLOW)
+def test_a_few_blocks_of_types_with_codebooks(name: str, weighed: bool) -> None:
+    for rows, columns in ((1, 256), (3, 768)):
+        compare_few_blocks(name, weighed, rows, columns)
 
 
 @pytest.mark.parametrize("columns", [32, 96, 704])
@@ -91,15 +111,17 @@ def test_rows_of_any_number_of_small_blocks(name: str, columns: int) -> None:
     np.testing.assert_array_equal(ours(name, numbers, importance), ggml(name, numbers, importance))
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    case=st.sampled_from(CASES),
-    seed=st.integers(0, 2**32 - 1),
-    exponent=st.integers(-30, 12),
-    levels=st.sampled_from([0, 2, 3, 5, 16, 100]),
-    zeros=st.floats(0, 1),
-)
-def test_the_same_bytes_for_any_numbers(
+def any_numbers(cases: list[tuple[str, bool]]) -> dict[str, st.SearchStrategy]:
+    return {
+        "case": st.sampled_from(cases),
+        "seed": st.integers(0, 2**32 - 1),
+        "exponent": st.integers(-30, 12),
+        "levels": st.sampled_from([0, 2, 3, 5, 16, 100]),
+        "zeros": st.floats(0, 1),
+    }
+
+
+def compare_any_numbers(
     case: tuple[str, bool], seed: int, exponent: int, levels: int, zeros: float
 ) -> None:
     name, weighed = case
@@ -115,3 +137,29 @@ def test_the_same_bytes_for_any_numbers(
     assert valid(name, got) == valid(name, expected)
     if valid(name, expected):
         np.testing.assert_array_equal(got, expected)
+
+
+@settings(max_examples=150, deadline=None)
+@given(**any_numbers(QUICK))
+def test_the_same_bytes_for_any_numbers(
+    case: tuple[str, bool], seed: int, exponent: int, levels: int, zeros: float
+) -> None:
+    compare_any_numbers(case, seed, exponent, levels, zeros)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(**any_numbers(SLOW))
+def test_the_same_bytes_for_any_numbers_with_codebooks(
+    case: tuple[str, bool], seed: int, exponent: int, levels: int, zeros: float
+) -> None:
+    compare_any_numbers(case, seed, exponent, levels, zeros)
+
+
+def test_weights_too_large_to_add_are_refused() -> None:
+    """ggml ends the process: it finds no point that is near enough."""
+    rows = np.full((1, 256), 1e5, np.float32)
+    importance = np.full(256, 3e38, np.float32)
+    for name in GRID_ENCODERS:
+        with pytest.raises(NumericError, match=name):
+            encode(rows, name, importance)

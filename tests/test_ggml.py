@@ -12,7 +12,8 @@ import pytest
 from secateur.errors import EngineError, FormatError, NumericError
 from secateur.formats.ggml import codec as ggml
 from secateur.formats.ggml import engine as ggml_engine
-from secateur.formats.ggml.codec import ENCODABLE, ENCODED_WITH_IMPORTANCE_ONLY, decode, encode
+from secateur.formats.ggml.codec import ENCODABLE, decode, encode
+from secateur.formats.ggml.encoders import NEED_IMPORTANCE
 from secateur.formats.ggml.types import INTERNAL_TYPES, TYPES
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/ggml_encode.json").read_text())["sha256"]
@@ -87,7 +88,7 @@ def test_zero_rows_and_zeros_encode(name):
     assert not decode(zeros, name, (2, 256)).any()
 
 
-@pytest.mark.parametrize("name", sorted(ENCODED_WITH_IMPORTANCE_ONLY))
+@pytest.mark.parametrize("name", sorted(NEED_IMPORTANCE))
 def test_a_type_that_needs_importance_says_so(name):
     with pytest.raises(FormatError, match=f"{name} needs an importance matrix"):
         encode(np.ones((1, 256), np.float32), name)
@@ -96,7 +97,7 @@ def test_a_type_that_needs_importance_says_so(name):
 def test_the_list_of_types_that_need_importance_is_the_engines():
     library = ggml_engine.load_engine()
     needs = {n for n in ENCODABLE if library.ggml_quantize_requires_imatrix(TYPES[n].id)}
-    assert needs == ENCODED_WITH_IMPORTANCE_ONLY
+    assert needs == NEED_IMPORTANCE
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "F32", "F16", "BF16", "IQ4_NL"])

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -28,6 +29,22 @@ def inlined(function: _Function) -> _Function:
 def inner(function: _Function) -> _Function:
     """As `compiled`, for callers that are compiled too: takes half the time to compile."""
     return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+class _ArraysApart(CompilerBase):
+    """numba's pipeline, which tells LLVM that no two array arguments overlap."""
+
+    def define_pipelines(self) -> list[Any]:
+        self.state.flags.noalias = True
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]  # type: ignore[no-untyped-call]
+
+
+def apart(function: _Function) -> _Function:
+    """As `inner`, for functions whose arrays never overlap: LLVM then keeps sums in registers and
+    checks no addresses, which in short loops is most of the time."""
+    return _compiled(
+        function, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_ArraysApart
+    )
 
 
 def reordered(function: _Function) -> _Function:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from test_ggml import matrix
 
-from secateur.formats.ggml.codec import ENCODABLE, ENCODED_WITH_IMPORTANCE_ONLY, FLOATS
+from secateur.formats.ggml.codec import ENCODABLE, FLOATS
+from secateur.formats.ggml.encoders import NEED_IMPORTANCE
 from secateur.formats.ggml.types import TYPES
 
 
@@ -29,7 +30,7 @@ def main() -> None:
             continue
         kind = TYPES[name]
         for label, weights in (("plain", None), ("importance", importance)):
-            if weights is None and name in ENCODED_WITH_IMPORTANCE_ONLY:
+            if weights is None and name in NEED_IMPORTANCE:
                 continue
             out = np.empty((6, 1024 // kind.block * kind.nbytes), dtype=np.uint8)
             library.ggml_quantize_chunk(

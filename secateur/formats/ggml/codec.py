@@ -1,6 +1,6 @@
 """Numbers to ggml blocks and back: ggml's bytes, by our SIMD kernels or by ggml's own.
 
-Types whose scales are searched for are encoded by SIMD kernels (block_encoders), the others by the
+Types whose scales are searched for are encoded by SIMD kernels (encoders), the others by the
 prebuilt xllamacpp wheel through ctypes. Both release the GIL, so rows are split over threads. Rows
 are encoded independently of each other, hence the bytes do not depend on the split.
 F32, F16 and BF16 need no kernel: they are rounded in numpy, as llama.cpp rounds.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from secateur.checkpoint.nonfinite import first_forbidden
 from secateur.checkpoint.tensors import STORAGE, NamedTensor, from_float32, to_float32
 from secateur.errors import FormatError, NumericError
-from secateur.formats.ggml.block_encoders import ENCODERS, WEIGHED_ENCODERS
+from secateur.formats.ggml.encoders import ENCODERS, NEED_IMPORTANCE, WEIGHED_ENCODERS
 from secateur.formats.ggml.engine import load_engine
 from secateur.formats.ggml.types import INTERNAL_TYPES, TYPES, GgmlType, bytes_of, ggml_type
 
@@ -32,10 +32,6 @@ ENCODABLE = tuple(name for name in TYPES if name not in INTERNAL_TYPES | _INTEGE
 
 _ELEMENTS = 1 << 18
 """Elements that a thread takes at a time."""
-
-ENCODED_WITH_IMPORTANCE_ONLY = frozenset({"IQ2_XXS", "IQ2_XS", "IQ1_S"})
-"""Types whose kernel cannot run without an importance vector (ggml_quantize_requires_imatrix)."""
-
 
 UNWEIGHED = FLOATS | {"Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"}
 """Types that come out the same with and without an importance: ggml's kernels pass over it."""
@@ -69,8 +65,9 @@ def encode(
         _run_in_threads(round_rows, len(rows), rows.shape[1], workers)
         return out
     library = load_engine()
-    library.ggml_quantize_init(kind.id)
     encoder = (ENCODERS if weights is None else WEIGHED_ENCODERS).get(kind.name)
+    if encoder is None:
+        library.ggml_quantize_init(kind.id)
 
     def encode_rows(first: int, last: int) -> None:
         _require_finite(rows[first:last], kind.name)
@@ -145,7 +142,7 @@ def _check_importance(
     importance: NDArray[np.float32] | None, columns: int, kind: GgmlType
 ) -> NDArray[np.float32] | None:
     if importance is None:
-        if kind.name in ENCODED_WITH_IMPORTANCE_ONLY:
+        if kind.name in NEED_IMPORTANCE:
             raise FormatError(
                 f"{kind.name} needs an importance matrix, and there is none for this tensor: "
                 "calibrate the model, or choose another type"
