@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import random_models
 import torch
 import transformers
 from goals import result_path, write_result
@@ -47,7 +48,7 @@ from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
 from secateur.forward.batches import MicroBatch, batch_documents, make_micro_batches
 from secateur.statistics.token_sample import REROUTE_TOKENS
-from secateur.system.allocator import LARGE_BLOCK, return_large_blocks
+from secateur.system.allocator import LARGE_BLOCK, count_heaps, return_large_blocks
 
 REROUTED = "rerouted"
 THREADS = int(os.environ.get("SECATEUR_BENCHMARK_THREADS", "2"))
@@ -58,28 +59,6 @@ TRIAL = 256
 """Tokens on which the implementations are compared (batched_mm copies weights per token)."""
 GATHERED = 4 << 30
 """Bytes: batched_mm is left out where its copies of weights for TRIAL tokens take more."""
-WIDE = {
-    "vocab_size": 4096,
-    "vocab_size_per_layer_input": 4096,
-    "hidden_size": 1024,
-    "hidden_size_per_layer_input": 0,
-    "intermediate_size": 768,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "num_global_key_value_heads": 2,
-    "head_dim": 128,
-    "global_head_dim": 256,
-    "attention_k_eq_v": True,
-    "num_kv_shared_layers": 0,
-    "enable_moe_block": True,
-    "num_experts": 128,
-    "top_k_experts": 8,
-    "moe_intermediate_size": 704,
-    "sliding_window": 256,
-    "layer_types": ["sliding_attention", "full_attention"],
-    "final_logit_softcapping": 30.0,
-}
 
 
 def gemmule() -> tuple[Checkpoint, Corpus]:
@@ -89,12 +68,8 @@ def gemmule() -> tuple[Checkpoint, Corpus]:
     return checkpoint, load_corpus("gemmule", tokenizer, vocab_size=4096)
 
 
-def wide(folder: Path, tokens: int, row: int = 512, **changes: int) -> tuple[Checkpoint, Corpus]:
-    """A random Gemma 4 with 128 experts, top 8, hidden 1024, in bf16, with some `changes` of its
-    config; random rows."""
-    torch.manual_seed(0)
-    config = transformers.Gemma4TextConfig(**{**WIDE, **changes})
-    transformers.Gemma4ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+def wide(folder: Path, tokens: int, row: int = 512) -> tuple[Checkpoint, Corpus]:
+    """A random Gemma 4 with 128 experts, top 8, hidden 1024, in bf16; random rows."""
     draw = np.random.default_rng(0)
     places = np.arange(row, dtype=np.int32)
     rows = [
@@ -102,7 +77,8 @@ def wide(folder: Path, tokens: int, row: int = 512, **changes: int) -> tuple[Che
         for number in range(tokens // row)
     ]
     samples = [Sample("random", "random", f"{n:064d}", row) for n in range(len(rows))]
-    return open_checkpoint(folder), make_corpus(rows, samples, {"mix": "random"})
+    model = open_checkpoint(random_models.wide(folder))
+    return model, make_corpus(rows, samples, {"mix": "random"})
 
 
 def parameters_of_an_expert(model: Any) -> int:
@@ -236,6 +212,7 @@ def compare(checkpoint: Checkpoint, corpus: Corpus, options: argparse.Namespace)
     malloc = {
         "MALLOC_MMAP_THRESHOLD_": str(LARGE_BLOCK),
         "MALLOC_TRIM_THRESHOLD_": str(4 * LARGE_BLOCK),
+        "MALLOC_ARENA_MAX": str(count_heaps()),
     }
     sides = {
         "forward": Side(serve_forward, theirs),

@@ -24,26 +24,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import random_models
 from goals import result_path, write_result
 
 RESULT = result_path("estimate")
 WORKERS = 2
 GOAL = 1.3
 CASES = ("gemmule", "wide")
-
-
-def make_wide(folder: Path, **changes: int) -> Path:
-    """A random model of `calibration.WIDE` with gemmule's tokenizer, which has as many tokens."""
-    from calibration import wide
-
-    from secateur.checkpoint.hub import gemmule_folder
-
-    model = folder / "wide"
-    wide(model, 512, **changes)
-    for path in gemmule_folder().iterdir():
-        if path.name.startswith("tokenizer") or path.suffix == ".jinja":
-            shutil.copy(path, model)
-    return model
 
 
 def child(case: str, folder: Path) -> None:
@@ -107,7 +94,7 @@ def measure(case: str, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if case == "wide":
-            make_wide(folder)
+            random_models.wide(folder / "wide")
         for _ in range(rounds):
             # A cache of its own: kept answers and probabilities would leave nothing to take long.
             cache = {"XDG_CACHE_HOME": str(folder / "cache")}

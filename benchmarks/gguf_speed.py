@@ -1,7 +1,7 @@
 """How fast a GGUF comes out of safetensors, against llama.cpp. Writes gguf_speed.json.
 
 The checkpoint has Gemma 4 26B-A4B's shapes, 88 experts, two layers, gemmule's tokenizer and
-normally distributed weights (over 2 GB). Theirs: convert_hf_to_gguf.py to BF16, then
+random weights (over 2 GB). Theirs: convert_hf_to_gguf.py to BF16, then
 llama-quantize. Ours: `secateur plan` and `secateur apply`, which sync what they write; theirs do
 not. Both from a warm page cache, with the same number of threads, in turns; wall and processor
 time and peak resident memory of every process, and the bytes written. The importance matrix is
@@ -32,85 +32,25 @@ from typing import Any
 
 import numpy as np
 from goals import result_path, write_result
+from random_models import gemma26
 
-from secateur.checkpoint.hub import gemmule_folder
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.formats.gguf.reader import read_gguf
 from secateur.formats.gguf.tensors import gguf_tensors
 from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, write_imatrix
 
-HIDDEN, EXPERTS, WIDTH, DENSE, VOCAB, LAYERS = 2816, 88, 704, 2112, 4096, 2
-KINDS = ("sliding_attention", "full_attention")
+EXPERTS, VOCAB, LAYERS = 88, 4096, 2
 NAME = "model"
 LLAMA_CPP = Path("out/llama.cpp")
 LADDER = ("Q8_0", "Q6_K", "Q4_K_M")
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """The tensors of a text-only checkpoint, in transformers' names."""
-    table: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (VOCAB, HIDDEN)}
-    table["norm.weight"] = (HIDDEN,)
-    norms = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm")
-    norms += ("post_feedforward_layernorm", "post_feedforward_layernorm_1")
-    norms += ("post_feedforward_layernorm_2", "pre_feedforward_layernorm_2")
-    for layer, kind in enumerate(KINDS):
-        head, kv = (512, 2) if kind == "full_attention" else (256, 8)
-        own: dict[str, tuple[int, ...]] = {f"{norm}.weight": (HIDDEN,) for norm in norms}
-        own |= {
-            "self_attn.q_proj.weight": (16 * head, HIDDEN),
-            "self_attn.k_proj.weight": (kv * head, HIDDEN),
-            "self_attn.o_proj.weight": (HIDDEN, 16 * head),
-            "self_attn.q_norm.weight": (head,),
-            "self_attn.k_norm.weight": (head,),
-            "mlp.gate_proj.weight": (DENSE, HIDDEN),
-            "mlp.up_proj.weight": (DENSE, HIDDEN),
-            "mlp.down_proj.weight": (HIDDEN, DENSE),
-            "router.proj.weight": (EXPERTS, HIDDEN),
-            "router.scale": (HIDDEN,),
-            "router.per_expert_scale": (EXPERTS,),
-            "experts.gate_up_proj": (EXPERTS, 2 * WIDTH, HIDDEN),
-            "experts.down_proj": (EXPERTS, HIDDEN, WIDTH),
-            "layer_scalar": (1,),
-        }
-        if kind != "full_attention":
-            own["self_attn.v_proj.weight"] = (kv * head, HIDDEN)
-        table |= {f"layers.{layer}.{name}": shape for name, shape in own.items()}
-    return {f"model.{name}": shape for name, shape in table.items()}
-
-
 def make_checkpoint(folder: Path) -> int:
-    """One shard a layer, weights of standard deviation 0.02; returns the bytes of the tensors."""
-    import torch
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(gemmule_folder() / name, folder / name)
-    config = json.loads((gemmule_folder() / "config.json").read_text())
-    config |= {
-        "hidden_size": HIDDEN, "intermediate_size": DENSE, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "num_global_key_value_heads": 2,
-        "head_dim": 256, "global_head_dim": 512, "num_experts": EXPERTS, "top_k_experts": 8,
-        "moe_intermediate_size": WIDTH, "layer_types": list(KINDS), "sliding_window": 1024,
-        "per_layer_config": {"1": {"head_dim": 512, "num_key_value_heads": 2}},
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    chance = np.random.default_rng(0)
-    weight_map, total = {}, 0
-    for number, part in enumerate(("layers.0.", "layers.1.", "")):
-        names = [n for n in shapes() if (part in n if part else ".layers." not in n)]
-        tensors = {}
-        for name in names:
-            values = chance.standard_normal(shapes()[name], dtype=np.float32)
-            values = 1 + 0.1 * values if len(shapes()[name]) == 1 else values * np.float32(0.02)
-            tensors[name] = torch.from_numpy(values).to(torch.bfloat16)
-            total += 2 * values.size
-        file = f"model-{number + 1:05d}-of-00003.safetensors"
-        save_file(tensors, folder / file, {"format": "pt"})
-        weight_map |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    return total
+    """Layers of Gemma 4 26B-A4B's size; returns the bytes of the tensors."""
+    model = gemma26(
+        folder, LAYERS, vocab_size=VOCAB, vocab_size_per_layer_input=VOCAB, num_experts=EXPERTS
+    )
+    return open_checkpoint(model).nbytes
 
 
 def make_imatrix(model: Path, path: Path) -> None:

@@ -1,10 +1,10 @@
 """What measuring an artefact costs beside a plain forward of the same tokens: measuring.json.
 
-Three shapes, each without a quarter of its experts: gemmule; `calibration.wide` (two layers of 128
-experts at width 1024, random weights); the same with 32 experts and as many tokens as Gemma 4 has,
-262,144, where two layers instead of thirty make the vocabulary weigh more than it does. A turn is a
-process of one thread for each of: transformers' forward of the pruned checkpoint in float32, texts
-that are equally long, one and eight at once; measuring the same checkpoint, which takes the
+Three shapes, each without a quarter of its experts: gemmule; `random_models.wide` (two layers of
+128 experts at width 1024, random weights); the same with 32 experts and as many tokens as Gemma 4
+has, 262,144, where two layers instead of thirty make the vocabulary weigh more than it does. A turn
+is a process of one thread for each of: transformers' forward of the pruned checkpoint in float32,
+texts that are equally long, one and eight at once; measuring the same checkpoint, which takes the
 original's probabilities (made before), compares all tokens, notes experts and summarises with
 intervals; measuring it in Q4_K_M. Processor seconds count, after a first small run that imports
 everything: with reading the weights, and without (a larger model reads them once for far more
@@ -43,7 +43,7 @@ SHAPES: dict[str, dict[str, int]] = {
     "wide": {},
     "vocabulary": {"num_experts": 32, "vocab_size": 262144, "vocab_size_per_layer_input": 262144},
 }
-"""What of `calibration.WIDE` each changes."""
+"""What of `random_models.WIDE` each changes."""
 TEXTS = {"gemmule": 96, "wide": 16, "vocabulary": 4}
 MOST_LOGITS = 1 << 30
 """Bytes of logits that transformers is asked for at once."""
@@ -174,13 +174,15 @@ def make(folder: Path, kind: str) -> dict[str, Any]:
 
 def prepare(folder: Path, shape: str, counts: Sequence[int]) -> int:
     """The original, and what it says of so many texts; how many tokens it knows."""
-    from estimate import make_wide
+    import random_models
 
     from secateur.checkpoint.hub import gemmule_folder
     from secateur.evaluation.tokens.teacher import save_teacher, teach
     from secateur.forward.weights import CheckpointWeights
 
-    model = gemmule_folder() if shape == "gemmule" else make_wide(folder, **SHAPES[shape])
+    model = gemmule_folder()
+    if shape != "gemmule":
+        model = random_models.wide(folder / "wide", **SHAPES[shape])
     (folder / "model").symlink_to(model)
     source = CheckpointWeights(open_checkpoint(model))
     for count in counts:

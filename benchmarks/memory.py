@@ -1,9 +1,9 @@
 """How much memory calibrating a model of Gemma 4 26B-A4B's size takes. Writes memory.json.
 
 The checkpoint has the real layers (128 experts, hidden 2816) with random bf16 weights, fewer of
-them, and a vocabulary cut to 8192. A child process calibrates on rows of random ids; its resident
-memory is sampled, split into anonymous and file-mapped, with the peak of every layer: what a
-further layer adds would show there.
+them, the last one of full attention as in the real model, and a vocabulary cut to 8192. A child
+process calibrates on rows of random ids; its resident memory is sampled, split into anonymous and
+file-mapped, with the peak of every layer: what a further layer adds would show there.
 
     python benchmarks/memory.py [FOLDER] [--layers 3] [--rows 16] [--reroute-tokens 0]
 """
@@ -11,81 +11,37 @@ further layer adds would show there.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import gemma4_facts
-import numpy as np
-import torch
 from goals import result_path, write_result
-from safetensors.torch import save_file
+from random_models import gemma26, random_rows
+
+from secateur.checkpoint.reader import open_checkpoint
 
 VOCAB, ROW = 8192, 2048
 CASE = ("layers", "reroute_tokens", "tokens")
 """What tells one result from another; the same case again takes its place."""
 
 
-def make(folder: Path, layers: int) -> int:
-    """Write the checkpoint, one shard a layer; returns its bytes."""
-    import transformers
-
-    folder.mkdir(parents=True)
-    text = copy.deepcopy(gemma4_facts.CONFIG["text_config"])
-    kinds = text["layer_types"]
-    text |= {
-        "model_type": "gemma4_text",
-        "architectures": ["Gemma4ForCausalLM"],
-        "num_hidden_layers": layers,
-        "vocab_size": VOCAB,
-        "vocab_size_per_layer_input": VOCAB,
-        # The real order is five sliding layers, then a full one; the last one here is full too.
-        "layer_types": [*kinds[: layers - 1], "full_attention"],
-    }
-    text.pop("per_layer_config", None)
-    (folder / "config.json").write_text(json.dumps(text))
-    built = transformers.Gemma4TextConfig.from_dict(text)
-    with torch.device("meta"):
-        state = transformers.Gemma4ForCausalLM(built).state_dict()
-    shapes = {name: tensor.shape for name, tensor in state.items() if name != "lm_head.weight"}
-    shards: dict[str, list[str]] = {}
-    for name in shapes:
-        part = name.split(".")[2] if ".layers." in name else "outside"
-        shards.setdefault(f"model-{part}.safetensors", []).append(name)
-    total = 0
-    for shard, names in shards.items():
-        tensors = {name: random(shapes[name], "norm" in name) for name in names}
-        total += sum(tensor.nbytes for tensor in tensors.values())
-        save_file(tensors, folder / shard, metadata={"format": "pt"})
-    weight_map = {name: shard for shard, names in shards.items() for name in names}
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    return total
-
-
-def random(shape: torch.Size, norm: bool) -> torch.Tensor:
-    if norm or len(shape) < 2:
-        return torch.ones(shape, dtype=torch.bfloat16)
-    tensor = torch.empty(shape, dtype=torch.bfloat16)
-    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
-    flat = tensor.view(-1)
-    for start in range(0, flat.numel(), block.numel() - 7):  # an odd step: no two rows alike
-        part = flat[start : start + block.numel()]
-        part.copy_(block[: part.numel()])
-    return tensor
+def make(folder: Path, layers: int, rows: int) -> int:
+    """Write the checkpoint and the rows; returns the bytes of the weights."""
+    model = gemma26(folder / "model", layers, vocab_size=VOCAB, vocab_size_per_layer_input=VOCAB)
+    random_rows(folder / "rows.jsonl", rows * ROW, VOCAB, ROW)
+    return open_checkpoint(model).nbytes
 
 
 def child(folder: Path, rows: Path, reroute: int) -> None:
     """Calibrate, telling the layers done."""
     from secateur.calibration.layer_pass import calibrate
     from secateur.calibration.token_sample import Sampling
-    from secateur.checkpoint.reader import open_checkpoint
     from secateur.corpus.load import load_rows
     from secateur.forward.backends.cpu import CpuBackend
     from secateur.system.allocator import return_large_blocks
@@ -156,10 +112,7 @@ def main() -> None:
         child(options.folder / "model", rows, options.reroute_tokens)
         return
     try:
-        nbytes = make(options.folder / "model", options.layers)
-        draw = np.random.default_rng(0)
-        ids = draw.integers(4, VOCAB, (options.rows, ROW)).tolist()
-        rows.write_text("\n".join(json.dumps({"input_ids": row}) for row in ids))
+        nbytes = make(options.folder, options.layers, options.rows)
         found = watch([sys.executable, *sys.argv, "--child"])
     finally:
         shutil.rmtree(options.folder)
@@ -170,12 +123,13 @@ def main() -> None:
         "tokens": options.rows * ROW,
         "reroute_tokens": options.reroute_tokens,
         "workers": 2,
-        "torch": torch.__version__,
+        "torch": version("torch"),
     }
     path = result_path("memory")
     known = json.loads(path.read_text())["runs"] if path.exists() else []
     others = [run for run in known if any(run[key] != found[key] for key in CASE)]
-    write_result(path, {"runs": [*others, found]})
+    runs = sorted([*others, found], key=lambda run: -run["tokens"])
+    write_result(path, {"runs": runs})
     print(json.dumps(found, indent=1))
 
 

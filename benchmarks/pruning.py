@@ -23,79 +23,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import gemma4_facts
-import numpy as np
 from goals import result_path, write_result
+from random_models import random_model
 
-from secateur.checkpoint.byte_ranges import Piece, SlicedTensor
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.checkpoint.writer import Layout, lay_out, write_shards
 from secateur.pruning.expert_slices import select_experts
 from secateur.system.workdir import complete_or_absent
 
-HIDDEN, EXPERTS, KEPT, WIDTH, DENSE, VOCAB = 2816, 128, 90, 704, 2112, 262_144
-BLOCK = 64 << 20
+EXPERTS, KEPT = 128, 90
 SHARD_LIMIT = 1_000_000_000
 """Bytes: several shards, as the whole model has, though it is cut down."""
-
-
-def shapes(layers: int) -> dict[str, tuple[int, ...]]:
-    """The text model's tensors, with the names of the published wrapper."""
-    table: dict[str, tuple[int, ...]] = {
-        "embed_tokens.weight": (VOCAB, HIDDEN),
-        "norm.weight": (HIDDEN,),
-    }
-    for layer in range(layers):
-        full = layer == layers - 1
-        head, heads, kv = (512, 16, 2) if full else (256, 16, 8)
-        own = {
-            "self_attn.q_proj.weight": (heads * head, HIDDEN),
-            "self_attn.k_proj.weight": (kv * head, HIDDEN),
-            "self_attn.o_proj.weight": (HIDDEN, heads * head),
-            "self_attn.q_norm.weight": (head,),
-            "self_attn.k_norm.weight": (head,),
-            "mlp.gate_proj.weight": (DENSE, HIDDEN),
-            "mlp.up_proj.weight": (DENSE, HIDDEN),
-            "mlp.down_proj.weight": (HIDDEN, DENSE),
-            "router.proj.weight": (EXPERTS, HIDDEN),
-            "router.scale": (HIDDEN,),
-            "router.per_expert_scale": (EXPERTS,),
-            "experts.gate_up_proj": (EXPERTS, 2 * WIDTH, HIDDEN),
-            "experts.down_proj": (EXPERTS, HIDDEN, WIDTH),
-            "layer_scalar": (1,),
-            "input_layernorm.weight": (HIDDEN,),
-        }
-        if not full:
-            own["self_attn.v_proj.weight"] = (kv * head, HIDDEN)
-        table |= {f"layers.{layer}.{name}": shape for name, shape in own.items()}
-    return {f"model.language_model.{name}": shape for name, shape in table.items()}
-
-
-def make_checkpoint(folder: Path, layers: int) -> Checkpoint:
-    """Random finite bf16 weights, one block of bytes used over and over."""
-    block = folder / "random-block"
-    bits = np.random.default_rng(0).integers(0, 1 << 16, BLOCK // 2, dtype=np.uint16)
-    (bits & 0xBFFF).tofile(block)
-
-    def tensor(name: str, shape: tuple[int, ...]) -> SlicedTensor:
-        left = int(np.prod(shape)) * 2
-        pieces = [Piece(block, 0, min(BLOCK, left - start)) for start in range(0, left, BLOCK)]
-        return SlicedTensor(name, "BF16", shape, tuple(pieces))
-
-    source = folder / "source"
-    source.mkdir()
-    write_shards(source, lay_out(tensor(*item) for item in shapes(layers).items()))
-    text = deepcopy(gemma4_facts.CONFIG)
-    part = text["text_config"]
-    part["num_hidden_layers"] = layers
-    part["layer_types"] = ["sliding_attention"] * (layers - 1) + ["full_attention"]
-    (source / "config.json").write_text(json.dumps(text, indent=2))
-    block.unlink()
-    return open_checkpoint(source)
 
 
 def forget(folder: Path) -> None:
@@ -236,7 +178,8 @@ def main() -> None:
     options.folder.mkdir(parents=True)
     try:
         before = machine()
-        checkpoint = make_checkpoint(options.folder, options.layers)
+        model = random_model(options.folder / "source", gemma4_facts.CONFIG, options.layers)
+        checkpoint = open_checkpoint(model)
         result = measure(options.folder, checkpoint, options.rounds)
     finally:
         shutil.rmtree(options.folder)

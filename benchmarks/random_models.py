@@ -17,9 +17,30 @@ import numpy as np
 import secateur
 from secateur.checkpoint.hub import gemmule_folder
 
+WIDE: dict[str, Any] = {
+    "vocab_size": 4096,
+    "vocab_size_per_layer_input": 4096,
+    "hidden_size": 1024,
+    "intermediate_size": 768,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "global_head_dim": 256,
+    "sliding_window": 256,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+"""What a model of two layers and a third of the width has other than Gemma 4 26B-A4B."""
 
-def gemma26(folder: Path, layers: int, **changed: Any) -> Path:
-    """The real width with some layers; `changed` are keys of the text model's config."""
+
+def wide(folder: Path, **changed: Any) -> Path:
+    """A model of WIDE, which has gemmule's tokens; `changed` are keys of its config."""
+    return gemma26(folder, None, **{**WIDE, **changed})
+
+
+def gemma26(folder: Path, layers: int | None, **changed: Any) -> Path:
+    """The real width with some layers (None: as many as the config says); `changed` are keys of the
+    text model's config."""
     text = {**gemma4_facts.CONFIG["text_config"], **changed}
     return random_model(folder, {**text, "architectures": ["Gemma4ForCausalLM"]}, layers)
 
@@ -31,7 +52,7 @@ def random_model(folder: Path, config: Mapping[str, Any], layers: int | None = N
     source = folder.with_name(f"{folder.name}-config")
     source.mkdir(parents=True, exist_ok=True)
     (source / "config.json").write_text(json.dumps(config, indent=1))
-    write_tokenizer(source, config["vocab_size"])
+    write_tokenizer(source, config.get("text_config", config)["vocab_size"])
     secateur.synth(source, folder, secateur.RandomWeights(layers=layers))
     return folder
 

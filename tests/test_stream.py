@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import json
+import operator
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from secateur.errors import CheckpointError, FamilyError
 from secateur.forward import layer_calls
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
-from secateur.forward.batches import batch_documents, make_micro_batches
+from secateur.forward.batches import MicroBatch, batch_documents, make_micro_batches
 from secateur.forward.layer_calls import LayerCalls
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
@@ -100,6 +102,35 @@ def test_recorded_calls_count_all_that_they_hold(
         fewer = LayerCalls(forward.model, batches, hidden, device)
         assert fewer.held < calls.held
         assert 0 < len(fewer._kept) < len(batches)
+
+
+@pytest.mark.parametrize("form", ["gemma4", "gpt_oss"])
+def test_micro_batches_of_one_shape_share_what_their_layers_are_passed(
+    form: str, tiny: TINY
+) -> None:
+    """Masks and rotary tables of a long corpus are a quarter of a gigabyte, and mostly the same."""
+    rows = corpus()
+    with ForwardPass(CheckpointWeights(tiny(form)), batch_documents(rows.rows, 64)) as forward:
+        batches, device = forward.batches, torch.device("cpu")
+
+        def record(*those: MicroBatch) -> LayerCalls:
+            hidden = [forward.hidden(first)] * len(batches)
+            return LayerCalls(forward.model, those, hidden, device)
+
+        first, other = batches[:2]
+        again = replace(first, index=other.index)
+        one, both = record(first), record(first, again)
+        assert both.held == one.held > 0
+        for layer in range(2):
+            tables, same = (
+                both.of(batch, layer).kwargs["position_embeddings"] for batch in (first, again)
+            )
+            assert all(map(operator.is_, tables, same))
+        # A mask of its own is kept beside the tables that are equal.
+        mask = first.mask.clone()
+        mask[0, 0] = False
+        masked = replace(again, mask=mask, needs_mask=True)
+        assert one.held < record(first, masked).held < one.held + record(masked).held
 
 
 def test_a_forward_pass_changes_no_setting_of_the_process(

@@ -32,8 +32,7 @@ from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.tokens.teacher import TOP_K
 from secateur.evaluation.tokens.teacher_forced import ROWS
 from secateur.formats.ggml.types import TYPES
-from secateur.forward.backends.base import GROUPS_IN_FLIGHT
-from secateur.forward.backends.cpu import LOGITS_BYTES
+from secateur.forward.backends.cpu import LOGITS_BYTES, count_in_flight
 from secateur.forward.batches import ON_CPU
 from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.forward.weights import EAGER_STACK_BYTES
@@ -137,7 +136,7 @@ def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> 
     solved = (rates.solve * work.sampled + rates.solve_layer) * shape.moe_layers
     flops = work.tokens * (per_token + work.gram) + work.sampled * work.solving * shape.moe_layers
     memory = _forward_memory(shape, work.tokens, workers) + 2 * shape.sums
-    memory += (1 + GROUPS_IN_FLIGHT) * work.gram_bytes // len(shape.layers)
+    memory += (1 + _groups(shape, workers)) * work.gram_bytes // len(shape.layers)
     if work.sampled:
         grams = min(GRAMS_LIMIT, work.sampled * shape.ranks_bytes)
         memory += OUTPUTS_LIMIT + grams + 10 * work.sampled * shape.hidden
@@ -265,9 +264,15 @@ def _read_seconds(shape: Shape, rates: Rates) -> float:
     return shape.bytes / rates.read
 
 
+def _groups(shape: Shape, workers: int) -> int:
+    """Groups on their way through a layer, where documents are short."""
+    members = max(1, ON_CPU.group // ON_CPU.largest(shape.hidden))
+    return count_in_flight(workers, members)
+
+
 def _forward_memory(shape: Shape, tokens: int, workers: int) -> int:
     hidden = min(4 * tokens * shape.hidden, HIDDEN_LIMIT)
-    group = min(tokens, GROUPS_IN_FLIGHT * ON_CPU.group)
+    group = min(tokens, _groups(shape, workers) * ON_CPU.group)
     return (
         LIBRARIES
         + hidden

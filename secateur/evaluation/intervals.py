@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -127,6 +126,9 @@ def bootstrap(
     statistic, so both see the same draws. The same seed gives the same interval. `width`:
     elements that one draw needs, which bounds the memory (32 MiB and a few copies).
     """
+    # Half a second and 57 MiB, which nobody wants beside a model that is being run.
+    from scipy import stats
+
     each_once = np.arange(answers)
     value = float(statistic(each_once))
     if answers < FEWEST_ANSWERS:

@@ -47,6 +47,10 @@ class BatchSize:
     overhead: int
     group: int
 
+    def largest(self, hidden: int) -> int:
+        """Tokens of the largest micro-batch of a model of width `hidden`."""
+        return max(self.most, self.elements // hidden)
+
 
 ON_CPU = BatchSize(
     most=1024, least=512, elements=MIN_WORK_ELEMENTS, fewest=8, overhead=128, group=4096
@@ -127,8 +131,8 @@ def make_micro_batches(
 ) -> tuple[MicroBatch, ...]:
     """The documents of all rows in micro-batches for a model of width `hidden`."""
     total = sum(line.stop - line.start for line in _all_lines(rows))
-    largest = max(size.most, size.elements // hidden)
-    return batch_documents(rows, min(largest, max(size.least, total // size.fewest)), size.overhead)
+    tokens = min(size.largest(hidden), max(size.least, total // size.fewest))
+    return batch_documents(rows, tokens, size.overhead)
 
 
 def batch_documents(

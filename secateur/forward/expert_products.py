@@ -29,8 +29,33 @@ class ExpertWeights:
     down_bias: Tensor | None
 
 
-def widen_expert(module: Any, expert: int) -> ExpertWeights:
-    """Expert `expert` of a fused-experts module, widened to float32 (a view when it is already)."""
+class Room:
+    """Memory of one thread for the widened matrices of a few experts, used for one after the other.
+
+    An expert of a 26B model takes 24 MB; memory that is mapped anew for each takes longer to get
+    than to fill.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, bool], Tensor] = {}
+
+    def widen(self, weight: Tensor, place: int, *, down: bool) -> Tensor:
+        """The weight as float32 (itself when it is already), until `place` is asked for again."""
+        if weight.dtype == torch.float32:
+            return weight
+        held = self._held.get((place, down))
+        if held is None or held.shape != weight.shape:
+            held = torch.empty_like(weight, dtype=torch.float32)
+            self._held[place, down] = held
+        return held.copy_(weight)
+
+
+def widen_expert(
+    module: Any, expert: int, room: Room | None = None, place: int = 0
+) -> ExpertWeights:
+    """Expert `expert` of a fused-experts module, widened to float32 (a view when it is already):
+    into a place of a `room`, else into memory of its own."""
+    room = room or Room()
     up = module.gate_up_proj if module.has_gate else module.up_proj
     up_bias = None
     if module.has_bias:
@@ -38,12 +63,12 @@ def widen_expert(module: Any, expert: int) -> ExpertWeights:
     down_bias = module.down_proj_bias[expert] if module.has_bias else None
 
     def orient(weight: Tensor) -> Tensor:
-        return weight.float() if module.is_transposed else weight.float().t()
+        return weight if module.is_transposed else weight.t()
 
     return ExpertWeights(
-        orient(up[expert]),
+        orient(room.widen(up[expert], place, down=False)),
         None if up_bias is None else up_bias.float(),
-        orient(module.down_proj[expert]),
+        orient(room.widen(module.down_proj[expert], place, down=True)),
         None if down_bias is None else down_bias.float(),
     )
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from secateur.forward.batches import MIN_WORK_ELEMENTS
-from secateur.forward.expert_products import count_expert_elements, run_experts, widen_expert
+from secateur.forward.expert_products import Room, count_expert_elements, run_experts, widen_expert
 from secateur.forward.kernels import Floats, add_scaled
 
 TILE_ROWS = 512
@@ -145,13 +145,14 @@ class ExpertWork:
 
     def help(self) -> None:
         """Take work items that nobody has taken, until there are none."""
+        room = Room()
         while True:
             with self._lock:
                 number = self._taken
                 self._taken += 1
             if number >= len(self._items):
                 return
-            outputs = self._run(self._items[number])
+            outputs = self._run(self._items[number], room)
             with self._lock:
                 self._finished[number] = outputs
             self._add_finished()
@@ -160,8 +161,11 @@ class ExpertWork:
         """The output of each micro-batch, [t, H], once all experts are done."""
         return torch.split(self._total, self._sizes)
 
-    def _run(self, item: WorkItem) -> list[tuple[int, Floats]]:
-        weights = [widen_expert(self._module, expert) for expert in item.experts]
+    def _run(self, item: WorkItem, room: Room) -> list[tuple[int, Floats]]:
+        weights = [
+            widen_expert(self._module, expert, room, place)
+            for place, expert in enumerate(item.experts)
+        ]
         results = []
         for first, sizes in item.tiles:
             token = self._assignments.token[first : first + sum(sizes)]

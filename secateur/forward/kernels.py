@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from secateur.system.jit import compiled, reordered
 
 Floats = NDArray[np.float32]
+Blocks = NDArray[np.float32]
+"""of three axes"""
 Doubles = NDArray[np.float64]
 Places = NDArray[np.int64]
 Bits = NDArray[np.int32]
@@ -58,6 +60,23 @@ def note_sizes(norms: Doubles, largest: Bits, values: Floats, bits: Bits, first:
             most = max(most, bits[i, j] & np.int32(0x7FFFFFFF))
         norms[first + i] = np.sqrt(square)
         largest[first + i] = most
+
+
+@compiled
+def rotate(found: Blocks, values: Blocks, cos: Floats, sin: Floats) -> None:
+    """found[i, h] = values[i, h] * cos[l] + (minus its right half, its left half) * sin[l], for all
+    heads h of token i, whose place in its document is l = i modulo the rows of `cos`.
+
+    Three roundings per number, as torch's products and sum have.
+    """
+    half = values.shape[2] // 2
+    for i in range(values.shape[0]):
+        place = i % cos.shape[0]
+        for h in range(values.shape[1]):
+            for j in range(half):
+                left, right = values[i, h, j], values[i, h, half + j]
+                found[i, h, j] = left * cos[place, j] - right * sin[place, j]
+                found[i, h, half + j] = right * cos[place, half + j] + left * sin[place, half + j]
 
 
 @reordered

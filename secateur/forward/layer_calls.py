@@ -19,7 +19,7 @@ from secateur.forward.skeleton import get_decoder_layers
 
 CALLS_LIMIT = 256 << 20
 """Bytes of recorded masks and rotary tables kept; the calls of further micro-batches are recorded
-again for each layer."""
+again for each layer. Those of micro-batches of one shape, where they are equal, are kept once."""
 
 
 class LayerCall(NamedTuple):
@@ -50,11 +50,15 @@ class LayerCalls:
         self._kept: dict[int, list[LayerCall]] = {}
         self.held = 0
         """Bytes of the calls that are kept."""
+        of_shape: dict[torch.Size, list[LayerCall]] = {}
         for batch in batches:
             if self.held > CALLS_LIMIT:
                 break
-            calls = self._kept[batch.index] = self._record(batch)
-            self.held += _count_bytes(calls)
+            calls = self._record(batch)
+            known = of_shape.setdefault(batch.input_ids.shape, calls)
+            before = 0 if known is calls else _count_bytes(known)
+            calls = self._kept[batch.index] = _share_tensors(calls, known)
+            self.held += _count_bytes([*known, *calls]) - before
 
     def of(self, batch: MicroBatch, layer: int) -> LayerCall:
         """How `layer` is called on a micro-batch."""
@@ -103,6 +107,30 @@ def replace_layers(model: Any, stand_ins: Sequence[nn.Module]) -> Iterator[None]
         yield
     finally:
         base.layers = layers
+
+
+def _share_tensors(calls: list[LayerCall], known: list[LayerCall]) -> list[LayerCall]:
+    """The calls with the tensors of `known` where theirs are equal. What holds tensors stays apart,
+    as layers may put others into it."""
+    compared: dict[tuple[int, int], bool] = {}
+
+    def share(mine: Any, other: Any) -> Any:
+        if type(mine) is tuple and type(other) is tuple and len(mine) == len(other):
+            return tuple(map(share, mine, other))
+        if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
+            return mine
+        pair = id(mine), id(other)  # layers are passed the same tensors
+        if pair not in compared:
+            compared[pair] = mine.dtype == other.dtype and torch.equal(mine, other)
+        return other if compared[pair] else mine
+
+    return [
+        LayerCall(
+            share(call.args, like.args),
+            {name: share(value, like.kwargs.get(name)) for name, value in call.kwargs.items()},
+        )
+        for call, like in zip(calls, known, strict=True)
+    ]
 
 
 def _count_bytes(calls: Iterable[LayerCall]) -> int:

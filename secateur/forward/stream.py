@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import NumericError
-from secateur.forward.backends.base import GROUPS_IN_FLIGHT, Backend, GroupWork
+from secateur.forward.backends.base import Backend, GroupWork
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import Group, MicroBatch, group_micro_batches
 from secateur.forward.expert_work import ExpertObserver
@@ -142,7 +142,7 @@ class ForwardPass:
         in_flight: deque[_Step] = deque()
         try:
             while True:
-                for rank, group in islice(left, GROUPS_IN_FLIGHT - len(in_flight)):
+                for rank, group in islice(left, self._session.in_flight - len(in_flight)):
                     in_flight.append(self._begin(module, layer, rank, group, observe))
                 if not in_flight:
                     return

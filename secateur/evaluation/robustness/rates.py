@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from scipy import stats
 
 from secateur.evaluation.intervals import CONFIDENCE, Interval
 from secateur.evaluation.measurement import POOLED, Measurement
@@ -100,6 +99,8 @@ def loop_differences(
 
 def wilson(rate: float, count: float) -> Interval:
     """The 95 % score interval (Wilson 1927) of a rate among `count` replies, whole or not."""
+    from scipy import stats
+
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     centre = (rate + z * z / (2 * count)) / (1 + z * z / count)
     spread = math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from scipy import stats
-
 from secateur.evaluation.intervals import CONFIDENCE, Interval
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.speed.turn import Turn
@@ -86,6 +84,8 @@ def geometric_mean(values: Sequence[float]) -> Interval:
 
 def _exponentials(logs: Sequence[float]) -> Interval:
     """e to the mean of logarithms, and to its bounds."""
+    from scipy import stats
+
     mean = fmean(logs)
     if len(logs) < _FEWEST:
         return Interval(math.exp(mean), None, None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scipy import stats
-
 from secateur.evaluation.intervals import CONFIDENCE
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.tasks.paired import KIND
@@ -70,6 +68,8 @@ class GroupResult:
 
     def aggregate(self) -> Measurement:
         """lm-eval's number, with the 95 % interval that its standard error gives."""
+        from scipy import stats
+
         spread = None
         if self.stderr is not None:
             spread = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * self.stderr

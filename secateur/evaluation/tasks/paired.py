@@ -26,7 +26,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from secateur.errors import RequestError
 from secateur.evaluation.intervals import CONFIDENCE, Draws, Interval, bootstrap
@@ -126,12 +125,16 @@ def wilson(right: int, items: int) -> Interval:
     """A rate with its 95 % Wilson score interval (Wilson 1927). Raises RequestError for no item."""
     if items < 1:
         raise RequestError("there is no item to take a rate of: ask at least one question")
+    from scipy import stats
+
     found = stats.binomtest(right, items).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(right / items, float(found.low), float(found.high))
 
 
 def mcnemar(lost: int, gained: int) -> float:
     """Two-sided p of McNemar's exact test; 1 where nothing flipped."""
+    from scipy import stats
+
     flipped = lost + gained
     return float(stats.binomtest(min(lost, gained), flipped, 0.5).pvalue) if flipped else 1.0
 
@@ -148,6 +151,8 @@ def items_needed(flipped: float, difference: float) -> int | None:
     share lost. (z_a sqrt(f) + z_b sqrt(f - d^2))^2 / d^2: Connor 1987, Biometrics 43.
     None for no difference.
     """
+    from scipy import stats
+
     if difference == 0:
         return None
     flipped = max(flipped, abs(difference))
@@ -281,6 +286,8 @@ def _bootstrap(values: Values, cluster: NDArray[np.intp], seed: int) -> Interval
 
 def _permute(differences: Values, cluster: NDArray[np.intp], seed: int) -> float:
     """Two-sided p of the summed differences when the models are exchanged within clusters."""
+    from scipy import stats
+
     sums = np.bincount(cluster, weights=differences)
     moved = sums[sums != 0]
     if len(moved) < 2:

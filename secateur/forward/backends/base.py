@@ -19,9 +19,6 @@ from secateur.forward.batches import BatchSize, Group, MicroBatch
 from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.weights import WeightSource
 
-GROUPS_IN_FLIGHT = 3
-"""Groups begun at a time, so that there is work while one is waited for."""
-
 LayerCall = Callable[[MicroBatch], tuple[Tensor, Tensor]]
 """Runs a loaded layer on a micro-batch: (its output [B, L, H], which tokens are broken [B, L])."""
 
@@ -42,6 +39,10 @@ class GroupWork(Protocol):
 
 class Session(Protocol):
     """A backend while a pass runs."""
+
+    @property
+    def in_flight(self) -> int:
+        """Groups begun at a time, so that there is work while one is waited for."""
 
     @property
     def unchecked(self) -> int:

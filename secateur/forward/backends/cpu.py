@@ -16,17 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.forward.backends.base import GROUPS_IN_FLIGHT, LayerCall
+from secateur.forward.backends.base import LayerCall
 from secateur.forward.batches import ON_CPU, BatchSize, Group, MicroBatch
 from secateur.forward.compute_slots import ComputeSlots
 from secateur.forward.expert_batch import Aborted, ExpertBatch
 from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.norms import fuse_norms
+from secateur.forward.rotary import fuse_rotary
 from secateur.forward.weights import Stack, WeightSource, WrappedWeights
 from secateur.system.resources import free_memory
 
 LOGITS_BYTES = 64 << 20
 """Bytes of float32 logits held at once per worker."""
+
+
+def count_in_flight(workers: int, members: int) -> int:
+    """Groups of so many micro-batches that are begun at a time: as many as keep all workers busy,
+    and one more, since members of a group wait for each other. Each holds some six times its hidden
+    states."""
+    return 1 + -(-workers // members)
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,8 @@ class CpuBackend:
 
     @contextmanager
     def adapt(self, module: nn.Module, routers: Sequence[nn.Module]) -> Iterator[None]:
-        """RMSNorms in one pass over memory each."""
-        with fuse_norms(module):
+        """RMSNorms and rotary positions in one pass over memory each."""
+        with fuse_norms(module), fuse_rotary(module):
             yield
 
     @contextmanager
@@ -75,9 +83,11 @@ class CpuBackend:
             workers = max(1, self.workers)
             pool = start_pool(workers)
             # A thread for every micro-batch that may wait for others; slots limit who computes.
-            members = start_pool(GROUPS_IN_FLIGHT * max(map(len, groups), default=1))
+            largest = max(map(len, groups), default=1)
+            in_flight = count_in_flight(workers, largest)
+            members = start_pool(in_flight * largest)
             try:
-                yield _Session(pool, members, ComputeSlots(workers + workers // 2))
+                yield _Session(pool, members, ComputeSlots(workers + workers // 2), in_flight)
             except BaseException:
                 # Else the pools would finish everything queued before they let the error out.
                 pool.shutdown(cancel_futures=True)
@@ -98,6 +108,7 @@ class _Session:
     pool: ThreadPoolExecutor
     members: ThreadPoolExecutor
     slots: ComputeSlots
+    in_flight: int
     unchecked: int = 0
 
     def begin(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.forward.backends.base import GROUPS_IN_FLIGHT, LayerCall
+from secateur.forward.backends.base import LayerCall
 from secateur.forward.backends.device_experts import DeviceMember, Projections, run_chosen_experts
 from secateur.forward.backends.device_weights import DeviceWeights, open_on_device
 from secateur.forward.backends.grouped_products import GroupedProducts
@@ -29,6 +29,8 @@ from secateur.system.resources import free_memory
 
 STATES_SHARE = 0.1
 """Share of a device's memory that hidden states may take."""
+_IN_FLIGHT = 3
+"""Groups that the host has queued, or whose results it has not looked at."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def _widen_inputs(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
 class _Session:
     products: GroupedProducts
     device: torch.device
-    unchecked: int = GROUPS_IN_FLIGHT
+    in_flight: int = _IN_FLIGHT
+    unchecked: int = _IN_FLIGHT
 
     def begin(
         self, rank: int, group: Group, call: LayerCall, observer: ExpertObserver | None
