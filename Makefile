@@ -10,6 +10,9 @@ DEMO := out/gemmule-24e
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# The tests run on all cores; those of one file need less: .venv/bin/python -m pytest tests/test_plan.py
+PARALLEL := -n auto --dist worksteal
+
 .PHONY: demo test slow browser check format reference bench llama-tools size clean
 
 demo: $(READY)  ## the main job on gemmule: calibrate, plan, prune, quantize, measure, report
@@ -17,10 +20,10 @@ demo: $(READY)  ## the main job on gemmule: calibrate, plan, prune, quantize, me
 	$(BIN)/secateur shrink gemmule --experts 24 --types Q4_K_M,Q8_0 --per-domain 10 -o $(DEMO)
 
 test: $(READY)  ## the default suite, under five minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 slow: $(READY)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 browser: $(READY)  ## the tests of report.html, in Chromium, which Debian's package brings if it is missing
 	command -v chromium >/dev/null || { apt-get update -q && apt-get install -q -y chromium; }

@@ -1,18 +1,39 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and how the tests run on several cores."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gemma4_facts
 import pytest
+from killed_line import Killer, killer
+from shared import Shared
 from tiny_line import Line, Run, runner, save_line
 from tiny_models import save_tiny
 
 from secateur import Report
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.serving.engine_server import EngineServer
+from secateur.system.resources import cores, free_memory
+
+MOST_WORKERS = 4
+MEMORY_OF_WORKER = 3 << 30
+"""Bytes that a worker and the processes that its tests start take at most."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `pytest -n auto` starts."""
+    return max(1, min(MOST_WORKERS, cores(), free_memory() // MEMORY_OF_WORKER))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before the workers start: they share the cores, also in what loads OpenMP or BLAS."""
+    if workers := getattr(config.option, "numprocesses", None):
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, str(max(1, cores() // workers)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,13 +47,21 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    """A tiny float32 checkpoint by form (`tiny_models.FORMS`), saved once a session: read only."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """What the workers of a parallel run share."""
+    found = Shared(tmp_path_factory)
+    yield found
+    found.check()
+
+
+@pytest.fixture(scope="session")
+def tiny(shared: Shared) -> Callable[[str], Checkpoint]:
+    """A tiny float32 checkpoint by form (`tiny_models.FORMS`), saved once a run: read only."""
     opened: dict[str, Checkpoint] = {}
 
     def get(form: str) -> Checkpoint:
         if form not in opened:
-            folder: Path = save_tiny(form, tmp_path_factory.mktemp(form) / "model")
+            folder = shared.make(f"tiny-{form}", lambda folder: save_tiny(form, folder / "model"))
             opened[form] = open_checkpoint(folder)
         return opened[form]
 
@@ -40,56 +69,67 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint
 
 
 @pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real(shared: Shared) -> Path:
     """config.json and vocabulary.gguf with the real Gemma 4 26B-A4B's numbers: read only."""
-    return gemma4_facts.write_model(tmp_path_factory.mktemp("real"))
+    return shared.make("real", gemma4_facts.write_model)
 
 
 @pytest.fixture(scope="session")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """Gemma 4 whose expert 3 of layer 1 has a NaN in its down projection."""
-    folder = save_tiny("gemma4", tmp_path_factory.mktemp("broken") / "model")
+def broken(shared: Shared) -> Checkpoint:
+    """Gemma 4 whose expert 3 of layer 1 has a NaN in its down projection: read only."""
+    return open_checkpoint(shared.make("broken", _save_broken))
+
+
+def _save_broken(room: Path) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
+    folder = save_tiny("gemma4", room / "model")
     tensors = load_file(folder / "model.safetensors")
     name = next(n for n in tensors if "layers.1." in n and "down_proj" in n and "experts" in n)
     tensors[name][3, 5, 2] = torch.nan
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return open_checkpoint(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+def line(shared: Shared) -> Line:
     """A tiny model with tokenizer and template, a corpus and answers: read only."""
-    return save_line(tmp_path_factory.mktemp("line"))
+    return shared.make("line", save_line)
 
 
 @pytest.fixture(scope="session")
-def stats(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The statistics of `line`'s model on its corpus."""
+def stats(line: Line, shared: Shared) -> Path:
+    """The statistics of `line`'s model on its corpus: read only."""
     from secateur import Calibration, calibrate
 
-    path = tmp_path_factory.mktemp("stats") / "stats.safetensors"
-    calibrate(line.model, path, Calibration(str(line.corpus), observe=("sample_norms",)), workers=1)
-    return path
+    def make(folder: Path) -> Path:
+        path = folder / "stats.safetensors"
+        request = Calibration(str(line.corpus), observe=("sample_norms",))
+        calibrate(line.model, path, request, workers=1)
+        return path
+
+    return shared.make("stats", make)
 
 
 @pytest.fixture(scope="session")
-def shrink_once(line: Line, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+def shrink_once(line: Line, shared: Shared) -> tuple[Path, Report]:
     """The whole line, run once."""
     from secateur import Calibration, Formats, Measuring, Pruning, ShrinkRequest, shrink
 
-    out = tmp_path_factory.mktemp("made") / "out"
     request = ShrinkRequest(
         Pruning(experts=6),
         Formats(types=("Q8_0", "Q4_K_M")),
         Calibration(str(line.corpus)),
         Measuring(answers=line.answers),
     )
-    report = shrink(line.model, out, request, workers=1)
-    assert report is not None
-    return out, report
+
+    def make(folder: Path) -> tuple[Path, Report]:
+        report = shrink(line.model, folder / "out", request, workers=1)
+        assert report is not None
+        return folder / "out", report
+
+    return shared.make("made", make)
 
 
 @pytest.fixture(scope="session")
@@ -105,13 +145,16 @@ def shrunk(shrink_once: tuple[Path, Report]) -> Report:
 
 
 @pytest.fixture(scope="session")
-def gemmule_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gemmule_gguf(shared: Shared) -> Path:
     """gemmule in Q8_0, unpruned: read only."""
     from secateur import Formats, Pruning, apply, plan
 
-    folder = tmp_path_factory.mktemp("gguf") / "out"
-    apply(plan("gemmule", Pruning(), Formats(types="Q8_0", to="gguf", mmproj="none")), folder)
-    return next(folder.glob("*.gguf"))
+    def make(folder: Path) -> Path:
+        decided = plan("gemmule", Pruning(), Formats(types="Q8_0", to="gguf", mmproj="none"))
+        apply(decided, folder / "out")
+        return next((folder / "out").glob("*.gguf"))
+
+    return shared.make("gguf", make)
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +166,13 @@ def gemmule_server(gemmule_gguf: Path) -> Iterator[EngineServer]:
     settings = ServerSettings(context=1024, slots=2, workers=1, api_key="secret-of-gemmule")
     with serve_model(gemmule_gguf, settings) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Killer]:
+    """Runs command lines that are cut short; has imported all that they need."""
+    with killer() as found:
+        yield found
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A process that has imported everything and runs command lines in forks of itself, each sent a
 signal at its n-th change of a folder: so a run can be cut at every moment, and quickly.
 
-Instead of the signal something else can happen: a disk that fills, a file that vanishes or changes.
+Instead of the signal something else can happen: a disk that fills, a file that vanishes or changes,
+a clock that jumps back.
 
 Run as a script it reads {"argv", "folder", "at", "signal", "accident"} a line, and answers {"code",
 "err", "log"}: the exit code, negative for a signal, what was said, and a point for every change and
@@ -22,6 +23,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+LONG_AGO = "-400d"
+"""A clock that was set wrong, for libfaketime."""
 
 CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
@@ -59,8 +63,8 @@ class Killer:
         accident: tuple[str, Path] | None = None,
     ) -> Cut:
         """Run `secateur ARGV`; at the `at`-th change below `folder` (0: never) send `signal`, or
-        have an `accident`: ("fill", a file that takes all room), ("vanish", file) or ("change",
-        file)."""
+        have an `accident`: ("fill", a file that takes all room), ("vanish", file), ("change",
+        file) or ("clock", the file that sets it)."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         happens = accident and [accident[0], str(accident[1])]
@@ -74,11 +78,15 @@ class Killer:
 
 
 @contextmanager
-def killer() -> Iterator[Killer]:
-    """Start the process; it ends with the block."""
+def killer(**environment: str) -> Iterator[Killer]:
+    """Start the process, with more in its environment; it ends with the block."""
     command = [sys.executable, "-W", "ignore", __file__]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
     ) as process:
         yield Killer(process)
         process.kill()
@@ -160,6 +168,8 @@ def _happen(kind: str, name: str) -> None:
         with open(name, "r+b", buffering=0) as file:
             file.seek(-2, os.SEEK_END)
             file.write(b"\x11\x3f")
+    elif kind == "clock":
+        Path(name).write_text(LONG_AGO)
     else:
         with suppress(OSError), open(name, "wb", buffering=0) as file:
             while True:

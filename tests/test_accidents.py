@@ -10,19 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from killed_line import Cut, Killer, killer
+from killed_line import LONG_AGO, Cut, Killer, killer
 from tiny_line import Line, Run, files_of
 
 POINTS = 18
 """Places in each of the commands where it is killed."""
 
 NAMES = ("calibrate", "apply gguf", "apply mlx", "apply safetensors", "measure", "release")
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Killer]:
-    with killer() as found:
-        yield found
 
 
 class Command(NamedTuple):
@@ -116,6 +110,46 @@ def test_killed_at_a_hundred_places_it_ends_the_same(
 ) -> None:
     assert POINTS * len(NAMES) >= 100
     assert kill(commands[name], forks, tmp_path, POINTS) == POINTS
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Killer, Path]]:
+    """Runs whose clock a file sets, and the file. Files have the times of the real clock."""
+    from libfaketime import get_reload_information
+
+    file = tmp_path_factory.mktemp("clock") / "clock"
+    file.write_text("+0")
+    _, environment = get_reload_information()
+    environment |= {"FAKETIME_TIMESTAMP_FILE": str(file), "NO_FAKE_STAT": "1"}
+    with killer(**environment) as found:
+        yield found, file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clock_that_jumps_back_changes_nothing(
+    name: str, clock: tuple[Killer, Path], commands: dict[str, Command], tmp_path: Path
+) -> None:
+    """In the middle of a run, and between a kill and the call that goes on."""
+    command, (forks, file) = commands[name], clock
+    file.write_text("+0")
+    whole, jumped, cut = (tmp_path / word for word in ("whole", "jumped", "cut"))
+    for room in (whole, jumped, cut):
+        command.prepare(room)
+    ended = forks.run(*command.words(whole), folder=whole)
+    assert ended.code == 0, ended.err
+    middle = ended.changes // 2
+    found = forks.run(*command.words(jumped), folder=jumped, at=middle, accident=("clock", file))
+    assert file.read_text() == LONG_AGO
+    assert found.code == 0, found.err
+    assert found.work == ended.work
+    file.write_text("+0")
+    killed = forks.run(*command.words(cut), folder=cut, at=middle)
+    assert killed.code == -signal.SIGKILL, killed.err
+    file.write_text(LONG_AGO)
+    again = go_on(command, forks, cut)
+    assert len(killed.work) + len(again.work) <= len(ended.work) + command.again
+    assert command.result(jumped) == command.result(cut) == command.result(whole)
 
 
 def kill(command: Command, forks: Killer, folder: Path, points: int) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,13 +16,9 @@ import pytest
 from killed_line import Cut, Killer, killer
 from tiny_line import Line, Run, files_of, without_progress
 
+from secateur.system.bus_error import SENTENCE
+
 SIZE = 24 << 20
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Killer]:
-    with killer() as found:
-        yield found
 
 
 @contextmanager
@@ -158,6 +155,33 @@ def test_weights_that_do_not_stay(
     assert "going on after 1 of 2 layers" in again.err
     assert results(room) == results(whole)
     assert again.work == ["layer 1"]
+
+
+CUT = """
+import os, sys
+from secateur.checkpoint.reader import open_checkpoint
+from secateur.cli import main as cli
+
+def command(**_):
+    model = open_checkpoint(sys.argv[1])
+    spec = model.specs["model.embed_tokens.weight"]
+    mapped = model.read(spec.name).array
+    os.truncate(spec.path, spec.offset)
+    return int(mapped.sum()) and 0
+
+cli.app = command
+cli.main()
+"""
+
+
+def test_weights_that_are_cut_while_they_are_mapped(line: Line, tmp_path: Path) -> None:
+    """The system ends a process that reads them; it still says what happened."""
+    model = Path(shutil.copytree(line.model, tmp_path / "model"))
+    ended = subprocess.run(
+        [sys.executable, "-c", CUT, model], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (1, ""), ended.stderr
+    assert ended.stderr == f"secateur: {SENTENCE}\n"
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from tiny_line import Line, Run
 
 from secateur import read_plan, verify
+from secateur.api.job_file import read_job
 from secateur.checkpoint.reader import SINGLE, open_checkpoint
-from secateur.errors import InputError
+from secateur.errors import InputError, RequestError
 from secateur.outputs.apply import check_plan
 from secateur.planning.checks import PlanSources
 from secateur.planning.document import published
@@ -160,6 +162,25 @@ def test_in_any_file_of_an_output(made: Path, tmp_path: Path) -> None:
     found = verify(out)
     assert {entry.file for entry in found} == {"README.md", ".gitattributes", "notes/mine.txt"}
     assert not any(entry.is_damage for entry in found)
+
+
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 97])
+def test_in_a_resolved_job_that_is_run(
+    every: int, line: Line, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows its own hash. What is put into it by an option is no damage."""
+    path = Path(shutil.copy(made / "job.yaml", tmp_path / "job.yaml"))
+    monkeypatch.chdir(line.corpus.parent)
+
+    def read() -> object:
+        return replace(read_job(path), content=None)
+
+    assert missed(path, read, every) == []
+    assert read_job(path, ["pruning.experts=5"]).pruning.experts == 5
+    path.write_text(path.read_text().replace("experts: 6", "experts: 5"))
+    with pytest.raises(RequestError, match="was changed after secateur wrote it"):
+        read_job(path)
+    assert read_job(path, ["content=null"]).pruning.experts == 5
 
 
 def test_in_a_job_that_an_output_keeps(made: Path, tmp_path: Path) -> None:

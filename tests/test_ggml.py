@@ -3,7 +3,9 @@
 import ctypes
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -29,12 +31,14 @@ def matrix() -> tuple[np.ndarray, np.ndarray]:
     return rows, importance
 
 
-@pytest.mark.parametrize(
-    "case",
-    # ggml builds the codebooks of these in seconds, anew for each process.
-    [pytest.param(case, marks=[pytest.mark.slow] * case.startswith(("IQ1_", "IQ2_S ")))
-     for case in GOLDEN],
-)  # fmt: skip
+def cases(words: Iterable[str]) -> list[Any]:
+    """Words that begin with a type; ggml builds the codebooks of three in seconds, anew for each
+    process."""
+    marks = {name: [pytest.mark.slow] for name in ("IQ1_S", "IQ1_M", "IQ2_S")}
+    return [pytest.param(word, marks=marks.get(word.split()[0], [])) for word in words]
+
+
+@pytest.mark.parametrize("case", cases(GOLDEN))
 def test_bytes_equal_a_native_builds(case):
     name, label = case.split()
     rows, importance = matrix()
@@ -49,11 +53,7 @@ def test_bytes_equal_gguf_pys(name):
     np.testing.assert_array_equal(encode(rows, name).reshape(-1), expected.view(np.uint8).ravel())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name.startswith("IQ1_") or name == "IQ2_S"))
-     for name in sorted(set(ENCODABLE) - {"Q1_0", "Q2_0", "NVFP4"})],
-)  # fmt: skip
+@pytest.mark.parametrize("name", cases(sorted(set(ENCODABLE) - {"Q1_0", "Q2_0", "NVFP4"})))
 def test_decoding_equals_gguf_pys(name):
     rows, importance = matrix()
     data = encode(rows, name, importance)
@@ -74,13 +74,7 @@ def test_the_number_of_threads_changes_nothing(name, threads, monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [  # ggml takes seconds to make the tables of these two
-        pytest.param(one, marks=[pytest.mark.slow] if one in ("IQ1_S", "IQ2_S") else [])
-        for one in ENCODABLE
-    ],
-)
+@pytest.mark.parametrize("name", cases(ENCODABLE))
 def test_zero_rows_and_zeros_encode(name):
     importance = np.ones(256, dtype=np.float32)
     assert encode(np.empty((0, 256), np.float32), name, importance).shape[0] == 0

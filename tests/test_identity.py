@@ -143,6 +143,21 @@ def test_a_file_that_has_just_changed_is_not_remembered(model: Path, cache: Path
     assert not (cache / STORE).exists()
 
 
+def test_a_file_of_the_future_is_remembered_when_it_did_not_change_while_it_was_read(
+    model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was set back after it was written."""
+    file = model / SINGLE
+    later = file.stat().st_mtime_ns + 86400 * 10**9
+    os.utime(file, ns=(later, later))
+    size = file.stat().st_size
+    assert read_by([file]) == {file: size}
+    assert not (cache / STORE).exists()
+    monkeypatch.setattr(identity, "_SETTLED", 1)  # as if reading had taken longer than that
+    assert read_by([file]) == {file: size}
+    assert read_by([file]) == {file: 0}
+
+
 def test_hashes_of_files_that_are_gone_are_forgotten(
     model: Path, cache: Path, settled: None
 ) -> None:

@@ -93,7 +93,7 @@ def test_the_resolved_job_gives_the_same_bytes_elsewhere(
     assert job["formats"]["to"] == ["safetensors", "gguf"]
     assert job["calibration"]["corpus"]["sources"][0]["tokens"] == 400
     assert (job["calibration"]["seed"], job["calibration"]["sequence_length"]) == (7, 64)
-    assert {"model", "calibration.rows", "calibration.corpus.talk"} == set(job["content"])
+    assert {"job", "model", "calibration.rows", "calibration.corpus.talk"} == set(job["content"])
     monkeypatch.chdir(project)
     again = run("run", first / "job.yaml", out=tmp_path / "deep" / "again")
     assert again.code == 0, again.err

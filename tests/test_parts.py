@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared import Shared
 
 import secateur
 from secateur import Calibration
@@ -127,6 +128,13 @@ def test_places_are_equal_so_that_a_lost_one_may_be_anywhere() -> None:
         find_places(nodes[2:], None, gpus=True)
 
 
+@pytest.fixture
+def only_cluster(shared: Shared) -> Iterator[None]:
+    """Ray finds any cluster of the machine: one worker at a time has one, or has none."""
+    with shared.alone("ray"):
+        yield
+
+
 CORES = 1
 STORE = 80 << 20
 """Bytes of a node's object store: Ray would take 30 % of the memory."""
@@ -153,7 +161,7 @@ def cluster(nodes: int, cores: int = CORES) -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray's own
 def test_ray_gives_the_bytes_of_one_pass_on_one_two_and_two_nodes_and_after_a_kill(
-    rows: Path, model: Path, whole: Path, tmp_path: Path
+    only_cluster: None, rows: Path, model: Path, whole: Path, tmp_path: Path
 ) -> None:
     asked = request(rows, engine="ray", parts=PARTS, keep_sample=True)
     with cluster(1, cores=2) as made:
@@ -173,8 +181,10 @@ def _calibrate_and_kill_a_worker(model: Path, out: Path, asked: Calibration) -> 
 
     def kill(stage: str, done: int, total: int, unit: str) -> None:
         if stage == "calibrate" and unit == "parts" and done and not killed:
+            ours = {process.pid for process in psutil.Process().children(recursive=True)}
             for process in psutil.process_iter(["cmdline"]):
-                if "ray::_Maker" in " ".join(process.info["cmdline"] or ()):
+                named = "ray::_Maker" in " ".join(process.info["cmdline"] or ())
+                if process.pid in ours and named:
                     os.kill(process.pid, signal.SIGKILL)
                     killed.append(process.pid)
                     break
@@ -186,7 +196,11 @@ def _calibrate_and_kill_a_worker(model: Path, out: Path, asked: Calibration) -> 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_without_a_cluster_it_says_how_to_start_one(
-    rows: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    only_cluster: None,
+    rows: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(EngineError, match="no Ray cluster was found: start one with `ray start"):

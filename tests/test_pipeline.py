@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from killed_line import Killer, killer
+from killed_line import Killer
 from tiny_line import Line, Run, files_of, without_progress
 
 from secateur import Report, read_plan, verify
 
 TYPES = "Q8_0,Q4_K_M"
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Killer]:
-    with killer() as found:
-        yield found
 
 
 def argv(line: Line, out: Path, **options: object) -> list[object]:
@@ -204,7 +197,27 @@ def test_apply_killed_at_any_change_ends_the_same(
         assert files_of(out) == files_of(room / "whole"), at
 
 
-@pytest.mark.parametrize("at", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_ctrl_c_in_the_middle_of_a_pass_says_what_is_kept(
+    line: Line, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("secateur.forward.stream.ForwardPass.load_layer", press)
+    # A shell that starts the tests in the background makes them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        ran = run("calibrate", line.model, corpus=line.corpus, out=tmp_path / "stats", workers=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    kept = tmp_path / "stats.secateur-incomplete"
+    said = f"interrupted: what is done is kept in {kept}: the same command goes on there"
+    assert (ran.code, ran.said[-1]) == (130, f"secateur: {said}")
+    assert not (tmp_path / "stats").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [2, 20])
 def test_ctrl_c_is_one_line_and_code_130(
     at: int, forks: Killer, line: Line, made: Path, tmp_path: Path
 ) -> None:

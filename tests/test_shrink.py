@@ -7,11 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from killed_line import Killer, killer
+from killed_line import Killer
 from tiny_line import Line, Run, files_of
 
 from secateur import Calibration, Formats, InputError, Measuring, Pruning, ShrinkRequest, verify
@@ -19,12 +18,6 @@ from secateur.api.answers import measure_folder
 from secateur.api.early_checks import check_shrink, check_space, plan_ahead
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.errors import WriteError
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Killer]:
-    with killer() as found:
-        yield found
 
 
 def words(line: Line, where: Path, **options: object) -> list[str]:

@@ -19,10 +19,11 @@ anything else is read.
   current folder.
 
 Every output holds the job that made it, resolved, as `job.yaml`: nothing left to a default, the
-mix in it, revisions as commits, and under `content` the sha256 of every input. Running that gives
-the same bytes. Inputs are looked for next to it and in the current folder; one whose content is
-another is refused. Of an absolute path it keeps the name only: outputs hold no folder of the
-machine that made them.
+mix in it, revisions as commits, and under `content` the sha256 of every input and of itself.
+Running that gives the same bytes. Inputs are looked for next to it and in the current folder; one
+whose content is another is refused, and so is a resolved job that was changed by other means than
+`--set`. Of an absolute path it keeps the name only: outputs hold no folder of the machine that
+made them.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 A resolved job leaves nothing open: every key has its value, a mix stands in it, revisions are
 commits, and `content` has the sha256 of every input by the key that names it: of files, of the
-model (checkpoint.identity) and of the rows that calibrated it. It holds no folder of this machine
-(of an absolute path only the name), no number of threads and no place of an output, so that the
-same inputs give the same file everywhere.
+model (checkpoint.identity), of the rows that calibrated it, and as `job` that of its own text. It
+holds no folder of this machine (of an absolute path only the name), no number of threads and no
+place of an output, so that the same inputs give the same file everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from secateur import __version__
 from secateur.api.held_out import Text, find_questions
-from secateur.api.job_text import Paths, job_text
+from secateur.api.job_text import SEAL, UNSEALED, Paths, job_text, seal_of
 from secateur.api.models import load_header
 from secateur.api.requests import (
     Calibration,
@@ -106,7 +106,7 @@ def resolved_job(
 
     `files` are the hashes of `check_files`, `statistics` what the output is made with, if it is.
     """
-    content = {MODEL: checkpoint.identity(), **files}
+    content = {SEAL: UNSEALED, MODEL: checkpoint.identity(), **files}
     calibration, commits = request.calibration, {}
     if request.statistics is None:
         calibration = _resolve_calibration(calibration)
@@ -142,7 +142,8 @@ def resolved_job(
         }
     )
 
-    return _HEAD + job_text(job, paths, leave_out=("out", "running"), commits=commits)
+    text = _HEAD + job_text(job, paths, leave_out=("out", "running"), commits=commits)
+    return text.replace(UNSEALED, seal_of(text))
 
 
 _HEAD = """\

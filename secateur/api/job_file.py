@@ -9,11 +9,13 @@ from typing import Any
 
 import yaml
 
+from secateur.api.job_text import SEAL, UNSEALED, seal_of
 from secateur.api.requests import Job, resolve_recipes, resolve_split
 from secateur.checkpoint.hub import GEMMULE, is_hub_id
 from secateur.corpus.load import check_mix
 from secateur.corpus.mix import Mix, parse_mix
 from secateur.errors import InputError, RequestError
+from secateur.system.text_files import read_text
 from secateur.system.typed_yaml import Reader, read_dataclass
 from secateur.system.yaml_nodes import (
     Node,
@@ -42,6 +44,7 @@ def read_job(path: Path, assignments: Sequence[str] = ()) -> Job:
     for assignment in assignments:
         set_value(root, assignment, OPTION, RequestError)
     resolved = isinstance(root, yaml.MappingNode) and "content" in entries(root, RequestError)
+    _check_seal(path, root)
     files = _Files(path.parent, (Path(),) if resolved else ())
     reader = Reader(RequestError, files.find, {Mix: files.read_mix})
     job = read_dataclass(Job, root, reader)
@@ -105,6 +108,20 @@ class _Files:
 
 def _has_all(mix: Mix) -> bool:
     return all(source.path is None or source.path.exists() for source in mix.sources)
+
+
+def _check_seal(path: Path, root: Node) -> None:
+    """Refuse a resolved job whose text is not the one that was written."""
+    seal = _node(root, f"content.{SEAL}")
+    if not isinstance(seal, yaml.ScalarNode) or is_assigned(seal):
+        return
+    text = read_text(path, "a job in YAML", RequestError)
+    if seal_of(text.replace(seal.value, UNSEALED)) != seal.value:
+        raise RequestError(
+            f"{path} was changed after secateur wrote it (content.{SEAL} is another sha256): put "
+            f"it back, change it with {OPTION} alone, or take it as it is with {OPTION} "
+            "content=null"
+        )
 
 
 def _check_words(job: Job, root: Node, reader: Reader) -> None:

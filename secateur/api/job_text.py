@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
@@ -19,6 +20,11 @@ from secateur.corpus.mix_settings import mix_settings
 from secateur.system.atomic import write_text
 from secateur.system.secret_words import hide_secrets
 from secateur.system.typed_yaml import FILE_ENDINGS, keys_of
+
+SEAL = "job"
+"""Among the hashes of a resolved job's `content`: that of its own text."""
+UNSEALED = "0" * 64
+"""What stands in the place of that hash in the text that is hashed."""
 
 NO_COMMITS: Mapping[str, str] = MappingProxyType({})
 
@@ -59,6 +65,11 @@ def job_text(
     order = sorted(whole, key=lambda key: key not in _FIRST)  # else as the fields stand
     kept = {key: whole[key] for key in order if key not in leave_out}
     return yaml.dump(kept, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def seal_of(text: str) -> str:
+    """The sha256 of a job's text, in which UNSEALED stands for it."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_job(job: Job, path: Path) -> None:

@@ -92,6 +92,7 @@ def _read_all(
     """{file: sha256}. Interrupted, it stops at once, and what was finished is remembered."""
     hashes: dict[Path, str] = {}
     stop = Event()
+    begun = time.monotonic_ns()
 
     def read(path: Path) -> None:
         if digest := _hash(path, count, stop):
@@ -103,7 +104,8 @@ def _read_all(
                 pass
         finally:
             stop.set()
-            _remember({path: (stamps[path], digest) for path, digest in hashes.items()})
+            found = {path: (stamps[path], digest) for path, digest in hashes.items()}
+            _remember(found, time.monotonic_ns() - begun)
     return hashes
 
 
@@ -177,8 +179,11 @@ def _load() -> dict[str, tuple[Stamp, str]]:
         return {}
 
 
-def _remember(new: Mapping[Path, tuple[Stamp, str]]) -> None:
+def _remember(new: Mapping[Path, tuple[Stamp, str]], watched: int) -> None:
     """Keep hashes for the next time; forget those of files that are gone.
+
+    The files had their stamps `watched` nanoseconds ago: where a clock was set back after a file
+    was written, its stamp is one of the future, and only that says that it is settled.
 
     Of two processes that do so at the same moment one may be forgotten: it computes again. A
     folder that cannot be written is no reason to fail.
@@ -188,7 +193,7 @@ def _remember(new: Mapping[Path, tuple[Stamp, str]]) -> None:
         settled = {
             _key(path): (stamp, digest)
             for path, (stamp, digest) in new.items()
-            if stamp == _stamp(path) and now - max(stamp[2:]) > _SETTLED
+            if stamp == _stamp(path) and max(watched, now - max(stamp[2:])) > _SETTLED
         }
         if settled:
             kept = {path: entry for path, entry in _load().items() if os.path.exists(path)}

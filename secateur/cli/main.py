@@ -41,6 +41,7 @@ from secateur.cli.register import Detail, Quiet, Verbose
 from secateur.cli.terminal import Interrupted, exit_with
 from secateur.errors import SecateurError
 from secateur.system.allocator import return_large_blocks
+from secateur.system.bus_error import explained_bus_errors
 
 app = typer.Typer(
     cls=Group,
@@ -74,7 +75,8 @@ def main() -> None:
     # of their time; long work (cli/progress.py) turns it on again.
     gc.disable()
     try:
-        _run()
+        with explained_bus_errors():
+            _run()
     finally:
         gc.enable()
 

@@ -1,4 +1,4 @@
-"""All attacks, run once a session in a process apart."""
+"""All attacks, run once in a process apart."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from attack import MEMORY, SECONDS, Attack, Goods, Outcome
+from shared import Shared
 from tiny_line import Line
 
 HERE = Path(__file__).parent
@@ -21,7 +22,7 @@ def outcomes(
     line: Line,
     stats: Path,
     made: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    shared: Shared,
 ) -> dict[str, tuple[Outcome, Path]]:
     """{name: what happened, and the folder in which}; without those that did not end."""
     from test_attacks import ATTACKS
@@ -32,8 +33,15 @@ def outcomes(
         for item in request.session.items
         if getattr(item, "originalname", "") == "test_hostile"
     }
-    rooms, waiting = tmp_path_factory.mktemp("rooms"), []
-    for number, attack in enumerate(a for a in ATTACKS.values() if a.name in wanted):
+    attacks = [attack for attack in ATTACKS.values() if attack.name in wanted]
+    return shared.make("rooms", lambda rooms: _run_all(attacks, goods, rooms))
+
+
+def _run_all(
+    attacks: Sequence[Attack], goods: Goods, rooms: Path
+) -> dict[str, tuple[Outcome, Path]]:
+    waiting = []
+    for number, attack in enumerate(attacks):
         room = rooms / str(number)
         room.mkdir()
         attack.make(goods, room)
