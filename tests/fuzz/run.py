@@ -3,9 +3,10 @@
     python tests/fuzz/run.py --runs 20000                 every reader
     python tests/fuzz/run.py --runs 1000000 plan job      some of them
     python tests/fuzz/run.py --runs 5000 --seed 1 --goods FOLDER
+    python tests/fuzz/run.py --runs 100000000 --seconds 90      so long for each reader
 
 A finding is a crash (anything but an InputError), 20 seconds for one file, or 2 GiB of memory; the
-file is written beside and its name is printed. Exits with 1 when there is one. Without atheris
+file goes to out/fuzz and its name is printed. Exits with 1 when there is one. Without atheris
 (which has no wheel for every system) files are made at random, without coverage.
 """
 
@@ -14,16 +15,20 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
 HERE = Path(__file__).parent
+FOUND = HERE.parents[1] / "out" / "fuzz"
 SECONDS, MEMORY = 20, 2 << 30
 LONGEST = 96
 """Bytes of choices: what becomes of a file."""
@@ -33,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--runs", type=int, default=20_000)
+    parser.add_argument("--seconds", type=int, default=0, help="a reader ends after so many")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--goods", type=Path)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -41,7 +47,7 @@ def main() -> int:
     guided = importlib.util.find_spec("atheris") is not None and not asked.random
     if asked.worker:
         for name in asked.names:  # coverage takes a process for each: the fuzzer ends it
-            _work(name, asked.goods, asked.runs, asked.seed, guided)
+            _work(name, asked, guided)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         goods = asked.goods or _make_goods(Path(folder))
@@ -54,21 +60,26 @@ def _run_all(names: list[str], goods: Path, asked: argparse.Namespace, guided: b
     from readers import READERS
 
     wanted = [reader.name for reader in READERS if not names or reader.name in names]
-    bad = 0
+    bad = total = 0
     for part in [[name] for name in wanted] if guided else [wanted]:
         command = [sys.executable, __file__, "--worker", *part, "--goods", str(goods)]
         command += ["--runs", str(asked.runs), "--seed", str(asked.seed)]
+        command += ["--seconds", str(asked.seconds)]
         command += [] if guided else ["--random"]
         ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=goods)
         print(ran.stdout, end="", flush=True)
         if ran.returncode:
             bad = 1
             print(f"{', '.join(part)}: code {ran.returncode}\n{ran.stderr[-6000:]}", flush=True)
+        if done := re.search(r"number_of_executed_units: (\d+)", ran.stderr):
+            total += int(done[1])
+            print(f"  {int(done[1]):,} done, {total:,} of all readers", flush=True)
     return bad
 
 
-def _work(name: str, goods: Path, runs: int, seed: int, guided: bool) -> None:
+def _work(name: str, asked: argparse.Namespace, guided: bool) -> None:
     """Fuzz one reader in this process."""
+    goods: Path = asked.goods
     sys.path.insert(0, str(HERE))
     if guided:
         import atheris
@@ -89,33 +100,38 @@ def _work(name: str, goods: Path, runs: int, seed: int, guided: bool) -> None:
             try:
                 readers.attempt(reader, good, path, data)
             except BaseException:
-                kept = goods / f"crash-{name.replace(' ', '-')}"
+                FOUND.mkdir(parents=True, exist_ok=True)
+                kept = FOUND / name.replace(" ", "-")
                 kept.write_bytes(path.read_bytes())
                 print(f"{kept} is what it could not read", file=sys.stderr)
                 traceback.print_exc()
                 raise
 
-        print(f"{name}: {runs} runs", flush=True)
+        print(f"{name}: {asked.runs} runs", flush=True)
         if guided:
-            _guide(once, runs, seed)
-        _draw(once, runs, seed)
+            _guide(once, asked)
+        _draw(once, asked)
 
 
-def _guide(once: object, runs: int, seed: int) -> None:
+def _guide(once: object, asked: argparse.Namespace) -> None:
     """By coverage; ends the process."""
     import atheris
 
-    options = [f"-runs={runs}", f"-seed={seed}", f"-timeout={SECONDS}", f"-max_len={LONGEST}"]
+    options = [f"-runs={asked.runs}", f"-seed={asked.seed}", f"-max_total_time={asked.seconds}"]
+    options += [f"-timeout={SECONDS}", f"-max_len={LONGEST}"]
     options += [f"-rss_limit_mb={MEMORY >> 20}", "-print_final_stats=1", "-len_control=0"]
     atheris.Setup([sys.argv[0], *options], once)
     atheris.Fuzz()
 
 
-def _draw(once: object, runs: int, seed: int) -> None:
+def _draw(once: object, asked: argparse.Namespace) -> None:
     """At random."""
-    chance = random.Random(seed)
+    chance = random.Random(asked.seed)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    for _ in range(runs):
+    until = time.monotonic() + (asked.seconds or math.inf)
+    for _ in range(asked.runs):
+        if time.monotonic() > until:
+            break
         signal.alarm(SECONDS)
         once(chance.randbytes(LONGEST))  # type: ignore[operator]
     signal.alarm(0)
