@@ -59,6 +59,7 @@ def _run_all(names: list[str], goods: Path, asked: argparse.Namespace, guided: b
     sys.path.insert(0, str(HERE))
     from readers import READERS
 
+    FOUND.mkdir(parents=True, exist_ok=True)
     wanted = [reader.name for reader in READERS if not names or reader.name in names]
     bad = total = 0
     for part in [[name] for name in wanted] if guided else [wanted]:
@@ -100,7 +101,6 @@ def _work(name: str, asked: argparse.Namespace, guided: bool) -> None:
             try:
                 readers.attempt(reader, good, path, data)
             except BaseException:
-                FOUND.mkdir(parents=True, exist_ok=True)
                 kept = FOUND / name.replace(" ", "-")
                 kept.write_bytes(path.read_bytes())
                 print(f"{kept} is what it could not read", file=sys.stderr)
@@ -109,16 +109,16 @@ def _work(name: str, asked: argparse.Namespace, guided: bool) -> None:
 
         print(f"{name}: {asked.runs} runs", flush=True)
         if guided:
-            _guide(once, asked)
+            _guide(once, name.replace(" ", "-"), asked)
         _draw(once, asked)
 
 
-def _guide(once: object, asked: argparse.Namespace) -> None:
+def _guide(once: object, name: str, asked: argparse.Namespace) -> None:
     """By coverage; ends the process."""
     import atheris
 
     options = [f"-runs={asked.runs}", f"-seed={asked.seed}", f"-max_total_time={asked.seconds}"]
-    options += [f"-timeout={SECONDS}", f"-max_len={LONGEST}"]
+    options += [f"-timeout={SECONDS}", f"-max_len={LONGEST}", f"-artifact_prefix={FOUND}/{name}-"]
     options += [f"-rss_limit_mb={MEMORY >> 20}", "-print_final_stats=1", "-len_control=0"]
     atheris.Setup([sys.argv[0], *options], once)
     atheris.Fuzz()
