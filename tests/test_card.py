@@ -422,7 +422,7 @@ def test_of_loops_the_card_has_the_numbers_that_say_most(out: Path) -> None:
     found = Evidence("loops", (ArtefactEvidence(file, numbers),), {}, ("Loops are found.", "few"))
     write_evidence(out, found)
     text = make_card(out).text
-    assert "| artefact | loop rate (of replies) | samples |" in text
+    assert "| artefact | replies that loop (of replies) | samples |" in text
     assert f"| `{file}` | 0.25 | 40 replies |" in text
     assert "compression" not in text and "| code |" not in text.partition("### Loops")[2]
     assert "\nLoops are found.\n" in text and "\nfew.\n" in text

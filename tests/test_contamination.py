@@ -90,8 +90,8 @@ def test_a_share_of_an_item_is_counted_in_runs() -> None:
     assert [one.item for one in found.found] == ["whole", "short", "half"]
     assert (found.items, found.share, found.sampled) == (6, 0.5, 1.0)
     line = found.describe()
-    assert "3 of 6 items overlap with the calibration, 2 are in it as a whole" in line
-    assert "worst whole (whole)" in line
+    assert "3 of 6 questions overlap with the calibration, 2 of them are in it as a whole" in line
+    assert "most of whole: all of it" in line
     assert "33 words of 2 documents" in line
     measurement = found.measurement()
     assert (measurement.value, measurement.domain) == (0.5, "t")
@@ -102,7 +102,7 @@ def test_a_share_of_an_item_is_counted_in_runs() -> None:
 def test_nothing_in_common_is_said_so() -> None:
     found = find_overlap("t", {"a": LONG[::-1]}, hashes_of([LONG]))
     assert found.found == ()
-    assert "none of 1 items is in the calibration" in found.describe()
+    assert "none of 1 questions is in the calibration" in found.describe()
 
 
 @pytest.mark.slow
@@ -244,7 +244,7 @@ def test_every_score_comes_with_its_overlap(gemmule_gguf: Path, tmp_path: Path) 
     assert overlap.value == 0.25
     (facts,) = evidence.facts["calibration_overlap"]
     assert [one["item"] for one in facts["worst"]] == [items[2].id]
-    assert "1 of 4 items overlap with the calibration, 1 are in it" in evidence.notes[-1]
+    assert "1 of 4 questions overlap with the calibration, 1 of them" in evidence.notes[-1]
     unknown, _ = measure_tasks(asked, request)
     assert unknown.notes == (NOT_CHECKED,)
     assert unknown.facts["calibration_overlap"] == []

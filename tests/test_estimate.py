@@ -11,6 +11,9 @@ import pytest
 from tiny_line import Line, Run
 
 from secateur.api import estimating
+from secateur.api.asking_work import asking_notes
+from secateur.api.measuring import Measuring
+from secateur.api.models import open_weights
 from secateur.calibration.cost import cost_of
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.token_sample import Sampling
@@ -32,6 +35,9 @@ from secateur.estimation.rates import Rates
 from secateur.estimation.stage import Amount, Estimate, Need, Stage
 from secateur.estimation.table import show_duration, table
 from secateur.estimation.work import Answering, Calibrating, Scoring, Work, Writing
+from secateur.evaluation.asking.request import Serving
+from secateur.evaluation.robustness.request import Loops
+from secateur.evaluation.tasks.request import Tasks
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.outputs.feedback import FACTOR_BYTES
@@ -275,3 +281,15 @@ def test_what_a_stage_took_is_told_from_the_others() -> None:
     for reports, took in (("write gguf", 3.0), ("a.gguf: ", 3.0), ("calibrate", None)):
         assert Stage("any", (), 1.0, 1, reports=(reports,)).took(seconds) == took
     assert Stage("none", (), 1.0, 1).took(seconds) is None
+
+
+def test_what_engines_are_asked_is_counted_beside_the_times(line: Line) -> None:
+    original = open_weights(line.model, None, "measuring")
+    asked = Measuring(tasks=Tasks(("reasoning", "gsm8k"), limit=40), loops=Loops(tokens=500))
+    (note,) = asking_notes(original, asked, 2)
+    assert "what 3 models will be asked" in note and "40 questions of reasoning, gsm8k" in note
+    assert "900 replies of each, of at most 500 tokens (1,350,000 together" in note
+    assert "a second takes 37 h 30 min)" in note
+    alone = replace(asked, loops=None, serving=Serving(original="none"))
+    assert "what the model will be asked" in asking_notes(original, alone, 0)[0]
+    assert asking_notes(original, Measuring(), 2) == ()

@@ -23,6 +23,7 @@ from secateur.release.evidence import (
     write_evidence,
 )
 from secateur.release.manifest import read_manifest, verify
+from secateur.release.report import evidence_to_markdown
 
 ACCURACY = Measurement(
     "accuracy", 0.75, "of the questions", {"questions": 8}, 0.4, 0.93, 0.95, "sums", "tasks"
@@ -126,3 +127,27 @@ def test_what_cannot_be_written_is_refused_before_anything_is(copy: Path) -> Non
     assert not (copy / "evidence/tasks.json").exists()
     with pytest.raises(OutputError, match="cannot read"):
         read_items(copy, "tasks", "a")
+
+
+def test_the_report_has_each_number_with_its_samples_by_domain() -> None:
+    def replies(name: str, count: int, domain: str) -> Measurement:
+        return Measurement(
+            name, 0.25, "of replies", {"replies": count}, domain=domain, kind="loops"
+        )
+
+    def asked(called: str, count: int) -> ArtefactEvidence:
+        names = [("loop_rate", "pooled"), ("compression", "pooled"), ("compression", "code")]
+        more = [("loop_rate", "code"), ("loop_rate_difference", "pooled")]
+        return ArtefactEvidence(called, tuple(replies(n, count, d) for n, d in names + more))
+
+    text = evidence_to_markdown("x", [Evidence("loops", (asked("a", 60), asked("b", 59)))])
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| pooled | ")]
+    assert [row[1] for row in rows] == ["loop rate", "compression", "loop rate difference"]
+    assert {row[3] for row in rows} == {"59 to 60 replies"}
+    code = [line for line in text.splitlines() if line.startswith("| code | ")]
+    assert len(code) == 1 and "loop rate" in code[0]  # of few prompts only what says most
+    large = Measurement(
+        "prefill_speed", 1692.4, "tokens per second", {"turns": 3}, 215.2, 13200.0, 0.95
+    )
+    speed = Evidence("speed", (ArtefactEvidence("a", (large,)),))
+    assert "| 1,692 [215, 13,200] |" in evidence_to_markdown("x", [speed])

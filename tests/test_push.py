@@ -20,6 +20,7 @@ import secateur
 from secateur import Releasing
 from secateur import release_output as release
 from secateur.errors import EngineError, GateError, InputError, OutputError, RequestError
+from secateur.release.card.shown import PICTURES
 from secateur.release.manifest import amend_manifest, sha256_of
 from secateur.release.pages import write_pages
 from secateur.release.upload import push as push_module
@@ -83,9 +84,11 @@ def test_the_card_shows_the_pictures_of_what_was_measured(out: Path) -> None:
     assert "size-and-divergence.svg" in pictures and "experts.svg" in pictures
     card = (out / "README.md").read_text()
     sent = {file.path for file in released.bundle.files}
-    for name in pictures:
-        assert f"(evidence/pictures/{name})" in card
-        assert f"evidence/pictures/{name}" in sent
+    assert all(f"evidence/pictures/{name}" in sent for name in pictures)
+    shown = re.findall(r"!\[([^\]]+)\]\(evidence/pictures/([\w-]+)\.svg\)", card)
+    assert [name for _, name in shown] == [name for name in PICTURES if f"{name}.svg" in pictures]
+    assert 3 <= len(shown) < len(pictures) and all(about == PICTURES[name] for about, name in shown)
+    assert "More pictures: `report.html`." in card
     (out / "report.json").unlink()
     amend_manifest(out, (), gone={"report.json"})
     shutil.rmtree(out / "evidence/pictures")

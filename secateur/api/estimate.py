@@ -6,6 +6,7 @@ from pathlib import Path
 
 from secateur.api.answers import check_can_measure, expected_work, measure_folder
 from secateur.api.apply import open_planned
+from secateur.api.asking_work import asking_notes
 from secateur.api.calibrate import load_libraries
 from secateur.api.estimating import Task, estimate
 from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
@@ -91,5 +92,7 @@ def estimate_measuring(
     backend = CpuBackend(workers or cores())
     answering, scoring = expected_work(original, request, asked, backend)
     names = {path.name: f"{path.name}: " for path in artefacts_of(out)}
-    task = Task(out, answering=answering, scoring=scoring, artefacts=names)
+    quantized = sum(path != out for path in artefacts_of(out))
+    notes = asking_notes(original, request, quantized)
+    task = Task(out, answering=answering, scoring=scoring, artefacts=names, notes=notes)
     return estimate(original, task, workers=workers, progress=progress)

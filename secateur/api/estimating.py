@@ -36,7 +36,7 @@ class Task:
     `corpus` with its request is calibrated on (of which there may be only a sample: `tokens` is
     what all of it has), `plan` is written to `out`, with `feedback` or not, `answering` and
     `scoring` are what measuring will ask and run; `artefacts` {name: how its stages are called}.
-    `hashes`: whether the model has to be identified first.
+    `hashes`: whether the model has to be identified first. `notes`: what the times leave out.
     """
 
     out: Path
@@ -49,6 +49,7 @@ class Task:
     hashes: bool = True
     tokens: int | None = None
     feedback: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def estimate(
@@ -82,7 +83,7 @@ def estimate(
         )
         progress("estimate", 1, 1, "")
     made = stages(shape, work, rates, workers)
-    return Estimate(made, _needs(task, shape, made), workers, rates.probed)
+    return Estimate(made, _needs(task, shape, made), workers, rates.probed, task.notes)
 
 
 def _pass_of(checkpoint: Checkpoint, request: Calibration, workers: int) -> RunPass:
@@ -198,4 +199,7 @@ def announce(
     found.check(free_memory())
     if found.probed:
         on_message("\n".join(table(found)))
+    else:
+        for note in found.notes:
+            on_message(note)
     return found

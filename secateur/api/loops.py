@@ -21,7 +21,7 @@ from secateur.evaluation.robustness.replies import (
     loop_sampler,
     questions_of,
 )
-from secateur.evaluation.robustness.request import GENERAL, TOKENS, Loops
+from secateur.evaluation.robustness.request import GENERAL, Loops, longest_reply
 from secateur.evaluation.tokens.prompts import context_of
 from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence, Items
 from secateur.serving.model_defaults import folder_defaults
@@ -54,8 +54,7 @@ def plan_loops(original: Checkpoint, request: Loops) -> LoopPlan:
     """The prompts for a model. Raises InputError for prompts that cannot be read."""
     own = original.path / OWN_SET
     source = request.prompts or (str(own) if own.is_file() else GENERAL)
-    context = context_of(original)
-    tokens = request.tokens or min(TOKENS, (context or 2 * TOKENS) // 2)
+    tokens = longest_reply(request, context_of(original))
     return LoopPlan(request, loop_prompts(source, request.count, request.seed), tokens)
 
 
@@ -88,7 +87,7 @@ def _serve_and_ask(
             {"tokens": plan.tokens, "seeds": plan.request.seeds},
             {"loops": str(plan.prompts.provenance["sha256"])},
         )
-        progress = within(subject.name, asked.progress)
+        progress = within(f"{subject.name}: loops", asked.progress)
         return ask_for_loops(subject.name, server, lock, ledger, plan, progress)
 
 
@@ -161,13 +160,17 @@ def _notes(runs: Sequence[LoopRun], plan: LoopPlan) -> tuple[str, ...]:
         errors = [item.error for item in run.items if item.error]
         if errors:
             notes.append(
-                f"The server gave {len(errors)} errors in the place of replies of {run.name}, "
-                f"which are in no rate: {errors[0]:.120}"
+                f"In the place of {_replies(len(errors))} of {run.name} the server gave an error, "
+                f"which is in no rate: {errors[0]:.120}"
             )
         lost = sum(bool(item.reply.swallowed) for item in run.items)
         if lost:
             notes.append(
-                f"The server kept back a part of {lost} replies of {run.name}: that may loop, but "
-                "is no answer."
+                f"The server kept back a part of {_replies(lost)} of {run.name}: that may loop, "
+                "but is no answer."
             )
     return tuple(notes)
+
+
+def _replies(count: int) -> str:
+    return "1 reply" if count == 1 else f"{count:,} replies"

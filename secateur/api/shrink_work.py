@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.api.answers import expected_work
+from secateur.api.asking_work import asking_notes
 from secateur.api.estimating import Task
 from secateur.api.requests import ShrinkRequest
 from secateur.checkpoint.reader import Checkpoint
@@ -36,6 +37,8 @@ def work_of(
     answering = scoring = None
     if request.measuring is not None:
         answering, scoring = expected_work(checkpoint, request.measuring, asked, backend)
+    artefacts, measuring = artefacts_in(planned), request.measuring
+    quantized = sum(name not in DEFAULT_TO for name in artefacts)
     return Task(
         out,
         corpus,
@@ -43,8 +46,9 @@ def work_of(
         planned,
         answering,
         scoring,
-        artefacts_in(planned) if scoring is not None else {},
+        artefacts if scoring is not None else {},
         feedback=_rounds(request, planned, corpus is not None),
+        notes=() if measuring is None else asking_notes(checkpoint, measuring, quantized),
     )
 
 

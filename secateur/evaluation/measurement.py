@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any
@@ -62,6 +62,20 @@ def read_measurement(data: Mapping[str, Any]) -> Measurement:
     if not all(type(count) is int and count >= 0 for count in data["n"].values()):
         raise ValueError("a number of samples is no count")
     return Measurement(**{**data, "n": dict(data["n"])})
+
+
+def describe_counts(measurements: Iterable[Measurement]) -> str:
+    """How many samples stand behind them: `60 answers, 5,029 tokens`; where they differ, the least
+    and the most: `6 to 60 answers`."""
+    counts: dict[str, list[int]] = {}
+    for entry in measurements:
+        for what, count in entry.n.items():
+            counts.setdefault(what, []).append(count)
+    parts = []
+    for what, found in counts.items():
+        low, high = min(found), max(found)
+        parts.append(f"{low:,} {what}" if low == high else f"{low:,} to {high:,} {what}")
+    return ", ".join(parts)
 
 
 def main_kind(measurements: Sequence[Measurement]) -> str:

@@ -16,17 +16,23 @@ from secateur import __version__
 from secateur.evaluation.engine_metrics import ENGINE_COLUMNS, KIND
 from secateur.evaluation.floor import KERNEL
 from secateur.evaluation.gate import Gate, Verdict, check_gates, judge_gates
-from secateur.evaluation.measurement import POOLED, Measurement, find_measurement, main_kind
+from secateur.evaluation.measurement import (
+    POOLED,
+    Measurement,
+    describe_counts,
+    find_measurement,
+    main_kind,
+)
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
 from secateur.evaluation.summary import ROUTER_KIND
 from secateur.outputs.registry import FORMATS
 from secateur.planning.rounding import ROUNDING
-from secateur.release.evidence import TITLES, Evidence, asked_of_artefacts
+from secateur.release.evidence import MAIN_NUMBERS, TITLES, Evidence, asked_of_artefacts
 from secateur.release.measured_on import KINDS, describe_measured_on
 from secateur.release.run_record import RunRecord
 from secateur.system.atomic import write_text
-from secateur.system.sizes import show_bytes
+from secateur.system.sizes import show_bytes, show_figure
 from secateur.system.stopwatch import show_duration
 
 REPORT = "report.json"
@@ -299,28 +305,46 @@ def _engine_answers(artefact: ArtefactReport) -> int:
     return 0 if found is None else next(count for what, count in found.n.items() if what in KINDS)
 
 
-def _asked_rows(evidence: Evidence) -> list[tuple[Measurement, list[Measurement | None]]]:
-    """(a number, its values for each artefact), in the order in which they were measured."""
+class AskedRow(NamedTuple):
+    """A number of tasks, loops or speed: one of its measurements, how many samples stand behind
+    it ("59 to 60 replies"), and its value for each artefact."""
+
+    entry: Measurement
+    samples: str
+    cells: list[Measurement | None]
+
+
+def _asked_rows(evidence: Evidence) -> list[AskedRow]:
+    """All numbers, by domain in the order in which they were measured. Of loops in single domains
+    only those that say most: few prompts stand behind the others."""
     every = {
         (entry.domain, entry.name): entry
         for artefact in evidence.artefacts
         for entry in artefact.measurements
     }
-    return [
-        (entry, [one.value(name, domain, entry.kind) for one in evidence.artefacts])
-        for (domain, name), entry in every.items()
-    ]
+    domains = list(dict.fromkeys(domain for domain, _ in every))
+    main = MAIN_NUMBERS[evidence.kind]
+    rows = []
+    for domain, name in sorted(every, key=lambda key: domains.index(key[0])):
+        if evidence.kind == "loops" and domain != POOLED and name not in main:
+            continue
+        kind = every[domain, name].kind
+        cells = [one.value(name, domain, kind) for one in evidence.artefacts]
+        samples = describe_counts(cell for cell in cells if cell is not None)
+        rows.append(AskedRow(every[domain, name], samples, cells))
+    return rows
 
 
 def _cell(entry: Measurement | None) -> str:
     if entry is None:
         return "-"
-    spread = "" if entry.low is None else f" [{entry.low:.3g}, {entry.high:.3g}]"
-    return f"{entry.value:.3g}{spread}"
+    if entry.low is None or entry.high is None:
+        return show_figure(entry.value)
+    return f"{show_figure(entry.value)} [{show_figure(entry.low)}, {show_figure(entry.high)}]"
 
 
 def _number(entry: Measurement | None) -> str:
-    return "-" if entry is None else f"{entry.value:.3g}"
+    return "-" if entry is None else show_figure(entry.value)
 
 
 FILTERS: Mapping[str, Callable[..., str]] = {

@@ -52,3 +52,8 @@ def show_in_both_units(nbytes: float) -> str:
     if nbytes < 1e8:
         return f"{nbytes / 1e6:.2f} MB = {nbytes / 2**20:.2f} MiB"
     return f"{nbytes / 1e9:.2f} GB = {nbytes / 2**30:.2f} GiB"
+
+
+def show_figure(value: float) -> str:
+    """A measured number with three digits, large ones whole: `0.0867`, `1,690`."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from secateur.cli.render.table import Table
-from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.measurement import POOLED, Measurement
 from secateur.release.evidence import ArtefactEvidence, Evidence
-from secateur.system.sizes import show_bytes
+from secateur.system.sizes import show_bytes, show_figure
 
 Lines = list[str | Table]
 Named = Mapping[str, Measurement]
@@ -16,9 +16,10 @@ _RATES = ("loop_rate", "no_answer_rate", "echo_rate", "drift_rate", "truncated_r
 
 
 def loop_lines(evidence: Evidence) -> Lines:
-    """Rates in every domain, and what differs from the original."""
-    domains = _domains(evidence)
-    rows = [(domain, one) for domain in domains for one in evidence.artefacts]
+    """Rates over all prompts, and what differs from the original. Those of single domains, which
+    have few prompts, are in the report."""
+    apart = [domain for domain in _domains(evidence) if domain != POOLED]
+    rows = [(POOLED, one) for one in evidence.artefacts]
     head = ("loops", "no answer", "echo", "drift", "cut", "tokens")
     lines: Lines = [
         "loops: of all replies (in brackets 95 % intervals)",
@@ -31,6 +32,8 @@ def loop_lines(evidence: Evidence) -> Lines:
             "against the original, on the same prompts (needed: prompts that would show it):",
             Table(names, _cells(found, _differences, "prompts", "loop_rate_difference"), "ll"),
         ]
+    if apart:
+        lines.append(f"the same for each domain ({', '.join(apart)}): report.md")
     return lines
 
 
@@ -118,10 +121,10 @@ def _ratios(named: Named) -> list[str]:
 def _spread(entry: Measurement | None) -> str:
     if entry is None:
         return ""
-    text = f"{entry.value:.3g}"
     if entry.low is None or entry.high is None:
-        return text
-    return f"{text} [{entry.low:.3g}, {entry.high:.3g}]"
+        return show_figure(entry.value)
+    low, high = show_figure(entry.low), show_figure(entry.high)
+    return f"{show_figure(entry.value)} [{low}, {high}]"
 
 
 def _percent(entry: Measurement, sign: str = "") -> str:

@@ -43,3 +43,8 @@ class Loops:
                 f"loops: at temperature 0 all {self.seeds} seeds give one reply: give seeds 1, or "
                 "a temperature above 0"
             )
+
+
+def longest_reply(request: Loops, context: int | None) -> int:
+    """Tokens of a reply at most, of a model with that context."""
+    return request.tokens or min(TOKENS, (context or 2 * TOKENS) // 2)

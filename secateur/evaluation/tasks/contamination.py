@@ -68,17 +68,18 @@ class Overlap:
         whole = sum(item.whole for item in self.found)
         if self.found:
             worst = self.found[0]
-            much = "whole" if worst.whole else f"{100 * (worst.share or 0):.0f} % of its runs"
+            much = "all of it" if worst.whole else f"{100 * (worst.share or 0):.0f} % of its runs"
             said = (
-                f"{len(self.found)} of {self.items} items overlap with the calibration, {whole} "
-                f"are in it as a whole; worst {worst.item} ({much})"
+                f"{len(self.found)} of {self.items} questions overlap with the calibration, "
+                f"{whole} of them are in it as a whole; most of {worst.item}: {much}"
             )
         else:
-            said = f"none of {self.items} items is in the calibration"
+            said = f"none of {self.items} questions is in the calibration"
         sample = "" if self.sampled == 1 else f", {100 * self.sampled:.3g} % of its runs looked in"
         return (
-            f"{self.task}: {said} (whole, or {LENGTH} words in a row; {self.words:,} words asked, "
-            f"{self.text_words:,} words of {self.documents:,} documents calibrated on{sample})"
+            f"{self.task}: {said} (looked for as a whole and by {LENGTH} words in a row: "
+            f"{self.words:,} words of questions in {self.text_words:,} words of "
+            f"{self.documents:,} documents{sample})"
         )
 
     def measurement(self) -> Measurement:

@@ -155,7 +155,7 @@ def _numbers(scope: Scope, content: Fact, names: Collection[str]) -> Numbers:
         rows.setdefault(key, {})[entry.value["name"]] = entry
         places.setdefault(key, (model["name"], entry))
     return Numbers(
-        [(show(entry["name"], "title"), show(entry["unit"])) for entry in columns.values()],
+        [(show(entry["name"], "asked title"), show(entry["unit"])) for entry in columns.values()],
         [
             Row(
                 show(name, "code"),

@@ -29,6 +29,7 @@ from secateur.release.card.measured import divergence_of
 from secateur.release.card.render import render, template_text
 from secateur.release.card.running import running_of
 from secateur.release.card.scope import Scope, scope_of
+from secateur.release.card.shown import PICTURES as MAIN_PICTURES
 from secateur.release.card.shown import Shown, show
 from secateur.release.card.yaml_rows import plain, yaml_rows
 from secateur.release.manifest import amend_manifest
@@ -39,9 +40,6 @@ LEDGER = "evidence/card.json"
 NO_REPOSITORY = "OWNER/NAME"
 PICTURES = "evidence/pictures/"
 """Where the report's pictures lie."""
-
-MAIN_PICTURES = ("size-and-divergence.svg", "divergence.svg", "experts.svg")
-"""Those that the card of a ladder shows, in order; all are in report.html."""
 
 _OLD_KEY = "told"
 """What `declared` is called in older ledgers."""
@@ -184,11 +182,10 @@ def _values(scope: Scope, front: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _pictures(scope: Scope) -> list[Mapping[str, Shown]]:
-    """The pictures among the output's files."""
+    """The pictures among the output's files that say most; all are in report.html."""
     listed = scope.results.manifest["files"]
-    found = [name for name in listed.value if name.startswith(PICTURES) and name.endswith(".svg")]
-    if scope.is_ladder:
-        found = [f"{PICTURES}{name}" for name in MAIN_PICTURES if f"{PICTURES}{name}" in found]
+    names = (f"{PICTURES}{name}.svg" for name in MAIN_PICTURES)
+    found = [name for name in names if name in listed.value]
     return [
         {"about": show(listed[name], "picture"), "name": show(listed[name], "key")}
         for name in found

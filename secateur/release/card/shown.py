@@ -19,11 +19,21 @@ from secateur.evaluation.engine_metrics import ENGINE_METRICS
 from secateur.evaluation.metrics.registry import all_metrics
 from secateur.formats.gguf.naming import label_of
 from secateur.release.card.facts import Fact, show_path
-from secateur.system.sizes import show_bytes
+from secateur.release.evidence import MAIN_NUMBERS
+from secateur.system.sizes import show_bytes, show_figure
 
 MARKS = ("\U000f0000", "\U000f0001", "\U000f0002")
 """Around a shown value while a card is rendered: begin, its number, end. Of a private area of
 Unicode; a value that holds one is refused."""
+
+PICTURES = {
+    "size-and-divergence": "The size of every file against its divergence from the original",
+    "divergence": "The divergence of every file by kind of text, with intervals",
+    "experts": "Which experts of each layer were kept, and their scores",
+    "tasks-accuracy-difference": "Accuracy in tasks, less the original's, with intervals",
+    "loops-degenerate-rate-difference": "Replies with any failure, less the original's",
+}
+"""{a picture of the report that a card shows: what it is of}."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +114,16 @@ def _title(fact: Fact) -> str:
     return titles.get(name) or _escaped(name.replace("_", " "))
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _asked_title(fact: Fact) -> str:
+    """What people call a number of tasks, loops or speed."""
+    titles = {name: title for kind in MAIN_NUMBERS.values() for name, title in kind.items()}
+    return titles.get(str(fact.value)) or _title(fact)
+
+
+def _picture(fact: Fact) -> str:
+    """What a picture is of, for who does not see it."""
+    name = Path(_key(fact)).stem
+    return PICTURES.get(name) or name.replace("-", " ")
 
 
 def _kind_of_tensor(fact: Fact) -> str:
@@ -130,17 +148,18 @@ HOW: Mapping[str, Callable[[Fact], str]] = {
     "short name": lambda fact: _words(fact).rpartition("/")[2],
     "key": _key,
     "base name": lambda fact: _key(fact).rpartition("/")[2],
-    "picture": lambda fact: Path(_key(fact)).stem.replace("-", " "),
+    "picture": _picture,
     "words of key": lambda fact: _key(fact).replace("_", " "),
     "count": lambda fact: f"{fact.value:,d}",
     "plain count": lambda fact: f"{fact.value:d}",
     "size": lambda fact: show_bytes(fact.value),
-    "number": lambda fact: _three_digits(fact.value),
+    "number": lambda fact: show_figure(fact.value),
     "setting": lambda fact: f"{fact.value:g}",
     "whole percent": lambda fact: f"{100 * fact.value:g} %",
     "bits": lambda fact: f"{fact.value:.2f}",
     "hash": lambda fact: str(fact.value)[:12],
     "title": _title,
+    "asked title": _asked_title,
     "kind of tensor": _kind_of_tensor,
     "gguf label": lambda fact: str(label_of(str(fact.path[-1]))),
     "scalar": _scalar,

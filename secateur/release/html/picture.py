@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.measurement import Measurement, describe_counts
 
 if TYPE_CHECKING:  # takes a quarter of a second, and most commands draw nothing
     import altair
@@ -70,15 +70,8 @@ def tooltips(*pairs: tuple[str, str]) -> list[altair.Tooltip]:
 
 def describe_samples(measurements: Iterable[Measurement]) -> str:
     """`n = 60 answers, 5,029 tokens`; where they differ, the least and the most: `6 to 60`."""
-    counts: dict[str, list[int]] = {}
-    for entry in measurements:
-        for what, count in entry.n.items():
-            counts.setdefault(what, []).append(count)
-    parts = []
-    for what, found in counts.items():
-        low, high = min(found), max(found)
-        parts.append(f"{low:,} {what}" if low == high else f"{low:,} to {high:,} {what}")
-    return f"n = {', '.join(parts)}" if parts else ""
+    counts = describe_counts(measurements)
+    return f"n = {counts}" if counts else ""
 
 
 def show_interval(entry: Measurement | None) -> str:
