@@ -22,7 +22,7 @@ from secateur.errors import CheckpointError, FamilyError
 from secateur.forward import layer_calls
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
-from secateur.forward.batches import MicroBatch, batch_documents, make_micro_batches
+from secateur.forward.batches import Group, MicroBatch, batch_documents, make_micro_batches
 from secateur.forward.layer_calls import LayerCalls
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
@@ -131,6 +131,31 @@ def test_micro_batches_of_one_shape_share_what_their_layers_are_passed(
         mask[0, 0] = False
         masked = replace(again, mask=mask, needs_mask=True)
         assert one.held < record(first, masked).held < one.held + record(masked).held
+
+
+@pytest.mark.parametrize(("members", "workers", "most"), [(1, 2, 3), (2, 2, 2), (2, 1, 2)])
+def test_as_many_groups_are_on_their_way_as_keep_the_workers_busy(
+    members: int, workers: int, most: int, tiny: TINY
+) -> None:
+    """Each of them holds some six times its hidden states."""
+    batches = batch_documents(corpus().rows, 1)
+    starts = range(0, len(batches), members)
+    groups = [batches[start : start + members] for start in starts]
+    assert len(groups) > most
+    begun: list[int] = []
+    on_their_way = []
+
+    def observe(group: Group) -> None:
+        begun.append(1)
+        on_their_way.append(sum(begun))
+
+    source = CheckpointWeights(tiny("mixtral"))
+    with (
+        ForwardPass(source, batches, CpuBackend(workers), groups=groups) as forward,
+        forward.load_layer(0) as module,
+    ):
+        forward.run(module, 0, observe, lambda _: begun.append(-1))
+    assert max(on_their_way) == most
 
 
 def test_a_forward_pass_changes_no_setting_of_the_process(
