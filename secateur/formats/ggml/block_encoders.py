@@ -24,6 +24,7 @@ from secateur.formats.ggml.code_layout import (
     pack_nibbles,
     pack_two_bits,
 )
+from secateur.formats.ggml.coordinate_kernels import search_coordinates
 from secateur.formats.ggml.scale_kernels import fit_positive, sum_squares
 from secateur.formats.ggml.scale_layout import (
     GroupCodes,
@@ -33,6 +34,15 @@ from secateur.formats.ggml.scale_layout import (
     pack_sixteen_sixes,
 )
 from secateur.formats.ggml.search_kernels import (
+    Codes,
+    F,
+    Floats,
+    encode_affine,
+    encode_nonlinear,
+    encode_symmetric,
+    search_blocks,
+)
+from secateur.formats.ggml.searches import (
     AFFINE,
     IMPORTANCE,
     IMPORTANCE_AND_SIZE,
@@ -41,15 +51,8 @@ from secateur.formats.ggml.search_kernels import (
     SIZE,
     SQUARE,
     SYMMETRIC,
-    Codes,
-    F,
-    Floats,
     Search,
     Trials,
-    encode_affine,
-    encode_nonlinear,
-    encode_symmetric,
-    search_blocks,
 )
 
 Encoder = Callable[[Floats, Floats | None], Codes]
@@ -170,6 +173,8 @@ def _encode_q4_or_q5_k(rows: Floats, importance: Floats | None, most: int) -> Co
 
 
 def _encode_q3_k(rows: Floats, importance: Floats | None) -> Codes:
+    if importance is None:
+        return _encode_plain_q3_k(rows)
     search = Search(16, SYMMETRIC, F(4), IMPORTANCE_AND_SIZE)
     found = _search(rows, search, importance, factor=2.0)
     scales, sums = found[0].reshape(-1, 16), found[4].reshape(-1)
@@ -180,7 +185,26 @@ def _encode_q3_k(rows: Floats, importance: Floats | None) -> Codes:
     d = _round_to_half(shared[0])
     real_d = _scale_blocks(d, six)
     codes = encode_symmetric(rows.reshape(-1), F(4), real_d, found)
-    codes = codes.reshape(-1, SUPER)
+    return _join_q3_k(rows, codes.reshape(-1, SUPER), packed, d)
+
+
+def _encode_plain_q3_k(rows: Floats) -> Codes:
+    found, own_codes = search_coordinates(rows.reshape(-1, 16))
+    scales = found.reshape(-1, 16)
+    largest = np.take_along_axis(scales, np.abs(scales).argmax(1)[:, None], 1)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        factor = F(-32) / largest
+        six = np.clip(_round_to_int(factor * scales).astype(np.int8), -32, 31)
+        d = _round_to_half(np.where(largest != 0, F(1) / factor, F(0)))[:, 0]
+    six[largest[:, 0] == 0] = -32
+    real_d = _scale_blocks(d, six)
+    codes = encode_symmetric(rows.reshape(-1), F(4), real_d, np.zeros((2, real_d.size), F))
+    codes = codes.reshape(-1, 16)
+    codes[real_d == 0] = own_codes[real_d == 0]
+    return _join_q3_k(rows, codes.reshape(-1, SUPER), pack_sixteen_sixes(GroupCodes(six)), d)
+
+
+def _join_q3_k(rows: Floats, codes: Codes, packed: Codes, d: NDArray[np.float16]) -> Codes:
     return _join(rows, pack_eighths(codes >> 2), pack_two_bits(codes & 3), packed, _view_bytes(d))
 
 
@@ -245,6 +269,7 @@ def _encode_iq4(rows: Floats, importance: Floats | None, size: int) -> Codes:
 
 ENCODERS: Mapping[str, Encoder] = {
     "Q2_K": _encode_q2_k,
+    "Q3_K": _encode_q3_k,
     "Q4_K": partial(_encode_q4_or_q5_k, most=15),
     "Q5_K": partial(_encode_q4_or_q5_k, most=31),
     "Q6_K": _encode_q6_k,
@@ -255,7 +280,6 @@ ENCODERS: Mapping[str, Encoder] = {
 
 WEIGHED_ENCODERS: Mapping[str, Encoder] = {
     **ENCODERS,
-    "Q3_K": _encode_q3_k,
     "Q4_0": partial(_encode_legacy, bits=4, offset=False),
     "Q4_1": partial(_encode_legacy, bits=4, offset=True),
     "Q5_0": partial(_encode_legacy, bits=5, offset=False),
