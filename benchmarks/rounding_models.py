@@ -122,7 +122,7 @@ def run_engines(
         out = work / f"engine-{kind}-{rounding}"
         shutil.rmtree(out, ignore_errors=True)
         path, _, _ = write(model, kind, rounding, statistics, out)
-        request = Measuring(prompts=prompts, engine=True)
+        request = Measuring(prompts=prompts, real_engine=True)
         (report,) = secateur.measure(path, model, request, work=work, workers=1).artefacts
         shutil.rmtree(out)
         named = {

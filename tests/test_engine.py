@@ -121,7 +121,7 @@ def test_mlx_lm_is_measured_beside_our_path(tmp_path: Path) -> None:
         Formats(to="mlx", recipes=(Recipe("m4", "affine-4-32", "mlx"),)),
     )
     secateur.apply(plan, out, workers=1)
-    request = Measuring(max_prompts=4, engine=True)
+    request = Measuring(max_prompts=4, real_engine=True)
     (artefact,) = secateur.measure(out, "gemmule", request, workers=1).artefacts
     apart, difference, theirs = (
         artefact.value(name, kind="engine")

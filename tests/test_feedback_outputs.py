@@ -349,7 +349,7 @@ def test_llama_cpp_and_mlx_lm_read_such_files_as_we_do(tmp_path: Path) -> None:
         out = tmp_path / rounding
         secateur.apply(plan, out, statistics=stats)
         (gguf,) = (path for path in out.glob("*.gguf") if "imatrix" not in path.name)
-        measuring = Measuring(per_domain=2, engine=True)
+        measuring = Measuring(per_domain=2, real_engine=True)
         report = secateur.measure(gguf, "gemmule", measuring, work=tmp_path / "work", workers=1)
         found = report.artefacts[0].measurements
         agreement[rounding] = next(

@@ -216,7 +216,7 @@ def test_gates_are_set_by_any_metric_and_exit_with_3(
 def test_llama_cpp_is_shown_in_the_report(made: Path, line: Line, run: Run, tmp_path: Path) -> None:
     out = Path(shutil.copytree(made, tmp_path / "out"))
     ran = run(
-        "measure", out, engine=True, answers=line.answers, against=line.model, json=True,
+        "measure", out, real_engine=True, answers=line.answers, against=line.model, json=True,
         work=tmp_path / "work", workers=1,
     )  # fmt: skip
     assert ran.code == 0

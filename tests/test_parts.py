@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from shared import Shared
+from ray_cluster import RAY_STORE, kill_a_worker, on_ray, ray_nodes
 
 import secateur
 from secateur import Calibration
 from secateur.api import calibrate as calibrate_api
-from secateur.api.calibrate_parts import OpenInputs, SharedInputs, open_inputs
+from secateur.api.calibrate_parts import OpenInputs
+from secateur.api.shared_model import SharedModel
 from secateur.checkpoint.reader import Checkpoint
 from secateur.cluster.ray_engine import Place, find_places
+from secateur.cluster.running import Running
 from secateur.errors import CheckpointError, EngineError, RequestError
 from secateur.statistics.gram_file import gram_path
 from secateur.statistics.sample_file import sample_path
@@ -69,8 +68,9 @@ def test_parts_here_give_the_bytes_of_one_pass(
 ) -> None:
     said: list[str] = []
     out = tmp_path / "stats"
-    asked = request(rows, parts=PARTS, keep_sample=True)
-    secateur.calibrate(model, out, asked, workers=1, on_message=said.append)
+    asked = request(rows, keep_sample=True)
+    running = Running(1, parts=PARTS)
+    secateur.calibrate(model, out, asked, workers=running, on_message=said.append)
     assert same(out, whole)
     assert "calibrating in 3 parts, 0 of them made before" in said
     assert not list(tmp_path.glob(f"*{workdir.SUFFIX}"))
@@ -91,32 +91,32 @@ def test_parts_that_are_made_are_not_made_again(
 
     monkeypatch.setattr(calibrate_api, "make_part", stop_at_the_last)
     out = tmp_path / "stats"
-    asked = request(rows, parts=PARTS, keep_sample=True)
+    asked, running = request(rows, keep_sample=True), Running(1, parts=PARTS)
     with pytest.raises(KeyboardInterrupt):
-        secateur.calibrate(model, out, asked, workers=1)
+        secateur.calibrate(model, out, asked, workers=running)
     assert not out.exists()
-    secateur.calibrate(model, out, asked, workers=1)
+    secateur.calibrate(model, out, asked, workers=running)
     assert made == ["1/3", "2/3", "stopped", "3/3"]
     assert same(out, whole)
     assert not list(tmp_path.glob(f"*{workdir.SUFFIX}"))
 
 
-def test_what_contradicts_itself_is_refused(rows: Path) -> None:
+def test_what_contradicts_itself_is_refused(rows: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="engine 'slurm': expected one of here, ray"):
-        request(rows, engine="slurm")
+        Running(engine="slurm")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="shard makes one part by hand"):
-        request(rows, parts=3, shard="1/3")
+        asked = request(rows, shard="1/3")
+        secateur.calibrate(model, tmp_path / "out", asked, workers=Running(parts=3))
     with pytest.raises(RequestError, match="parts"):
-        request(rows, parts=0)
+        Running(parts=0)
 
 
 def test_a_machine_with_another_model_is_refused(
-    rows: Path, model: Path, tiny: Callable[[str], Checkpoint]
+    model: Path, tiny: Callable[[str], Checkpoint]
 ) -> None:
     family = tiny("gemma4").family
-    shared = SharedInputs(str(model), None, family, "0" * 64, None, request(rows))  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="is another model on this machine"):
-        open_inputs(shared)
+        SharedModel(str(model), None, family, "0" * 64).open()
 
 
 def test_places_are_equal_so_that_a_lost_one_may_be_anywhere() -> None:
@@ -128,68 +128,30 @@ def test_places_are_equal_so_that_a_lost_one_may_be_anywhere() -> None:
         find_places(nodes[2:], None, gpus=True)
 
 
-@pytest.fixture
-def only_cluster(shared: Shared) -> Iterator[None]:
-    """Ray finds any cluster of the machine: one worker at a time has one, or has none."""
-    with shared.alone("ray"):
-        yield
-
-
-CORES = 1
-STORE = 80 << 20
-"""Bytes of a node's object store: Ray would take 30 % of the memory."""
-
-
-@contextmanager
-def cluster(nodes: int, cores: int = CORES) -> Iterator[Any]:
-    """A local Ray cluster of some nodes, this process connected to it."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": cores, "object_store_memory": STORE, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=node)
-    try:
-        for _ in range(nodes - 1):
-            made.add_node(num_cpus=cores, object_store_memory=STORE)
-        ray.init(address=made.address, log_to_driver=False)
-        yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray's own
 def test_ray_gives_the_bytes_of_one_pass_on_one_two_and_two_nodes_and_after_a_kill(
     only_cluster: None, rows: Path, model: Path, whole: Path, tmp_path: Path
 ) -> None:
-    asked = request(rows, engine="ray", parts=PARTS, keep_sample=True)
-    with cluster(1, cores=2) as made:
-        secateur.calibrate(model, tmp_path / "two", asked, workers=1)
-        secateur.calibrate(model, tmp_path / "one", asked, workers=2)
+    asked = request(rows, keep_sample=True)
+    with ray_nodes(1, cores=2) as made:
+        secateur.calibrate(model, tmp_path / "two", asked, workers=on_ray(1))
+        secateur.calibrate(model, tmp_path / "one", asked, workers=on_ray(2))
         assert same(tmp_path / "one", whole) and same(tmp_path / "two", whole)
-        made.add_node(num_cpus=2, object_store_memory=STORE)
+        made.add_node(num_cpus=2, object_store_memory=RAY_STORE)
         _calibrate_and_kill_a_worker(model, tmp_path / "killed", asked)
         assert same(tmp_path / "killed", whole)
 
 
 def _calibrate_and_kill_a_worker(model: Path, out: Path, asked: Calibration) -> None:
     """With SIGKILL for a worker as soon as the first part is there."""
-    import psutil
-
     killed: list[int] = []
 
     def kill(stage: str, done: int, total: int, unit: str) -> None:
         if stage == "calibrate" and unit == "parts" and done and not killed:
-            ours = {process.pid for process in psutil.Process().children(recursive=True)}
-            for process in psutil.process_iter(["cmdline"]):
-                named = "ray::_Maker" in " ".join(process.info["cmdline"] or ())
-                if process.pid in ours and named:
-                    os.kill(process.pid, signal.SIGKILL)
-                    killed.append(process.pid)
-                    break
+            killed.append(kill_a_worker())
 
-    secateur.calibrate(model, out, asked, workers=2, progress=kill)
+    secateur.calibrate(model, out, asked, workers=on_ray(2), progress=kill)
     assert killed
 
 
@@ -204,4 +166,4 @@ def test_without_a_cluster_it_says_how_to_start_one(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(EngineError, match="no Ray cluster was found: start one with `ray start"):
-        secateur.calibrate(model, tmp_path / "out", request(rows, engine="ray"), workers=1)
+        secateur.calibrate(model, tmp_path / "out", request(rows), workers=on_ray(1))

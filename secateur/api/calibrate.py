@@ -19,7 +19,8 @@ from secateur.api.requests import Calibration
 from secateur.api.statistics_key import pass_key
 from secateur.api.text import build_corpus, check_text
 from secateur.checkpoint.reader import Checkpoint
-from secateur.errors import NumericError
+from secateur.cluster.running import Running, running_with
+from secateur.errors import NumericError, RequestError
 from secateur.statistics import file as statistics_file
 from secateur.statistics.gram_file import gram_path
 from secateur.statistics.sample_file import sample_path
@@ -41,7 +42,7 @@ def calibrate(
     request: Calibration,
     *,
     revision: str | None = None,
-    workers: int | None = None,
+    workers: int | Running | None = None,
     force: bool = False,
     on_message: Callable[[str], None] = lambda sentence: None,
     progress: Progress = no_progress,
@@ -52,15 +53,17 @@ def calibrate(
     with `keep_sample`, or of a shard, the token sample (sample_path), and with `gram` the Gram
     matrices (gram_path). What is held out to be measured on is kept in
     `measure_folder`, where measuring finds it.
-    `force` overwrites what is there. `on_message` is called with what the run will cost before it
+    `workers` are threads, or say that it is done in parts, and by whom (cluster.running); `force`
+    overwrites what is there. `on_message` is called with what the run will cost before it
     starts. Raises CorpusError, CheckpointError, OutputError; RequestError where memory or disk
     cannot suffice; NumericError (see calibration.layer_pass).
     """
-    out = Path(out)
+    out, running = Path(out), running_with(workers)
+    _check_parts(request, running)
     check_file(out, force)
     checkpoint = open_weights(model, revision, "calibrating")
     check_text(checkpoint, request)
-    check_model(checkpoint, workers, progress)
+    check_model(checkpoint, running.threads, progress)
     from secateur.forward.backends.choose import is_cpu
 
     corpus = build_corpus(checkpoint, request, progress)
@@ -68,11 +71,16 @@ def calibrate(
         make_prompts(checkpoint, corpus, None, measure_folder(checkpoint))
         on_message(describe_held_out(corpus))
     # Rates of other devices and machines are not tried.
-    if is_cpu(request.device) and request.engine == "here":
-        announce(checkpoint, Task(out, corpus, request), on_message, workers, progress)
+    if is_cpu(request.device) and running.engine == "here":
+        announce(checkpoint, Task(out, corpus, request), on_message, running.workers, progress)
     return observe(
-        checkpoint, corpus, request, out, workers=workers, on_message=on_message, progress=progress
+        checkpoint, corpus, request, out, workers=running, on_message=on_message, progress=progress
     )
+
+
+def _check_parts(request: Calibration, running: Running) -> None:
+    if running.in_parts and request.shard is not None:
+        raise RequestError("shard makes one part by hand: leave engine and parts out")
 
 
 def load_libraries(progress: Progress) -> None:
@@ -102,13 +110,13 @@ def observe(
     request: Calibration,
     out: Path,
     *,
-    workers: int | None = None,
+    workers: int | Running | None = None,
     on_message: Callable[[str], None] = lambda sentence: None,
     progress: Progress = no_progress,
 ) -> Statistics:
     """Observe a model on rows and write the statistics to `out`; see `calibrate`.
 
-    In parts where the request wants that (`api.calibrate_parts`). Else everything is made in a work
+    In parts where `workers` says so (`api.calibrate_parts`). Else everything is made in a work
     folder next to `out`, where an interrupted run is found again by what decides its result, and
     goes on after its last finished layer.
     """
@@ -119,12 +127,12 @@ def observe(
     gram = None if request.gram == "none" else request.gram
     cost = cost_of(checkpoint, corpus, request.reroute_tokens, gram)
     on_message(f"calibrating on {corpus.tokens:,} tokens: {cost.sentence()}")
-    if request.in_parts:
-        parts = PartsJob(checkpoint, corpus, request, make_part)
-        return calibrate_in_parts(
-            parts, out, workers=workers, on_message=on_message, progress=progress
-        )
-    chosen = choose_backend(request.device, workers=workers, dtype=product_type(checkpoint))
+    running = running_with(workers)
+    if running.in_parts:
+        _check_parts(request, running)
+        parts = PartsJob(checkpoint, corpus, request, running, make_part)
+        return calibrate_in_parts(parts, out, on_message=on_message, progress=progress)
+    chosen = choose_backend(request.device, workers=running.workers, dtype=product_type(checkpoint))
     job = _Job(checkpoint, corpus, request, on_message, progress)
     with work_folder(out, replaces=True) as work:
         made = fit_memory(chosen, lambda backend: _make(job, backend, work, out.name), on_message)

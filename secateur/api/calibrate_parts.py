@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.api.requests import Calibration
+from secateur.api.shared_model import SharedModel, share_model
 from secateur.api.statistics import merge
 from secateur.api.statistics_key import statistics_key
-from secateur.checkpoint.hub import GEMMULE, is_hub_id
-from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.checkpoint.reader import Checkpoint
 from secateur.cluster.base import Work
 from secateur.cluster.registry import ENGINES
-from secateur.errors import CheckpointError
-from secateur.families.schema import Family
+from secateur.cluster.running import PARTS, Running
 from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
 from secateur.system.progress import Counter, Progress
@@ -28,22 +27,15 @@ from secateur.system.workdir import work_folder
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
 
-PARTS = 64
-"""As many parts as a corpus is cut into, where it has enough text: few enough that each is long
-against reading the model once, many enough that a lost one costs little."""
 STATISTICS = "statistics.safetensors"
 """A part's file."""
 
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """What all parts have in common, as it is sent to other machines: there the model is opened
-    again, by its path or hub id, and has to be the same."""
+    """What all parts have in common, as it is sent to other machines."""
 
-    source: str
-    revision: str | None
-    family: Family = field(repr=False)
-    identity: str
+    model: SharedModel
     corpus: Corpus = field(repr=False)
     request: Calibration
 
@@ -68,38 +60,33 @@ class PartsJob:
     checkpoint: Checkpoint
     corpus: Corpus
     request: Calibration
+    running: Running
     make: MakePart
 
 
 def open_inputs(shared: SharedInputs) -> OpenInputs:
     """Raises CheckpointError where the model is not there, or is another one."""
-    checkpoint = open_checkpoint(shared.source, shared.revision, shared.family)
-    if (found := checkpoint.identity()) != shared.identity:
-        raise CheckpointError(
-            f"{shared.source} is another model on this machine (identity {found[:12]}, expected "
-            f"{shared.identity[:12]}): copy the same files to every machine"
-        )
-    return OpenInputs(checkpoint, shared.corpus, shared.request)
+    return OpenInputs(shared.model.open(), shared.corpus, shared.request)
 
 
 def calibrate_in_parts(
     job: PartsJob,
     out: Path,
     *,
-    workers: int | None,
     on_message: Callable[[str], None],
     progress: Progress,
 ) -> Statistics:
-    """Let the request's engine make all parts, then merge them into `out`.
+    """Let the engine make all parts, then merge them into `out`.
 
     Parts lie in a work folder next to `out`: those that are there are not made again. Raises what
     making a part raises; see `cluster.ray_engine` for what the engine does.
     """
     checkpoint, corpus, request = job.checkpoint, job.corpus, job.request
-    engine = ENGINES[request.engine]
-    with work_folder(out, replaces=True) as work, engine(request.device, workers) as place:
-        count = min(request.parts or PARTS, count_groups(checkpoint, corpus, place.device))
-        decided = replace(request, device=place.device, engine="here", parts=None)
+    running = job.running
+    engine = ENGINES[running.engine](request.device, running.workers)
+    with work_folder(out, replaces=True) as work, engine as place:
+        count = min(running.parts or PARTS, count_groups(checkpoint, corpus, place.device))
+        decided = replace(request, device=place.device)
         key = statistics_key(checkpoint, corpus, request)
         folder = work / f"{key}-{place.device}-{count}"
         folder.mkdir(exist_ok=True)
@@ -108,12 +95,12 @@ def calibrate_in_parts(
         on_message(f"calibrating in {count} parts, {count - len(left)} of them made before")
         done = Counter(progress, "calibrate", count, "parts")
         done(count - len(left))
-        shared = _share(checkpoint, corpus, decided)
+        shared = SharedInputs(share_model(checkpoint), corpus, decided)
         place.make(Work(open_inputs, job.make, shared, left), folder, done)
         paths = [folder / name / STATISTICS for name in names]
         model = checkpoint if request.reroute_tokens else None
         found = merge(
-            paths, out, model=model, workers=workers, force=True, on_message=on_message,
+            paths, out, model=model, workers=running.threads, force=True, on_message=on_message,
             progress=progress,
         )  # fmt: skip
     if not request.keep_sample:
@@ -129,12 +116,3 @@ def count_groups(checkpoint: Checkpoint, corpus: Corpus, device: str) -> int:
     size = ON_CPU if is_cpu(device) else ON_DEVICE
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
     return max(1, len(group_micro_batches(make_micro_batches(corpus.rows, hidden, size), size)))
-
-
-def _share(checkpoint: Checkpoint, corpus: Corpus, request: Calibration) -> SharedInputs:
-    source = checkpoint.source
-    if source != GEMMULE and (Path(source).exists() or not is_hub_id(source)):
-        source = str(checkpoint.path.absolute())
-    return SharedInputs(
-        source, checkpoint.revision, checkpoint.family, checkpoint.identity(), corpus, request
-    )

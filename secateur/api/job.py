@@ -80,7 +80,7 @@ def run(
         place_of(asked, out),
         asked,
         revision=asked.revision,
-        workers=asked.running.workers,
+        workers=asked.running,
         on_message=on_message,
         progress=progress,
     )
@@ -93,6 +93,6 @@ def estimate(job: Job, out: File | None = None, *, progress: Progress = no_progr
         place_of(job, out),
         job,
         revision=job.revision,
-        workers=job.running.workers,
+        workers=job.running,
         progress=progress,
     )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from secateur.api.answers import check_can_measure, get_answers, measure_folder
 from secateur.api.gather import gather_evidence
 from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
+from secateur.api.measure_parts import MeasuringInParts
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
 from secateur.api.report import (
@@ -25,8 +25,9 @@ from secateur.api.report import (
     routing_notes,
 )
 from secateur.api.subjects import AskedOutput, artefact_subjects, original_subject
-from secateur.checkpoint.identity import file_hashes
+from secateur.calibration.shards import read_shard
 from secateur.checkpoint.reader import Checkpoint
+from secateur.cluster.running import Running, running_with
 from secateur.evaluation.engine import InOurPath, measure_engine
 from secateur.evaluation.floor import Floor, measure_floor
 from secateur.evaluation.kept_experts import find_kept_experts
@@ -44,6 +45,7 @@ from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.skeleton import check_config
 from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.base import Artefact
+from secateur.outputs.identity import identify
 from secateur.outputs.registry import artefacts_of, open_artefact
 from secateur.release.evidence import (
     KINDS,
@@ -71,7 +73,7 @@ def measure(
     *,
     work: File | None = None,
     revision: str | None = None,
-    workers: int | None = None,
+    workers: int | Running | None = None,
     progress: Progress = no_progress,
 ) -> Report:
     """Measure all artefacts of an output, or a model folder or GGUF file, against the original.
@@ -80,9 +82,10 @@ def measure(
     it (report.json, which is added to the manifest, and report.md). Where nothing is named to
     measure on, it is what the output's own calibration held out. `work` keeps the
     original's answers and probabilities and the artefacts' scores for the next time (default:
-    `measure_folder`). Raises OutputError when a file of the output is missing or was changed,
-    InputError or EngineError for what cannot be measured: all before the original answers, which
-    takes long.
+    `measure_folder`). `workers` are threads, or say that the divergence is measured in parts, and
+    by whom (cluster.running). Raises OutputError when a file of the output is missing or was
+    changed, InputError or EngineError for what cannot be measured: all before the original
+    answers, which takes long.
     """
     out = Path(out)
     request.check_limits(_measured_before(out))
@@ -103,6 +106,8 @@ def measure_output(out: Path, run: Run) -> Report:
     opened = [run.open(path) for path in artefacts_of(out)]
     with in_use(run.folder):
         answers, teacher = run.ask_original()
+        if run.running.in_parts:
+            run.in_parts.score(answers, teacher, opened)
         floor = run.measure_floor(answers, teacher)
         measured = tuple(run.measure(artefact, answers, teacher) for artefact in opened)
     report = Report(
@@ -125,6 +130,31 @@ def measure_output(out: Path, run: Run) -> Report:
         return replace(report, evidence=_gather(out, run, opened))
     finally:  # of what was measured, where a server failed, too
         publish_pages(out, stopwatch)
+
+
+def measure_shard(
+    out: File,
+    against: Model,
+    request: Measuring,
+    shard: str,
+    *,
+    work: File | None = None,
+    revision: str | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Path:
+    """Make one part of a measurement, such as 3/12, and no report; returns the folder of the parts.
+
+    When all are there (in one folder `work`, wherever each was made), `measure` with as many parts
+    puts them together. Raises as `measure` does; CorpusError for answers that are too few.
+    """
+    out, part = Path(out), read_shard(shard)
+    original = open_weights(against, revision, "measuring")
+    text = Text(statistics=statistics_of(out))
+    run = start(original, request, text, work, workers, progress)
+    opened = [run.open(path) for path in artefacts_of(out)]
+    with in_use(run.folder):
+        return run.in_parts.make_shard(run.answers(), opened, part)
 
 
 def _measured_before(out: Path) -> tuple[Kind, ...]:
@@ -171,20 +201,24 @@ class Run:
     folder: Path
     backend: Backend
     progress: Progress
+    running: Running = Running()
+
+    @property
+    def in_parts(self) -> MeasuringInParts:
+        """The same in parts."""
+        return MeasuringInParts(
+            self.original, self.request.device, self.backend, self.running, self.folder,
+            self.progress,
+        )  # fmt: skip
 
     def open(self, path: Path) -> Artefact:
         return open_artefact(path, self.original, workers=self.backend.workers)
 
     def ask_original(self) -> tuple[AnswerSet, Teacher]:
         """The original's answers and what it says of every token of them."""
-        answers = get_answers(
-            self.original,
-            self.request,
-            self.folder,
-            self._questions(),
-            backend=self._answering(),
-            progress=self.progress,
-        )
+        answers = self.answers()
+        if self.running.in_parts:
+            return answers, self.in_parts.teach(answers)
         teacher = teacher_for(
             CheckpointWeights(self.original),
             self.original.identity(),
@@ -194,6 +228,17 @@ class Run:
             progress=within("original", self.progress),
         )
         return answers, teacher
+
+    def answers(self) -> AnswerSet:
+        """What is measured on."""
+        return get_answers(
+            self.original,
+            self.request,
+            self.folder,
+            self._questions(),
+            backend=self._answering(),
+            progress=self.progress,
+        )
 
     def _answering(self) -> Backend:
         """Where the original answers, which takes all of its weights at once: on a device in the
@@ -218,7 +263,7 @@ class Run:
         return score_once(
             teacher,
             artefact.source,
-            self.identify(artefact),
+            self._identify(artefact),
             answers,
             self.folder,
             kept=find_kept_experts(artefact.source, CheckpointWeights(self.original)),
@@ -237,18 +282,13 @@ class Run:
             progress=within("floor", self.progress),
         )
 
-    def identify(self, artefact: Artefact) -> str:
-        """A hash that sees every byte of the artefact's files (and its config)."""
-        hashes = file_hashes(
-            artefact.files, within(artefact.name, self.progress), self.backend.workers
-        )
-        content = [artefact.identity, *(hashes[file] for file in artefact.files)]
-        return sha256(" ".join(content).encode()).hexdigest()
+    def _identify(self, artefact: Artefact) -> str:
+        return identify(artefact, self.backend.workers, within(artefact.name, self.progress))
 
     def measure(self, artefact: Artefact, answers: AnswerSet, teacher: Teacher) -> ArtefactReport:
         scores = self.score(artefact, answers, teacher)
         measurements = summarise(scores, answers) + summarise_layers(scores, answers)
-        if self.request.engine and (artefact.runs_in_llama_cpp or artefact.runs_in_mlx_lm):
+        if self.request.real_engine and (artefact.runs_in_llama_cpp or artefact.runs_in_mlx_lm):
             measurements += self._measure_engine(artefact, scores, answers, teacher)
         nbytes = sum(file.stat().st_size for file in artefact.files)
         return ArtefactReport(artefact.name, nbytes, measurements)
@@ -260,7 +300,7 @@ class Run:
         progress = within(artefact.name, self.progress)
         own = teacher_for(
             artefact.source,
-            self.identify(artefact),
+            self._identify(artefact),
             answers,
             self.folder,
             backend=self.backend,
@@ -284,7 +324,7 @@ def start(
     request: Measuring,
     asked: PromptSet | Text,
     work: File | None,
-    workers: int | None,
+    workers: int | Running | None,
     progress: Progress,
 ) -> Run:
     """Refuse what can be refused at once, and make the folder `work` (see `measure`).
@@ -295,11 +335,13 @@ def start(
     if isinstance(asked, Text):
         check_can_measure(original, request, asked, folder)
     check_config(original.config)
-    backend = choose_backend(request.device, workers=workers)
-    original.identity(progress, workers)
+    running = running_with(workers)
+    here = request.device if running.engine == "here" else "auto"
+    backend = choose_backend(here, workers=running.threads)
+    original.identity(progress, running.threads)
     folder = folder or measure_folder(original)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
     name_model(folder, original.name)
-    return Run(original, request, asked, folder, backend, progress)
+    return Run(original, request, asked, folder, backend, progress, running)

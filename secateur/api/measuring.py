@@ -46,9 +46,9 @@ class Measuring:
     of a server that speaks OpenAI's protocol (with `answers_model` where it has several models),
     or a GGUF of the original, which llama.cpp runs. Answers have at most `answer_tokens` tokens,
     drawn at `temperature` (0: greedy) with `answer_seed`. `per_domain` takes that many of each
-    domain, `max_prompts` so many of all, in turn from every domain. `engine` also runs GGUF files
-    in llama.cpp and MLX folders in mlx-lm, over the same tokens, and compares. `device` is where
-    our own path runs: auto, cpu, cuda, cuda:N or mps.
+    domain, `max_prompts` so many of all, in turn from every domain. `real_engine` also runs GGUF
+    files in llama.cpp and MLX folders in mlx-lm, over the same tokens, and compares. `device` is
+    where our own path runs: auto, cpu, cuda, cuda:N or mps.
 
     `tasks` are asked in addition, `loops` looked for and `speed` measured, of the artefacts and
     the original beside them, which `serving` serves.
@@ -67,7 +67,7 @@ class Measuring:
     gates: tuple[str, ...] = ()
     answer_tokens: int = ANSWER_TOKENS
     temperature: float = TEMPERATURE
-    engine: bool = False
+    real_engine: bool = False
     device: str = "auto"
     held_out: float | None = None
     corpus: str | None = None

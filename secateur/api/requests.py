@@ -15,7 +15,7 @@ from typing import Literal
 from secateur.api.measuring import Measuring
 from secateur.api.releasing import Releasing
 from secateur.checkpoint.reader import Checkpoint
-from secateur.cluster.registry import ENGINES, EngineName
+from secateur.cluster.running import Running
 from secateur.corpus.held_out import HoldOut
 from secateur.corpus.mix import Mix
 from secateur.errors import RequestError
@@ -93,9 +93,7 @@ class Calibration:
     layers' inputs next to the statistics, for rounding with error feedback: "shared" has one of a
     layer for what its experts' `down` sees, "own" one for each expert. `device` is where the model
     runs: auto, cpu, cuda, cuda:N or mps (forward.backends.choose). `held_out` is the share of the
-    documents that is left out, to be measured on later (corpus.held_out). With an `engine` other
-    than "here" (cluster.registry), or a number of `parts`, the corpus is calibrated on in parts
-    that are merged, to the same bytes.
+    documents that is left out, to be measured on later (corpus.held_out).
     """
 
     corpus: str | Mix | None = None
@@ -110,13 +108,6 @@ class Calibration:
     gram: Gram = "none"
     device: str = "auto"
     held_out: float | None = None
-    engine: EngineName = "here"
-    parts: int | None = None
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether the corpus is calibrated on in parts."""
-        return self.engine != "here" or self.parts is not None
 
     @property
     def text(self) -> str | Path | Mix | None:
@@ -125,11 +116,6 @@ class Calibration:
 
     def __post_init__(self) -> None:
         read_device(self.device)
-        if self.engine not in ENGINES:
-            raise RequestError(f"engine {self.engine!r}: expected one of {', '.join(ENGINES)}")
-        if self.in_parts and self.shard is not None:
-            raise RequestError("shard makes one part by hand: leave engine and parts out")
-        check_least("parts", self.parts, 1, RequestError)
         if self.held_out is not None:
             HoldOut(self.held_out)
         if self.corpus is not None and self.rows is not None:
@@ -210,19 +196,6 @@ class ShrinkRequest:
                 f"statistics {self.statistics} take the place of a calibration, and nothing is "
                 f"measured on the text: leave out {'corpus' if self.calibration.corpus else 'rows'}"
             )
-
-
-@dataclass(frozen=True)
-class Running:
-    """How a job is run. Decides no byte of the output.
-
-    `workers`: threads (default: all cores).
-    """
-
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        check_least("workers", self.workers, 1, RequestError)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,7 @@ from secateur.api.statistics_key import statistics_key
 from secateur.api.text import build_corpus
 from secateur.checkpoint.hub import GEMMULE
 from secateur.checkpoint.reader import Checkpoint
+from secateur.cluster.running import Running, running_with
 from secateur.errors import SecateurError
 from secateur.outputs.apply import CheckedPlan, check_plan
 from secateur.planning.checks import PlanSources
@@ -82,7 +83,7 @@ class _Job:
 
     checkpoint: Checkpoint
     request: ShrinkRequest
-    workers: int | None
+    running: Running
     on_message: Callable[[str], None]
     progress: Progress
 
@@ -98,26 +99,28 @@ def shrink(
     request: ShrinkRequest,
     *,
     revision: str | None = None,
-    workers: int | None = None,
+    workers: int | Running | None = None,
     on_message: Callable[[str], None] = lambda sentence: None,
     progress: Progress = no_progress,
 ) -> Report | None:
     """Make `out` from `model`; returns the report, which is also written into `out`.
 
-    None when nothing is measured. Raises OutputError when `out` exists; see the other commands
-    for the rest. Interrupted, it leaves `out` absent and the work folder next to it; the next
-    call resumes from there. When only measuring fails, `out` is in its place and the error is a
-    plain SecateurError.
+    None when nothing is measured. `workers` are threads, or say that calibrating, writing and
+    measuring are done in parts, and by whom (cluster.running). Raises OutputError when `out`
+    exists; see the other commands for the rest. Interrupted, it leaves `out` absent and the work
+    folder next to it; the next call resumes from there. When only measuring fails, `out` is in its
+    place and the error is a plain SecateurError.
     """
     out, stopwatch = Path(out), timed(progress)
     progress = stopwatch
     refuse_existing(out)
     checkpoint = open_weights(model, revision, "shrinking")
     request = _complete(request, checkpoint)
-    job = _Job(checkpoint, request, workers, on_message, progress)
+    running = running_with(workers)
+    job = _Job(checkpoint, request, running, on_message, progress)
     planned = check_shrink(checkpoint, request, out)
     files = check_files(request, checkpoint, progress)
-    check_content(request, MODEL, checkpoint.identity(progress, workers), checkpoint.name)
+    check_content(request, MODEL, checkpoint.identity(progress, running.threads), checkpoint.name)
     if request.measuring is not None:
         load_libraries(progress)
         check_can_tokenize(checkpoint, request.measuring, job.text)
@@ -145,7 +148,7 @@ def estimate_shrink(
     request: ShrinkRequest,
     *,
     revision: str | None = None,
-    workers: int | None = None,
+    workers: int | Running | None = None,
     progress: Progress = no_progress,
 ) -> Estimate:
     """What `shrink` would take: reads headers and text, tries a few seconds, and writes nothing.
@@ -161,26 +164,27 @@ def estimate_shrink(
     if needs_calibration(checkpoint, request, planned):
         corpus = build_corpus(checkpoint, request.calibration, progress)
         asked = preview_prompts(checkpoint, corpus) if corpus.held_out else None
-    job = _Job(checkpoint, request, workers, lambda sentence: None, progress)
+    job = _Job(checkpoint, request, running_with(workers), lambda sentence: None, progress)
     if asked is None and request.measuring is not None:
         found = _questions(job, corpus)
         asked = None if isinstance(found, Text) else found
     task = _task(job, planned, out, (corpus, asked))
-    return estimate(checkpoint, task, workers=workers, progress=progress)
+    return estimate(checkpoint, task, workers=job.running.threads, progress=progress)
 
 
 def _announce(
     job: _Job, planned: Plan, out: Path, text: tuple[Corpus | None, PromptSet | Text]
 ) -> Estimate | None:
-    """Say what the run will take, where it is long; None where it is not known: on a device."""
+    """Say what the run will take, where it is long; None where it is not known: on a device, or
+    on other machines."""
     from secateur.forward.backends.choose import is_cpu
 
-    if not is_cpu(job.request.calibration.device):
+    if not is_cpu(job.request.calibration.device) or job.running.engine != "here":
         return None
     load_libraries(job.progress)
     asked = None if isinstance(text[1], Text) else text[1]
     task = _task(job, planned, out, (text[0], asked))
-    return announce(job.checkpoint, task, job.on_message, job.workers, job.progress)
+    return announce(job.checkpoint, task, job.on_message, job.running.workers, job.progress)
 
 
 def _task(
@@ -188,7 +192,7 @@ def _task(
 ) -> Task:
     from secateur.forward.backends.cpu import CpuBackend
 
-    backend = CpuBackend(job.workers or cores())
+    backend = CpuBackend(job.running.threads or cores())
     return work_of(job.checkpoint, job.request, planned, out, text, backend)
 
 
@@ -212,7 +216,7 @@ def _complete(request: ShrinkRequest, checkpoint: Checkpoint) -> ShrinkRequest:
 
 
 def _corpus(job: _Job) -> Corpus:
-    check_model(job.checkpoint, job.workers, job.progress)
+    check_model(job.checkpoint, job.running.threads, job.progress)
     corpus = build_corpus(job.checkpoint, job.request.calibration, job.progress)
     check_content(job.request, ROWS, corpus.sha256, "what the model is calibrated on")
     return corpus
@@ -250,7 +254,7 @@ def _write(job: _Job, observed: Path | None, files: Mapping[str, str], work: Pat
     if not made.exists():
         write_text(work / JOB, resolved)
         copies = {JOB: work / JOB, **evidence_files(observed)}
-        write_plan(checked, made, copies=copies, workers=job.workers, progress=job.progress)
+        write_plan(checked, made, copies=copies, workers=job.running.threads, progress=job.progress)
     return made
 
 
@@ -284,7 +288,7 @@ def _measure(job: _Job, made: Path, asked: PromptSet | Text) -> tuple[Report | N
         load_libraries(job.progress)
         from secateur.api.measure import measure_output, start
 
-        run = start(job.checkpoint, request, asked, None, job.workers, job.progress)
+        run = start(job.checkpoint, request, asked, None, job.running, job.progress)
         return measure_output(made, run), None
     except (SecateurError, MemoryError, OSError) as error:
         return None, str(error) or "out of memory"
@@ -302,7 +306,7 @@ def _observe(job: _Job, corpus: Corpus, work: Path) -> Path:
             corpus,
             calibration,
             path,
-            workers=job.workers,
+            workers=job.running,
             on_message=job.on_message,
             progress=job.progress,
         )

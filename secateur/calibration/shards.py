@@ -48,7 +48,7 @@ def take_groups(groups: Sequence[Group], shard: Shard) -> tuple[tuple[Group, ...
     """
     if shard.parts > len(groups):
         raise CorpusError(
-            f"the corpus is too short for {shard.parts} parts: it has {len(groups)} groups of "
+            f"the text is too short for {shard.parts} parts: it has {len(groups)} groups of "
             "documents, and each part needs one"
         )
     numbers: dict[int, int] = {}

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from secateur.system.progress import Counter
 from secateur.system.resources import cores
 from secateur.system.workdir import complete_or_absent
 
@@ -41,7 +40,7 @@ class Workers(Protocol):
     @property
     def device(self) -> str: ...
 
-    def make(self, work: Work, folder: Path, count: Counter) -> None:
+    def make(self, work: Work, folder: Path, count: Callable[[int], None]) -> None:
         """Make the parts of `work`, each in a folder of its name in `folder`; `count` is called
         with 1 for each. Raises what making a part raises."""
 
@@ -59,7 +58,7 @@ class Here:
     device: str
     threads: int
 
-    def make(self, work: Work, folder: Path, count: Counter) -> None:
+    def make(self, work: Work, folder: Path, count: Callable[[int], None]) -> None:
         prepared = None
         for name, part in work.parts.items():
             prepared = prepared or work.prepare(work.shared)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ from secateur.cluster.base import Work, Workers
 from secateur.errors import EngineError, RequestError, SecateurError
 from secateur.system.atomic import write_bytes
 from secateur.system.device_names import read_device
-from secateur.system.progress import Counter
 from secateur.system.workdir import complete_or_absent
 
 Files = Mapping[str, NDArray[np.uint8]]
@@ -45,7 +44,7 @@ class RayWorkers:
     device: str
     places: tuple[Place, ...]
 
-    def make(self, work: Work, folder: Path, count: Counter) -> None:
+    def make(self, work: Work, folder: Path, count: Callable[[int], None]) -> None:
         """As `Workers.make`. Raises EngineError when an actor fails for a reason of its own."""
         import ray
         from ray.exceptions import RayError, RayTaskError

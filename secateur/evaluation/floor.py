@@ -10,17 +10,24 @@ Measured once per original and set of answers, on a part of the answers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from secateur.evaluation.measurement import Measurement, find_measurement
-from secateur.evaluation.scores import Scored, Scores, ideal_scores, keep_scores, score_run
+from secateur.evaluation.parts import take_answers, take_teacher
+from secateur.evaluation.scores import (
+    Scored,
+    Scores,
+    has_scores,
+    ideal_scores,
+    keep_scores,
+    score_run,
+)
 from secateur.evaluation.summary import summarise
-from secateur.evaluation.tokens.answers import Answer, AnswerSet
+from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher
 from secateur.evaluation.tokens.teacher_forced import Chunk, run_teacher_forced
 from secateur.forward.backends.base import Backend
@@ -66,10 +73,8 @@ def measure_floor(
 ) -> Floor:
     """Run the original `source` over at most `tokens` scored tokens (the last answer whole), every
     domain in turn, in the other kernel; kept in `folder` for the next time. Memory: as `score`."""
-    part, some = _take(teacher, answers, tokens)
-    everyone = tuple(range(source.family.number(source.config, "experts")))
-    kept = {int(layer): everyone for layer in part.layers}
-    scored = Scored(part, f"{teacher.provenance['original']}: {KERNEL}", some, kept)
+    part, some = take_some(teacher, answers, tokens)
+    scored = _scored(part, some, source)
 
     def run(work: Callable[[Chunk, Tensor], None]) -> None:
         run_teacher_forced(
@@ -77,29 +82,36 @@ def measure_floor(
         )
 
     def make() -> Scores:
-        return score_run(part, some, run, scored.identity, kept=kept)
+        return score_run(part, some, run, scored.identity, kept=scored.kept)
 
     scores = keep_scores(scored, folder, make, progress)
     return Floor(summarise(scores, some), summarise(ideal_scores(part, some), some))
 
 
-def _take(teacher: Teacher, answers: AnswerSet, tokens: int) -> tuple[Teacher, AnswerSet]:
-    """Answers of every kind and domain in turn, and what the teacher says of them."""
-    groups: dict[tuple[str, str], list[int]] = {}
+def has_floor(teacher: Teacher, answers: AnswerSet, source: WeightSource, folder: Path) -> bool:
+    """Whether the floor of what `take_some` gave is kept in `folder`."""
+    return has_scores(_scored(teacher, answers, source), folder)
+
+
+def _scored(teacher: Teacher, answers: AnswerSet, source: WeightSource) -> Scored:
+    everyone = tuple(range(source.family.number(source.config, "experts")))
+    kept = {int(layer): everyone for layer in teacher.layers}
+    return Scored(teacher, f"{teacher.provenance['original']}: {KERNEL}", answers, kept)
+
+
+def take_some(
+    teacher: Teacher, answers: AnswerSet, tokens: int = TOKENS
+) -> tuple[Teacher, AnswerSet]:
+    """Answers of every kind and domain in turn, of at most `tokens` scored tokens (the last answer
+    whole), and what the teacher says of them. Of what was taken so, the same are taken again."""
+    kinds: dict[tuple[str, str], list[int]] = {}
     for number, answer in enumerate(answers.answers):
-        groups.setdefault((answer.kind, answer.domain), []).append(number)
+        kinds.setdefault((answer.kind, answer.domain), []).append(number)
     taken: list[int] = []
     left = tokens
-    for number in (one for turn in zip_longest(*groups.values()) for one in turn):
+    for number in (one for turn in zip_longest(*kinds.values()) for one in turn):
         if number is not None and left > 0:
             taken.append(number)
             left -= answers.answers[number].scored
-    taken.sort()
-    some: tuple[Answer, ...] = tuple(answers.answers[number] for number in taken)
-    whole = replace(answers, answers=some)
-    place = np.flatnonzero(np.isin(answers.answer_of_token, taken))
-    arrays = {
-        name: getattr(teacher, name)[place]
-        for name in ("top_ids", "top", "rest", "actual", "best", "experts")
-    }
-    return replace(teacher, **arrays, answers_sha256=whole.sha256), whole
+    part = take_answers(answers, taken)
+    return take_teacher(teacher, answers, part), part.answers

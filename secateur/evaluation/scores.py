@@ -155,6 +155,11 @@ def score_once(
     return keep_scores(scored, folder, make, progress)
 
 
+def has_scores(scored: Scored, folder: Path) -> bool:
+    """Whether they are kept in `folder`."""
+    return _file_of(scored, folder).exists()
+
+
 class Scored(NamedTuple):
     """What decides scores."""
 

@@ -156,6 +156,23 @@ def batch_documents(
     return tuple(batches)
 
 
+def arrange(
+    rows: Sequence[TokenRow], groups: Sequence[Sequence[Sequence[int]]]
+) -> tuple[Group, ...]:
+    """Rows of one document each in groups of micro-batches that were decided elsewhere, each given
+    by the numbers of its rows."""
+    made: list[Group] = []
+    index = 0
+    for group in groups:
+        batches = []
+        for numbers in group:
+            lines = [line for number in numbers for line in _find_lines(number, rows[number])]
+            batches.append(_make_batch(index, False, lines, rows))
+            index += 1
+        made.append(tuple(batches))
+    return tuple(made)
+
+
 def _find_cuts(lengths: Sequence[int], tokens: int, overhead: int) -> list[tuple[int, int]]:
     """Where to cut documents of falling length into micro-batches: the fewest padded tokens, where
     every micro-batch costs `overhead` more."""

@@ -9,6 +9,7 @@
         scores-KEY.safetensors    an artefact compared with them
         gram-KEY.safetensors      Gram matrices of the inputs of its linear layers
         original-KEY/             the original as a GGUF
+        parts-KEY/                parts of a measurement that are not put together yet
 
 A KEY is a hash of all that decides the content. What is read is touched, so that the time of the
 last change of a file is that of its last use.
@@ -47,14 +48,16 @@ _FORMS: dict[Kind, _Form] = {
     "Gram matrices": _Form("gram-", ".safetensors"),
 }
 _ORIGINAL = "original-"
+_PARTS = "parts-"
+_FOLDERS = {_ORIGINAL: "original as GGUF", _PARTS: "parts begun"}
 _DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the cache. `what` is a Kind, "answers begun", "original as GGUF", "weight hashes"
-    or "other"; `used` the time of its last use in seconds since 1970; `model` the name of the
-    original that it belongs to, or the first digits of its identity."""
+    """A file of the cache. `what` is a Kind, "answers begun", "original as GGUF", "parts begun",
+    "weight hashes" or "other"; `used` the time of its last use in seconds since 1970; `model` the
+    name of the original that it belongs to, or the first digits of its identity."""
 
     path: Path
     what: str
@@ -84,6 +87,11 @@ def kept_files(folder: Path, kind: Kind) -> list[Path]:
 def kept_original(folder: Path, key: str) -> Path:
     """The folder of the original's GGUF that `key` decides (a hash in hex)."""
     return folder / f"{_ORIGINAL}{key[:_DIGITS]}"
+
+
+def parts_folder(folder: Path, key: str) -> Path:
+    """The folder of the parts that `key` decides (a hash in hex)."""
+    return folder / f"{_PARTS}{key[:_DIGITS]}"
 
 
 def touch(path: Path) -> None:
@@ -119,8 +127,9 @@ def _entries_of(folder: Path) -> Iterator[Entry]:
     model = _name_of(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MODEL:
-            is_original = path.relative_to(folder).parts[0].startswith(_ORIGINAL)
-            what = "original as GGUF" if is_original else _what(path.name)
+            top = path.relative_to(folder).parts[0]
+            what = next((word for at, word in _FOLDERS.items() if top.startswith(at)), None)
+            what = what or _what(path.name)
             yield _entry(path, what, model, folder.name)
 
 

@@ -8,15 +8,13 @@ from secateur.cli.help import STEPS
 from secateur.cli.options.arguments import Model
 from secateur.cli.options.calibration import (
     CalibrationOptions,
-    EngineWord,
     HeldOut,
     KeepSample,
     Observe,
-    Parts,
     ShardOf,
 )
 from secateur.cli.options.output import Force, Out
-from secateur.cli.options.running import Device, EstimateOnly, RunOptions, Workers
+from secateur.cli.options.running import Device, EstimateOnly, RunOptions, WorkOptions
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.render.estimate import show_estimate
@@ -42,14 +40,12 @@ def calibrate(
     out: Out,
     text: CalibrationOptions,
     running: RunOptions,
+    work: WorkOptions,
     held_out: HeldOut = None,
     observe: Observe = None,
     keep_sample: KeepSample = False,
     shard: ShardOf = None,
-    engine: EngineWord = "here",
-    parts: Parts = None,
     device: Device = "auto",
-    workers: Workers = None,
     force: Force = False,
     estimate: EstimateOnly = False,
 ) -> None:
@@ -62,8 +58,6 @@ def calibrate(
         shard=shard,
         device=device,
         held_out=held_out,
-        engine=engine,
-        parts=parts,
     )
     if estimate:
         from secateur.api.estimate import estimate_calibration
@@ -74,7 +68,7 @@ def calibrate(
                 out,
                 request,
                 revision=running.revision,
-                workers=workers,
+                workers=work.workers,
                 progress=progress,
             )
         show_estimate(expected, running.as_json)
@@ -85,7 +79,7 @@ def calibrate(
             out,
             request,
             revision=running.revision,
-            workers=workers,
+            workers=work.running(),
             force=force,
             on_message=note,
             progress=progress,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -13,7 +13,14 @@ from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.asking import CompareAnyway, ServingOptions, TaskOptions, all_words
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, HeldOutOptions
 from secateur.cli.options.robustness import LoopOptions, SpeedOptions
-from secateur.cli.options.running import Device, EstimateOnly, RunOptions, Workers
+from secateur.cli.options.running import (
+    RUNNING,
+    Device,
+    EstimateOnly,
+    RunOptions,
+    Workers,
+    WorkOptions,
+)
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.render.estimate import show_estimate
@@ -30,6 +37,7 @@ secateur measure out --against gemmule --gate "kl_mean<=0.1"
 secateur measure out --against gemmule --tasks gemmule-arithmetic,gemmule-chat
 secateur measure out --against MODEL --tasks gsm8k --gate "accuracy>=0.6"
 secateur measure out --against MODEL --loops --speed
+secateur measure out --against MODEL --prompts held-out.jsonl --engine ray
 secateur measure http://localhost:8000/v1 --tasks gsm8k,./mine.yaml -o vllm-a
 """
 COMPARE_EXAMPLES = """
@@ -44,6 +52,16 @@ ComparedAgainst = Annotated[
         metavar="MODEL",
         help="The original model, for divergence.",
         autocompletion=complete_or_path(models),
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="PART/PARTS",
+        help="Make one part of the divergence only, as in 2/3, in the folder of --work; when all "
+        "are in one such folder, `measure --parts 3` puts them together.",
+        rich_help_panel=RUNNING,
     ),
 ]
 OptionalAgainst = Annotated[
@@ -129,11 +147,12 @@ def measure(
     speed: SpeedOptions,
     serving: ServingOptions,
     running: RunOptions,
+    how: WorkOptions,
     kept: KeepOptions,
     against: OptionalAgainst = None,
     work: Work = None,
+    shard: Shard = None,
     device: Device = "auto",
-    workers: Workers = None,
     estimate: EstimateOnly = False,
 ) -> None:
     """What was lost: divergence from the original, tasks, loops, speed.
@@ -153,7 +172,11 @@ def measure(
     if against is None:
         raise RequestError(f"{out} is measured against its original: name it with --against")
     if estimate:
-        _estimate(Path(out), running.open(against, weights=True), request, running, workers)
+        _estimate(Path(out), running.open(against, weights=True), request, running, how.workers)
+        return
+    if shard is not None:
+        task = _Task(Path(out), against, request, work)
+        _measure_shard(task, shard, running, how)
         return
     with show_progress() as progress:
         from secateur.api.measure import measure as run
@@ -164,13 +187,43 @@ def measure(
             request,
             work=work,
             revision=running.revision,
-            workers=workers,
+            workers=how.running(),
             progress=progress,
         )
     from secateur.cli.render.measurement import measured_json, measurement_lines
 
     show(measured_json(found), measurement_lines(found, by_domain=tells("INFO")), running.as_json)
     found.check_gate()
+
+
+class _Task(NamedTuple):
+    """What is measured, against what, and where is kept what is needed again."""
+
+    out: Path
+    against: str
+    request: Measuring
+    work: Path | None
+
+
+def _measure_shard(task: _Task, shard: str, running: RunOptions, how: WorkOptions) -> None:
+    from secateur.api.measure import measure_shard
+    from secateur.errors import RequestError
+
+    if how.engine is not None or how.parts is not None:
+        raise RequestError("shard makes one part by hand: leave engine and parts out")
+    with show_progress() as progress:
+        folder = measure_shard(
+            task.out,
+            running.open(task.against, weights=True),
+            task.request,
+            shard,
+            work=task.work,
+            revision=running.revision,
+            workers=how.workers,
+            progress=progress,
+        )
+    result = {"shard": shard, "folder": str(folder)}
+    show(result, [f"part {shard}: {folder}"], running.as_json)
 
 
 def _estimate(

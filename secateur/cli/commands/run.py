@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from secateur.cli.commands.shrink import do_job, estimate_job
 from secateur.cli.help import ONE_GO, OUTPUT
 from secateur.cli.options.output import Json
 from secateur.cli.options.releasing import PushOptions
-from secateur.cli.options.running import EstimateOnly
+from secateur.cli.options.running import EstimateOnly, WorkOptions
 from secateur.cli.register import add_command
 
 EXAMPLES = """
@@ -19,6 +20,7 @@ secateur run job.yaml
 secateur run job.yaml --set pruning.experts=90 \\
     --set formats.types=Q4_K_M,Q8_0 -o out90
 secateur run out/job.yaml -o again
+secateur run job.yaml --engine ray
 """
 
 
@@ -51,6 +53,7 @@ def run(
     ] = None,
     *,
     pushing: PushOptions,
+    work: WorkOptions,
     estimate: EstimateOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -63,6 +66,7 @@ def run(
     from secateur.api.job_file import read_job
 
     asked = read_job(job, values or ())
+    asked = replace(asked, running=work.running(asked.running))
     folder = place_of(asked, out)
     if estimate:
         estimate_job(asked, folder, as_json)

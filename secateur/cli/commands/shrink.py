@@ -17,7 +17,7 @@ from secateur.cli.options.output import Out
 from secateur.cli.options.pruning import PruningOptions
 from secateur.cli.options.releasing import PushOptions
 from secateur.cli.options.robustness import LoopOptions, SpeedOptions
-from secateur.cli.options.running import RUNNING, Device, EstimateOnly, RunOptions, Workers
+from secateur.cli.options.running import RUNNING, Device, EstimateOnly, RunOptions, WorkOptions
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.render.estimate import show_estimate
@@ -44,6 +44,7 @@ secateur shrink MODEL --experts 90 --types Q4_K_M \\
 secateur shrink MODEL --types Q8_0 --corpus mix.yaml -o quantized
 secateur shrink MODEL --types Q4_K_M --corpus mix.yaml -o out \\
     --push OWNER/NAME
+secateur shrink MODEL --types Q4_K_M --corpus mix.yaml --engine ray -o out
 secateur shrink gemmule --experts 24 -o out --write-job job.yaml
 """
 
@@ -67,10 +68,10 @@ def shrink(
     serving: ServingOptions,
     pushing: PushOptions,
     running: RunOptions,
+    work: WorkOptions,
     stats: Stats = None,
     no_measure: NoMeasure = False,
     device: Device = "auto",
-    workers: Workers = None,
     write_job: WriteJob = None,
     estimate: EstimateOnly = False,
 ) -> None:
@@ -80,7 +81,7 @@ def shrink(
     is named: a share of the corpus, which the calibration does not see. All experts are kept
     where neither their number, nor a share to drop, nor a drop map is named.
     """
-    from secateur.api.requests import Job, Running
+    from secateur.api.requests import Job
 
     asked = all_words(gates, tasks, loops, speed, serving)
     measuring = None if no_measure else answering.request(device=device, **asked)
@@ -99,7 +100,7 @@ def shrink(
         imatrix=formats.imatrix,
         unseen_experts=formats.unseen_experts,
         out=str(out),
-        running=Running(workers=workers),
+        running=work.running(),
     )
     if write_job is not None:
         from secateur.api.job_text import save_job

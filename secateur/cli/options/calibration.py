@@ -96,25 +96,6 @@ ShardOf = Annotated[
         rich_help_panel=CALIBRATION,
     ),
 ]
-EngineWord = Annotated[
-    Literal["here", "ray"],
-    typer.Option(
-        "--engine",
-        help="Who calibrates: this process, or the machines of a Ray cluster, each on parts of the "
-        "corpus that are merged to the same bytes.",
-        rich_help_panel=CALIBRATION,
-    ),
-]
-Parts = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Calibrate in so many parts, each kept once it is made (ray: 64, or as many as there "
-        "is text for).",
-        rich_help_panel=CALIBRATION,
-    ),
-]
 HeldOut = Annotated[
     float | None,
     typer.Option(

@@ -115,10 +115,10 @@ Temperature = Annotated[
         rich_help_panel=MEASURING,
     ),
 ]
-Engine = Annotated[
+RealEngine = Annotated[
     bool,
     typer.Option(
-        "--engine",
+        "--real-engine",
         help="Also run the same tokens in the real engine, llama.cpp or mlx-lm, and show what it "
         "loses beside what our own path finds.",
         rich_help_panel=MEASURING,
@@ -190,7 +190,7 @@ class HeldOutOptions:
 class GateOptions:
     """What is run in addition, and the limits that numbers must hold."""
 
-    engine: Engine = False
+    real_engine: RealEngine = False
     quality_gates: QualityGates = None
     max_kl: MaxKl = None
     min_top1: MinTop1 = None
@@ -198,7 +198,7 @@ class GateOptions:
     def words(self) -> dict[str, Any]:
         """As arguments of a Measuring."""
         return {
-            "engine": self.engine,
+            "real_engine": self.real_engine,
             "gates": tuple(self.quality_gates or ()),
             "max_kl": self.max_kl,
             "min_top1": self.min_top1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from secateur.cli.options.output import Json
 
 if TYPE_CHECKING:
     from secateur.api.models import Model
+    from secateur.api.requests import Running
 
 RUNNING = "Running"
 
@@ -37,6 +38,25 @@ Workers = Annotated[
         min=1, metavar="N", help="Threads to use. Default: all cores.", rich_help_panel=RUNNING
     ),
 ]
+EngineWord = Annotated[
+    Literal["here", "ray"] | None,
+    typer.Option(
+        "--engine",
+        help="Who does the work: this process (here), or the machines of a Ray cluster, each of "
+        "them parts that are put together to the same bytes.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Parts = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Work in so many parts, each kept once it is made (ray: 64, or as many as there is "
+        "work for).",
+        rich_help_panel=RUNNING,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -56,6 +76,24 @@ EstimateOnly = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class WorkOptions:
+    """By whom work is done, and in how many parts."""
+
+    engine: EngineWord = None
+    parts: Parts = None
+    workers: Workers = None
+
+    def running(self, given: Running | None = None) -> Running:
+        """How work is run: what was `given`, with what is said here in its place."""
+        from dataclasses import replace
+
+        from secateur.api.requests import Running
+
+        said = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(given or Running(), **said)
 
 
 @dataclass(frozen=True)

@@ -97,17 +97,22 @@ class AnswerSet:
 
     `provenance` is JSON-able: the model's identity, the template's hash, the settings and the
     seed. `sha256` is over the answers alone, in order: it tells whether two measurements ran on
-    the same tokens.
+    the same tokens. `groups` says how the answers go through a model where that was decided by a
+    larger set that they are a part of (evaluation.parts): in groups of micro-batches, of the
+    numbers of answers; it is in `sha256`, because numbers depend on it.
     """
 
     answers: tuple[Answer, ...]
     provenance: Mapping[str, Any] = field(repr=False)
+    groups: tuple[tuple[tuple[int, ...], ...], ...] | None = field(default=None, repr=False)
 
     @cached_property
     def sha256(self) -> str:
         digest = hashlib.sha256()
         for answer in self.answers:
             digest.update(_line(answer).encode())
+        if self.groups is not None:
+            digest.update(json.dumps(self.groups).encode())
         return digest.hexdigest()
 
     @cached_property

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,7 +165,7 @@ def teach(
         np.array(chosen.layers, np.int32),
         chosen.experts,
         answers.sha256,
-        _provenance(identity, kept, backend),
+        _provenance(identity, kept, backend.name),
     )
 
 
@@ -185,8 +185,31 @@ def teacher_for(
     torch and transformers (other kernels give other last bits, and identity would no longer be
     exactly 0). Of two processes one waits for the other's.
     """
+
+    def make() -> Teacher:
+        return teach(source, identity, answers, top_k=top_k, backend=backend, progress=progress)
+
+    key = teacher_key(source, identity, answers, backend.name, top_k)
+    return keep_teacher(key, answers, folder, make, progress)
+
+
+def teacher_key(
+    source: WeightSource, identity: str, answers: AnswerSet, device: str, top_k: int = TOP_K
+) -> str:
+    """`Teacher.sha256` of what `teach` makes on a backend of the name `device`."""
     kept = min(top_k, source.family.number(source.config, "vocab"))
-    key = _key(answers.sha256, _provenance(identity, kept, backend))
+    return _key(answers.sha256, _provenance(identity, kept, device))
+
+
+def keep_teacher(
+    key: str,
+    answers: AnswerSet,
+    folder: Path,
+    make: Callable[[], Teacher],
+    progress: Progress = no_progress,
+) -> Teacher:
+    """The teacher of a key (`teacher_key`) that is kept in `folder`, or what `make` makes, put
+    there; see `teacher_for`."""
     path = kept_file(folder, "probabilities", key)
 
     def load() -> Teacher:
@@ -198,12 +221,14 @@ def teacher_for(
         _log.info("%s: the original's probabilities of an earlier run, used again", path)
         return teacher
 
-    def make() -> Teacher:
-        teacher = teach(source, identity, answers, top_k=top_k, backend=backend, progress=progress)
+    def make_and_save() -> Teacher:
+        teacher = make()
         save_teacher(teacher, path)
         return teacher
 
-    return made_once(path, load, make, lambda: progress("wait for another process", 0, 1, ""))
+    return made_once(
+        path, load, make_and_save, lambda: progress("wait for another process", 0, 1, "")
+    )
 
 
 def check_same_answers(teacher: Teacher, answers: AnswerSet, where: object = "the teacher") -> None:
@@ -218,7 +243,7 @@ def check_same_answers(teacher: Teacher, answers: AnswerSet, where: object = "th
 
 def save_teacher(teacher: Teacher, path: Path) -> None:
     """Write the file: complete or absent. Raises WriteError."""
-    arrays = {name: getattr(teacher, name) for name in _ARRAYS}
+    arrays = {name: getattr(teacher, name) for name in ARRAYS}
     head = {
         "format": FORMAT,
         "answers_sha256": teacher.answers_sha256,
@@ -229,20 +254,21 @@ def save_teacher(teacher: Teacher, path: Path) -> None:
 
 def load_teacher(path: Path) -> Teacher:
     """Read a file that `save_teacher` wrote. Raises InputError when it is something else."""
-    arrays, head = read_arrays(path, FORMAT, _ARRAYS)
+    arrays, head = read_arrays(path, FORMAT, ARRAYS)
     return Teacher(**arrays, answers_sha256=head["answers_sha256"], provenance=head["provenance"])
 
 
-_ARRAYS = ("top_ids", "top", "rest", "actual", "best", "layers", "experts")
+ARRAYS = ("top_ids", "top", "rest", "actual", "best", "layers", "experts")
+"""Of a Teacher, in its file."""
 
 
-def _provenance(identity: str, top_k: int, backend: Backend) -> dict[str, Any]:
+def _provenance(identity: str, top_k: int, device: str) -> dict[str, Any]:
     import transformers
 
     return {
         "original": identity,
         "top_k": top_k,
-        "device": backend.name,
+        "device": device,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

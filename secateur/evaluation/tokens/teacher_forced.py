@@ -23,7 +23,15 @@ from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.backends.memory import fit_memory
-from secateur.forward.batches import Group, MicroBatch, count_tokens, make_micro_batches
+from secateur.forward.batches import (
+    BatchSize,
+    Group,
+    MicroBatch,
+    arrange,
+    count_tokens,
+    group_micro_batches,
+    make_micro_batches,
+)
 from secateur.forward.chosen_experts import ChosenExperts, ChosenTable, Wanted
 from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.rounded_inputs import RoundInputs
@@ -83,7 +91,7 @@ def run_teacher_forced(
         )
     if layers is None:
         layers = source.family.number(source.config, "layers")
-    run = _Run(source, answers, work, layers, rounding, progress)
+    run = _Run(source, answers, work, layers, rounding, backend.batch_size, progress)
     return fit_memory(backend, run.on, lambda sentence: progress(sentence, 1, 1, ""))
 
 
@@ -96,13 +104,17 @@ class _Run:
     work: Callable[[Chunk, Tensor], None]
     layers: int
     rounding: RoundInputs | None
+    size: BatchSize
+    """that the answers' own groups were made for"""
     progress: Progress
 
     def on(self, backend: Backend) -> ChosenTable:
         """Run all layers, then the head."""
-        hidden = self.source.family.number(self.source.config, "hidden")
-        batches = make_micro_batches(self.answers.rows, hidden, backend.batch_size)
-        with ForwardPass(self.source, batches, backend, rounding=self.rounding) as forward:
+        groups = self._group(backend.batch_size)
+        batches = [batch for group in groups for batch in group]
+        with ForwardPass(
+            self.source, batches, backend, groups=groups, rounding=self.rounding
+        ) as forward:
             notes = self._note_experts(batches)
             tokens = count_tokens(batches)
             count = Counter(self.progress, "layers", tokens, "tokens", steps=self.layers * tokens)
@@ -115,6 +127,14 @@ class _Run:
             chosen = notes.table(self.answers.tokens)
             self._score(forward, chosen)
         return chosen
+
+    def _group(self, size: BatchSize) -> Sequence[Group]:
+        """The answers in groups of micro-batches: those that they come with, unless they are too
+        large for the device."""
+        if self.answers.groups is not None and size == self.size:
+            return arrange(self.answers.rows, self.answers.groups)
+        hidden = self.source.family.number(self.source.config, "hidden")
+        return group_micro_batches(make_micro_batches(self.answers.rows, hidden, size), size)
 
     def _run_layer(
         self, forward: ForwardPass, layer: int, notes: ChosenExperts, count: Counter
