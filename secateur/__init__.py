@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from secateur.api.inspect import inspect as inspect
     from secateur.api.job import run as run
     from secateur.api.compare import compare as compare
-    from secateur.api.measure import measure as measure
+    from secateur.api.measure import measure as measure, measure_shard as measure_shard
     from secateur.api.pages import report as report
     from secateur.api.plan import (
         diff_plans as diff_plans,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         Measuring as Measuring,
         PlanningAssumptions as PlanningAssumptions,
         Releasing as Releasing,
+        Running as Running,
         ShrinkRequest as ShrinkRequest,
     )
     from secateur.api.serving import serve as serve
@@ -100,6 +101,7 @@ _HOMES = {
     "Calibration": "api.requests",
     "Formats": "api.requests",
     "Measuring": "api.requests",
+    "Running": "api.requests",
     "apply": "api.apply",
     "calibrate": "api.calibrate",
     "coverage": "api.statistics",
@@ -107,6 +109,7 @@ _HOMES = {
     "inspect": "api.inspect",
     "compare": "api.compare",
     "measure": "api.measure",
+    "measure_shard": "api.measure",
     "merge": "api.statistics",
     "report": "api.pages",
     "plan": "api.plan",

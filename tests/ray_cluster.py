@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from secateur.cluster.running import Running
+from secateur import Running
 
 RAY_STORE = 80 << 20
 """Bytes of a node's object store: Ray would take 30 % of the memory."""

@@ -13,10 +13,9 @@ from ray_cluster import RAY_STORE, kill_a_worker, on_ray, ray_nodes
 from safetensors import safe_open
 from tiny_line import Line, Run
 
-from secateur import Measuring, measure
+from secateur import Measuring, Running, measure
 from secateur.api import measure_parts, measured_part
 from secateur.api.measured_part import OpenMeasuring
-from secateur.cluster.running import Running
 from secateur.errors import InputError
 from secateur.evaluation.parts import split_answers
 from secateur.evaluation.tokens.answers import Answer, answer_set

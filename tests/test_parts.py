@@ -12,13 +12,12 @@ import pytest
 from ray_cluster import RAY_STORE, kill_a_worker, on_ray, ray_nodes
 
 import secateur
-from secateur import Calibration
+from secateur import Calibration, Running
 from secateur.api import calibrate as calibrate_api
 from secateur.api.calibrate_parts import OpenInputs
 from secateur.api.shared_model import SharedModel
 from secateur.checkpoint.reader import Checkpoint
 from secateur.cluster.ray_engine import Place, find_places
-from secateur.cluster.running import Running
 from secateur.errors import CheckpointError, EngineError, RequestError
 from secateur.statistics.gram_file import gram_path
 from secateur.statistics.sample_file import sample_path
