@@ -15,8 +15,8 @@ import secateur
 from secateur import Calibration, Running
 from secateur.api import calibrate as calibrate_api
 from secateur.api.calibrate_parts import OpenInputs
-from secateur.api.shared_model import SharedModel
 from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.shared_model import SharedModel
 from secateur.cluster.ray_engine import Place, find_places
 from secateur.errors import CheckpointError, EngineError, RequestError
 from secateur.statistics.gram_file import gram_path

@@ -12,6 +12,7 @@ from secateur.api.grams import load_gram
 from secateur.api.held_out import evidence_files
 from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
 from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
+from secateur.cluster.running import Running, running_with
 from secateur.errors import CheckpointError, FamilyError, PlanError, StatisticsError
 from secateur.formats.imatrix.file import ImatrixFile
 from secateur.outputs.apply import CheckedPlan, check_plan, write_output
@@ -26,7 +27,6 @@ from secateur.statistics.identity import statistics_sha256
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import atomic_path
 from secateur.system.progress import Progress, no_progress
-from secateur.system.resources import cores
 from secateur.system.stopwatch import timed
 from secateur.system.workdir import complete_or_absent
 
@@ -39,7 +39,7 @@ def apply(
     statistics: Statistics | File | None = None,
     imatrix: ImatrixFile | File | None = None,
     family: File | None = None,
-    workers: int | None = None,
+    workers: int | Running | None = None,
     progress: Progress = no_progress,
 ) -> Mapping[str, object]:
     """Write all that a plan says into the new folder `out`; returns its manifest.
@@ -48,14 +48,15 @@ def apply(
     file of its family; `statistics` or `imatrix` are what the plan was made with. The output keeps
     the statistics and the hashes of their text: those of the file given, else of the one that the
     plan names, if it is still there and still the same. The folder is complete or absent; after an
-    interruption the same call resumes. Raises PlanError for a plan
+    interruption the same call resumes. `workers` are threads, or say that outputs are written in
+    parts, and by whom (cluster.running). Raises PlanError for a plan
     that does not fit, OutputError when `out` exists or another output is being made there,
     WriteError when the disk fails.
     """
     decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     checkpoint = open_planned(decided, model, family)
     progress = timed(progress)
-    checkpoint.identity(progress, workers)
+    checkpoint.identity(progress, running_with(workers).threads)
     sources = PlanSources(
         checkpoint,
         load_statistics(statistics),
@@ -109,7 +110,7 @@ def write_plan(
     out: Path,
     *,
     copies: Mapping[str, Path] = MappingProxyType({}),
-    workers: int | None = None,
+    workers: int | Running | None = None,
     progress: Progress = no_progress,
 ) -> Mapping[str, object]:
     """Write a checked plan into the new folder `out`; returns its manifest.
@@ -119,7 +120,7 @@ def write_plan(
     with complete_or_absent(out, checked.key) as folder:
         if (folder / MANIFEST).exists():  # interrupted just before its last step
             return read_manifest(folder)
-        hashes = write_output(checked, folder, workers=workers or cores(), progress=progress)
+        hashes = write_output(checked, folder, workers=running_with(workers), progress=progress)
         for name, path in copies.items():
             (folder / name).parent.mkdir(exist_ok=True)
             with atomic_path(folder / name) as partial:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.api.requests import Calibration
-from secateur.api.shared_model import SharedModel, share_model
 from secateur.api.statistics import merge
 from secateur.api.statistics_key import statistics_key
 from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.shared_model import SharedModel, share_model
 from secateur.cluster.base import Work
 from secateur.cluster.registry import ENGINES
 from secateur.cluster.running import PARTS, Running

@@ -28,6 +28,7 @@ from secateur.api.subjects import AskedOutput, artefact_subjects, original_subje
 from secateur.calibration.shards import read_shard
 from secateur.checkpoint.reader import Checkpoint
 from secateur.cluster.running import Running, running_with
+from secateur.errors import RequestError
 from secateur.evaluation.engine import InOurPath, measure_engine
 from secateur.evaluation.floor import Floor, measure_floor
 from secateur.evaluation.kept_experts import find_kept_experts
@@ -146,9 +147,15 @@ def measure_shard(
     """Make one part of a measurement, such as 3/12, and no report; returns the folder of the parts.
 
     When all are there (in one folder `work`, wherever each was made), `measure` with as many parts
-    puts them together. Raises as `measure` does; CorpusError for answers that are too few.
+    puts them together. Raises as `measure` does; CorpusError for answers that are too few;
+    RequestError where something else than the divergence is asked for.
     """
     out, part = Path(out), read_shard(shard)
+    if request.kinds or request.real_engine:
+        what = request.kinds[0] if request.kinds else "real_engine"
+        raise RequestError(
+            f"a shard is a part of the divergence: leave {what} to the run that puts parts together"
+        )
     original = open_weights(against, revision, "measuring")
     text = Text(statistics=statistics_of(out))
     run = start(original, request, text, work, workers, progress)

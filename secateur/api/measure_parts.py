@@ -27,9 +27,9 @@ from secateur.api.measured_part import (
     score_part,
     teach_part,
 )
-from secateur.api.shared_model import share_model
 from secateur.calibration.shards import Shard
 from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.shared_model import share_model
 from secateur.cluster.base import Here, Work, Workers
 from secateur.cluster.registry import ENGINES
 from secateur.cluster.running import PARTS, Running
@@ -58,6 +58,7 @@ from secateur.forward.batches import ON_CPU, ON_DEVICE
 from secateur.forward.weights import CheckpointWeights
 from secateur.outputs.base import Artefact
 from secateur.outputs.identity import identify
+from secateur.system.atomic import write_text
 from secateur.system.cache import parts_folder
 from secateur.system.progress import Counter, Progress
 
@@ -238,4 +239,4 @@ def _pass(device: str) -> str:
 
 def _write_name(device: str, part: None, folder: Path, threads: int) -> None:
     name = choose_backend(device, workers=threads).name
-    (folder / _NAME).write_text(name, "utf-8")
+    write_text(folder / _NAME, name)

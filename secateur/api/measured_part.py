@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from secateur.api.shared_model import SharedModel
 from secateur.checkpoint.reader import Checkpoint
+from secateur.checkpoint.shared_model import SharedModel
 from secateur.errors import InputError
 from secateur.evaluation.floor import measure_floor
 from secateur.evaluation.kept_experts import Kept

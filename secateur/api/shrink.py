@@ -254,7 +254,7 @@ def _write(job: _Job, observed: Path | None, files: Mapping[str, str], work: Pat
     if not made.exists():
         write_text(work / JOB, resolved)
         copies = {JOB: work / JOB, **evidence_files(observed)}
-        write_plan(checked, made, copies=copies, workers=job.running.threads, progress=job.progress)
+        write_plan(checked, made, copies=copies, workers=job.running, progress=job.progress)
     return made
 
 

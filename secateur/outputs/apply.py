@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from secateur import __version__
 from secateur.checkpoint.reader import Checkpoint
+from secateur.cluster.running import Running, running_with
 from secateur.errors import PlanError, WriteError
 from secateur.formats.imatrix.file import save_imatrix
 from secateur.outputs.base import Decision, WriteJob
@@ -20,7 +20,14 @@ from secateur.outputs.build import memory_of, resolve
 from secateur.outputs.companions import write_companions
 from secateur.outputs.feedback import Feedback
 from secateur.outputs.identity import content_key
-from secateur.outputs.registry import FORMATS, planned_format
+from secateur.outputs.registry import planned_format
+from secateur.outputs.write_parts import (
+    PARTS_FOLDER,
+    bytes_in_parts,
+    share_plan,
+    write_decisions,
+    write_in_parts,
+)
 from secateur.planning.checks import PlanSources, check_sources, planned_importance
 from secateur.planning.document import CONTEXT_IN_MEMORY, Plan, published, to_json
 from secateur.planning.edits import settle, settle_importance
@@ -30,6 +37,7 @@ from secateur.statistics.gram_file import GramFile
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import write_text
 from secateur.system.progress import Progress, no_progress
+from secateur.system.resources import cores
 
 PLAN = "plan.json"
 
@@ -78,34 +86,41 @@ def check_plan(plan: Plan, sources: PlanSources) -> CheckedPlan:
 
 
 def write_output(
-    checked: CheckedPlan, folder: Path, *, workers: int = 1, progress: Progress = no_progress
+    checked: CheckedPlan,
+    folder: Path,
+    *,
+    workers: int | Running = 1,
+    progress: Progress = no_progress,
 ) -> dict[str, str]:
     """Write all files of a plan into `folder`; returns file -> sha256 where known.
 
     What an interrupted run left there is used as the formats can (`OutputFormat.reusable`), and
-    all else in `folder` is removed. Raises WriteError, before it starts, when the disk has not
-    enough room. Peak memory: that of the formats' `write`.
+    all else in `folder` is removed. In parts, where `workers` says so (outputs.write_parts): then
+    what is used is the parts that were made. Raises WriteError, before it starts, when the disk
+    has not enough room. Peak memory: that of the formats' `write`.
     """
-    plan, checkpoint = checked.plan, checked.checkpoint
-    _make_room(plan, folder)
+    plan, checkpoint, running = checked.plan, checked.checkpoint, running_with(workers)
+    _make_room(plan, folder, in_parts=running.in_parts)
     hashes = write_companions(plan, checkpoint, folder)
     write_text(folder / PLAN, to_json(published(plan)))
     if checked.importance is not None:
         save_imatrix(folder / FILE, checked.importance.imatrix)
     gram = checked.gram
+    imatrix = checked.importance.imatrix if checked.importance else None
+    if running.in_parts:
+        shared = share_plan(plan, checkpoint, imatrix, gram)
+        return hashes | write_in_parts(shared, folder, running, progress)
     job = WriteJob(
         checkpoint,
         plan.keep,
         folder,
         plan.sha256(),
-        checked.importance.imatrix if checked.importance else None,
+        imatrix,
         Feedback(gram, checkpoint.family, plan.keep) if gram else None,
-        workers=workers,
+        workers=running.workers or cores(),
         progress=progress,
     )
-    for writer, decisions in _by_writer(checked).items():
-        hashes |= FORMATS[writer].write(decisions, job)
-    return hashes
+    return hashes | write_decisions(plan, checked.decisions, job)
 
 
 def _memory_now(plan: Plan, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -120,26 +135,24 @@ def _memory_now(plan: Plan, checkpoint: Checkpoint) -> dict[str, Any]:
     return memory_of(checkpoint, formats, context)
 
 
-def _by_writer(checked: CheckedPlan) -> dict[str, list[Decision[Any]]]:
-    """{format that writes them: decisions}, so that each writer makes one pass over the weights."""
-    groups: defaultdict[str, list[Decision[Any]]] = defaultdict(list)
-    for format_id, decision in checked.decisions.items():
-        groups[planned_format(checked.plan, format_id).written_with].append(decision)
-    return dict(groups)
+def _make_room(plan: Plan, folder: Path, *, in_parts: bool) -> None:
+    """Remove what an interrupted run left half done, and check that the rest fits the disk.
 
-
-def _make_room(plan: Plan, folder: Path) -> None:
-    """Remove what an interrupted run left half done, and check that the rest fits the disk."""
+    What it left is parts, or (without) files in their places.
+    """
     sizes: dict[str, int] = {}
     reusable: set[Path] = set()
     for format_id in plan.formats:
         files = plan.sizes(format_id)
         sizes |= files
-        reusable |= planned_format(plan, format_id).reusable(files, folder)
-    _remove_others(folder, reusable, {(folder / name).parent for name in sizes})
+        if not in_parts:
+            reusable |= planned_format(plan, format_id).reusable(files, folder)
+    homes = {(folder / name).parent for name in sizes}
+    _remove_others(folder, reusable, homes, folder / PARTS_FOLDER if in_parts else None)
     planned = {folder / name: nbytes for name, nbytes in sizes.items()}
     needed = sum(nbytes for path, nbytes in planned.items() if path not in reusable)
     needed -= sum(path.stat().st_size for path in reusable - planned.keys())
+    needed -= bytes_in_parts(folder)
     if (free := shutil.disk_usage(folder).free) < needed:
         raise WriteError(
             f"{folder} has {free} bytes free, but the output takes {needed}: "
@@ -147,13 +160,15 @@ def _make_room(plan: Plan, folder: Path) -> None:
         )
 
 
-def _remove_others(folder: Path, reusable: set[Path], homes: Iterable[Path]) -> None:
-    """Remove everything in the output's folders (`homes`) that is not reusable."""
+def _remove_others(
+    folder: Path, reusable: set[Path], homes: Iterable[Path], parts: Path | None
+) -> None:
+    """Remove everything in the output's folders (`homes`) that is not reusable, but not `parts`."""
     kept = {*homes, folder}
     for home in kept:
         for path in list(home.iterdir()) if home.is_dir() else ():
             if path.is_dir():
-                if path not in kept:
+                if path not in kept and path != parts:
                     shutil.rmtree(path)
             elif path not in reusable:
                 path.unlink()

@@ -27,7 +27,6 @@ from secateur.cli.render.estimate import show_estimate
 from secateur.cli.terminal import show, tells
 
 if TYPE_CHECKING:
-    from secateur.api.models import Model
     from secateur.api.requests import Measuring
 
 EXAMPLES = """
@@ -171,29 +170,13 @@ def measure(
     kept.refuse(out)
     if against is None:
         raise RequestError(f"{out} is measured against its original: name it with --against")
+    task = _Task(Path(out), against, request, work)
     if estimate:
-        _estimate(Path(out), running.open(against, weights=True), request, running, how.workers)
-        return
-    if shard is not None:
-        task = _Task(Path(out), against, request, work)
+        _estimate(task, running, how.workers)
+    elif shard is not None:
         _measure_shard(task, shard, running, how)
-        return
-    with show_progress() as progress:
-        from secateur.api.measure import measure as run
-
-        found = run(
-            out,
-            running.open(against, weights=True),
-            request,
-            work=work,
-            revision=running.revision,
-            workers=how.running(),
-            progress=progress,
-        )
-    from secateur.cli.render.measurement import measured_json, measurement_lines
-
-    show(measured_json(found), measurement_lines(found, by_domain=tells("INFO")), running.as_json)
-    found.check_gate()
+    else:
+        _measure(task, running, how)
 
 
 class _Task(NamedTuple):
@@ -203,6 +186,24 @@ class _Task(NamedTuple):
     against: str
     request: Measuring
     work: Path | None
+
+
+def _measure(task: _Task, running: RunOptions, how: WorkOptions) -> None:
+    from secateur.api.measure import measure as run
+    from secateur.cli.render.measurement import measured_json, measurement_lines
+
+    with show_progress() as progress:
+        found = run(
+            task.out,
+            running.open(task.against, weights=True),
+            task.request,
+            work=task.work,
+            revision=running.revision,
+            workers=how.running(),
+            progress=progress,
+        )
+    show(measured_json(found), measurement_lines(found, by_domain=tells("INFO")), running.as_json)
+    found.check_gate()
 
 
 def _measure_shard(task: _Task, shard: str, running: RunOptions, how: WorkOptions) -> None:
@@ -226,16 +227,14 @@ def _measure_shard(task: _Task, shard: str, running: RunOptions, how: WorkOption
     show(result, [f"part {shard}: {folder}"], running.as_json)
 
 
-def _estimate(
-    out: Path, original: Model, request: Measuring, running: RunOptions, workers: int | None
-) -> None:
+def _estimate(task: _Task, running: RunOptions, workers: int | None) -> None:
     from secateur.api.estimate import estimate_measuring
 
     with show_progress() as progress:
         expected = estimate_measuring(
-            out,
-            original,
-            request,
+            task.out,
+            running.open(task.against, weights=True),
+            task.request,
             revision=running.revision,
             workers=workers,
             progress=progress,

@@ -11,7 +11,7 @@ from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import Imatrix
 from secateur.cli.options.output import Json, Out
-from secateur.cli.options.running import EstimateOnly, FamilyFile, Workers
+from secateur.cli.options.running import EstimateOnly, FamilyFile, WorkOptions
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.render.estimate import show_estimate
@@ -39,13 +39,13 @@ def add_to(app: typer.Typer) -> None:
 def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan that `plan` wrote.")],
     out: Out,
+    work: WorkOptions,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Where the model is now, if it moved.")
     ] = None,
     stats: Stats = None,
     imatrix: Imatrix = None,
     family: FamilyFile = None,
-    workers: Workers = None,
     estimate: EstimateOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +55,7 @@ def apply(
 
         with show_progress() as progress:
             expected = estimate_applying(
-                plan, out, model=model, family=family, workers=workers, progress=progress
+                plan, out, model=model, family=family, workers=work.workers, progress=progress
             )
         show_estimate(expected, as_json)
         return
@@ -70,7 +70,7 @@ def apply(
             statistics=stats,
             imatrix=imatrix,
             family=family,
-            workers=workers,
+            workers=work.running(),
             progress=progress,
         )
     show(manifest, output_lines(out, manifest), as_json)
