@@ -54,6 +54,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     found.check()
 
 
+@pytest.fixture
+def only_cluster(shared: Shared) -> Iterator[None]:
+    """Ray finds any cluster of the machine: one worker at a time has one, or has none."""
+    with shared.alone("ray"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny(shared: Shared) -> Callable[[str], Checkpoint]:
     """A tiny float32 checkpoint by form (`tiny_models.FORMS`), saved once a run: read only."""

@@ -39,11 +39,11 @@ def on_ray(workers: int, parts: int = 3) -> Running:
 
 
 def kill_a_worker() -> int:
-    """SIGKILL for a process that makes a part; its number."""
+    """SIGKILL for a process of ours that makes a part; its number."""
     import psutil
 
-    for process in psutil.process_iter(["cmdline"]):
-        if "ray::_Maker" in " ".join(process.info["cmdline"] or ()):
+    for process in psutil.Process().children(recursive=True):
+        if "ray::_Maker" in " ".join(process.cmdline()):
             os.kill(process.pid, signal.SIGKILL)
             return int(process.pid)
     raise AssertionError("no worker is running")

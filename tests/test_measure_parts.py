@@ -193,7 +193,12 @@ def test_parts_hold_each_answer_once_and_depend_on_the_answers_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray's own
 def test_ray_gives_the_bytes_of_one_run_with_one_worker_with_two_and_after_a_kill(
-    few: Path, line: Line, request_: Measuring, whole: dict[str, str], tmp_path: Path
+    only_cluster: None,
+    few: Path,
+    line: Line,
+    request_: Measuring,
+    whole: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     with ray_nodes(1, cores=2) as made:
         for name, workers in (("two", 1), ("one", 2)):

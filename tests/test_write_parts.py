@@ -150,7 +150,7 @@ def test_gram_matrices_that_another_machine_lacks_are_refused(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray's own
 def test_ray_writes_the_bytes_of_one_go_with_two_workers_and_after_a_kill(
-    plan: Plan, stats: Path, whole: dict[str, bytes], tmp_path: Path
+    only_cluster: None, plan: Plan, stats: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     with ray_nodes(1, cores=2):
         secateur.apply(plan, tmp_path / "two", statistics=stats, workers=on_ray(1, 99))
