@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_asked_folder import answered, keep
 from test_report_page import with_evidence
 
+from secateur.release.evidence import ORIGINAL
 from secateur.release.html.page import pictures_of, render_page
 from secateur.release.results import Results, read_results
 
@@ -51,11 +53,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def show(browser: Any, page_file: Path) -> Iterator[Any]:
-    """Opens the page: show(size, **context); fails when it asks for anything or an error occurs."""
+    """Opens the page: show(size, file=page, **context); fails when it asks for anything, or an
+    error or a warning is written to the console."""
     contexts: list[Any] = []
     odd: list[str] = []
 
-    def opened(size: tuple[int, int], **words: Any) -> Any:
+    def opened(size: tuple[int, int], file: Path = page_file, **words: Any) -> Any:
+        address = file.as_uri()
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]}, offline=True, **words
         )
@@ -71,7 +75,6 @@ def show(browser: Any, page_file: Path) -> Iterator[Any]:
         page.wait_for_selector("html[data-drawn]", timeout=120_000)
         return page
 
-    address = page_file.as_uri()
     yield opened
     for context in contexts:
         context.close()
@@ -92,6 +95,22 @@ def test_nothing_is_wider_than_the_screen(size: tuple[int, int], scheme: str, sh
         }).length"""
     )
     assert cut == 0
+
+
+def test_the_page_of_a_servers_answers_is_read_in_the_same_ways(tmp_path: Path, show: Any) -> None:
+    kept = keep(tmp_path / "kept", answered("model", 1, 9), answered(ORIGINAL, 5, 9))
+    page = show(PHONE, kept / "report.html")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    images = page.locator(".picture[role=img]")
+    assert images.count() == page.locator(".picture svg").count() == 2
+    labels = [images.nth(number).get_attribute("aria-label") for number in range(2)]
+    assert all(label and len(label) > 40 for label in labels)
+    assert all("n = " in text for text in page.locator(".sample").all_inner_texts())
+    tables = page.get_by_role("table")
+    names = page.locator("[role=region][tabindex='0']")
+    assert tables.count() >= 2 and names.count() >= 2  # wide tables scroll by the keyboard
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
 
 
 def test_every_picture_is_drawn_and_has_a_name(results: Results, show: Any) -> None:
