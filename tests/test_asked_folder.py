@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from documented_keys import unknown, unused
 from tiny_line import Run
 
 from secateur import verify
@@ -18,6 +20,7 @@ from secateur.evaluation.tasks.result import ItemResult, TaskResult
 from secateur.release.asked_folder import read_asked, write_asked_folder
 from secateur.release.evidence import ORIGINAL
 from secateur.release.html.asked_page import pictures_of
+from secateur.release.keys import EVIDENCE_KEYS
 
 FEW, MANY = 8, 12
 GATES = ["accuracy:few>=0.5", "accuracy_difference.low:many>=-0.9"]
@@ -96,5 +99,8 @@ def test_groups_of_two_folders_are_compared_by_what_their_questions_count(
     lines = [line for line in said.out.splitlines() if line.strip().startswith("both:")]
     assert len(lines) == 1 and f"{100 * difference:+.1f} points" in lines[0]
     assert "0 gained of 20" in lines[0] and "3 lost" in lines[0]
+    written = json.loads((first / "evidence/tasks.json").read_text())
+    groups = {key: about for key, about in EVIDENCE_KEYS.items() if key.startswith("facts.groups.")}
+    assert unknown(written, EVIDENCE_KEYS) == [] and unused([written], groups) == []
     other = keep(tmp_path / "other", answered("model", 1, 9, by_size=not by_size))
     assert "both:" not in run("compare", first, other).out  # another rule is another group

@@ -163,7 +163,10 @@ def test_loops_and_speed_are_measured_and_written_with_everything_else(
     assert not verify(out)
     written = [read_json(out / f"evidence/{kind}.json", "evidence", OutputError) for kind in KINDS]
     assert [key for one in written for key in unknown(one, EVIDENCE_KEYS)] == []
-    assert unused(written, EVIDENCE_KEYS) == ["facts.calibration_overlap.**"]  # not calibrated
+    # Nothing was calibrated; what is known of thinking and of groups has tests of its own.
+    apart = ("artefacts.facts.thinking.", "facts.groups.")
+    left = [key for key in unused(written, EVIDENCE_KEYS) if not key.startswith(apart)]
+    assert left == ["facts.calibration_overlap.**"]
     first = (out / "evidence/loops.json").read_bytes()
     code, printed, errors = run(*words, "--json")
     assert code == 0, errors

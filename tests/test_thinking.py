@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from documented_keys import unknown, unused
 from openai_server import completion, openai_server
 
 from secateur.api.subjects import Asked, url_subject
@@ -16,6 +18,7 @@ from secateur.evaluation.asking.probed import probe_once, rules_of
 from secateur.evaluation.asking.request import Serving
 from secateur.evaluation.asking.server import ask_engine, ask_url
 from secateur.evaluation.tasks.request import Tasks
+from secateur.release.keys import EVIDENCE_KEYS
 from secateur.serving.answer_facts import WHOLE, message_of, read_facts
 from secateur.serving.engine_server import EngineServer, serve_model
 from secateur.serving.probe import Finding, probe_by_text, probe_thinking
@@ -102,14 +105,17 @@ def test_a_server_that_ignores_a_budget_is_said_and_locked_apart(tmp_path: Path)
         body = [one for one in ignoring.asked if "reasoning_budget_tokens" in one]
         assert all("verbose" not in one and "cache_prompt" not in one for one in body)
         with ask_url(other.url) as server:
-            unknown = probe_once(server, "m", Thinking(True, 16), tmp_path)
+            found = probe_once(server, "m", Thinking(True, 16), tmp_path)
+    thinking = {key: about for key, about in EVIDENCE_KEYS.items() if ".facts.thinking." in key}
+    written = json.loads(json.dumps(evidence.to_json()))
+    assert unknown(written, EVIDENCE_KEYS) == [] and unused([written], thinking) == []
     said = [note for note in evidence.notes if "budget of 8: DOES NOT HOLD" in note]
     assert len(said) == 2 and "by text and usage" in said[0]
     for model in evidence.artefacts:
         assert model.facts["thinking"]["verdict"] == "no"
         assert model.facts["lock"]["rules"]["thinking_not_as_asked"] == ["budget of 8"]
-    assert unknown is not None and unknown.verdict == "unknown"
-    assert "no such field" in unknown.sentences()[0] and rules_of(unknown) == {}
+    assert found is not None and found.verdict == "unknown"
+    assert "no such field" in found.sentences()[0] and rules_of(found) == {}
 
 
 def test_a_server_that_thinks_though_it_should_not_is_found_out(

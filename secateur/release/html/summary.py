@@ -121,7 +121,11 @@ def _lost(subjects: Sequence[Subject]) -> list[str]:
     kind = next((kind for kind in KINDS if kind == entry.kind), None)
     on = f" on {entry.n[entry.kind]:,} {KINDS[kind]}" if kind and entry.kind in entry.n else ""
     worst = worst_domain(one.artefact)
-    where = f"; it lost most on {worst.domain}, {show_interval(worst)}" if worst else ""
+    where = ""
+    if worst:
+        where = (
+            f"; it lost most on {worst.domain}, {show_interval(worst)} (n = {worst.n[worst.kind]})"
+        )
     return [
         f"The smallest, {one.label}, has {100 * one.share:.1f} % of the original's bytes, and "
         f"its {metric.title} from the original is {show_interval(entry)} {entry.unit}"
