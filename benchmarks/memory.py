@@ -128,7 +128,7 @@ def main() -> None:
     path = result_path("memory")
     known = json.loads(path.read_text())["runs"] if path.exists() else []
     others = [run for run in known if any(run[key] != found[key] for key in CASE)]
-    runs = sorted([*others, found], key=lambda run: -run["tokens"])
+    runs = sorted([*others, found], key=lambda run: (-run["tokens"], -run["layers"]))
     write_result(path, {"runs": runs})
     print(json.dumps(found, indent=1))
 

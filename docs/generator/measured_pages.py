@@ -71,7 +71,8 @@ def readme_table() -> str:
             ) + " of it (two shapes)",
         ),
         (
-            f"peak memory, calibrating {memory['layers']} layers of 26B size",
+            f"peak memory, calibrating a checkpoint of 26B width, {memory['layers']} layer"
+            + "s" * (memory["layers"] > 1),
             gib(memory["peak_resident_mib"] * MIB), "",
             f"{gib(memory['checkpoint_bytes'])} of weights, {memory['tokens']:,} tokens",
         ),
@@ -300,7 +301,8 @@ def _rerouted(shape: str, one: Mapping[str, Any]) -> tuple[str, ...]:
 def _memory() -> str:
     rows = [
         (
-            str(one["layers"]), gib(one["checkpoint_bytes"]), f"{one['tokens']:,}",
+            f"{one['layers']} (commit {one['commit']})" if "commit" in one else str(one["layers"]),
+            gib(one["checkpoint_bytes"]), f"{one['tokens']:,}",
             f"{one['reroute_tokens']:,}", gib(one["peak_resident_mib"] * MIB),
         )
         for one in result("memory")["runs"]
