@@ -57,7 +57,8 @@ def program_of(title: str, project: Path) -> str:
 @pytest.fixture
 def project(line: Line, stats: Path, made: Path, tmp_path: Path) -> Path:
     """A copy of the package, and what the examples read."""
-    leave_out = shutil.ignore_patterns("gemmule", "__pycache__")
+    # What numba compiled goes along, but no file that somebody is writing now.
+    leave_out = shutil.ignore_patterns("gemmule", "*.tmp.*", "*.pyc.*")
     shutil.copytree(ROOT / "secateur", tmp_path / "secateur", ignore=leave_out)
     (tmp_path / "secateur" / "gemmule").symlink_to(ROOT / "secateur" / "gemmule")
     (tmp_path / "model").symlink_to(line.model)

@@ -129,12 +129,13 @@ def _draw(once: object, asked: argparse.Namespace) -> None:
     chance = random.Random(asked.seed)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     until = time.monotonic() + (asked.seconds or math.inf)
-    for _ in range(asked.runs):
-        if time.monotonic() > until:
-            break
+    done = 0
+    while done < asked.runs and time.monotonic() < until:
+        done += 1
         signal.alarm(SECONDS)
         once(chance.randbytes(LONGEST))  # type: ignore[operator]
     signal.alarm(0)
+    print(f"  {done:,} done", flush=True)
 
 
 def _make_goods(folder: Path) -> Path:
