@@ -137,7 +137,7 @@ def test_micro_batches_of_one_shape_share_what_their_layers_are_passed(
 def test_as_many_groups_are_on_their_way_as_keep_the_workers_busy(
     members: int, workers: int, most: int, tiny: TINY
 ) -> None:
-    """Each of them holds some six times its hidden states."""
+    """Each of them holds some five times its hidden states."""
     batches = batch_documents(corpus().rows, 1)
     starts = range(0, len(batches), members)
     groups = [batches[start : start + members] for start in starts]

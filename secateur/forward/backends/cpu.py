@@ -32,8 +32,8 @@ LOGITS_BYTES = 64 << 20
 
 def count_in_flight(workers: int, members: int) -> int:
     """Groups of so many micro-batches that are begun at a time: as many as keep all workers busy,
-    and one more, since members of a group wait for each other. Each holds some six times its hidden
-    states."""
+    and one more, since members of a group wait for each other. Each group holds some five times
+    its hidden states."""
     return 1 + -(-workers // members)
 
 
