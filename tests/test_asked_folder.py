@@ -12,15 +12,17 @@ from tiny_line import Run
 
 from secateur import verify
 from secateur.api.tasks import Answered, evidence_of, items_of
+from secateur.errors import OutputError
 from secateur.evaluation.asking.lock import RunLock
 from secateur.evaluation.asking.reply import Outcome
 from secateur.evaluation.tasks.group import GroupResult, GroupRule
 from secateur.evaluation.tasks.request import Tasks
 from secateur.evaluation.tasks.result import ItemResult, TaskResult
-from secateur.release.asked_folder import read_asked, write_asked_folder
+from secateur.release.asked_folder import read_asked, write_asked_folder, write_asked_pages
 from secateur.release.evidence import ORIGINAL
 from secateur.release.html.asked_page import pictures_of
 from secateur.release.keys import EVIDENCE_KEYS
+from secateur.release.manifest import amend_manifest
 
 FEW, MANY = 8, 12
 GATES = ["accuracy:few>=0.5", "accuracy_difference.low:many>=-0.9"]
@@ -86,6 +88,11 @@ def test_what_nothing_stands_beside_has_a_page_too(tmp_path: Path) -> None:
     folder = keep(tmp_path / "kept", answered("model", 1, 9))
     page = (folder / "report.html").read_text()
     assert "Nothing was set beside it." in page and "same questions</th>" not in page
+    path = folder / "evidence/tasks.json"
+    path.write_text(path.read_text().replace('"items"', '"things"'))
+    amend_manifest(folder, ("evidence/tasks.json",))
+    with pytest.raises(OutputError, match="the evidence of http://host/.* is not what secateur"):
+        write_asked_pages(folder)
 
 
 @pytest.mark.parametrize(("by_size", "difference"), [(True, -3 / 20), (False, -1 / 6)])

@@ -32,7 +32,14 @@ from secateur.release.evidence import (
 from secateur.release.html.asked_page import pictures_of, render_asked_page
 from secateur.release.html.files import render_picture
 from secateur.release.manifest import MANIFEST, Difference, read_manifest, write_manifest
-from secateur.release.pages import PAGE, TEXT, checked_pages, compare_pages, save_pictures
+from secateur.release.pages import (
+    PAGE,
+    TEXT,
+    checked_pages,
+    compare_pages,
+    readable,
+    save_pictures,
+)
 from secateur.release.report import evidence_to_markdown
 from secateur.system.atomic import write_text
 from secateur.system.workdir import complete_or_absent
@@ -55,10 +62,11 @@ class AskedResults:
         return judge_gates(self.gates, asked_of_artefacts(self.evidence))
 
     def render(self, name: str) -> str:
-        """One of the pages: report.html or report.md."""
-        if name == PAGE:
-            return render_asked_page(self.target, self.against, self.evidence, self.verdicts)
-        return evidence_to_markdown(f"Tasks of {self.target}", self.evidence, self.verdicts)
+        """One of the pages: report.html or report.md. Raises OutputError."""
+        with readable(f"the evidence of {self.target}"):
+            if name == PAGE:
+                return render_asked_page(self.target, self.against, self.evidence, self.verdicts)
+            return evidence_to_markdown(f"Tasks of {self.target}", self.evidence, self.verdicts)
 
 
 def write_asked_folder(

@@ -119,25 +119,31 @@ def _changed(name: str, sources: str) -> Difference:
 def _render(results: Results, name: str) -> str:
     if name == PAGE:
         return page_of([results])
-    with _readable([results]):
+    with readable(_named([results])):
         return to_markdown(results.report, results.runs, tuple(results.evidence.values()))
 
 
 def page_of(outputs: Sequence[Results]) -> str:
     """The page about one or several outputs (`render_page`). Raises InputError, also for results
     that hold another kind of value than we write."""
-    with _readable(outputs):
+    with readable(_named(outputs)):
         return render_page(outputs)
 
 
+def _named(outputs: Sequence[Results]) -> str:
+    names = ", ".join(results.name for results in outputs)
+    return f"{REPORT}, {RUN} or the evidence of {names}"
+
+
 @contextmanager
-def _readable(outputs: Sequence[Results]) -> Iterator[None]:
-    """What is wrong with a value deep in the results is said of the files that hold them."""
+def readable(files: str) -> Iterator[None]:
+    """What is wrong with a value deep in the results is said of the `files` that hold them.
+
+    Raises OutputError.
+    """
     try:
         yield
     except (UndefinedError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-        names = ", ".join(results.name for results in outputs)
         raise OutputError(
-            f"{REPORT}, {RUN} or the evidence of {names} is not what secateur wrote: a value in "
-            "it is of another kind; measure again"
+            f"{files} is not what secateur wrote: a value in it is of another kind; measure again"
         ) from None
