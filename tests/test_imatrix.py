@@ -326,3 +326,7 @@ def test_a_model_is_no_imatrix_and_numbers_must_be_sums(tmp_path):
     write_imatrix(path, broken)
     with pytest.raises(FormatError, match="negative or not finite"):
         read_imatrix(path)
+    broken = Imatrix((), 0, 1, {"x": ImatrixEntry(np.float32([[1]]), np.float32([3e38]))})
+    write_imatrix(path, broken)
+    with pytest.raises(FormatError, match="x counts 3e[+]38 tokens"):  # found by fuzzing
+        read_imatrix(path)

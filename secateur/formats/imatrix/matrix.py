@@ -41,6 +41,8 @@ QUANTIZE_KEYS = {
 
 _SUMS = ".in_sum2"
 _COUNTS = ".counts"
+_MOST_TOKENS = 1 << 53
+"""No corpus has more, and larger numbers would not fit into 64 bits when they are added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,11 @@ def check_sums(path: Path, name: str, entry: ImatrixEntry) -> None:
     for values in (entry.in_sum2, entry.counts):
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise FormatError(f"{path}: {name} holds numbers that are negative or not finite")
+    if (entry.counts > _MOST_TOKENS).any():
+        raise FormatError(
+            f"{path}: {name} counts {entry.counts.max():.3g} tokens, expected {_MOST_TOKENS:,} at "
+            "most: record it again"
+        )
 
 
 def _make_chunks(imatrix: Imatrix) -> Iterator[TensorChunk]:
