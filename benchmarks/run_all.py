@@ -81,6 +81,8 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "loops": Slow("150 long replies of a small model: a quarter of an hour"),
     "loop_rates": Slow("1,800 replies: half an hour"),
     "serving_losses": Slow("some hundred replies in turns: a quarter of an hour"),
+    "paper_plan": Quick(60),
+    "cluster_simulation": Quick(60, ("--seeds", "20")),
     "tasks_divergence": Slow("ten models answer 300 items of each suite: hours"),
 }
 NOT_LISTED = Slow("no quick size is given for it in run_all.py")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from secateur import Running
@@ -43,7 +43,8 @@ def kill_a_worker() -> int:
     import psutil
 
     for process in psutil.Process().children(recursive=True):
-        if "ray::_Maker" in " ".join(process.cmdline()):
-            os.kill(process.pid, signal.SIGKILL)
-            return int(process.pid)
+        with suppress(psutil.Error, ProcessLookupError):  # one that has just ended
+            if "ray::_Maker" in " ".join(process.cmdline()):
+                os.kill(process.pid, signal.SIGKILL)
+                return int(process.pid)
     raise AssertionError("no worker is running")

@@ -4,7 +4,7 @@
     python docs/generator/reference.py --check    says which are not current; exit code 1
 
 They are docs/reference/*.md, docs/measured.md, docs/criteria.md, the pictures, and the tables of
-results in README.md and docs/how-to/which-type.md, between two comments.
+results in README.md, docs/how-to/which-type.md and one-trillion.md, between two comments.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from command_page import commands
 from file_pages import FILES
+from machines_page import one_trillion
 from measured_pages import criteria_page, measured_page, readme_table, types_table
 from name_page import names
 from picture import PICTURES
@@ -37,6 +38,7 @@ PAGES: Mapping[Path, Callable[[], str]] = {
 TABLES: Mapping[Path, Callable[[], str]] = {
     ROOT / "README.md": readme_table,
     DOCS / "how-to" / "which-type.md": types_table,
+    DOCS / "how-to" / "one-trillion.md": one_trillion,
 }
 """{file: the table between its comments}"""
 

@@ -1,8 +1,10 @@
-"""Parts on the machines of a Ray cluster (ray.io). Scheduling, retries and transport are Ray's.
+"""Parts on the machines of a Ray cluster (ray.io): Ray starts workers where there is room for them,
+and brings what they make here.
 
-An actor is a process that has a GPU, or as many cores as the smallest machine has, so that it can
-start again on any machine of the cluster when its own is lost. What it makes comes back through
-Ray's object store: machines need no common disk, but the same version of secateur, and the model.
+An actor is a process that has a GPU, or as many cores as the smallest machine has, so that another
+can start on any machine of the cluster when its own is lost. What it makes comes back through
+Ray's object store, some megabytes at a time: machines need no common disk, but the same version of
+secateur, and the model.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.cluster.base import Work, Workers
+from secateur.cluster.parts_queue import ATTEMPTS, PartsQueue
 from secateur.errors import EngineError, RequestError, SecateurError
-from secateur.system.atomic import write_bytes
+from secateur.system.atomic import writing
 from secateur.system.device_names import read_device
 from secateur.system.workdir import complete_or_absent
 
-Files = Mapping[str, NDArray[np.uint8]]
-"""The files of a part, by their names in its folder."""
+_PIECE = 16 << 20
+"""Bytes of a file that are sent at a time."""
+_AHEAD = 4
+"""Pieces that a worker sends before they are fetched."""
+_PATIENCE = 1.0
+"""Seconds between two looks at whether a worker has been given a machine."""
+
+Piece = tuple[str, NDArray[np.uint8]]
+"""Bytes to append to a file of a part, by its name."""
 
 
 @dataclass(frozen=True)
@@ -45,35 +56,26 @@ class RayWorkers:
     places: tuple[Place, ...]
 
     def make(self, work: Work, folder: Path, count: Callable[[int], None]) -> None:
-        """As `Workers.make`. Raises EngineError when an actor fails for a reason of its own."""
+        """As `Workers.make`. Raises EngineError when an actor fails for a reason of its own, and
+        for a part whose worker is lost again and again."""
         import ray
-        from ray.exceptions import RayError, RayTaskError
-        from ray.util import ActorPool
+        from ray.exceptions import RayError
 
-        shared = ray.put(work.shared)
-        some = self.places[: max(1, len(work.parts))]
-        actors = [_start(place, work, shared) for place in some]
-        pool = ActorPool(actors)
+        if not work.parts:
+            return
+        queue = PartsQueue(work.parts)
         try:
-            for part in work.parts.items():
-                pool.submit(lambda actor, part: actor.make.remote(*part), part)
-            while pool.has_next():
-                name, files = pool.get_next_unordered()
-                _keep(files, folder / name)
-                count(1)
-                # An actor without work makes room for one whose machine was lost.
-                while (idle := pool.pop_idle()) is not None:
-                    ray.kill(idle)
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, SecateurError):
-                raise cause from None
-            raise EngineError(f"a worker of the Ray cluster failed: {cause}") from None
+            run = _Run(work, ray.put(work.shared), folder, queue, count)
+            some = self.places[: len(work.parts)]
+            with ThreadPoolExecutor(len(some), thread_name_prefix="ray-worker") as pool:
+                try:
+                    threads = [pool.submit(run.serve, place) for place in some]
+                    for ended in wait(threads, return_when=FIRST_EXCEPTION).done:
+                        ended.result()
+                finally:
+                    run.stop()
         except RayError as error:
             raise EngineError(f"the Ray cluster failed: {error}") from None
-        finally:
-            for actor in actors:
-                ray.kill(actor)
 
 
 @contextmanager
@@ -133,6 +135,87 @@ def find_places(
     return (Place(each, 0),) * int(sum(max(1, node["CPU"] // each) for node in some))
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Making the parts of one work: a thread here for every place, which fetches what its actor
+    makes."""
+
+    work: Work
+    shared: Any
+    folder: Path
+    queue: PartsQueue
+    count: Callable[[int], None]
+    actors: set[Any] = field(default_factory=set)
+
+    def stop(self) -> None:
+        """Let no part be begun, and end those that are being made."""
+        import ray
+
+        self.queue.stop()
+        for actor in list(self.actors):
+            ray.kill(actor)
+
+    def serve(self, place: Place) -> None:
+        """Have parts made at a place until none waits. A worker that is lost is followed by
+        another, wherever there is room for one. Raises what making a part raises."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        while not self.queue.is_empty:
+            actor = _start(place, self.work, self.shared)
+            self.actors.add(actor)
+            try:
+                ready = actor.ready.remote()
+                while not ray.wait([ready], timeout=_PATIENCE)[0]:
+                    if self.queue.is_empty:
+                        return
+                ray.get(ready)
+                self._make_parts(actor)
+            except RayActorError:
+                continue
+            except BaseException:
+                self.queue.stop()
+                raise
+            finally:
+                self.actors.discard(actor)
+                ray.kill(actor)
+
+    def _make_parts(self, actor: Any) -> None:
+        """Raises RayActorError when the actor is lost; its part waits again."""
+        from ray.exceptions import RayActorError, RayTaskError
+
+        while (taken := self.queue.take()) is not None:
+            try:
+                self._fetch(actor, taken.name)
+            except RayActorError:
+                if not self.queue.lost(taken):
+                    raise EngineError(
+                        f"the worker that makes {taken.name} was lost {ATTEMPTS} times: see Ray's "
+                        "logs (often too little memory: fewer workers for a machine, more parts)"
+                    ) from None
+                raise
+            except RayTaskError as error:
+                if isinstance(error.cause, SecateurError):
+                    raise error.cause from None
+                raise EngineError(f"a worker of the Ray cluster failed: {error.cause}") from None
+            self.count(1)
+
+    def _fetch(self, actor: Any, name: str) -> None:
+        import ray
+
+        streamed = actor.make.options(
+            num_returns="streaming", _generator_backpressure_num_objects=_AHEAD
+        )
+        with complete_or_absent(self.folder / name) as made:
+            for reference in streamed.remote(name, self.work.parts[name]):
+                file, data = ray.get(reference)
+                path = made / file
+                with writing(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("ab") as stream:
+                        stream.write(data.data)
+
+
 class _Maker:
     """What runs in an actor."""
 
@@ -143,16 +226,29 @@ class _Maker:
         self._work, self._shared, self._threads = work, shared, threads
         self._prepared: Any = None
 
-    def make(self, name: str, part: Any) -> tuple[str, Files]:
-        """A part's files."""
+    def ready(self) -> None:
+        """Return when it can work."""
+
+    def make(self, name: str, part: Any) -> Iterator[Piece]:
+        """A part's files, piece by piece."""
         if self._prepared is None:
             self._prepared = self._work.prepare(self._shared)
         with tempfile.TemporaryDirectory(prefix="secateur-part-") as folder:
             self._work.make(self._prepared, part, Path(folder), self._threads)
-            paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-            return name, {
-                path.relative_to(folder).as_posix(): np.fromfile(path, np.uint8) for path in paths
-            }
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    yield from _pieces(path, path.relative_to(folder).as_posix())
+
+
+def _pieces(path: Path, name: str) -> Iterator[Piece]:
+    """At least one, so that an empty file is there, too."""
+    with path.open("rb") as file:
+        data = file.read(_PIECE)
+        while True:
+            yield name, np.frombuffer(data, np.uint8)
+            data = file.read(_PIECE)
+            if not data:
+                return
 
 
 def _start(place: Place, work: Work, shared: Any) -> Any:
@@ -161,16 +257,7 @@ def _start(place: Place, work: Work, shared: Any) -> Any:
     options = {
         "num_cpus": place.cores,
         "num_gpus": place.gpus,
-        "max_restarts": -1,
-        "max_task_retries": -1,
         "scheduling_strategy": "SPREAD",
     }
     functions = Work(work.prepare, work.make, None, {})
     return ray.remote(_Maker).options(**options).remote(functions, shared, place.cores)
-
-
-def _keep(files: Files, folder: Path) -> None:
-    with complete_or_absent(folder) as made:
-        for name, data in files.items():
-            (made / name).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(made / name, data.data)
