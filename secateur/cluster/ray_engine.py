@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from secateur.cluster.base import Work, Workers
 from secateur.cluster.parts_queue import ATTEMPTS, PartsQueue
 from secateur.errors import EngineError, RequestError, SecateurError
-from secateur.system.atomic import writing
+from secateur.system.atomic import append_bytes
 from secateur.system.device_names import read_device
 from secateur.system.workdir import complete_or_absent
 
@@ -209,11 +209,7 @@ class _Run:
         with complete_or_absent(self.folder / name) as made:
             for reference in streamed.remote(name, self.work.parts[name]):
                 file, data = ray.get(reference)
-                path = made / file
-                with writing(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with path.open("ab") as stream:
-                        stream.write(data.data)
+                append_bytes(made / file, data.data)
 
 
 class _Maker:

@@ -100,6 +100,14 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         partial.write_bytes(data)
 
 
+def append_bytes(path: Path, data: memoryview) -> None:
+    """Add bytes to a file in a folder that is not finished; makes both. Raises WriteError."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(data)
+
+
 def write_safetensors(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> None:
