@@ -10,11 +10,12 @@ from secateur.formats.ggml.codec import encode, encode_by_ggml
 from secateur.formats.ggml.encoders import ENCODERS, WEIGHED_ENCODERS
 from secateur.formats.ggml.engine import load_engine
 from secateur.formats.ggml.grid_encoders import GRID_ENCODERS
+from secateur.formats.ggml.ternary_encoders import TERNARY_ENCODERS
 from secateur.formats.ggml.types import bytes_of, ggml_type
 
 CASES = [(name, False) for name in ENCODERS] + [(name, True) for name in WEIGHED_ENCODERS]
 
-WITH_CODEBOOKS = {*GRID_ENCODERS, "IQ1_S"}
+WITH_CODEBOOKS = {*GRID_ENCODERS, *TERNARY_ENCODERS}
 QUICK = [case for case in CASES if case[0] not in WITH_CODEBOOKS or case[0] == "IQ3_XXS"]
 """The other types with codebooks wait for ggml to make its tables, some for seconds."""
 

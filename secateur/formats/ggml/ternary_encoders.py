@@ -1,6 +1,7 @@
-"""SIMD encoder of IQ1_S: ggml's bytes, more than twice as fast.
+"""SIMD encoders of IQ1_S and IQ1_M: ggml's bytes, several times as fast.
 
-Layout: ggml-common.h of llama.cpp 0c1e57098.
+Each takes rows float32 [R, C] and the importance of the columns [C], for IQ1_M also None, and
+returns uint8 [R, bytes of a row]. Layouts: ggml-common.h of llama.cpp 0c1e57098.
 
 S superblocks of 256 numbers, N blocks.
 """
@@ -16,14 +17,14 @@ from secateur.formats.ggml.codebooks import Codebook, read_codebook
 from secateur.formats.ggml.grid_encoders import EIGHTS, SUPER, round_to_codes
 from secateur.formats.ggml.scale_kernels import sum_squares
 from secateur.formats.ggml.search_kernels import Codes, F, Floats
-from secateur.formats.ggml.ternary_kernels import choose_points, cut_32
+from secateur.formats.ggml.ternary_kernels import choose_points, cut_16, cut_32, fit_superblocks
 
 Signs = NDArray[np.int8]
 
 
 @cache
 def _codebook() -> Codebook:
-    """Read from superblocks of IQ1_S that hold all its points in order."""
+    """That of both types, read from superblocks of IQ1_S that hold all its points in order."""
     numbers = np.arange(2048, dtype=np.uint16).reshape(-1, 32)
     return read_codebook("IQ1_S", _pack_iq1_s(numbers, np.zeros((64, 8)), np.ones(64)), EIGHTS, 3)
 
@@ -41,23 +42,41 @@ def _pack_iq1_s(
     return np.concatenate(parts, axis=1)
 
 
-def _weigh(rows: Floats, importance: Floats) -> Floats:
+def _pack_iq1_m(
+    numbers: NDArray[np.uint16], signs: Signs, codes: Codes, d: NDArray[np.float16]
+) -> Codes:
+    """The same of IQ1_M: signs [S, 32] of the points' eighths, codes [S, 16]."""
+    high = (numbers >> 8).astype(np.uint8) | (signs < 0).astype(np.uint8) << 3
+    three = codes.reshape(-1, 4, 4).astype(np.uint16) << np.arange(0, 12, 3, dtype=np.uint16)
+    bits = d.view(np.uint16)[:, None] >> np.arange(0, 16, 4, dtype=np.uint16) & np.uint16(15)
+    scales = np.bitwise_or.reduce(three, axis=2) | bits << np.uint16(12)
+    parts = (numbers.astype(np.uint8), high[:, ::2] | high[:, 1::2] << 4, scales.view(np.uint8))
+    return np.concatenate(parts, axis=1)
+
+
+def _weigh(rows: Floats, importance: Floats | None) -> Floats:
+    if importance is None:
+        with np.errstate(over="ignore"):
+            return np.asarray(rows * rows, F)
     with np.errstate(over="ignore"):
         squares = F(2) * sum_squares(rows.reshape(-1), SUPER) / F(SUPER)
         around = np.repeat(squares, SUPER).reshape(rows.shape)
         return np.asarray(importance * np.sqrt(around + rows * rows), F)
 
 
-def _find_points(x: Floats, w: Floats) -> tuple[Floats, NDArray[np.int32], Signs]:
-    """(scales [N], packed points [N, 4], the eighth's sign [N]) of blocks x, w [N, 32].
+def _find_points(x: Floats, w: Floats, smallest: float) -> tuple[Floats, NDArray[np.int32], Signs]:
+    """(scales [N], packed points and their eighths' signs [N, n / 8]) of blocks x, w [N, n].
 
-    Blocks of zeros, or that no scale fits, have the scale 0, the points 0 and the sign 1.
+    Blocks whose numbers are all below `smallest`, or that no scale fits, have the scale 0, the
+    points 0 and the sign 1.
     """
-    scales, levels, signs = cut_32(x, w)
+    groups = x.shape[1] // 8
+    scales, levels, signs = cut_32(x, w) if groups == 4 else cut_16(x, w)
+    signs = np.repeat(signs, groups // signs.shape[1], axis=1)
     turned = scales < 0
     scales = np.abs(scales)
     levels[turned], signs[turned] = 2 - levels[turned], -signs[turned]
-    none = np.abs(x).max(1) < F(1e-12)
+    none = np.abs(x).max(1) < F(smallest)
     scales[none], signs[none] = 0, 0
     points = choose_points(x, w, levels, signs, scales, _codebook().near)
     signs[signs == 0] = 1
@@ -74,13 +93,28 @@ def _code_scales(scales: Floats) -> tuple[Floats, Codes]:
 
 
 def encode_iq1_s(rows: Floats, importance: Floats | None) -> Codes:
-    """uint8 [R, bytes of a row] of rows [R, C], given the importance of the columns [C]."""
-    assert importance is not None  # codec.encode has refused it
     w = _weigh(rows, importance)
-    scales, points, signs = _find_points(rows.reshape(-1, 32), w.reshape(-1, 32))
+    scales, points, signs = _find_points(rows.reshape(-1, 32), w.reshape(-1, 32), 1e-12)
     d, codes = _code_scales(scales.reshape(-1, 8))
-    minus = (signs.reshape(-1, 8) < 0) & (d != 0)[:, None]
+    minus = (signs[:, 0].reshape(-1, 8) < 0) & (d != 0)[:, None]
     numbers = _codebook().index[points].reshape(-1, 32)
     with np.errstate(over="ignore"):
         blocks = _pack_iq1_s(numbers, codes | minus.astype(np.uint8) << 3, d * F(1.125))
     return blocks.reshape(len(rows), -1)
+
+
+def encode_iq1_m(rows: Floats, importance: Floats | None) -> Codes:
+    w = _weigh(rows, importance)
+    scales, points, signs = _find_points(rows.reshape(-1, 16), w.reshape(-1, 16), 1e-7)
+    d, codes = _code_scales(scales.reshape(-1, 16))
+    points, signs = points.reshape(-1, 32), signs.reshape(-1, 32)
+    empty = d == 0
+    fit_superblocks(rows.reshape(-1, SUPER), w.reshape(-1, SUPER), points, signs, codes, d)
+    signs[empty], d[empty] = 1, 0
+    with np.errstate(over="ignore"):
+        half = (d * F(1.1125)).astype(np.float16)
+    return _pack_iq1_m(_codebook().index[points], signs, codes, half).reshape(len(rows), -1)
+
+
+TERNARY_ENCODERS = {"IQ1_S": encode_iq1_s, "IQ1_M": encode_iq1_m}
+"""By type, with an importance; IQ1_M also without."""
