@@ -39,6 +39,7 @@ def child(case: str, folder: Path) -> None:
     from secateur.checkpoint.hub import gemmule_folder
     from secateur.estimation import stage
     from secateur.system.allocator import return_large_blocks
+    from secateur.system.process_use import peak_memory
 
     return_large_blocks()  # as the command line does
     sets = gemmule_folder() / "sets"
@@ -81,7 +82,7 @@ def child(case: str, folder: Path) -> None:
                 "estimate": run["estimate"],
                 "wall_seconds": round(time.perf_counter() - start, 1),
                 "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-                "peak_bytes": used.ru_maxrss << 10,
+                "peak_bytes": peak_memory(os.getpid()),
                 "factor": stage.PROBED,
             }
         )

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -105,6 +104,7 @@ def child(step: str, folder: Path, layers: int) -> None:
     """One step; prints what it took as JSON."""
     from secateur.checkpoint.reader import open_checkpoint
     from secateur.system.allocator import return_large_blocks
+    from secateur.system.process_use import peak_memory
 
     return_large_blocks()  # as the command line does
     estimating, working = work_of(step, folder, layers)
@@ -134,9 +134,7 @@ def child(step: str, folder: Path, layers: int) -> None:
                     sum(took[name] for name in told) / max(sum(told.values()), 1e-9), 2
                 ),
                 "estimated_memory_gib": round(expected.memory / 2**30, 2),
-                "peak_resident_gib": round(
-                    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2
-                ),
+                "peak_resident_gib": round((peak_memory(os.getpid()) or 0) / 2**30, 2),
                 "read_from_disk_gb": round((read_bytes() - io) / 1e9, 2),
                 "checkpoint_gb": round(checkpoint.nbytes / 1e9, 2),
                 "gflops_of_product": [round(rate / 1e9, 1) for rate in rates],
