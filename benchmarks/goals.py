@@ -80,6 +80,21 @@ def _device(words: str) -> Callable[[Any], Iterable[float]]:
     return values
 
 
+def _rounding(*kinds: str) -> Callable[[Any], Iterable[float]]:
+    """What is left of the divergence with feedback, of some types of rounding.json."""
+
+    def values(found: Any) -> list[float]:
+        return [found["types"][kind]["ratio"][0] for kind in kinds]
+
+    return values
+
+
+def _width_estimates(found: Any) -> list[float]:
+    runs = [run for steps in found["runs"].values() for run in steps.values()]
+    ratios = [run["took_over_estimated"] for run in runs]
+    return [max(ratio, 1 / ratio) for ratio in ratios]
+
+
 GOALS = (
     Goal(
         "calibration (REAP and imatrix sums) over a plain fp32 forward",
@@ -153,6 +168,38 @@ GOALS = (
         "estimate",
         1.3,
         lambda found: [max(ratio, 1 / ratio) for ratio in _shapes(found, "all_stages", "median")],
+    ),
+    Goal("the same of every step at the real width", "width", 1.3, _width_estimates),
+    Goal(
+        "calibration at the real width, share of the rate of one large product",
+        "width",
+        0.6,
+        lambda found: found["line"]["calibrate"]["share_of_product"].values(),
+        at_least=True,
+    ),
+    Goal(
+        "divergence with feedback over nearest, 2 and 3 bits",
+        "rounding",
+        0.6,
+        _rounding("Q2_K", "Q3_K_M", "mlx-2", "mlx-3"),
+    ),
+    Goal(
+        "the same, 4 bits",
+        "rounding",
+        0.75,
+        _rounding("Q4_K_M", "Q4_0", "IQ4_XS", "mlx-4", "mlx-mixed-4-8", "mlx-mxfp4"),
+    ),
+    Goal(
+        "calibration with Gram matrices over without",
+        "rounding_cost",
+        1.25,
+        lambda found: [one["over_none"]["shared"] for one in found["calibration"].values()],
+    ),
+    Goal(
+        "Q4_K_M with feedback over nearest, time of `apply`",
+        "rounding_speed",
+        4.0,
+        lambda found: [found["types"]["Q4_K_M"]["wall_ratio"]],
     ),
 )
 

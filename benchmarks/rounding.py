@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from goals import result_path
+from goals import result_path, write_result
 
 import secateur
 from secateur import Calibration, Formats, Measuring, Pruning
@@ -171,7 +171,7 @@ def main() -> None:
                 "before_scales": [],
                 "types": results,
             }
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
+            write_result(options.out, report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ squares fit through the numbers of layers, and what it says of 30.
 
     python benchmarks/width.py [FOLDER] [--layers 2 4 8] [--tokens 2048] [--steps calibrate ...]
 
-Steps that are not run again keep what was measured. FOLDER (27 GB for 2, 4 and 8 layers) is kept.
+Steps that are not run again keep what was measured. FOLDER keeps the checkpoints, 27 GB for 2, 4
+and 8 layers; what a step writes is removed once all steps of as many layers are done.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).with_suffix(".json")
+from goals import result_path, write_result
+
+RESULT = result_path("width")
 WORKERS = 2
 ALL_LAYERS = 30
 STEPS = ("calibrate", "prune", "gguf", "measure")
-GOALS = {"estimate": 1.3, "memory_gib": 3.0, "share_of_product": 0.6}
 DROP = 0.2
 
 
@@ -88,7 +90,9 @@ def work_of(step: str, folder: Path, layers: int) -> tuple[Callable[[], Any], Ca
             ),
         )
     shutil.rmtree(out, ignore_errors=True)
-    formats = Formats(to="safetensors") if step == "prune" else Formats(types=("Q4_K_M",))
+    formats = Formats(to="safetensors")
+    if step == "gguf":
+        formats = Formats(to="gguf", types=("Q4_K_M",))
     decided = secateur.plan(model, Pruning(drop=DROP, criterion="reap"), formats, statistics=stats)
     plan = folder / f"{step}{layers}.json"
     secateur.save_plan(decided, plan, force=True)
@@ -198,13 +202,17 @@ def line_of(runs: Mapping[str, Any], step: str) -> dict[str, Any]:
         name: fit({layers: run[name] for layers, run in mine.items()}) for name in names
     }
     if step == "calibrate":
-        share = {
-            layers: round(
-                run["tflop"] * 1e3 / run["stages"]["calibrate"] / max(run["gflops_of_product"]), 2
-            )
-            for layers, run in mine.items()
-        }
-        found["share_of_product"] = share
+        for key, stages, at_once in (
+            ("share_of_product", "stages", 1),
+            ("share_of_product_cpu", "stages_cpu", WORKERS),
+        ):
+            found[key] = {
+                layers: round(
+                    run["tflop"] * 1e3 * at_once
+                    / run[stages]["calibrate"] / max(run["gflops_of_product"]), 2,
+                )
+                for layers, run in mine.items()
+            }  # fmt: skip
         seconds = fit({layers: run["stages"]["calibrate"] for layers, run in mine.items()})
         tokens = next(iter(mine.values()))["tokens"]
         found["milliseconds_per_token_and_layer"] = round(1e3 * seconds["per_layer"] / tokens, 3)
@@ -249,14 +257,16 @@ def main() -> None:
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": {}}
-    for step in options.steps:
-        runs = found["runs"].setdefault(step, {})
-        for layers in options.layers:
+    for layers in options.layers:
+        for step in options.steps:
+            runs = found["runs"].setdefault(step, {})
             runs[str(layers)] = measure(step, options.folder, layers, options.tokens)
             print(step, layers, json.dumps(runs[str(layers)]), flush=True)
             found["line"] = {name: line_of(one, name) for name, one in found["runs"].items()}
-            found |= {"goals": GOALS, "workers": WORKERS, "drop": DROP}
-            RESULT.write_text(json.dumps(found, indent=1) + "\n")
+            found |= {"workers": WORKERS, "drop": DROP}
+            write_result(RESULT, found)
+        for step in options.steps:
+            shutil.rmtree(options.folder / f"{step}{layers}", ignore_errors=True)
 
 
 if __name__ == "__main__":

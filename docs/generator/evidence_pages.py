@@ -110,6 +110,50 @@ def tasks_and_divergence() -> str:
     )  # fmt: skip
 
 
+def engine_speed() -> str:
+    """Speed and memory of gemmule's artefacts beside the original in the real engines."""
+    found = result("speed")
+    facts = found["facts"]
+    rows = []
+    for model in found["models"]:
+        for engine in dict.fromkeys(one["domain"] for one in model["numbers"]):
+            numbers = {one["name"]: one for one in model["numbers"] if one["domain"] == engine}
+            rows.append((code(model["model"]), engine, *_speeds(numbers)))
+    return (
+        "## Speed in llama.cpp and mlx-lm (`speed.py`)\n\n"
+        f"gemmule ({found['of_experts']} experts a layer) beside {found['experts']} of them; a "
+        f"prompt of {facts['prompt_tokens']} tokens, an answer of {facts['answer_tokens']}, one "
+        f"thread, {facts['turns']} turns of each model in alternation. Ratios to the original of "
+        "the same engine, in brackets 95 % intervals; of the original tokens per second. CPU is "
+        "the engine's processor time for the same tokens, which what else the machine does "
+        "disturbs less. A model of this size says nothing of another one's speed.\n\n"
+        + table(
+            ("model", "engine", "prefill", "generation", "prefill, CPU", "generation, CPU",
+             "first token", "peak memory"), rows)
+    )  # fmt: skip
+
+
+def _speeds(numbers: Mapping[str, Any]) -> list[str]:
+    """The cells of a model in an engine: of the original its own numbers, else ratios."""
+    names = ("prefill_speed", "generation_speed", "prefill_cpu", "generation_cpu")
+    ratios = [numbers.get(f"{name}_ratio") for name in names]
+    if any(ratios):
+        cells = [_ratio(one) for one in ratios]
+    else:
+        cells = [f"{numbers[name]['value']:.0f}" if name in numbers else "" for name in names[:2]]
+        cells += ["", ""]
+    first, memory = numbers.get("time_to_first_token"), numbers.get("peak_memory_ratio")
+    return [*cells, f"{first['value']:.2f} s" if first else "", _ratio(memory)]
+
+
+def _ratio(one: Mapping[str, Any] | None) -> str:
+    if one is None:
+        return ""
+    if one["low"] is None:
+        return f"{one['value']:.2f}"
+    return f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+
+
 def _share(one: Mapping[str, Any]) -> str:
     low, high = 100 * one["low"], 100 * one["high"]
     return f"{100 * one['value']:.1f} % [{low:.1f}, {high:.1f}]"

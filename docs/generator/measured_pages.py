@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evidence_pages import claims, loops, tasks_and_divergence
+from cost_pages import feedback_cost, width
+from evidence_pages import claims, engine_speed, loops, tasks_and_divergence
 from goals_page import goals_met, goals_section
 from page_parts import code, table
 from results import (
@@ -178,16 +179,19 @@ def measured_page() -> str:
         _rounding,
         rounding_models,
         frontier,
+        feedback_cost,
         _speed,
         _parity,
         _calibration,
         _memory,
+        width,
         _pruning,
         _cards,
         claims,
         loops,
         _gemmule,
         tasks_and_divergence,
+        engine_speed,
     )
     return (
         "# What is measured\n\nEvery number here is read from the JSON of `benchmarks/` when this "

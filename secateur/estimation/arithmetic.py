@@ -132,7 +132,9 @@ def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> 
     measured (benchmarks/rounding_cost.json)."""
     per_token = sum(layer.flops for layer in shape.layers)
     more = 1 + work.gram / per_token
-    passed = rates.start + more * _pass_seconds(work.tokens, rates) + _read_seconds(shape, rates)
+    passed = rates.start + max(
+        more * _pass_seconds(work.tokens, rates), _read_seconds(shape, rates)
+    )
     solved = (rates.solve * work.sampled + rates.solve_layer) * shape.moe_layers
     flops = work.tokens * (per_token + work.gram) + work.sampled * work.solving * shape.moe_layers
     memory = _forward_memory(shape, work.tokens, workers) + 2 * shape.sums
@@ -217,7 +219,7 @@ def _scoring(
     disk: int,
     reports: Sequence[str],
 ) -> Stage:
-    seconds = _pass_seconds(work.tokens, rates) + _read_seconds(shape, rates) + rates.start
+    seconds = max(_pass_seconds(work.tokens, rates), _read_seconds(shape, rates)) + rates.start
     seconds += work.scored * rates.head
     flops = work.tokens * sum(layer.flops for layer in shape.layers)
     flops += 2.0 * work.scored * shape.vocab * shape.hidden
@@ -261,6 +263,7 @@ def _pass_seconds(tokens: int, rates: Rates) -> float:
 
 
 def _read_seconds(shape: Shape, rates: Rates) -> float:
+    """Of all weights; the next layer's are read while a layer is run."""
     return shape.bytes / rates.read
 
 

@@ -29,7 +29,9 @@ BUDGET = 2.0
 """Seconds that a layer of the larger pass should take."""
 _TOKENS, _SAMPLED = 256, 32
 """Of the smaller pass."""
-_MOST_TOKENS = 3 * ON_CPU.group
+_MOST_TOKENS, _LEAST_TOKENS = 3 * ON_CPU.group, ON_CPU.group // 2
+"""Of the larger one: where a layer of few tokens takes long already, the difference between two
+small passes says little of a whole group."""
 _ENCODED = 1 << 19
 """Elements that every worker encodes: a block of the writer."""
 
@@ -78,7 +80,8 @@ def probe_pass(
     _time_pass(checkpoint, few, sampled, run, BUDGET / 8)
     small = _time_pass(checkpoint, few, sampled, run, BUDGET / 2)
     more = max(2.0, BUDGET / max(small.running.values()))
-    tokens = int(min(_MOST_TOKENS, more * few.tokens, corpus.tokens))
+    tokens = max(_LEAST_TOKENS, min(_MOST_TOKENS, int(more * few.tokens)))
+    tokens = min(tokens, corpus.tokens)
     if sampled:
         more = max(2.0, BUDGET / max(small.solving.values()))
         sampled = int(min(more * sampled, wanted.sampled, tokens))
