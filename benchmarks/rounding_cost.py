@@ -1,8 +1,8 @@
 """What Gram matrices cost a calibration, and feedback the encoding: rounding_cost.json.
 
 Processor seconds, in turns. Calibration, without the criterion `rerouted`, with no Gram matrices,
-shared and own ones: of gemmule on its own calibration set, and of two layers of Gemma 4 26B-A4B's
-width on random tokens. Encoding: rows as wide as the real Gemma 4
+shared and own ones: of gemmule on its own calibration set, and of layers of Gemma 4 26B-A4B's width
+on random tokens. Encoding: rows as wide as the real Gemma 4
 26B-A4B's (2816; its experts' 704 and 2112 as 768 and 2048, which superblocks divide), in one
 thread, blocks of rows as `apply` makes them; the factor is made once for all rows of a layer.
 
@@ -34,6 +34,8 @@ from secateur.rounding.ggml_grids import GGML_GRIDS
 
 WIDTHS = (2816, 2048, 768)
 TOKENS = 4096
+FULL, SLIDING = 5, 25
+"""Layers of Gemma 4 26B-A4B by what they attend to."""
 TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q6_K", "IQ4_XS", "Q4_0")
 
 
@@ -56,6 +58,10 @@ def calibrations(model: str | Path, text: Mapping[str, Any], rounds: int) -> dic
                 )
                 if turn:  # the first compiles and reads
                     times.append(round(seconds, 2))
+    return _ratios(found)
+
+
+def _ratios(found: Mapping[str, list[float]]) -> dict[str, Any]:
     turns = {
         kind: [time / none for time, none in zip(times, found["none"], strict=True)]
         for kind, times in found.items()
@@ -68,10 +74,26 @@ def calibrations(model: str | Path, text: Mapping[str, Any], rounds: int) -> dic
 
 
 def at_width(folder: Path, rounds: int) -> dict[str, Any]:
-    """The same for two layers as wide as the real Gemma 4 26B-A4B, with random weights."""
-    model = gemma26(folder / "model", 2, vocab_size=4096, vocab_size_per_layer_input=4096)
-    rows = random_rows(folder / "rows.jsonl", TOKENS, 4096, 512)
-    return calibrations(model, {"rows": rows}, rounds)
+    """The same at the width of the real Gemma 4 26B-A4B, with random weights: of its last layer,
+    which attends to everything and whose output projection takes in 8192 numbers, of two layers,
+    and by these of all: FULL such layers, and SLIDING ones like the other."""
+    found = {}
+    for layers in (1, 2):
+        changed = {"vocab_size": 4096, "vocab_size_per_layer_input": 4096}
+        model = gemma26(folder / f"model{layers}", layers, **changed)
+        rows = random_rows(folder / "rows.jsonl", TOKENS, 4096, 512)
+        found[layers] = calibrations(model, {"rows": rows}, rounds)["cpu_seconds"]
+    both = {
+        kind: [
+            FULL * one + SLIDING * (two - one)
+            for one, two in zip(found[1][kind], found[2][kind], strict=True)
+        ]
+        for kind in found[1]
+    }
+    return {
+        "layers": {str(layers): seconds for layers, seconds in found.items()},
+        **_ratios({kind: [round(time, 1) for time in times] for kind, times in both.items()}),
+    }
 
 
 def encodings(rounds: int) -> dict[str, Any]:
@@ -104,14 +126,19 @@ def encodings(rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only-width", action="store_true", help="keep the rest of the result")
     options = parser.parse_args()
-    report = {
-        "encoding_over_nearest": encodings(4 * options.rounds),
-        "calibration": {"gemmule": calibrations("gemmule", {"corpus": "gemmule"}, options.rounds)},
-    }
+    path, rounds = result_path("rounding_cost"), options.rounds
+    if options.only_width:
+        report = json.loads(path.read_text())
+    else:
+        small = calibrations("gemmule", {"corpus": "gemmule"}, rounds)
+        report = {
+            "encoding_over_nearest": encodings(4 * rounds), "calibration": {"gemmule": small},
+        }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        report["calibration"]["26B"] = at_width(Path(folder), options.rounds)
-    write_result(result_path("rounding_cost"), report)
+        report["calibration"]["26B"] = at_width(Path(folder), rounds)
+    write_result(path, report)
     print(json.dumps(report, indent=1))
 
 
