@@ -263,8 +263,8 @@ def _pass_seconds(tokens: int, rates: Rates) -> float:
 
 
 def _read_seconds(shape: Shape, rates: Rates) -> float:
-    """Of all weights. A worker that waits for the disk leaves the cores to others, and the system reads
-    ahead: it is counted where it takes longer than computing."""
+    """Of all weights. A worker that waits for the disk leaves the cores to others, and the system
+    reads ahead: it is counted where it takes longer than computing."""
     return shape.bytes / rates.read
 
 
