@@ -1,8 +1,8 @@
 """What Gram matrices cost a calibration, and feedback the encoding: rounding_cost.json.
 
 Processor seconds, in turns. Calibration, without the criterion `rerouted`, with no Gram matrices,
-shared and own ones: of gemmule on its own calibration set, and of layers of Gemma 4 26B-A4B's width
-on random tokens. Encoding: rows as wide as the real Gemma 4
+shared and own ones: of gemmule on its own calibration set, and, but for own ones, of layers of
+Gemma 4 26B-A4B's width on random tokens. Encoding: rows as wide as the real Gemma 4
 26B-A4B's (2816; its experts' 704 and 2112 as 768 and 2048, which superblocks divide), in one
 thread, blocks of rows as `apply` makes them; the factor is made once for all rows of a layer.
 
@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from secateur.rounding.ggml_grids import GGML_GRIDS
 
 WIDTHS = (2816, 2048, 768)
 TOKENS = 4096
+KINDS = ("none", "shared", "own")
 FULL, SLIDING = 5, 25
 """Layers of Gemma 4 26B-A4B by what they attend to."""
 TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q6_K", "IQ4_XS", "Q4_0")
@@ -45,9 +46,11 @@ def spent(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def calibrations(model: str | Path, text: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+def calibrations(
+    model: str | Path, text: Mapping[str, Any], rounds: int, kinds: Sequence[str] = KINDS
+) -> dict[str, Any]:
     """Processor seconds of calibrations in one thread, which wait for no other."""
-    found: dict[str, list[float]] = {"none": [], "shared": [], "own": []}
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds + 1):
             for kind, times in found.items():
@@ -82,7 +85,7 @@ def at_width(folder: Path, rounds: int) -> dict[str, Any]:
         changed = {"vocab_size": 4096, "vocab_size_per_layer_input": 4096}
         model = gemma26(folder / f"model{layers}", layers, **changed)
         rows = random_rows(folder / "rows.jsonl", TOKENS, 4096, 512)
-        found[layers] = calibrations(model, {"rows": rows}, rounds)["cpu_seconds"]
+        found[layers] = calibrations(model, {"rows": rows}, rounds, KINDS[:2])["cpu_seconds"]
     both = {
         kind: [
             FULL * one + SLIDING * (two - one)

@@ -73,6 +73,7 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "rounding_cost": Slow("calibrations in turns, of which each takes a minute"),
     "rounding_pruned": Slow("two calibrations and six files: half an hour"),
     "rounding_speed": Slow("makes a checkpoint of 2.4 GB and writes it in turns: six minutes"),
+    "width": Slow("makes 27 GB of weights and takes every step with 2, 4, 8 layers: half an hour"),
     "experts_or_bits": Slow("measures every type at every number of experts: an hour"),
     "layer_importance": Slow("measures a file for every layer: half an hour"),
     "gemmule_quality": Slow("a property of the shipped model, which does not change"),
@@ -81,8 +82,8 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "loops": Slow("150 long replies of a small model: a quarter of an hour"),
     "loop_rates": Slow("1,800 replies: half an hour"),
     "serving_losses": Slow("some hundred replies in turns: a quarter of an hour"),
-    "paper_plan": Quick(60),
-    "cluster_simulation": Quick(60, ("--seeds", "20")),
+    "paper_plan": Quick(20),
+    "cluster_simulation": Quick(40, ("--seeds", "20")),
     "tasks_divergence": Slow("ten models answer 300 items of each suite: hours"),
 }
 NOT_LISTED = Slow("no quick size is given for it in run_all.py")

@@ -93,11 +93,15 @@ def test_time_grows_with_tokens_and_memory_up_to_a_limit(text: tuple[Checkpoint,
     shape = shape_of(text[0])
     work = Calibrating(10**6, 1000, 1e6)
     rates = assumed_rates(shape, work, 2)
-    once, twice = (
-        calibrating(shape, replace(work, tokens=tokens), rates, 2) for tokens in (10**6, 2 * 10**6)
+    once, twice, thrice = (
+        calibrating(shape, replace(work, tokens=n * 10**6), rates, 2) for n in (1, 2, 3)
     )
-    fixed = calibrating(shape, replace(work, tokens=0), rates, 2).seconds
-    assert twice.seconds - fixed == pytest.approx(2 * (once.seconds - fixed))
+    assert thrice.seconds - twice.seconds == pytest.approx(twice.seconds - once.seconds)
+    few = replace(work, tokens=0), replace(rates, read=1.0)
+    waiting = calibrating(shape, few[0], few[1], 2).seconds  # for a disk of a byte a second
+    assert waiting - calibrating(shape, few[0], rates, 2).seconds == pytest.approx(
+        shape.bytes - shape.bytes / rates.read
+    )
     assert (
         replace(work, sampled=0) and calibrating(shape, replace(work, sampled=0), rates, 2) != once
     )

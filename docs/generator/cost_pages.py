@@ -63,7 +63,10 @@ def feedback_cost() -> str:
         for width, one in cost["encoding_over_nearest"].items()
     ]
     passes = "; ".join(
-        f"{shape} {one['over_none']['shared']:.2f} (shared), {one['over_none']['own']:.2f} (own)"
+        f"{shape} "
+        + ", ".join(
+            f"{ratio:.2f} ({kind})" for kind, ratio in one["over_none"].items() if kind != "none"
+        )
         for shape, one in cost["calibration"].items()
     )
     files = "; ".join(_file(kind, one) for kind, one in speed["types"].items())

@@ -13,6 +13,7 @@ from typing import Any
 from secateur.errors import EngineError, RequestError
 from secateur.evaluation.speed.turn import Turn
 from secateur.serving.host_process import Host, start_host
+from secateur.system.process_use import peak_memory
 
 ENGINE = "mlx-lm"
 _HOST = Path(__file__).with_name("mlx_host.py")
@@ -31,7 +32,9 @@ def take_turn(path: Path, prompt: Sequence[int], tokens: int) -> Turn:
         start_host(ENGINE, _HOST, {"model": os.path.abspath(path)}, log, nbytes) as host,
     ):
         _ask(host, prompt[::-1], 2)
-        return Turn(**_ask(host, prompt, tokens))
+        found = _ask(host, prompt, tokens)
+        peak = peak_memory(host.process.pid)
+        return Turn(**{**found, "peak_memory": peak or found["peak_memory"]})
 
 
 def _ask(host: Host, prompt: Sequence[int], tokens: int) -> dict[str, Any]:
