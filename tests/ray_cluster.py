@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from secateur import Running
@@ -26,7 +27,13 @@ def ray_nodes(nodes: int, cores: int = 1, gpus: int = 0) -> Iterator[Any]:
     try:
         for _ in range(nodes - 1):
             made.add_node(**node)
-        ray.init(address=made.address, log_to_driver=False)
+        # Ray tells workers where this process's script is, not where pytest found the tests.
+        paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+        ray.init(
+            address=made.address,
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, paths))}},
+        )
         yield made
     finally:
         ray.shutdown()

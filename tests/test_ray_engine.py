@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import made_parts
 import pytest
@@ -39,6 +41,7 @@ def test_one_cluster_brings_files_follows_lost_workers_and_gives_each_its_gpu(
         _a_part_that_kills_its_worker_is_an_error(tmp_path / "dies")
         _an_error_of_ours_ends_all_at_once(tmp_path / "error")
         _every_actor_has_a_gpu_of_its_own(tmp_path / "gpus")
+        _workers_that_do_not_start_are_an_error(tmp_path / "starts")
 
 
 def _files_come_whole_though_a_worker_is_killed(folder: Path) -> None:
@@ -98,3 +101,20 @@ def _every_actor_has_a_gpu_of_its_own(folder: Path) -> None:
     gpus = {process: gpu for process, gpu, _ in notes}
     assert len(gpus) == 2 and set(gpus.values()) == {"0", "1"}
     assert {threads for _, _, threads in notes} == {"1"}
+
+
+def _workers_that_do_not_start_are_an_error(folder: Path) -> None:
+    """As with another version of secateur there: a worker cannot load what it is given."""
+    folder.mkdir()
+    module = ModuleType("only_here")
+    exec("def prepare(shared): return shared", vars(module))
+    sys.modules["only_here"] = module
+    try:
+        work = Work(module.prepare, made_parts.refuse, None, {"part0": 0})
+        with (
+            ray_cluster("cpu", 1) as workers,
+            pytest.raises(EngineError, match=f"did not start, {ATTEMPTS} times .*only_here"),
+        ):
+            workers.make(work, folder, lambda step: None)
+    finally:
+        del sys.modules["only_here"]

@@ -157,10 +157,12 @@ class _Run:
 
     def serve(self, place: Place) -> None:
         """Have parts made at a place until none waits. A worker that is lost is followed by
-        another, wherever there is room for one. Raises what making a part raises."""
+        another, wherever there is room for one. Raises what making a part raises, and EngineError
+        when one worker after another ends before it can work."""
         import ray
         from ray.exceptions import RayActorError
 
+        starts = 0
         while not self.queue.is_empty:
             actor = _start(place, self.work, self.shared)
             self.actors.add(actor)
@@ -169,10 +171,18 @@ class _Run:
                 while not ray.wait([ready], timeout=_PATIENCE)[0]:
                     if self.queue.is_empty:
                         return
+                starts += 1
                 ray.get(ready)
+                starts = 0
                 self._make_parts(actor)
-            except RayActorError:
-                continue
+            except RayActorError as error:
+                if starts < ATTEMPTS:
+                    continue
+                self.queue.stop()
+                raise EngineError(
+                    f"a worker of the Ray cluster did not start, {ATTEMPTS} times (is the same "
+                    f"version of secateur on every machine?): {str(error).splitlines()[-1].strip()}"
+                ) from None
             except BaseException:
                 self.queue.stop()
                 raise
