@@ -199,7 +199,9 @@ def test_named_tasks_take_their_data_from_the_hub(tmp_path: Path) -> None:
         **os.environ,
         "HF_HOME": str(tmp_path / "hub"),
         "HF_DATASETS_CACHE": str(tmp_path / "d"),
+        "NLTK_DATA": str(tmp_path / "nltk"),  # which do not come from the hub
     }
+    write_nltk_data(tmp_path / "nltk")
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         home.pop(name, None)
     with openai_server(answer_named) as server, dataset_hub(hub_sets()) as hub:
