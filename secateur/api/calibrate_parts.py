@@ -93,8 +93,7 @@ def calibrate_in_parts(
         names = {f"part-{n:05d}": f"{n}/{count}" for n in range(1, count + 1)}
         left = {name: part for name, part in names.items() if not (folder / name).exists()}
         on_message(f"calibrating in {count} parts, {count - len(left)} of them made before")
-        done = Counter(progress, "calibrate", count, "parts")
-        done(count - len(left))
+        done = Counter(progress, "calibrate", count, "parts", before=count - len(left))
         shared = SharedInputs(share_model(checkpoint), corpus, decided)
         place.make(Work(open_inputs, job.make, shared, left), folder, done)
         paths = [folder / name / STATISTICS for name in names]
