@@ -28,7 +28,7 @@ import secateur
 from secateur import Calibration
 from secateur.formats.ggml.codec import encode
 from secateur.outputs.blocks import ELEMENTS
-from secateur.rounding.factor import factorize
+from secateur.rounding.factor import Groups, factorize
 from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.ggml_grids import GGML_GRIDS
 
@@ -107,8 +107,8 @@ def encodings(rounds: int) -> dict[str, Any]:
         inputs = chance.standard_normal((width + 500, width)).astype(np.float32)
         gram = inputs.T @ inputs
         importance = np.ones(width, np.float32)
-        factors = {group: factorize(gram, group) for group in (16, 32)}
-        seconds = spent(lambda g=gram: factorize(g, 32))
+        factors = {group: factorize(gram, Groups(group)) for group in (16, 32)}
+        seconds = spent(lambda g=gram: factorize(g, Groups(32)))
         entry: dict[str, Any] = {"factor_cpu_seconds": round(seconds, 2)}
         for name in TYPES:
             grid, ratios = GGML_GRIDS[name], []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from test_calibrate import corpus
 from tiny_line import WIDER, Run, in_gemmas_form
 from tiny_mlx import save_wide
+from tiny_models import save_tiny
 from tiny_tokenizer import save_tokenizer
 
 import secateur
@@ -35,7 +37,7 @@ from secateur.outputs.feedback import Feedback
 from secateur.outputs.registry import open_artefact
 from secateur.planning.document import Plan
 from secateur.recipes.recipe import Recipe
-from secateur.rounding.factor import factorize
+from secateur.rounding.factor import Groups, factorize
 from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.ggml_grids import GGML_GRIDS
 from secateur.statistics.file import save
@@ -50,10 +52,14 @@ OBSERVED = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Rows that blocks of 32 and groups of 64 divide, and a tokenizer that a GGUF can hold."""
+    return save_model(tmp_path_factory.mktemp("wide") / "model", save_wide, WIDER)
+
+
+def save_model(folder: Path, save: Callable[..., Path], sizes: Mapping[str, Any]) -> Checkpoint:
     kept = dict(tiny_models._GEMMA4_TEXT)
     try:
-        tiny_models._GEMMA4_TEXT.update(WIDER)
-        folder = save_wide("gemma4", tmp_path_factory.mktemp("wide") / "model")
+        tiny_models._GEMMA4_TEXT.update(sizes)
+        save("gemma4", folder)
     finally:
         tiny_models._GEMMA4_TEXT.clear()
         tiny_models._GEMMA4_TEXT.update(kept)
@@ -118,7 +124,7 @@ def test_a_gguf_holds_the_solvers_codes_of_the_experts_kept(
         for number, rows in enumerate(stack):
             means = np.divide(sums, counts, where=counts > 0, out=np.ones_like(sums))[number]
             gram_of = expected_gram(found, plan.keep.get(layer, ()), number)
-            factor = factorize(gram_of, GGML_GRIDS[kind_of].group)
+            factor = factorize(gram_of, GGML_GRIDS[kind_of].groups)
             assert factor is not None
             nearest = encode(rows, kind_of, means)
             expected = round_with_feedback(rows, nearest, GGML_GRIDS[kind_of], factor)
@@ -233,13 +239,13 @@ def test_factors_are_dropped_when_there_are_too_many(
     for expert in range(model.experts):
         handle = feedback.of([down], expert, 64, 0)
         assert handle is not None
-        factor = handle.get(32)
+        factor = handle.get(Groups(32))
         assert factor is not None
         first = factor if first is None else first
         assert len(feedback._held) <= 3
     again = feedback.of([down], 0, 64, 0)
     assert again is not None and first is not None
-    made = again.get(32)
+    made = again.get(Groups(32))
     assert made is not None and made is not first
     assert np.array_equal(made.feedback, first.feedback)
 
@@ -364,3 +370,41 @@ def test_llama_cpp_and_mlx_lm_read_such_files_as_we_do(tmp_path: Path) -> None:
         assert np.abs(theirs - ours).max() < 1e-4 * np.abs(ours).max()
     assert agreement["feedback"] > agreement["nearest"] - 0.03
     assert agreement["feedback"] > 0.9
+
+
+@pytest.mark.slow
+def test_codebook_types_take_feedback_too(tmp_path: Path) -> None:
+    """Rows that superblocks divide; outputs of a layer over the inputs that were observed."""
+    widths = dict.fromkeys(("hidden_size", "intermediate_size", "moe_intermediate_size"), 256)
+    save_bf16 = partial(save_tiny, dtype=torch.bfloat16)
+    model = save_model(tmp_path / "model", save_bf16, {**WIDER, **widths})
+    stats, types = tmp_path / "s.safetensors", ("IQ3_XXS", "IQ2_S", "IQ1_S", "IQ1_M")
+    documents = [("code" if n % 3 else "prose", f"{n:02d}", 60) for n in range(12)]
+    save(
+        calibrate(
+            model, corpus(documents), sampling=Sampling(40, gram="own", gram_file=gram_path(stats))
+        ),
+        stats,
+    )
+    made = {}
+    for rounding, workers in (("nearest", 1), ("feedback", 1), ("feedback", 3)):
+        plan = secateur.plan(
+            model, Pruning(drop=0.0), Formats(types=types, to="gguf", rounding=rounding),
+            statistics=stats,
+        )  # fmt: skip
+        out = tmp_path / f"{rounding}-{workers}"
+        made[out.name] = write(plan, stats, out, workers)
+    assert made["feedback-1"] == made["feedback-3"]
+    gram = GramFile(gram_path(stats))
+    for name in ("model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.down_proj.weight"):
+        original = (model.read(name).array.astype(np.uint32) << 16).view(np.float32)
+        found = gram.input(gram.description.shared_by[name])
+        upper = np.triu(whole_matrix(found.sums[0], found.columns))
+        whole = upper + np.triu(upper, 1).T
+        for kind in types:
+            errors = []
+            for rounding in ("nearest-1", "feedback-1"):
+                (path,) = (tmp_path / rounding).glob(f"*-{kind}.gguf")
+                off = original - open_artefact(path, model).source.tensor(name).numpy()
+                errors.append(float(((off @ whole) * off).sum()))
+            assert errors[1] < 0.6 * errors[0], (name, kind, errors)

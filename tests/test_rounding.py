@@ -11,7 +11,7 @@ from secateur.formats.ggml.code_layout import FIELDS
 from secateur.formats.ggml.codec import decode, encode
 from secateur.formats.ggml.types import bytes_of
 from secateur.formats.mlx.codec import dequantize, mlx_type, quantize
-from secateur.rounding.factor import DAMPING, factorize, order_columns
+from secateur.rounding.factor import DAMPING, Groups, factorize, order_columns
 from secateur.rounding.feedback import choose, round_with_feedback
 from secateur.rounding.ggml_grids import GGML_GRIDS
 from secateur.rounding.grid import Choices, Levels, Scales, integers
@@ -51,7 +51,7 @@ def by_definition(
     h = gram.astype(np.float64)
     h[np.diag_indices_from(h)] += DAMPING * np.diagonal(h).mean()
     group = rows.shape[1] // scales.scale.shape[1]
-    order = order_columns(np.diagonal(gram).astype(np.float64), group)
+    order = order_columns(np.diagonal(gram).astype(np.float64), Groups(group))
     upper = np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
     left = rows.astype(np.float64)[:, order]
     found = np.empty_like(left)
@@ -74,7 +74,7 @@ def test_the_blocked_solver_is_gptq_in_float64(
     scale = np.ptp(weights.reshape(ROWS, -1, 32), axis=2) / size
     offset = weights.reshape(ROWS, -1, 32).min(2) - scale * levels.values[0]
     scales = Scales(scale, offset)
-    factor = factorize(gram, 32)
+    factor = factorize(gram, Groups(32))
     assert factor is not None
     codes, kept = choose(weights, Choices(scale[None], offset[None]), levels, factor)
     assert np.array_equal(kept.scale, scale) and np.array_equal(kept.offset, offset)
@@ -89,7 +89,7 @@ def test_the_blocked_solver_is_gptq_in_float64(
 def test_rows_are_rounded_independently_of_each_other(
     weights: NDArray[np.float32], gram: NDArray[np.float32]
 ) -> None:
-    factor = factorize(gram, 32)
+    factor = factorize(gram, Groups(32))
     assert factor is not None
     grid = GGML_GRIDS["Q4_K"]
     whole = round_with_feedback(weights, encode(weights, "Q4_K"), grid, factor)
@@ -99,11 +99,11 @@ def test_rows_are_rounded_independently_of_each_other(
 
 
 def test_inputs_that_were_always_zero_have_no_factor() -> None:
-    assert factorize(np.zeros((64, 64), np.float32), 32) is None
+    assert factorize(np.zeros((64, 64), np.float32), Groups(32)) is None
 
 
 def test_a_gram_matrix_counts_by_its_shape_and_not_its_size(gram: NDArray[np.float32]) -> None:
-    one, other = factorize(gram, 16), factorize(gram / np.float32(1024), 16)
+    one, other = factorize(gram, Groups(16)), factorize(gram / np.float32(1024), Groups(16))
     assert one is not None and other is not None
     assert (one.order == other.order).all()
     assert np.array_equal(one.feedback, other.feedback)
@@ -112,7 +112,7 @@ def test_a_gram_matrix_counts_by_its_shape_and_not_its_size(gram: NDArray[np.flo
 
 def test_groups_stay_together_and_the_largest_come_first(gram: NDArray[np.float32]) -> None:
     diagonal = np.diagonal(gram).astype(np.float64)
-    groups = order_columns(diagonal, 32).reshape(-1, 32)
+    groups = order_columns(diagonal, Groups(32)).reshape(-1, 32)
     assert (np.sort(groups, axis=1) == np.sort(groups // 32 * 32 + np.arange(32), axis=1)).all()
     assert (np.diff(diagonal[groups].mean(1)) <= 0).all()
     assert (np.diff(diagonal[groups], axis=1) <= 0).all()
@@ -128,7 +128,7 @@ def test_scales_are_those_of_all_that_are_tried_that_cost_least(
     whole = np.concatenate([rows, np.zeros((ROWS, 224), np.float32)], axis=1)
     every = grid.choices(encode(whole, "Q4_K"), 256)
     choices = Choices(every.scale[:, :, :1], every.offset[:, :, :1])
-    factor = factorize(gram[:32, :32], 32)
+    factor = factorize(gram[:32, :32], Groups(32))
     assert factor is not None
 
     def cost(tried: Choices) -> NDArray[np.float64]:
@@ -175,7 +175,7 @@ def test_every_ggml_grid_reads_and_writes_what_ggml_decodes(
         expected = np.repeat(scale, grid.group, 1) * grid.levels.values[places]
         expected += np.repeat(offset, grid.group, 1)
         assert np.allclose(decode(other, name, weights.shape), expected, atol=1e-7)
-    factor = factorize(gram, grid.group)
+    factor = factorize(gram, grid.groups)
     assert factor is not None
     rounded = round_with_feedback(weights, nearest, grid, factor)
     assert rounded.shape == (ROWS, bytes_of(name, (COLUMNS,)))
@@ -197,7 +197,7 @@ def test_every_mlx_grid_reads_and_writes_what_mlx_decodes(
         of_biases = None if biases is None else NamedTensor("", "BF16", biases)
         return dequantize(codes, of_scales, of_biases, kind)
 
-    factor = factorize(gram, kind.group)
+    factor = factorize(gram, grid.groups)
     assert factor is not None
     rounded = round_with_feedback(weights, nearest, grid, factor)
     assert rounded.codes.shape == nearest.codes.shape

@@ -37,7 +37,7 @@ from secateur.forward.batches import ON_CPU
 from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.forward.weights import EAGER_STACK_BYTES
 from secateur.outputs.feedback import FACTOR_BYTES
-from secateur.rounding.ggml_grids import GGML_GRIDS
+from secateur.rounding.ggml_types import FEEDBACK_GRIDS
 
 LIBRARIES = 600 << 20
 """Bytes that torch and transformers take once they are loaded."""
@@ -158,7 +158,7 @@ def writing(work: Writing, rates: Rates, workers: int) -> Stage:
     seconds = sum(
         n
         * rates.encode.get(kind, slowest)
-        * (FEEDBACK if work.feedback and _is_scalar(kind) else 1)
+        * (FEEDBACK if work.feedback and _takes_feedback(kind) else 1)
         for kind, n in work.elements.items()
     )
     seconds += work.read / rates.read + work.written / rates.write
@@ -242,9 +242,9 @@ def hidden_file(shape: Shape, tokens: int) -> int:
     return held if held > HIDDEN_LIMIT else 0
 
 
-def _is_scalar(kind: str) -> bool:
-    """Whether feedback chooses the levels of a type: MLX's all are scalar."""
-    return kind in GGML_GRIDS or kind not in TYPES
+def _takes_feedback(kind: str) -> bool:
+    """Whether feedback chooses the codes of a type: those of MLX's all."""
+    return kind in FEEDBACK_GRIDS or kind not in TYPES
 
 
 def kept_states(shape: Shape, tokens: int) -> int:

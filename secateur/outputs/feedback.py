@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from secateur.errors import PlanError
 from secateur.families.schema import Family
 from secateur.pruning.selection import Keep
-from secateur.rounding.factor import Factor, factorize
+from secateur.rounding.factor import Factor, Groups, factorize
 from secateur.statistics.added_grams import InputSums
 from secateur.statistics.gram import whole_matrix
 from secateur.statistics.gram_file import GramFile
@@ -28,13 +28,13 @@ FACTOR_BYTES = 512 << 20
 
 
 class _Input(NamedTuple):
-    """Whose factor: the input's name, the expert (None: one for all), zeros to the right, and the
-    columns of a group."""
+    """Whose factor: the input's name, the expert (None: one for all), zeros to the right, and how
+    the type divides a row."""
 
     name: str
     expert: int | None
     right: int
-    group: int = 1
+    groups: Groups = Groups(1)
 
 
 @dataclass
@@ -52,10 +52,10 @@ class FactorOf:
     def __init__(self, feedback: Feedback, which: _Input) -> None:
         self._feedback, self._which = feedback, which
 
-    def get(self, group: int) -> Factor | None:
-        """For groups of so many columns. None for inputs that were always zero: such a matrix is
+    def get(self, groups: Groups) -> Factor | None:
+        """For a type that divides rows so. None for inputs that were always zero: such a matrix is
         rounded to nearest."""
-        return self._feedback.factor(self._which._replace(group=group))
+        return self._feedback.factor(self._which._replace(groups=groups))
 
 
 class Feedback:
@@ -102,7 +102,7 @@ class Feedback:
             self._held.move_to_end(which)
         with held.lock:
             if not held.made:
-                held.factor = factorize(self._gram(which), which.group)
+                held.factor = factorize(self._gram(which), which.groups)
                 held.made = True
         self._forget()
         return held.factor

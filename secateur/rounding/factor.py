@@ -10,7 +10,8 @@ only. So columns are rounded one after the other, each to what makes up for thos
 That is the error feedback of GPTQ (arXiv 2210.17323, algorithm 1), whose Cholesky factor of the
 inverse of H is the inverse of F: the same numbers, with no inverse to compute. As there, H is
 damped by a share of its mean diagonal. Groups of columns that share a scale are taken by falling
-mean diagonal, and columns in a group by falling diagonal.
+mean diagonal, and columns in a group by falling diagonal; as they lie in the file, where neighbours
+share a code.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.rounding.blas import one_blas_thread
+
+
+class Groups(NamedTuple):
+    """How a type divides a row: columns that share a scale, and whether the columns of a group stay
+    in the order of the file, since some of them share a code."""
+
+    size: int
+    in_file_order: bool = False
+
 
 DAMPING = 0.03
 """Of the mean diagonal; from 0.003 to 0.1 it hardly matters (docs/log.md)."""
@@ -37,9 +47,10 @@ class Factor(NamedTuple):
     """[C]: what the square of a column's own error costs, F[j, j] ** 2 over the mean diagonal"""
 
 
-def factorize(gram: NDArray[np.floating], group: int, damping: float = DAMPING) -> Factor | None:
-    """The factor of a Gram matrix [C, C] for groups of so many columns; None for inputs that were
-    always zero.
+def factorize(
+    gram: NDArray[np.floating], groups: Groups, damping: float = DAMPING
+) -> Factor | None:
+    """The factor of a Gram matrix [C, C]; None for inputs that were always zero.
 
     Any multiple of the matrix gives the same. Only its upper triangle is read. Peak memory: three
     times the matrix in float64.
@@ -48,7 +59,7 @@ def factorize(gram: NDArray[np.floating], group: int, damping: float = DAMPING) 
     mean = diagonal.mean()
     if not mean > 0:
         return None
-    order = order_columns(diagonal, group)
+    order = order_columns(diagonal, groups)
     # Reversed, so that LAPACK's lower factor of it is the upper one of the matrix, reversed.
     turned = order[::-1]
     whole = np.triu(gram).astype(np.float64)
@@ -62,9 +73,10 @@ def factorize(gram: NDArray[np.floating], group: int, damping: float = DAMPING) 
     return Factor(order, feedback, (own**2 / mean).astype(np.float32))
 
 
-def order_columns(diagonal: NDArray[np.float64], group: int) -> NDArray[np.intp]:
-    """[C]: groups by falling mean, and the columns of each by falling diagonal."""
-    by_group = diagonal.reshape(-1, group)
-    inside = np.argsort(-by_group, axis=1, kind="stable")
-    groups = np.argsort(-by_group.mean(1), kind="stable")
-    return (inside + group * np.arange(len(by_group))[:, None])[groups].reshape(-1)
+def order_columns(diagonal: NDArray[np.float64], groups: Groups) -> NDArray[np.intp]:
+    """[C]: groups by falling mean, and the columns of each by falling diagonal or as they lie."""
+    by_group = diagonal.reshape(-1, groups.size)
+    inside = np.zeros_like(by_group) if groups.in_file_order else -by_group
+    columns = np.argsort(inside, axis=1, kind="stable")
+    columns += groups.size * np.arange(len(by_group))[:, None]
+    return columns[np.argsort(-by_group.mean(1), kind="stable")].reshape(-1)

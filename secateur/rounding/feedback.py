@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from secateur.rounding.blas import one_blas_thread
 from secateur.rounding.factor import Factor
-from secateur.rounding.grid import Choices, Codes, E, Floats, Grid, Levels, Scales
+from secateur.rounding.grid import Choices, Codes, E, Floats, Levels, ScalarGrid, Scales
 from secateur.system.jit import compiled, inlined, inner
 
 TO_INTEGER = np.float32(12582912)
@@ -33,10 +33,8 @@ COLUMNS = 64
 in."""
 
 
-def round_with_feedback(rows: Floats, encoded: E, grid: Grid[E], factor: Factor) -> E:
-    """Encoded rows [R, C] with codes that make up for each other's errors, and scales to suit.
-
-    `factor` is made for the grid's groups. Peak memory: six times the rows, in float32. The same
+def round_with_feedback(rows: Floats, encoded: E, grid: ScalarGrid[E], factor: Factor) -> E:
+    """What `ScalarGrid.round` makes. Peak memory: six times the rows, in float32. The same
     rows give the same bytes.
     """
     choices = grid.choices(encoded, rows.shape[1])

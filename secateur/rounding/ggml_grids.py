@@ -18,6 +18,8 @@ from secateur.formats.ggml.codec import decode
 from secateur.formats.ggml.scale_layout import BYTES, HALVES, SCALE_CODES, GroupCodes
 from secateur.formats.ggml.search_kernels import VALUES
 from secateur.formats.ggml.types import ggml_type
+from secateur.rounding.factor import Factor, Groups
+from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.grid import (
     OFFSET_STEP,
     SPAN_STEP,
@@ -48,6 +50,13 @@ class GgmlGrid:
     group: int
     known: int
     has_offset: bool = False
+
+    @property
+    def groups(self) -> Groups:
+        return Groups(self.group)
+
+    def round(self, rows: Floats, encoded: Codes, factor: Factor) -> Codes:
+        return round_with_feedback(rows, encoded, self, factor)
 
     def choices(self, encoded: Codes, columns: int) -> Choices:
         own = self._own(encoded, columns)
@@ -164,4 +173,4 @@ GGML_GRIDS: Mapping[str, GgmlGrid] = {
         GgmlGrid("NVFP4", Levels(_E2M1), 16, 8),
     )
 }
-"""Every scalar type by its name. The others store several numbers under one code."""
+"""Every scalar type by its name."""

@@ -1,13 +1,14 @@
-"""What the solver needs to know of a scalar type: read this first to add one.
+"""What the solvers need to know of a type: read this first to add one.
 
-In a scalar type every number is stored by itself, as the code of a level that the numbers of its
-group share a scale and an offset for:
+A type rounds rows that its encoder has encoded (`Grid`). In a scalar type every number is stored by
+itself, as the code of a level that the numbers of its group share a scale and an offset for:
 
     number = scale * level + offset
 
 The type's encoder proposes scales and offsets; the solver (feedback.py) takes those near them that
-cost least, and chooses the levels. A grid is the entry of one type in GGML_GRIDS (ggml_grids.py) or
-an `MlxGrid` (mlx_grids.py).
+cost least, and chooses the levels. A scalar grid is the entry of one type in GGML_GRIDS
+(ggml_grids.py) or an `MlxGrid` (mlx_grids.py). In a codebook type several numbers are one point
+(codebook_grids.py).
 
 Shapes: R rows of C numbers, G groups of a row, L levels.
 """
@@ -19,6 +20,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from secateur.rounding.factor import Factor, Groups
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -64,16 +67,25 @@ class Choices(NamedTuple):
 
 
 class Grid(Protocol[E]):
-    """One scalar type. `E` is what its encoder makes of rows [R, C]."""
+    """One type. `E` is what its encoder makes of rows [R, C]."""
+
+    @property
+    def groups(self) -> Groups:
+        """How it divides a row."""
+        ...
+
+    def round(self, rows: Floats, encoded: E, factor: Factor) -> E:
+        """Encoded rows [R, C] with codes that make up for each other's errors, and scales to suit;
+        as many bytes. `factor` is made for the type's groups."""
+        ...
+
+
+class ScalarGrid(Grid[E], Protocol):
+    """One scalar type."""
 
     @property
     def levels(self) -> Levels:
         """What the codes stand for."""
-        ...
-
-    @property
-    def group(self) -> int:
-        """Neighbours in a row that share a scale and an offset."""
         ...
 
     def choices(self, encoded: E, columns: int) -> Choices:

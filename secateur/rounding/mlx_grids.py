@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from secateur.checkpoint.tensors import NamedTensor, from_float32, to_float32
 from secateur.formats.mlx.codec import MlxType, Quantized, pack
+from secateur.rounding.factor import Factor, Groups
+from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.grid import (
     OFFSET_STEP,
     SPAN_STEP,
@@ -41,8 +43,11 @@ class MlxGrid:
         return Levels(_E2M1) if self.kind.mode == "mxfp4" else integers(0, 2**self.kind.bits - 1)
 
     @property
-    def group(self) -> int:
-        return self.kind.group
+    def groups(self) -> Groups:
+        return Groups(self.kind.group)
+
+    def round(self, rows: Floats, encoded: Quantized, factor: Factor) -> Quantized:
+        return round_with_feedback(rows, encoded, self, factor)
 
     def choices(self, encoded: Quantized, columns: int) -> Choices:
         if encoded.biases is None:

@@ -11,14 +11,14 @@ S superblocks of 256 numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.formats.ggml.codebooks import Codebook, Lattice, read_codebook
+from secateur.formats.ggml.codebooks import Codebook, read_codebook
 from secateur.formats.ggml.grid_kernels import (
     ALL_IF_ONE_OFF,
     ALWAYS,
@@ -29,34 +29,11 @@ from secateur.formats.ggml.grid_kernels import (
     prepare_blocks,
     search_grid,
 )
+from secateur.formats.ggml.grid_layout import GRID_LAYOUTS, SUPER, GridLayout, GridParts
 from secateur.formats.ggml.scale_kernels import fit_positive, sum_squares
 from secateur.formats.ggml.search_kernels import Codes, F, Floats
 
-SUPER = 256
-"""Numbers of a superblock."""
-
 _NONE = np.empty(0, F)
-
-EIGHTS = Lattice(8, 2, 3)
-FOURS = Lattice(4, 3, 8)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What superblocks are made of: the codebook's points [S, 256 / dims] by number, signs
-    [S, 32] (8 numbers a byte), the blocks' scales [S, 256 / n] as codes, the superblocks'
-    float16 [S]."""
-
-    points: NDArray[np.uint16]
-    signs: Codes
-    scales: Codes
-    d: NDArray[np.float16]
-
-    def pack(self, *parts: NDArray[np.generic]) -> Codes:
-        """uint8 [S, bytes]: the superblocks' scale, then the bytes of the parts."""
-        count = len(self.d)
-        whole = [np.ascontiguousarray(part).view(np.uint8).reshape(count, -1) for part in parts]
-        return np.concatenate([self.d.view(np.uint8).reshape(count, 2), *whole], axis=1)
 
 
 @dataclass(frozen=True)
@@ -65,16 +42,11 @@ class _GridType:
     (`share` of that, without an importance); blocks whose numbers are all below `smallest` count
     as zeros; `fudge` is ggml's factor of the superblock's scale."""
 
-    lattice: Lattice
-    book: int
-    """points of the codebook"""
+    layout: GridLayout
     shells: int
     search: GridSearch
-    pack: Callable[[_Parts], Codes]
     factor: float = 1.0
     share: float = 0.0
-    even: bool = True
-    """whether signs of eight numbers are seven bits, an even number of them below 0"""
     fitted: bool = False
     """whether the scales tried are those around a first fit, not around the largest number's"""
     empties: bool = True
@@ -85,66 +57,26 @@ class _GridType:
     fudge: float = 1.0
 
 
-def _seven_bits(signs: Codes, scales: Codes) -> NDArray[np.uint32]:
-    """uint32 [S, 8]: the signs of 32 numbers, seven bits for eight, below the code of their
-    scale."""
-    four = (signs & 127).reshape(len(signs), 8, 4).astype(np.uint32)
-    words = np.bitwise_or.reduce(four << np.arange(0, 28, 7, dtype=np.uint32), axis=2)
-    return np.asarray(words | scales.astype(np.uint32) << np.uint32(28))
-
-
-def _nibbles(scales: Codes) -> Codes:
-    return np.asarray(scales[:, ::2] | scales[:, 1::2] << 4, np.uint8)
-
-
-def _pack_iq3_xxs(parts: _Parts) -> Codes:
-    return parts.pack(parts.points.astype(np.uint8), _seven_bits(parts.signs, parts.scales))
-
-
-def _pack_iq3_s(parts: _Parts) -> Codes:
-    high = np.packbits((parts.points >> 8).astype(np.uint8), axis=1, bitorder="little")
-    low = parts.points.astype(np.uint8)
-    return parts.pack(low, high, parts.signs, _nibbles(parts.scales))
-
-
-def _pack_iq2_xxs(parts: _Parts) -> Codes:
-    words = np.empty((len(parts.d), 8, 2), np.uint32)
-    words[:, :, 0] = parts.points.astype(np.uint8).view(np.uint32)
-    words[:, :, 1] = _seven_bits(parts.signs, parts.scales)
-    return parts.pack(words)
-
-
-def _pack_iq2_xs(parts: _Parts) -> Codes:
-    signs = (parts.signs & 127).astype(np.uint16) << np.uint16(9)
-    return parts.pack(parts.points | signs, _nibbles(parts.scales))
-
-
-def _pack_iq2_s(parts: _Parts) -> Codes:
-    four = (parts.points >> 8).astype(np.uint8).reshape(len(parts.d), 8, 4)
-    high = np.bitwise_or.reduce(four << np.arange(0, 8, 2, dtype=np.uint8), axis=2)
-    return parts.pack(parts.points.astype(np.uint8), parts.signs, high, _nibbles(parts.scales))
-
-
 _TYPES: Mapping[str, _GridType] = {
     "IQ3_XXS": _GridType(
-        FOURS, 256, 2, GridSearch(32, F(15), -15, 31, F(0.2), WHERE_OFF), _pack_iq3_xxs,
+        GRID_LAYOUTS["IQ3_XXS"], 2, GridSearch(32, F(15), -15, 31, F(0.2), WHERE_OFF),
         factor=2, fudge=1.0125,
     ),
     "IQ3_S": _GridType(
-        FOURS, 512, 3, GridSearch(32, F(15), -9, 19, F(0.2), ALL_IF_ONE_OFF, True), _pack_iq3_s,
-        factor=2, even=False, empties=False, closes_gaps=True, smallest=0, fudge=1.033,
+        GRID_LAYOUTS["IQ3_S"], 3, GridSearch(32, F(15), -9, 19, F(0.2), ALL_IF_ONE_OFF, True),
+        factor=2, empties=False, closes_gaps=True, smallest=0, fudge=1.033,
     ),
     "IQ2_XXS": _GridType(
-        EIGHTS, 256, 2, GridSearch(32, F(5), -6, 13, F(0.1), ALWAYS), _pack_iq2_xxs,
+        GRID_LAYOUTS["IQ2_XXS"], 2, GridSearch(32, F(5), -6, 13, F(0.1), ALWAYS),
         fitted=True, smallest=1e-15,
     ),
     "IQ2_XS": _GridType(
-        EIGHTS, 512, 2, GridSearch(16, F(5), -9, 19, F(0.1), WHERE_OFF), _pack_iq2_xs,
+        GRID_LAYOUTS["IQ2_XS"], 2, GridSearch(16, F(5), -9, 19, F(0.1), WHERE_OFF),
         smallest=1e-15,
     ),
     "IQ2_S": _GridType(
-        EIGHTS, 1024, 1, GridSearch(16, F(5), -9, 19, F(0.1), WHERE_OFF), _pack_iq2_s,
-        factor=2, share=0.25, even=False, empties=False, fudge=0.9875,
+        GRID_LAYOUTS["IQ2_S"], 1, GridSearch(16, F(5), -9, 19, F(0.1), WHERE_OFF),
+        factor=2, share=0.25, empties=False, fudge=0.9875,
     ),
 }  # fmt: skip
 
@@ -153,11 +85,7 @@ _TYPES: Mapping[str, _GridType] = {
 def _codebook(name: str) -> Codebook:
     """The type's codebook, read from superblocks that hold all its points in order."""
     kind = _TYPES[name]
-    points = np.arange(kind.book, dtype=np.uint16).reshape(-1, SUPER // kind.lattice.dims)
-    count = len(points)
-    scales = np.zeros((count, SUPER // kind.search.n), np.uint8)
-    parts = _Parts(points, np.zeros((count, 32), np.uint8), scales, np.ones(count, np.float16))
-    return read_codebook(name, kind.pack(parts), kind.lattice, kind.shells)
+    return read_codebook(name, kind.layout.all_points(), kind.layout.lattice, kind.shells)
 
 
 def _first_scales(kind: _GridType, sizes: Floats, weights: Floats) -> tuple[Floats, Floats]:
@@ -166,7 +94,7 @@ def _first_scales(kind: _GridType, sizes: Floats, weights: Floats) -> tuple[Floa
     high: Floats = np.where(most < F(kind.smallest), F(0), most)
     if not kind.fitted:
         return high, high / kind.search.top
-    levels = kind.lattice.levels
+    levels = kind.layout.lattice.levels
     codes, plain = np.empty(sizes.shape, np.uint8), np.empty(len(sizes), F)
     fit_positive(sizes, weights, F(levels + 1), codes, plain)
     reach = plain * F(levels)
@@ -180,7 +108,9 @@ def _encode(rows: Floats, importance: Floats | None, name: str) -> Codes:
     squares = F(kind.factor) * sum_squares(x, SUPER) / F(SUPER)
     sizes, weights = np.empty((x.size // n, n), F), np.empty((x.size // n, n), F)
     signs = np.empty((x.size // n, n // 8), np.uint8)
-    weighing = Weighing(_NONE if importance is None else importance, F(kind.share), kind.even)
+    weighing = Weighing(
+        _NONE if importance is None else importance, F(kind.share), kind.layout.signs == "even"
+    )
     prepare_blocks(x, squares, weighing, sizes, weights, signs)
     high, plain = _first_scales(kind, sizes, weights)
     scales, points = search_grid(Blocks(sizes, weights, high, plain), kind.search, book.near)
@@ -190,7 +120,7 @@ def _encode(rows: Floats, importance: Floats | None, name: str) -> Codes:
     if kind.closes_gaps:
         _close_gaps(numbers, signs, (high == 0).reshape(-1, SUPER // n))
     parts = _share_scales(np.abs(scales).reshape(-1, SUPER // n), kind, numbers, signs)
-    return kind.pack(parts).reshape(len(rows), -1)
+    return kind.layout.pack(parts).reshape(len(rows), -1)
 
 
 def _close_gaps(numbers: NDArray[np.uint16], signs: Codes, zeros: NDArray[np.bool_]) -> None:
@@ -207,7 +137,7 @@ def _close_gaps(numbers: NDArray[np.uint16], signs: Codes, zeros: NDArray[np.boo
 
 def _share_scales(
     scales: Floats, kind: _GridType, points: NDArray[np.uint16], signs: Codes
-) -> _Parts:
+) -> GridParts:
     """The superblocks, given the scales [S, 256 / n] of their blocks."""
     count = len(scales)
     d = scales.max(1) / F(31)
@@ -219,7 +149,7 @@ def _share_scales(
     points, signs = points.reshape(count, -1), signs.reshape(count, -1)
     if kind.empties:
         points[empty], signs[empty] = 0, 0
-    return _Parts(points, signs, codes, half)
+    return GridParts(points, signs, codes, half)
 
 
 def round_to_codes(values: Floats, most: int) -> Codes:

@@ -1,7 +1,7 @@
 """SIMD encoders of IQ1_S and IQ1_M: ggml's bytes, several times as fast.
 
 Each takes rows float32 [R, C] and the importance of the columns [C], for IQ1_M also None, and
-returns uint8 [R, bytes of a row]. Layouts: ggml-common.h of llama.cpp 0c1e57098.
+returns uint8 [R, bytes of a row], as ggml-quants.c of llama.cpp 0c1e57098 makes them.
 
 S superblocks of 256 numbers, N blocks.
 """
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.formats.ggml.codebooks import Codebook, read_codebook
-from secateur.formats.ggml.grid_encoders import EIGHTS, SUPER, round_to_codes
+from secateur.formats.ggml.grid_encoders import round_to_codes
+from secateur.formats.ggml.grid_layout import EIGHTS, GRID_LAYOUTS, SUPER, GridParts
 from secateur.formats.ggml.scale_kernels import sum_squares
 from secateur.formats.ggml.search_kernels import Codes, F, Floats
 from secateur.formats.ggml.ternary_kernels import choose_points, cut_16, cut_32, fit_superblocks
@@ -24,34 +25,8 @@ Signs = NDArray[np.int8]
 
 @cache
 def _codebook() -> Codebook:
-    """That of both types, read from superblocks of IQ1_S that hold all its points in order."""
-    numbers = np.arange(2048, dtype=np.uint16).reshape(-1, 32)
-    return read_codebook("IQ1_S", _pack_iq1_s(numbers, np.zeros((64, 8)), np.ones(64)), EIGHTS, 3)
-
-
-def _pack_iq1_s(
-    numbers: NDArray[np.uint16], codes: NDArray[np.generic], d: NDArray[np.generic]
-) -> Codes:
-    """Superblocks of points [S, 32] by number, scales of blocks [S, 8] with the eighth's sign as
-    fourth bit, and scales [S]."""
-    three = (numbers >> 8).reshape(-1, 8, 4) << np.arange(0, 12, 3, dtype=np.uint16)
-    high = np.bitwise_or.reduce(three, axis=2) | codes.astype(np.uint16) << np.uint16(12)
-    with np.errstate(over="ignore"):
-        half = d.astype(np.float16)[:, None]
-    parts = (half.view(np.uint8), numbers.astype(np.uint8), high.view(np.uint8))
-    return np.concatenate(parts, axis=1)
-
-
-def _pack_iq1_m(
-    numbers: NDArray[np.uint16], signs: Signs, codes: Codes, d: NDArray[np.float16]
-) -> Codes:
-    """The same of IQ1_M: signs [S, 32] of the points' eighths, codes [S, 16]."""
-    high = (numbers >> 8).astype(np.uint8) | (signs < 0).astype(np.uint8) << 3
-    three = codes.reshape(-1, 4, 4).astype(np.uint16) << np.arange(0, 12, 3, dtype=np.uint16)
-    bits = d.view(np.uint16)[:, None] >> np.arange(0, 16, 4, dtype=np.uint16) & np.uint16(15)
-    scales = np.bitwise_or.reduce(three, axis=2) | bits << np.uint16(12)
-    parts = (numbers.astype(np.uint8), high[:, ::2] | high[:, 1::2] << 4, scales.view(np.uint8))
-    return np.concatenate(parts, axis=1)
+    """That of both types."""
+    return read_codebook("IQ1_S", GRID_LAYOUTS["IQ1_S"].all_points(), EIGHTS, 3)
 
 
 def _weigh(rows: Floats, importance: Floats | None) -> Floats:
@@ -99,8 +74,9 @@ def encode_iq1_s(rows: Floats, importance: Floats | None) -> Codes:
     minus = (signs[:, 0].reshape(-1, 8) < 0) & (d != 0)[:, None]
     numbers = _codebook().index[points].reshape(-1, 32)
     with np.errstate(over="ignore"):
-        blocks = _pack_iq1_s(numbers, codes | minus.astype(np.uint8) << 3, d * F(1.125))
-    return blocks.reshape(len(rows), -1)
+        half = (d * F(1.125)).astype(np.float16)
+    parts = GridParts(numbers, np.repeat(minus.astype(np.uint8), 4, axis=1), codes, half)
+    return GRID_LAYOUTS["IQ1_S"].pack(parts).reshape(len(rows), -1)
 
 
 def encode_iq1_m(rows: Floats, importance: Floats | None) -> Codes:
@@ -113,7 +89,8 @@ def encode_iq1_m(rows: Floats, importance: Floats | None) -> Codes:
     signs[empty], d[empty] = 1, 0
     with np.errstate(over="ignore"):
         half = (d * F(1.1125)).astype(np.float16)
-    return _pack_iq1_m(_codebook().index[points], signs, codes, half).reshape(len(rows), -1)
+    parts = GridParts(_codebook().index[points], (signs < 0).astype(np.uint8), codes, half)
+    return GRID_LAYOUTS["IQ1_M"].pack(parts).reshape(len(rows), -1)
 
 
 TERNARY_ENCODERS = {"IQ1_S": encode_iq1_s, "IQ1_M": encode_iq1_m}

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from secateur.errors import PlanError
 from secateur.families.schema import Family
-from secateur.formats.ggml.code_layout import FIELDS
 from secateur.formats.ggml.types import TYPES
 from secateur.outputs.feedback import describe_feedback, observed_input
 from secateur.outputs.gguf.layout import GgufLayout
@@ -18,6 +17,7 @@ from secateur.planning.document import PlannedTensor
 from secateur.planning.imatrix_policy import Importance, check_shapes
 from secateur.planning.unseen_experts import warn_of_unseen
 from secateur.recipes.recipe import Recipe
+from secateur.rounding.ggml_types import FEEDBACK_GRIDS
 from secateur.statistics.gram_file import GramFile
 
 
@@ -101,7 +101,8 @@ def rounding_notes(
     if gram is None:
         return []
     quantized = {
-        info.name: info.type in FIELDS and observed_input(gram, family, tensor.sources) is not None
+        info.name: info.type in FEEDBACK_GRIDS
+        and observed_input(gram, family, tensor.sources) is not None
         for tensor, info in zip(layout.tensors, layout.infos, strict=True)
         if TYPES[info.type].quantized
     }

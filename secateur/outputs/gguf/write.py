@@ -27,8 +27,7 @@ from secateur.outputs.blocks import Block, block_pieces, block_rows, blocks_of
 from secateur.outputs.gguf.layout import GgufLayout
 from secateur.outputs.identity import content_key
 from secateur.pruning.expert_slices import select_experts
-from secateur.rounding.feedback import round_with_feedback
-from secateur.rounding.ggml_grids import GGML_GRIDS
+from secateur.rounding.ggml_types import FEEDBACK_GRIDS
 from secateur.system.in_order import in_order
 from secateur.system.progress import Counter
 
@@ -135,13 +134,13 @@ def _encode(
         nearest = encode(rows, info.type, block.weights)
     except NumericError as error:
         raise NumericError(f"tensor {info.name!r} as {info.type}: {error}") from None
-    grid = GGML_GRIDS.get(info.type)
+    grid = FEEDBACK_GRIDS.get(info.type)
     if block.factor is None or grid is None:
         return nearest
-    factor = block.factor.get(grid.group)
+    factor = block.factor.get(grid.groups)
     if factor is None:
         return nearest
-    return round_with_feedback(rows, nearest, grid, factor)
+    return grid.round(rows, nearest, factor)
 
 
 def _shapes(layout: GgufLayout) -> tuple[tuple[int, ...], ...]:

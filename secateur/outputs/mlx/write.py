@@ -30,7 +30,6 @@ from secateur.outputs.feedback import Feedback
 from secateur.outputs.mlx.layout import MlxLayout, MlxShard
 from secateur.pruning.expert_slices import select_experts
 from secateur.pruning.selection import Keep
-from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.mlx_grids import MlxGrid
 from secateur.system.atomic import write_bytes
 from secateur.system.continued_file import ContinuedFile
@@ -177,8 +176,9 @@ def _encode(tensor: MlxTensor, rows: NDArray[np.float32], block: Block) -> list[
         quantized = quantize(rows, tensor.kind, tensor.dtype)
     except NumericError as error:
         raise NumericError(f"tensor {tensor.name!r}: {error}") from None
-    factor = block.factor.get(tensor.kind.group) if block.factor is not None else None
-    if factor is not None:
+    if block.factor is not None:
         grid = MlxGrid(tensor.kind, tensor.dtype)
-        quantized = round_with_feedback(rows, quantized, grid, factor)
+        factor = block.factor.get(grid.groups)
+        if factor is not None:
+            quantized = grid.round(rows, quantized, factor)
     return [part for part in quantized if part is not None]
