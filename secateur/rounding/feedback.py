@@ -1,7 +1,7 @@
 """Codes and scales of rows, chosen with error feedback (see factor.py for what is minimised).
 
-Columns go in blocks: what the blocks before one add to it is one matrix product, and inside a
-block a compiled loop takes group after group. What a group of columns still costs, once later
+Columns go in wide blocks, and these in narrow ones: what the blocks before one add to it is one
+matrix product, and inside a narrow block a compiled loop takes group after group. What a group of columns still costs, once later
 columns make up for it as well as they can, is a sum over its own columns; so its scale, and then
 its offset, are those of a few near the encoder's for which that is least, and its codes follow.
 Rows do not depend on each other; a loop takes LANES of them at a time, in the processor's SIMD
@@ -28,9 +28,9 @@ TO_INTEGER = np.float32(12582912)
 LANES = 64
 """Rows that a loop takes at once."""
 
-COLUMNS = 64
-"""Columns of a block, or one group: enough for a product to be fast, few against all that it takes
-in."""
+WIDE, COLUMNS = 512, 64
+"""Columns of a wide block, for whose product BLAS is at its fastest, and of a narrow one (or one
+group), whose loop is slower."""
 
 
 def round_with_feedback(rows: Floats, encoded: E, grid: ScalarGrid[E], factor: Factor) -> E:
@@ -61,12 +61,18 @@ def choose(rows: Floats, choices: Choices, levels: Levels, factor: Factor) -> tu
     )
     width = max(COLUMNS, group)
     with one_blas_thread():
-        for first in range(0, columns, width):
-            last = min(first + width, columns)
-            wanted = work.rows[first:last]
-            if first:
-                wanted = wanted + factor.feedback[:first, first:last].T @ work.errors[:first]
-            _choose(work, wanted, factor.feedback, factor.weight, first, group, kind)
+        for start in range(0, columns, WIDE):
+            stop = min(start + WIDE, columns)
+            wide = work.rows[start:stop]
+            if start:
+                wide = wide + factor.feedback[:start, start:stop].T @ work.errors[:start]
+            for first in range(start, stop, width):
+                last = min(first + width, stop)
+                wanted = wide[first - start : last - start]
+                if first > start:
+                    share = factor.feedback[start:first, first:last].T
+                    wanted = wanted + share @ work.errors[start:first]
+                _choose(work, wanted, factor.feedback, factor.weight, first, group, kind)
     codes = np.empty((count, columns), np.uint8)
     codes[:, factor.order] = work.codes[:, :count].T
     scale, offset = (np.ascontiguousarray(one[0, :, :count].T) for one in (work.scale, work.offset))
@@ -183,13 +189,14 @@ def _search(group: _Group, scale: Floats, offset: Floats, kind: _Levels) -> None
     """Leave in the first place of `scale` and of `offset` [to try, LANES] those that cost least.
 
     First of all scales, each with the offset that keeps the middle level where it is; then of all
-    offsets; then of all scales with that offset.
+    offsets; then of all scales with that offset, of which the first was tried already.
     """
     cost, least = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     with_scale, best = np.empty(LANES, np.float32), np.zeros(LANES, np.int64)
     for turn in range(3 if len(offset) > 1 else 1):
         tried = offset if turn == 1 else scale
-        for trial in range(len(tried) if len(tried) > 1 else 0):
+        best[:] = 0
+        for trial in range(1 if turn == 2 else 0, len(tried) if len(tried) > 1 else 0):
             if turn == 0:
                 _keep_middle(scale, offset, trial, kind.middle, with_scale)
                 _try(group, scale[trial], with_scale, kind, cost)
