@@ -27,6 +27,7 @@ from secateur.corpus.rows import Corpus
 from secateur.errors import NumericError, StatisticsError
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.batches import ON_CPU
 from secateur.statistics.file import save
 from secateur.statistics.gram import GramKind, stored_sums, whole_matrix
@@ -45,8 +46,9 @@ def run(
     *,
     shard: Shard = WHOLE,
     backend: Backend | None = None,
+    tokens: int = 0,
 ) -> GramFile:
-    sampling = Sampling(0, gram=kind, gram_file=gram_path(path))
+    sampling = Sampling(0, gram=kind, gram_tokens=tokens, gram_file=gram_path(path))
     save(calibrate(checkpoint, rows, sampling=sampling, shard=shard, backend=backend), path)
     return GramFile(gram_path(path))
 
@@ -132,12 +134,45 @@ def test_shards_merge_to_the_bytes_of_one_pass(kind: GramKind, tiny: TINY, tmp_p
     size = replace(ON_CPU, least=256, group=512)
     rows = corpus([("code", f"{n:02d}", 64) for n in range(24)])
     once = run(tiny("gemma4"), rows, tmp_path / "once", kind, backend=CpuBackend(1, size))
+    assert {int(once.input(name).tokens.sum()) for name in outer_inputs(once)} == {rows.tokens}
+    once = run(
+        tiny("gemma4"), rows, tmp_path / "few", kind, backend=CpuBackend(1, size), tokens=400
+    )
     parts = [tmp_path / f"part{n}" for n in (1, 2, 3)]
     for number, part in enumerate(parts, 1):
-        run(tiny("gemma4"), rows, part, kind, shard=Shard(number, 3), backend=CpuBackend(3, size))
+        run(
+            tiny("gemma4"), rows, part, kind, shard=Shard(number, 3), backend=CpuBackend(3, size),
+            tokens=400,
+        )  # fmt: skip
     for number, order in enumerate(list(permutations(parts))[::2]):
         merge_api(order, tmp_path / f"merged{number}")
         assert gram_path(tmp_path / f"merged{number}").read_bytes() == once.path.read_bytes()
+
+
+def outer_inputs(file: GramFile) -> list[str]:
+    """Of all linear layers but the experts' `down`."""
+    return [name for name in file.description.columns if "experts.down" not in name]
+
+
+@pytest.mark.parametrize("device", ["cpu", "torch"])
+def test_about_as_many_tokens_count_as_are_asked_for(
+    device: str, tiny: TINY, tmp_path: Path
+) -> None:
+    """The same in every layer; all of them for the experts' `down`."""
+    backend = CpuBackend(2) if device == "cpu" else TorchDevice(torch.device("cpu"))
+    rows = corpus([("code", f"{n:02d}", 64) for n in range(24)])
+    whole = run(tiny("gemma4"), rows, tmp_path / "whole", backend=backend)
+    few = run(tiny("gemma4"), rows, tmp_path / "few", backend=backend, tokens=400)
+    (count,) = {int(few.input(name).tokens.sum()) for name in outer_inputs(few)}
+    assert abs(count - 400) < 4 * 400**0.5
+    for name in whole.description.columns:
+        there, here = matrices(whole, name), matrices(few, name)
+        if name not in outer_inputs(few):
+            assert np.array_equal(here, there)
+            continue
+        assert (np.linalg.eigvalsh(there - here) > -1e-3).all()  # the rest is of tokens too
+        sizes = [np.trace(one[0]) / tokens for one, tokens in ((here, count), (there, rows.tokens))]
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.3)
 
 
 def test_merging_says_what_is_lost_and_refuses_what_does_not_fit(

@@ -125,7 +125,7 @@ def observe(
     from secateur.forward.backends.memory import fit_memory
 
     gram = None if request.gram == "none" else request.gram
-    cost = cost_of(checkpoint, corpus, request.reroute_tokens, gram)
+    cost = cost_of(checkpoint, corpus, request.reroute_tokens, gram, request.gram_tokens)
     on_message(f"calibrating on {corpus.tokens:,} tokens: {cost.sentence()}")
     running = running_with(workers)
     if running.in_parts:
@@ -192,6 +192,7 @@ def _make(job: _Job, backend: Backend, work: Path, name: str) -> Path:
         request.reroute_tokens,
         keep=sample_path(made) if kept else None,
         gram=None if request.gram == "none" else request.gram,
+        gram_tokens=request.gram_tokens,
         gram_file=gram_path(made),
         resume=folder,
     )

@@ -117,7 +117,7 @@ def _work(checkpoint: Checkpoint, task: Task) -> Work:
     if task.corpus is not None:
         wanted = task.calibration.reroute_tokens
         gram = None if task.calibration.gram == "none" else task.calibration.gram
-        cost = cost_of(checkpoint, task.corpus, wanted, gram)
+        cost = cost_of(checkpoint, task.corpus, wanted, gram, task.calibration.gram_tokens)
         parts = read_shard(task.calibration.shard).parts if task.calibration.shard else 1
         tokens = (task.tokens or task.corpus.tokens) // parts
         limit = limit_sample(checkpoint, wanted)

@@ -33,7 +33,7 @@ from secateur.pruning.choose import Pruning
 from secateur.recipes.llama_mixes import ALIASES, FILE_TYPES
 from secateur.recipes.recipe import Recipe, recipe_of_types
 from secateur.recipes.suites import find_recipes
-from secateur.statistics.token_sample import REROUTE_TOKENS
+from secateur.statistics.token_sample import GRAM_TOKENS, REROUTE_TOKENS
 from secateur.system.device_names import read_device
 from secateur.system.settings import check_least
 from secateur.system.sizes import read_size
@@ -91,7 +91,8 @@ class Calibration:
     from which `rerouted` is solved again after a merge. `shard` is a part of the corpus, as in
     "2/3": its sample is kept, and nothing is solved. `gram` writes Gram matrices of all linear
     layers' inputs next to the statistics, for rounding with error feedback: "shared" has one of a
-    layer for what its experts' `down` sees, "own" one for each expert. `device` is where the model
+    layer for what its experts' `down` sees, "own" one for each expert; of the other inputs about
+    `gram_tokens` count (0: all), drawn by hashes. `device` is where the model
     runs: auto, cpu, cuda, cuda:N or mps (forward.backends.choose). `held_out` is the share of the
     documents that is left out, to be measured on later (corpus.held_out).
     """
@@ -106,6 +107,7 @@ class Calibration:
     keep_sample: bool = False
     shard: str | None = None
     gram: Gram = "none"
+    gram_tokens: int = GRAM_TOKENS
     device: str = "auto"
     held_out: float | None = None
 
@@ -120,7 +122,8 @@ class Calibration:
             HoldOut(self.held_out)
         if self.corpus is not None and self.rows is not None:
             raise RequestError("either corpus or rows is calibrated on, not both: leave one out")
-        for name, least in (("seed", 0), ("sequence_length", 1), ("reroute_tokens", 0)):
+        least_of = {"seed": 0, "sequence_length": 1, "reroute_tokens": 0, "gram_tokens": 0}
+        for name, least in least_of.items():
             check_least(name, getattr(self, name), least, RequestError)
         for name in ("seed", "sequence_length"):
             if self.rows is not None and getattr(self, name) is not None:

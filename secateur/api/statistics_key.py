@@ -51,6 +51,7 @@ def _decisive(checkpoint: Checkpoint, corpus: Corpus, calibration: Calibration) 
         "on_nan": calibration.on_nan,
         "observe": calibration.observe,
         "gram": calibration.gram,
+        "gram_tokens": calibration.gram_tokens,
     }
 
 

@@ -12,7 +12,7 @@ from secateur.checkpoint.inspection import inspect_checkpoint
 from secateur.checkpoint.reader import Checkpoint
 from secateur.corpus.rows import Corpus
 from secateur.statistics.gram import GramKind, stored_numbers
-from secateur.statistics.token_sample import REROUTE_TOKENS
+from secateur.statistics.token_sample import GRAM_TOKENS, REROUTE_TOKENS
 from secateur.system.sizes import show_bytes
 
 
@@ -52,6 +52,7 @@ def cost_of(
     corpus: Corpus,
     reroute_tokens: int = REROUTE_TOKENS,
     gram: GramKind | None = None,
+    gram_tokens: int = GRAM_TOKENS,
 ) -> Cost:
     """What calibrating a checkpoint on a corpus will cost. Reads headers only."""
     family, config = checkpoint.family, checkpoint.config
@@ -67,21 +68,25 @@ def cost_of(
     embedding = family.number(config, "vocab") * family.number(config, "hidden")
     active = inspect_checkpoint(checkpoint).active - embedding
     inputs = () if gram is None else list_inputs(checkpoint, gram)
+    counted = min(gram_tokens or corpus.tokens, corpus.tokens)
     return Cost(
         forward=2.0 * active * corpus.tokens,
         reroute=per_layer * len(checkpoint.moe_layers) if sampled else 0.0,
-        gram=sum(2.0 * one.times * stored_numbers(one.columns) for one in inputs) * corpus.tokens,
+        gram=sum(
+            2.0 * stored_numbers(one.columns) * (one.each * corpus.tokens if one.each else counted)
+            for one in inputs
+        ),
         gram_bytes=sum(8 * one.matrices * stored_numbers(one.columns) for one in inputs),
     )
 
 
 class LinearInput(NamedTuple):
-    """An input that linear layers share: its columns, its Gram matrices, and how often a token
-    goes into them."""
+    """An input that linear layers share: its columns, its Gram matrices, and into how many of an
+    expert's every token goes; 0: the input is the layer's, of the tokens that are chosen."""
 
     columns: int
     matrices: int
-    times: int
+    each: int
 
 
 def list_inputs(checkpoint: Checkpoint, kind: GramKind) -> list[LinearInput]:
@@ -96,7 +101,7 @@ def list_inputs(checkpoint: Checkpoint, kind: GramKind) -> list[LinearInput]:
         experts, _, part = place.role.rpartition(".")
         inner = experts == "expert" and part == "down"
         matrices = checkpoint.experts if inner and kind == "own" else 1
-        one = LinearInput(shape[-1], matrices, checkpoint.top_k if inner else 1)
+        one = LinearInput(shape[-1], matrices, checkpoint.top_k if inner else 0)
         found[place.layer, module, part in ("o", "down"), shape[-1]] = one
     return list(found.values())
 

@@ -45,6 +45,12 @@ class DeviceObserver:
         self.norms = self.largest = self.reference = torch.empty(0)
         self._measured: list[Tensor | None] = []
         self._kept = [_kept_rows(part, device) for part in masks]
+        self._counted = self._kept
+        if gram is not None:
+            self._counted = [
+                _kept_rows(gram.counted(batch.index, part.reshape(-1)), device)
+                for batch, part in zip(group, masks, strict=True)
+            ]
         self._all_kept = _kept_rows(self.mask, device)
         self._last: tuple[Tensor, Tensor] | None = None
         self._gram_inputs: tuple[Tensor, str] | None = None
@@ -94,7 +100,7 @@ class DeviceObserver:
     def linear(self, member: int, path: str, inputs: Tensor) -> None:
         """Squared inputs of a dense linear; projections that share an input share the work."""
         if self._last is None or self._last[0] is not inputs:
-            rows = self._unmasked_rows(member, inputs)
+            rows = _take_rows(inputs, self._kept[member])
             squares = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32).square()
             self._last = inputs, squares
         squares = self._last[1]
@@ -108,14 +114,10 @@ class DeviceObserver:
         if self.gram is None:
             return
         if self._gram_inputs is None or self._gram_inputs[0] is not inputs:
-            self.gram.add_rows(name, self._unmasked_rows(member, inputs).float())
+            rows = _take_rows(inputs, self._counted[member])
+            self.gram.add_rows(name, rows.float())
             self._gram_inputs = inputs, name
         self.gram.share(name, self._gram_inputs[1])
-
-    def _unmasked_rows(self, member: int, inputs: Tensor) -> Tensor:
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        kept = self._kept[member]
-        return flat if kept is None else flat[kept]
 
     def measured(self) -> list[Values]:
         """The rows of every observer, on the host."""
@@ -144,6 +146,11 @@ def _kept_rows(mask: Tensor, device: torch.device) -> Tensor | None:
     """int64 [n]: the unmasked of flattened tokens; None for all."""
     flat = mask.reshape(-1)
     return None if bool(flat.all()) else flat.nonzero()[:, 0].to(device, non_blocking=True)
+
+
+def _take_rows(inputs: Tensor, rows: Tensor | None) -> Tensor:
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    return flat if rows is None else flat[rows]
 
 
 def _squares_by_expert(hidden: Tensor, experts: Tensor, count: int, kept: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ Shapes: n rows of C inputs, M matrices (1, or one for each expert).
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,17 +33,24 @@ class GramSums:
     """What one layer's linear layers saw, of one group or of all so far.
 
     `inputs` are by the name of the first linear layer that has them; `shared_by` gives for every
-    linear layer the name that its input has there. The experts' weights are `outer_name`, which see
-    the layer's input, and `inner_name`. Any thread may add.
+    linear layer the name that its input has there. `chosen` {micro-batch: bool [tokens]} are the
+    tokens that count for these; None: all. The experts' weights are `outer_name`, which see
+    the layer's input, and `inner_name`, whose inputs all count: few tokens come to an expert. Any
+    thread may add.
     """
 
     kind: GramKind
+    chosen: Mapping[int, Tensor] | None = None
     experts: int = 0
     outer_name: str = ""
     inner_name: str = ""
     inputs: dict[str, InputSums] = field(default_factory=dict)
     shared_by: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def counted(self, batch: int, unmasked: Tensor) -> Tensor:
+        """bool [tokens]: those of a micro-batch that are not masked, and chosen."""
+        return unmasked if self.chosen is None else unmasked & self.chosen[batch]
 
     def add_rows(self, name: str, rows: Tensor) -> None:
         """Add float32 inputs [n, C] of the linear layer `name`."""

@@ -128,7 +128,8 @@ class GroupObserver:
         if last is None or last[0] is not inputs:
             rows = inputs.reshape(-1, inputs.shape[-1]).float()
             unmasked = torch.from_numpy(self._row_owners[member] == 0)
-            self.gram.add_rows(name, rows if unmasked.all() else rows[unmasked])
+            counted = self.gram.counted(self.group[member].index, unmasked)
+            self.gram.add_rows(name, rows if counted.all() else rows[counted])
             last = self._gram_inputs[member] = inputs, name
         self.gram.share(name, last[1])
 

@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from secateur.calibration.cost import cost_of, limit_sample
 from secateur.calibration.device_sums import DeviceSums
 from secateur.calibration.documents import Documents, list_documents
@@ -30,6 +32,7 @@ from secateur.calibration.token_sample import (
     Sampling,
     Seen,
     TokenDraw,
+    choose_tokens,
     draw,
     join_sample,
     join_seen,
@@ -83,6 +86,8 @@ class _Task:
     solving: int
     """as many tokens cost as much as solving a layer"""
     gram: GramKind | None
+    gram_tokens: Mapping[int, Tensor] | None
+    """{micro-batch: bool [tokens]}: those that count for Gram matrices; None: all"""
     grams: Callable[[LayerGrams], None] | None
     resume: PassFolder | None
 
@@ -119,6 +124,10 @@ def calibrate(
     documents = list_documents(corpus, batches)
     wanted = limit_sample(checkpoint, sampling.tokens)
     tokens = draw(whole, corpus, wanted, sampling.seed).renumber(numbers)
+    chosen = None
+    if sampling.gram is not None:
+        picked = choose_tokens(whole, corpus, sampling.gram_tokens, sampling.seed)
+        chosen = picked and {new: picked[old] for old, new in numbers.items()}
     begun = _describe_run(checkpoint, documents, observers, shard, backend.name)
     sizes = hidden, checkpoint.experts, checkpoint.top_k
     with ExitStack() as stack:
@@ -133,7 +142,7 @@ def calibrate(
         )
         task = _Task(
             checkpoint, documents, observers, tokens.by_batch(), tokens, sizes, solve, aside, keep,
-            count, solving, sampling.gram, grams, sampling.resume,
+            count, solving, sampling.gram, chosen, grams, sampling.resume,
         )  # fmt: skip
         forward = stack.enter_context(
             ForwardPass(
@@ -309,7 +318,7 @@ def _observe_layer(
     def begin_gram() -> GramSums | None:
         if task.gram is None:
             return None
-        return GramSums(task.gram, task.checkpoint.experts, *(names or ()))
+        return GramSums(task.gram, task.gram_tokens, task.checkpoint.experts, *(names or ()))
 
     total = begin_gram()
 

@@ -22,6 +22,7 @@ from secateur.forward.batches import Group, MicroBatch
 from secateur.statistics.gram import GramKind
 from secateur.statistics.sample_file import LayerTokens
 from secateur.statistics.token_sample import (
+    GRAM_TOKENS,
     REROUTE_TOKENS,
     TokenKeys,
     document_key,
@@ -44,7 +45,8 @@ class Sampling:
     """What of the pass is kept besides its sums over experts.
 
     `tokens` are sampled (0: none) with `seed`, and kept in the file `keep`; Gram matrices of all
-    linear layers' inputs, of the kind `gram`, in the file `gram_file`. In the folder `resume` the
+    linear layers' inputs, of the kind `gram`, on about `gram_tokens` (0: all), in the file
+    `gram_file`. In the folder `resume` the
     pass keeps what another needs to go on where it is stopped; the other files are to be in it.
     """
 
@@ -52,6 +54,7 @@ class Sampling:
     seed: int = 0
     keep: Path | None = None
     gram: GramKind | None = None
+    gram_tokens: int = GRAM_TOKENS
     gram_file: Path | None = None
     resume: PassFolder | None = None
 
@@ -115,6 +118,26 @@ def draw(batches: Sequence[MicroBatch], corpus: Corpus, tokens: int, seed: int) 
             held[category] = [_cut(held[category], share)]
             sizes[category] = len(held[category][0].batch)
     return _cut([part for parts in held.values() for part in parts], share)
+
+
+def choose_tokens(
+    batches: Sequence[MicroBatch], corpus: Corpus, tokens: int, seed: int
+) -> dict[int, Tensor] | None:
+    """{micro-batch: bool [its tokens, flattened]} of about `tokens` of the corpus, those whose
+    hashes are below a limit; None for all, where there are no more or `tokens` is 0.
+
+    Whatever part of the corpus is run chooses the same of its tokens, so that sums over parts are
+    those over the whole.
+    """
+    if not 0 < tokens < corpus.tokens:
+        return None
+    limit = np.uint64(tokens * 2**64 // corpus.tokens)
+    chosen = {one.index: torch.zeros(one.input_ids.numel(), dtype=torch.bool) for one in batches}
+    for _, line in _hash_lines(batches, corpus, seed):
+        below = line.keys.hash < limit
+        if below.any():
+            chosen[int(line.batch[0])][torch.from_numpy(line.position[below])] = True
+    return chosen
 
 
 def _cut(parts: Sequence[TokenDraw], share: int) -> TokenDraw:

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 REROUTE_TOKENS = 16384
 """Tokens sampled per layer for the criterion `rerouted`, shared evenly by the categories."""
 
+GRAM_TOKENS = 65536
+"""Tokens whose inputs are added to Gram matrices (what the experts' down projections see apart)."""
+
 
 class TokenKeys(NamedTuple):
     """What identifies the tokens of a sample, all [S], in the order of these columns."""

@@ -113,6 +113,15 @@ Gram = Annotated[
         rich_help_panel=CALIBRATION,
     ),
 ]
+GramTokens = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Tokens that count for Gram matrices (experts' down projections see all); 0: every "
+        "token.",
+        rich_help_panel=CALIBRATION,
+    ),
+]
 Stats = Annotated[
     Path | None,
     typer.Option(
@@ -136,6 +145,7 @@ class CalibrationOptions:
     reroute_tokens: RerouteTokens = 16384
     on_nan: OnNan = "stop"
     gram: Gram = "none"
+    gram_tokens: GramTokens = 65536
 
     def request(self, **more: Any) -> Calibration:
         """With `more` of a Calibration. Raises RequestError for what contradicts itself."""
@@ -143,5 +153,5 @@ class CalibrationOptions:
 
         return Calibration(
             self.corpus, self.rows, self.seed, self.sequence_length, self.reroute_tokens,
-            self.on_nan, gram=self.gram, **more,
+            self.on_nan, gram=self.gram, gram_tokens=self.gram_tokens, **more,
         )  # fmt: skip
