@@ -113,9 +113,16 @@ def test_time_grows_with_tokens_and_memory_up_to_a_limit(text: tuple[Checkpoint,
 
 
 def test_feedback_takes_time_and_memory_to_write() -> None:
-    """Of scalar types; floats and codebooks are written as they were."""
+    """Of scalar and codebook types; floats and the others are written as they were."""
     rates = Rates({}, 1, {}, 0, 0, 0, 0, 0, 1, 1, 1, encode={"": 1e-9})
-    for kind, times in {"Q4_K": FEEDBACK, "affine-4-64": FEEDBACK, "F16": 1, "IQ2_XS": 1}.items():
+    chosen_by = {
+        "Q4_K": FEEDBACK,
+        "affine-4-64": FEEDBACK,
+        "IQ2_XS": FEEDBACK,
+        "F16": 1,
+        "TQ1_0": 1,
+    }
+    for kind, times in chosen_by.items():
         plain = Writing("gguf", {kind: 10**12}, 0, 0)
         nearest, chosen = (writing(one, rates, 2) for one in (plain, replace(plain, feedback=8192)))
         assert chosen.seconds == pytest.approx(times * nearest.seconds), kind
