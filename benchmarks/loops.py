@@ -31,8 +31,8 @@ from generated_loops import Generated, generate
 from goals import result_path
 from labelled_texts import Labelled, labelled
 
+from secateur.evaluation.intervals import wilson_interval
 from secateur.evaluation.robustness.detectors.base import Detector, Exchange
-from secateur.evaluation.robustness.rates import wilson
 from secateur.evaluation.robustness.registry import all_detectors
 from secateur.evaluation.robustness.verdict import judge
 
@@ -65,7 +65,7 @@ def threshold_range(detector: Detector, texts: Sequence[Labelled]) -> tuple[floa
 def share(hits: int, count: int) -> dict[str, Any]:
     if not count:
         return {"hits": 0, "of": 0}
-    found = wilson(hits / count, count)
+    found = wilson_interval(hits / count, count)
     return {
         "hits": hits, "of": count, "value": round(found.value, 4),
         "low": round(found.low or 0, 4), "high": round(found.high or 0, 4),

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
-"""A request -> the state and the body of its answer."""
+Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any] | str]]
+"""A request -> the state and the body of its answer: JSON, or the text of a page."""
 
 
 class OpenAIServer(http.server.ThreadingHTTPServer):
@@ -29,6 +29,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: OpenAIServer
 
     def do_GET(self) -> None:
+        if self.path != "/v1/models":
+            self._send(200, "<html>A page.</html>")
+            return
         self._send(200, {"object": "list", "data": [{"id": self.server.model, "object": "model"}]})
 
     def do_POST(self) -> None:
@@ -36,10 +39,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.asked.append(request)
         self._send(*self.server.answer(request))
 
-    def _send(self, status: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
+    def _send(self, status: int, content: dict[str, Any] | str) -> None:
+        is_page = isinstance(content, str)
+        body = content.encode() if is_page else json.dumps(content).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/html" if is_page else "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -18,7 +18,7 @@ from secateur.evaluation.asking.lock import RunLock, compare_locks
 from secateur.evaluation.asking.question import Question
 from secateur.evaluation.asking.reply import Outcome, Reply, outcome_of, read_reply
 from secateur.evaluation.asking.server import AskedServer, ask_engine, ask_url
-from secateur.serving.chat_server import ChatServer
+from secateur.serving.chat_server import ChatServer, Drawing, NoAnswer
 from secateur.serving.engine_server import EngineServer
 
 SENT = {"temperature": 0.0, "seed": 7, "max_tokens": 40}
@@ -207,3 +207,16 @@ def test_locks_say_in_what_they_differ() -> None:
     asked = question("x", seed=1)
     assert one.key(asked) != same.key(asked) == replace(same, data={}).key(asked)
     assert one.key(asked) != one.key(replace(asked, arguments={"seed": 2}))
+
+
+def test_a_page_in_the_place_of_an_answer_is_no_answer() -> None:
+    """What a proxy, or the address of a server's own page, gives."""
+    with openai_server(lambda request: (200, "<html>Log in.</html>")) as server:
+        with ChatServer(server.url, retries=0) as chat:
+            with pytest.raises(NoAnswer, match="no JSON of OpenAI's API"):
+                chat.complete([{"role": "user", "content": "Hi"}], {})
+            with pytest.raises(EngineError, match="no chat server"):
+                chat.answer([{"role": "user", "content": "Hi"}], [], {}, Drawing(8, 0.0, 1))
+        elsewhere = server.url.replace("/v1", "/page")
+        with pytest.raises(NoAnswer, match=r"its base is named, as in http://localhost:8000/v1"):
+            ChatServer(elsewhere, retries=0)

@@ -583,3 +583,27 @@ def test_commands_and_options_that_are_none(run: Run, line: Line) -> None:
     refused(run("prune"), "prune", "--help")
     refused(run("inspect", line.model, colour="red"), "--colour")
     refused(run("plan", line.model, "more", drop=0), "more")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("measure x --against y --loop-count 9", "--loop-count decides nothing without --loops"),
+        ("measure x --against y --task-limit 9", "--task-limit decides nothing without --tasks"),
+        ("measure x --against y --speed-turns 9", "--speed-turns decides nothing without --speed"),
+        ("measure x --against y --original z", "without --tasks, --loops or --speed"),
+        ("shrink gemmule -o OUT --slots 2", "without --tasks, --loops or --speed"),
+        ("shrink gemmule -o OUT --no-measure --max-kl 0.1", "no limit is held"),
+        ("shrink gemmule -o OUT --no-measure --loops", "nothing is measured"),
+        ("shrink gemmule -o OUT --write-job JOB --push me/it", "a job file holds no --push"),
+        ("shrink gemmule -o OUT --public", "--public decides nothing without --push"),
+        ("release x --public", "public is about a repository that a push makes"),
+        ("measure x --against y --tasks ,", "tasks has no names"),
+    ],
+)
+def test_an_option_that_would_decide_nothing_is_refused(
+    words: str, said: str, run: Run, room: Path
+) -> None:
+    places = {"OUT": str(room / "out"), "JOB": str(room / "job.yaml")}
+    refused(run(*(places.get(word, word) for word in words.split())), said)
+    assert not any(room.iterdir())

@@ -180,6 +180,57 @@ def test_two_logs_are_compared_in_pairs(tmp_path: Path, run: Run) -> None:
     assert "not compared with the original" in printed
 
 
+def test_epochs_of_a_question_are_answers_to_one_question(tmp_path: Path, run: Run) -> None:
+    """Four answers to each of six questions are no 24 questions."""
+    paths = []
+    for name, value in (("a", "C"), ("b", "I")):
+        samples = [
+            {**sample(n, "C" if n == 0 else value), "epoch": epoch}
+            for n in range(6)
+            for epoch in range(1, 5)
+        ]
+        paths.append(write_log(tmp_path / f"{name}.eval", samples))
+    log = read_inspect_log(paths[0])
+    assert [item.item for item in log.result.items[:5]] == ["0", "0", "0", "0", "1"]
+    assert log.result.items[1].to_json()["epoch"] == 2
+    found = json.loads(run("measure", paths[1], "--against", paths[0], "--json").out)
+    named = {entry["name"]: entry for entry in found["artefacts"][1]["measurements"]}
+    assert named["accuracy"]["n"] == {"items": 6, "replies": 24}
+    assert named["answered"]["value"] == 24
+    low, high = named["accuracy"]["low"], named["accuracy"]["high"]
+    assert low < 0.04 and high > 0.5  # Wilson's of 1 of 6; of 4 of 24 it is 0.07 to 0.36
+    assert (named["flips_lost"]["value"], named["accuracy_difference"]["n"]) == (5, {"items": 6})
+    assert named["p_value"]["value"] == pytest.approx(0.0625)
+    kept = [tmp_path / "kept-a", tmp_path / "kept-b"]
+    for path, folder in zip(paths, kept, strict=True):
+        assert run("measure", path, "-o", folder).code == 0
+    compared = run("compare", *kept)
+    assert "5 lost, 0 gained of 6" in compared.out, compared.err
+
+
+def test_a_log_is_read_as_json_too(tmp_path: Path, run: Run) -> None:
+    """What the message about a `.eval` that cannot be read says to make."""
+    header = {"version": 2, "status": "success", "eval": {"task": "gpqa", "model": "a/b"}}
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps({**header, "samples": [sample(n, "C") for n in range(6)]}))
+    done = run("measure", path)
+    assert done.code == 0 and "gpqa" in done.out, done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("http://localhost:1/v1", "--tasks", "reasoning", "--loops"), "leave out loops"),
+        (("http://localhost:1/v1", "--tasks", "reasoning", "--estimate"), "leave out --estimate"),
+        (("http://localhost:1/v1", "--tasks", "reasoning", "--shard", "1/2"), "leave out --shard"),
+        (("x.eval", "--tasks", "reasoning"), "leave out tasks reasoning"),
+    ],
+)
+def test_what_is_not_done_elsewhere_is_refused(words: tuple[str, ...], said: str, run: Run) -> None:
+    done = run("measure", *words)
+    assert done.code == 2 and said in done.err
+
+
 def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.eval"
     path.write_bytes(b"no zip")

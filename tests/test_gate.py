@@ -91,6 +91,12 @@ def test_a_limit_to_what_was_not_measured_is_bad_input(gate: str, said: str) -> 
     assert got.value.exit_code == 2
 
 
+@pytest.mark.parametrize("text", ["peak_memory<=17179869184", "kl_mean<=0.1234567", "kl_max<=7"])
+def test_a_limit_is_kept_to_its_last_digit(text: str) -> None:
+    gate = parse_gate(text)
+    assert parse_gate(str(gate)) == gate
+
+
 def test_a_limit_that_nothing_will_measure_is_refused_at_once() -> None:
     for gate, said in {"loop_rate<=0.1": "--loops", "accuracy:x>=0.1": "--tasks NAME"}.items():
         with pytest.raises(InputError, match=said):
@@ -98,11 +104,9 @@ def test_a_limit_that_nothing_will_measure_is_refused_at_once() -> None:
     Measuring(gates=("loop_rate<=0.1",)).check_limits(["loops"])  # an earlier run measured it
     asked = Tasks(("reasoning",))
     Measuring(gates=("accuracy_difference>=0",), tasks=asked).check_limits()
-    with pytest.raises(InputError, match="relative to the original"):
-        alone = Measuring(
-            gates=("accuracy_difference>=0",), tasks=asked, serving=Serving(original="none")
-        )
-        alone.check_limits()
+    for gate in ("accuracy_difference>=0", "flips_lost<=3"):
+        with pytest.raises(InputError, match="relative to the original"):
+            Measuring(gates=(gate,), tasks=asked, serving=Serving(original="none")).check_limits()
     with pytest.raises(InputError, match="is better higher"):
         Measuring(speed=Speed(), gates=("prefill_speed<=3",))
     check_measured([parse_gate("kl_mean<=1")], ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -23,13 +24,20 @@ from secateur.errors import EngineError, RequestError
 from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.lock import RunLock
 from secateur.evaluation.asking.protocol import Protocol
+from secateur.evaluation.asking.question import Question
 from secateur.evaluation.asking.rate import rate_answer
-from secateur.evaluation.asking.reply import Outcome
+from secateur.evaluation.asking.reply import Outcome, outcome_of
 from secateur.evaluation.asking.server import ask_engine, ask_url
 from secateur.evaluation.tasks.accounting import Account
 from secateur.evaluation.tasks.asker import Asker
 from secateur.evaluation.tasks.group import GroupResult, GroupRule
-from secateur.evaluation.tasks.harness import ask_harness, check_harness, name_in
+from secateur.evaluation.tasks.harness import (
+    _explained,
+    _metric,
+    ask_harness,
+    check_harness,
+    name_in,
+)
 from secateur.evaluation.tasks.paired import compare_paired, wilson
 from secateur.evaluation.tasks.request import Tasks
 from secateur.evaluation.tasks.result import ItemResult, TaskResult
@@ -53,6 +61,29 @@ def test_a_file_says_which_task_it_defines(tmp_path: Path, monkeypatch: pytest.M
     check_harness([], [])
 
 
+def test_an_accuracy_is_of_numbers_between_0_and_1() -> None:
+    """truthfulqa_gen gives BLEU, of 0 to 100, before the share that was right."""
+    metrics = {"metrics": ["bleu_max", "sometimes", "bleu_acc"]}
+    samples = [
+        {**metrics, "bleu_max": 23.1, "bleu_acc": 1, "sometimes": 1},
+        {**metrics, "bleu_max": 0.4, "bleu_acc": 0},
+    ]
+    assert _metric(samples) == "bleu_acc"
+    with pytest.raises(RequestError, match="no number between 0 and 1"):
+        _metric([{"metrics": ["bleu_max"], "bleu_max": 23.1}])
+
+
+def test_a_mistake_in_a_file_is_said_of_the_file() -> None:
+    """A key that its data do not have was said to be a task that lm-eval does not know."""
+    with (
+        pytest.raises(RequestError, match=r"could not load or run mine.yaml .*'question'"),
+        _explained([Path("mine.yaml")], []),
+    ):
+        raise KeyError("question")
+    with pytest.raises(EngineError, match="run gsm8k"), _explained([], ["gsm8k"]):
+        raise KeyError("question")
+
+
 def test_given_answers_are_rated_as_the_whole_vocabulary_says(gemmule_server: EngineServer) -> None:
     messages = [{"role": "user", "content": "What is 3 + 4?"}]
     rated = rate_answer(gemmule_server, messages, "3 + 4")
@@ -71,6 +102,30 @@ def test_given_answers_are_rated_as_the_whole_vocabulary_says(gemmule_server: En
         (step,) = gemmule_server.ask("/completion", content)["completion_probabilities"][:1]
         total += next(one["logprob"] for one in step["top_logprobs"] if one["id"] == token)
     assert rated.loglikelihood == pytest.approx(total, abs=0.1)  # two shapes of batches
+    with ask_engine(gemmule_server) as server:
+        long = ({"role": "user", "content": "What is 3 + 4? " * 1000},)
+        reply = server.ask(Question("t", "1", long, arguments={"continuation": "7"}), {})
+    assert reply.error and outcome_of(reply) is Outcome.SERVER_ERROR  # and the rest is asked
+
+
+@pytest.mark.slow
+def test_an_answer_that_could_not_be_rated_is_none_that_wins(
+    gemmule_server: EngineServer, tmp_path: Path
+) -> None:
+    from lm_eval.api.instance import Instance
+
+    from secateur.evaluation.tasks.harness_model import AskingModel
+
+    def rate(text: str) -> Instance:
+        messages = json.dumps([{"role": "user", "content": text}])
+        return Instance("loglikelihood", {}, (messages, "7"), 0, metadata=("t", 0, 1))
+
+    with ask_engine(gemmule_server) as server, Ledger(tmp_path / "ledger") as ledger:
+        model = AskingModel(Asker(server, RunLock("m", server.identity, {}), ledger, GREEDY))
+        (chance, _), (none, _) = model.loglikelihood(
+            [rate("What is 3 + 4?"), rate("What is 3 + 4? " * 1000)]
+        )
+    assert chance < 0 and none == -math.inf
 
 
 @pytest.mark.slow

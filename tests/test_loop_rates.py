@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
+from secateur.evaluation.intervals import wilson_interval
 from secateur.evaluation.measurement import POOLED, Measurement
 from secateur.evaluation.robustness.detectors.base import Exchange
 from secateur.evaluation.robustness.rates import (
@@ -12,7 +13,6 @@ from secateur.evaluation.robustness.rates import (
     effective_count,
     loop_differences,
     loop_measurements,
-    wilson,
 )
 from secateur.evaluation.robustness.verdict import judge
 
@@ -37,7 +37,7 @@ def number(found: tuple[Measurement, ...], name: str, domain: str = POOLED) -> M
 @pytest.mark.parametrize(("hits", "count"), [(0, 3), (0, 300), (1, 3), (7, 900), (30, 30)])
 def test_the_interval_is_wilsons(hits: int, count: int) -> None:
     expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
-    found = wilson(hits / count, count)
+    found = wilson_interval(hits / count, count)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 

@@ -15,8 +15,10 @@ from secateur.api.serving import find_served
 from secateur.errors import EngineError, RequestError
 from secateur.serving.answer_facts import message_of, thought_of
 from secateur.serving.engine_server import serve_model
+from secateur.serving.mlx_serving import _arguments
+from secateur.serving.model_defaults import folder_defaults
 from secateur.serving.probe import probe_thinking
-from secateur.serving.settings import Sampler, ServerSettings, Thinking
+from secateur.serving.settings import NEUTRAL, Sampler, ServerSettings, Thinking
 
 GEMMULE = Path(secateur.__file__).with_name("gemmule")
 
@@ -44,6 +46,14 @@ def test_a_context_beyond_the_training_is_refused() -> None:
         serve_model(GEMMULE, ServerSettings(context=4096)),
     ):
         pass
+
+
+def test_an_answer_may_be_as_long_as_the_context() -> None:
+    """Without a word mlx_lm.server cuts answers after 512 tokens."""
+    asked = list(_arguments(ServerSettings(), NEUTRAL, folder_defaults(GEMMULE)))
+    assert asked[asked.index("--max-tokens") + 1] == "2048"
+    asked = list(_arguments(ServerSettings(context=300), NEUTRAL, folder_defaults(GEMMULE)))
+    assert asked[asked.index("--max-tokens") + 1] == "300"
 
 
 @pytest.fixture(scope="module")

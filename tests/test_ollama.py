@@ -12,12 +12,12 @@ from go_cases import CARD_003, CASES, DATA
 from tiny_line import Run
 
 from secateur.api.audit import audit_model
-from secateur.audit.modelfile import modelfile_findings
+from secateur.audit.modelfile import _compared, modelfile_findings
 from secateur.errors import FormatError, OutputError
 from secateur.formats.gguf.reader import read_gguf
 from secateur.release.manifest import verify, write_manifest
 from secateur.release.ollama.choose import choose
-from secateur.release.ollama.comparison import compare
+from secateur.release.ollama.comparison import Comparison, compare
 from secateur.release.ollama.go_template.evaluate import render
 from secateur.release.ollama.go_template.nodes import GoTemplateError
 from secateur.release.ollama.go_template.parser import parse_template
@@ -59,6 +59,12 @@ def test_the_files_say_what_the_gguf_says(output: Path, model: ModelFile) -> Non
     assert params["temperature"] == 0  # "do_sample": false
     assert not [one for one in verify(output) if one.is_damage]
     assert write_ollama_files(output, context=512) == found
+
+
+def test_a_licence_in_another_encoding_is_said(output: Path) -> None:
+    (output / "LICENSE").write_bytes("Für alle.".encode("latin-1"))
+    with pytest.raises(OutputError, match=r"LICENSE"):
+        write_ollama_files(output)
 
 
 def test_a_template_is_written_only_where_it_is_equal(model: ModelFile) -> None:
@@ -234,6 +240,12 @@ def test_the_faults_of_a_published_modelfile_are_found(gemmule_gguf: Path, tmp_p
     said = " ".join(reason for _, reason in wrong)
     assert "<start_of_turn> is no token of the file, but a mark of Gemma 1 to 3" in said
     assert "it would stand there twice" in said and "the model ends its turn with <turn|>" in said
+
+
+@pytest.mark.parametrize(("count", "end"), [(2, "1; 2"), (4, "1; 2; 3, ...")])
+def test_it_is_said_whether_more_conversations_differ(count: int, end: str) -> None:
+    other = Comparison(("same",) * 20, tuple("1234"[:count]), (), frozenset())
+    assert _compared(Instruction("template", "x"), other).reason.endswith(f": {end}")
 
 
 def test_our_own_modelfile_has_no_fault(output: Path, run: Run) -> None:

@@ -235,3 +235,25 @@ def test_the_verdicts_on_published_differences_are_those_of_the_benchmark() -> N
         "philosophy, 30 % dropped",
     }  # fmt: skip
     assert set(made["verdicts"]["001"]) == {"cannot stand", "open"}
+
+
+def test_rates_of_unequal_questions_stay_between_0_and_1() -> None:
+    """Of a group in which every task counts the same: 3 of its questions count as much as 57."""
+    right = answers("1" * 60)
+    weights = {item: 10.0 if number < 3 else 30 / 57 for number, item in enumerate(right)}
+    few = compare_paired("t", right, {**right, "q000": [0.0]}, weights=weights)
+    assert few.before.value == 1.0 and few.before.high == 1.0  # type: ignore[comparison-overlap]
+    assert few.before.low is not None and few.before.low < 0.75  # some 12 questions are not 60
+    assert few.after.value == pytest.approx(5 / 6)
+    assert few.after.high is not None and few.after.high <= 1
+    assert math.isfinite(few.effect)
+
+
+def test_an_effect_size_bears_the_rounding_of_weights() -> None:
+    for many in range(7, 200, 3):
+        right = answers("1" * many)
+        weights = {
+            item: many / 3 / (2 if number < 2 else 3 if number < 5 else many - 5)
+            for number, item in enumerate(right)
+        }
+        assert compare_paired("t", right, right, weights=weights).effect == 0

@@ -169,7 +169,7 @@ def test_a_push_that_was_interrupted_sends_nothing_twice(
         (403, 2, "may not write there"),
         pytest.param(401, 2, "does not accept the token", marks=pytest.mark.slow),
         pytest.param(404, 2, "may not write there", marks=pytest.mark.slow),
-        pytest.param(400, 2, "refuses what was sent", marks=pytest.mark.slow),
+        pytest.param(400, 2, "refuses what was sent (on purpose)", marks=pytest.mark.slow),
     ],
 )
 def test_a_hub_that_refuses_is_one_line(

@@ -8,7 +8,7 @@ import pytest
 from labelled_texts import Labelled, labelled
 from text_material import prose
 
-from secateur.errors import InputError
+from secateur.errors import CorpusError, InputError
 from secateur.evaluation.robustness.detectors.base import Call, Exchange, Finding
 from secateur.evaluation.robustness.plan import plan_names
 from secateur.evaluation.robustness.prompts import loop_prompts, share
@@ -163,3 +163,7 @@ def test_prompts_of_ones_own_lose_the_answer_and_are_shared_among_domains(tmp_pa
     assert [prompt.domain for prompt in found.prompts] == ["a", "b", "b", "b"]
     assert all(len(prompt.messages) == 1 for prompt in found.prompts)
     assert share({"a": 9, "b": 1, "c": 9}, 8) == {"a": 4, "b": 1, "c": 3}
+    named = '{"id": "x", "messages": [{"role": "user", "content": "q%d"}]}\n'
+    path.write_text("".join(named % n for n in range(2)))
+    with pytest.raises(CorpusError, match=r"own.jsonl:2: another conversation of all has the id"):
+        loop_prompts(str(path), 2, seed=0)  # two prompts would count as one

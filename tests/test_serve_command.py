@@ -18,6 +18,7 @@ import pytest
 from tiny_line import Run
 
 from secateur.api.serving import find_key, find_served, memory_of_serving
+from secateur.cli.talk import _lines
 from secateur.errors import RequestError
 from secateur.serving.http_json import request_json
 from secateur.serving.settings import ServerSettings
@@ -214,3 +215,10 @@ def test_what_an_answer_lost_is_said(
     assert "(cut: the limit of tokens or the context ended it)" in ask(max_tokens=3)
     assert "lost by the server's parser)" in ask(thinking="on", reasoning_budget=5)
     assert "exceeds the available context size" in ask(context=256, system="word " * 300)
+
+
+def test_lines_of_another_encoding_end_no_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b"Gr\xfc\xdf dich\nBye\n"), "utf-8")
+    )
+    assert list(_lines()) == ["Gr\ufffd\ufffd dich", "Bye"]

@@ -13,9 +13,11 @@ import pytest
 from secateur.errors import CheckpointError, EngineError, FormatError, RequestError
 from secateur.formats.gguf.container import STRING, Value
 from secateur.formats.gguf.writer import write_gguf
+from secateur.serving import host_process
 from secateur.serving.engine_server import EngineServer, serve_model
 from secateur.serving.model_defaults import gguf_defaults
 from secateur.serving.settings import NEUTRAL, Sampler, ServerSettings, Thinking
+from secateur.system.log_file import open_log
 
 CONFIG = "generation_config.json"
 
@@ -47,6 +49,27 @@ def test_sampling_comes_from_the_models_own_files(tmp_path: Path) -> None:
     (tmp_path / CONFIG).write_text('{"temperature": "hot"}')
     with pytest.raises(CheckpointError, match=r"temperature of its sampling is 'hot', expected a"):
         gguf_defaults(path)
+
+
+def test_sampling_that_cannot_be_is_said_of_its_file(tmp_path: Path) -> None:
+    path = gguf_file(tmp_path, top_p=Value("f32", 1.5))
+    with pytest.raises(FormatError, match=r"toy.gguf: of its sampling, top_p is 1.5, expected"):
+        gguf_defaults(path)
+
+
+def test_an_engine_that_never_becomes_ready_is_stopped_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_process, "START_SECONDS", 0.3)
+    script = tmp_path / "host.py"
+    script.write_text("import time\ntime.sleep(60)\n")
+    order = {"model": str(tmp_path / "m.gguf")}
+    with (
+        open_log(None) as log,
+        pytest.raises(EngineError, match=r"m.gguf: it was not ready after 0 seconds, and was"),
+        host_process.start_host("an engine", script, order, log),
+    ):
+        pass
 
 
 def test_a_user_says_more_than_the_model() -> None:

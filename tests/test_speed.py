@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from secateur.checkpoint.hub import gemmule_folder
-from secateur.errors import RequestError
+from secateur.errors import EngineError, RequestError
 from secateur.evaluation.speed import gguf_turn, mlx_turn
 from secateur.evaluation.speed.alternate import cut_prompts, time_in_turns
 from secateur.evaluation.speed.request import Speed
@@ -60,6 +60,19 @@ def test_ratios_are_of_the_same_turn_and_what_no_system_tells_is_left_out() -> N
     alone = {one.name: one for one in speed_measurements(artefact, "toy")}
     assert alone["peak_memory"].value == 600 and alone["peak_memory"].low is None
     assert alone["prefill_speed"].domain == "toy" and dict(alone["prefill_speed"].n) == {"turns": 3}
+
+
+def test_what_mlx_lm_says_when_it_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "host.py"
+    script.write_text(
+        "import sys\nprint('ready {}', flush=True)\nsys.stdin.readline()\nsys.stdin.readline()\n"
+        "print('failed out of memory', flush=True)\n"
+    )
+    monkeypatch.setattr(mlx_turn, "_HOST", script)
+    with pytest.raises(EngineError, match="did not answer: out of memory"):
+        mlx_turn.take_turn(tmp_path, [1, 2, 3], 2)
 
 
 def test_the_interval_is_students_over_logarithms_and_two_turns_have_none() -> None:

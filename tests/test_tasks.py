@@ -18,7 +18,7 @@ from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.lock import RunLock
 from secateur.evaluation.asking.protocol import Protocol, SecondPass, find_protocol, protocols
 from secateur.evaluation.asking.question import Question
-from secateur.evaluation.asking.reply import Outcome, Reply
+from secateur.evaluation.asking.reply import Outcome, Reply, reply_of
 from secateur.evaluation.asking.server import ask_engine, ask_url
 from secateur.evaluation.tasks.accounting import Account
 from secateur.evaluation.tasks.asker import Asker
@@ -29,6 +29,7 @@ from secateur.evaluation.tasks.suite_task import ask_suite
 from secateur.evaluation.tasks.suites.registry import SUITES
 from secateur.release.evidence import read_evidence, read_items
 from secateur.release.manifest import verify
+from secateur.serving.answer_facts import AnswerFacts
 from secateur.serving.engine_server import EngineServer
 from secateur.serving.settings import Thinking
 
@@ -67,6 +68,23 @@ def test_every_question_is_accounted_for_before_there_is_an_accuracy() -> None:
     assert Account(result((Outcome.ANSWERED, 0.5, None))).patched is None
     with pytest.raises(ValueError, match="no questions"):
         Account(result())
+
+
+def test_lengths_say_of_how_many_replies_they_are_and_count_those_without_a_thought() -> None:
+    facts = [{"thought_tokens": tokens} for tokens in (0, 0, 300)] + [{}]
+    items = [
+        ItemResult("t", str(n), Outcome.ANSWERED, 1.0, facts=one) for n, one in enumerate(facts)
+    ]
+    named = {
+        entry.name: entry for entry in Account(TaskResult("t", tuple(items), "", "")).measurements()
+    }
+    median = named["thought_tokens_median"]
+    assert (median.value, median.n) == (0, {"items": 3})
+    assert named["accuracy"].n == {"items": 4}
+    silent = Account(TaskResult("t", tuple(items[:2]), "", "")).measurements()
+    assert not any(entry.name.startswith("thought_tokens") for entry in silent)  # nobody thought
+    answer = {"choices": [{"message": {"content": "B"}}], "usage": {}}
+    assert reply_of(answer, AnswerFacts(thought_tokens=0), 0.0).thought_tokens == 0
 
 
 def test_a_suite_is_asked_and_checked(gemmule_server: EngineServer, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from secateur.evaluation.tasks.request import Tasks
 from secateur.release.keys import EVIDENCE_KEYS
 from secateur.serving.answer_facts import WHOLE, message_of, read_facts
 from secateur.serving.engine_server import EngineServer, serve_model
-from secateur.serving.probe import Finding, probe_by_text, probe_thinking
+from secateur.serving.probe import Finding, _same_tokens, probe_by_text, probe_thinking
 from secateur.serving.settings import ServerSettings, Thinking
 from secateur.serving.thought_marks import ThoughtMarks, find_marks, tokenize
 
@@ -210,3 +210,12 @@ def test_a_tool_call_is_not_taken_for_lost_text(gemmule_server: EngineServer) ->
 def test_what_a_message_alone_tells(message: dict[str, Any], unclosed: bool | None) -> None:
     facts = read_facts({"choices": [{"message": message}]}, None, Thinking())
     assert (facts.unclosed, facts.swallowed, facts.seen) == (unclosed, None, "message")
+
+
+def test_a_probe_says_where_an_answer_leaves_what_was_expected() -> None:
+    assert _same_tokens("b", (1, 2, 3, 4), (1, 2, 3)).holds == "yes"
+    assert _same_tokens("b", (1, 9, 3, 4), (1, 2, 3)).seen == "token 2 is not the one expected"
+    for got in ((1, 2, 3), (1, 2), ()):
+        found = _same_tokens("b", got, (1, 2, 3))
+        assert found.holds == "no"
+        assert found.seen == f"the answer ends after {len(got)} tokens, expected more"

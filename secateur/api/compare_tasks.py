@@ -13,7 +13,7 @@ from secateur.errors import InputError, OutputError
 from secateur.evaluation.asking.lock import RunLock, compare_locks
 from secateur.evaluation.asking.reply import WHOLE
 from secateur.evaluation.tasks.group import AGGREGATE, GroupRule, in_group
-from secateur.evaluation.tasks.paired import PairedResult, compare_paired
+from secateur.evaluation.tasks.paired import PairedResult, Scores, compare_paired, same_questions
 from secateur.release.evidence import ORIGINAL, evidence_file, read_evidence, read_items
 from secateur.system.text_files import explain
 
@@ -22,12 +22,12 @@ _WHOLE = {outcome.value for outcome in WHOLE}
 
 @dataclass(frozen=True)
 class KeptTasks:
-    """A model, the lock under which it was asked, {task: {item: strict score}}, and the groups of
+    """A model, the lock under which it was asked, {task: {item: strict scores}}, and the groups of
     its tasks."""
 
     name: str
     lock: RunLock
-    scores: Mapping[str, Mapping[str, tuple[float, ...]]]
+    scores: Mapping[str, Scores]
     groups: Mapping[str, GroupRule]
 
 
@@ -63,7 +63,7 @@ def compare_tasks(folders: Sequence[File], anyway: bool = False) -> tuple[TaskPa
     """Every two models of some folders that were measured with tasks, originals apart, in pairs.
 
     `anyway` compares also what was asked under different conditions. Raises OutputError for a
-    folder without tasks, InputError where there are not two models or no common questions.
+    folder without tasks, InputError where there are not two models.
     """
     models = [model for folder in folders for model in read_kept_tasks(Path(folder))]
     if len(models) < 2:
@@ -93,12 +93,7 @@ def read_kept_tasks(folder: Path) -> tuple[KeptTasks, ...]:
             }
             lock = {key: value for key, value in one.facts["lock"].items() if key != "sha256"}
             scores = {
-                task: {
-                    str(item["item"]): (
-                        float(item["score"] or 0) if item["outcome"] in _WHOLE else 0.0,
-                    )
-                    for item in read_items(folder, "tasks", f"{one.name}/{task}")
-                }
+                task: _scores(read_items(folder, "tasks", f"{one.name}/{task}"))
                 for task in tasks
                 if task not in groups
             }
@@ -111,11 +106,20 @@ def read_kept_tasks(folder: Path) -> tuple[KeptTasks, ...]:
     return tuple(found)
 
 
+def _scores(items: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """{item: the strict scores of its answers}."""
+    found: dict[str, list[float]] = {}
+    for item in items:
+        strict = float(item["score"] or 0) if item["outcome"] in _WHOLE else 0.0
+        found.setdefault(str(item["item"]), []).append(strict)
+    return found
+
+
 def _compare(first: KeptTasks, second: KeptTasks, anyway: bool) -> TaskPair:
     same = [
         task
         for task, scores in first.scores.items()
-        if scores.keys() == second.scores.get(task, {}).keys()
+        if same_questions(scores, second.scores.get(task, {}))
     ]
     if not same:
         return TaskPair(

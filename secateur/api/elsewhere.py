@@ -16,7 +16,7 @@ from secateur.corpus.text_hashes import TextHashes
 from secateur.errors import RequestError
 from secateur.evaluation.asking.request import Serving
 from secateur.evaluation.gate import check_gates, check_measured
-from secateur.evaluation.tasks.inspect_log import ENDING, read_inspect_log
+from secateur.evaluation.tasks.inspect_log import ENDINGS, read_inspect_log
 from secateur.evaluation.tasks.request import Tasks
 from secateur.release.evidence import ORIGINAL, Evidence, Items, asked_of_artefacts
 from secateur.serving.chat_server import is_url, public_address
@@ -43,7 +43,7 @@ class _Place:
 
 def is_elsewhere(target: str) -> bool:
     """Whether a target is a server or a log, and not a file or folder of a model."""
-    return is_url(target) or target.endswith(ENDING)
+    return is_url(target) or target.endswith(ENDINGS)
 
 
 def measure_elsewhere(
@@ -66,7 +66,7 @@ def measure_elsewhere(
         raise RequestError(
             f"{target} and {against} cannot be compared: give two servers, or two logs"
         )
-    _check_limits(target, against, request)
+    _check(target, against, request)
     name = MODEL if keep is None else keep.check()
     if is_url(target):
         calibrated = calibrated_text_of(keep.folder) if keep and keep.is_output else None
@@ -97,7 +97,18 @@ def hold_to_limits(evidence: Evidence, request: Measuring) -> None:
     check_gates(request.limits, asked_of_artefacts([evidence]))
 
 
-def _check_limits(target: str, against: str | None, request: Measuring) -> None:
+def _check(target: str, against: str | None, request: Measuring) -> None:
+    """Raise RequestError for what is not asked of a server, or not read out of a log."""
+    if beside := [kind for kind in request.kinds if kind != "tasks"]:
+        raise RequestError(
+            f"{target} is measured by tasks alone: leave out {' and '.join(beside)}, or measure "
+            "the files"
+        )
+    if request.tasks is not None and not is_url(target):
+        raise RequestError(
+            f"{target} is a log, which holds its task already: leave out tasks "
+            f"{', '.join(request.tasks.names)}"
+        )
     for gate in request.limits:
         if gate.kind is None:
             raise RequestError(
@@ -142,7 +153,7 @@ def _read_logs(
     named = [(called, path)] if against is None else [(ORIGINAL, against), (called, path)]
     logs = [(name, read_inspect_log(Path(file))) for name, file in named]
     answered = [Answered(name, (log.result,), log.lock) for name, log in logs]
-    asked = request.tasks or Tasks((logs[-1][1].result.task,), protocol="as logged")
+    asked = Tasks((logs[-1][1].result.task,), protocol="as logged")
     notes = [
         f"{name}: {log.model}, {file}" for (name, log), (_, file) in zip(logs, named, strict=True)
     ]

@@ -52,6 +52,10 @@ class Releasing:
             raise RequestError(f"license_link is {link!r}, expected an address or a LICENSE file")
         if self.push and self.repository is None:
             raise RequestError("push: name the repository (owner/name) that it goes to")
+        if self.public and not self.push:
+            raise RequestError(
+                "public is about a repository that a push makes: push, or leave it out"
+            )
 
     @property
     def declared(self) -> dict[str, str]:

@@ -24,7 +24,7 @@ from secateur.evaluation.tasks.contamination import (
 from secateur.evaluation.tasks.find import FoundTasks, find_tasks
 from secateur.evaluation.tasks.group import GroupResult
 from secateur.evaluation.tasks.harness import ask_harness, check_harness
-from secateur.evaluation.tasks.paired import compare_paired
+from secateur.evaluation.tasks.paired import compare_paired, same_questions
 from secateur.evaluation.tasks.request import LIMIT, Tasks
 from secateur.evaluation.tasks.result import TaskResult
 from secateur.evaluation.tasks.second_pass import ask_again
@@ -182,9 +182,9 @@ def _paired(original: Answered, artefact: Answered) -> tuple[Measurement, ...]:
     return tuple(
         entry
         for after, weights in _all_of(artefact)
-        if after.task in before and _scores(before[after.task]).keys() == _scores(after).keys()
+        if after.task in before and same_questions(before[after.task].scores, after.scores)
         for entry in compare_paired(
-            after.task, _scores(before[after.task]), _scores(after), weights=weights
+            after.task, before[after.task].scores, after.scores, weights=weights
         ).measurements()
     )
 
@@ -194,7 +194,3 @@ def _all_of(answered: Answered) -> list[tuple[TaskResult, Mapping[str, float] | 
     results = answered.results
     groups = [(one.joined(results), one.weights(results)) for one in answered.groups]
     return [*((result, None) for result in results), *groups]
-
-
-def _scores(result: TaskResult) -> Mapping[str, Sequence[float]]:
-    return {item.item: (item.strict,) for item in result.items}

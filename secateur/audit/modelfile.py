@@ -147,9 +147,10 @@ def _compared(one: Instruction, found: Comparison) -> Finding:
         return _found(
             one, "holds", "", f"writes {total} of {total} conversations as the file's own"
         )
+    shown, more = found.different[:3], ", ..." if len(found.different) > 3 else ""
     reason = (
         f"writes {len(found.different)} of {total} conversations otherwise than the chat template "
-        f"in the file: {'; '.join(found.different[:3])}" + (", ..." if total > 3 else "")
+        f"in the file: {'; '.join(shown)}{more}"
     )
     return _found(one, "wrong", "the model's own text", reason)
 

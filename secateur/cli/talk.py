@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import TextIO
 
 from secateur.cli.plain_text import plain_text
@@ -99,6 +100,8 @@ def talk(speakers: Sequence[Speaker], screen: Screen, seed: int) -> None:
 
 def _lines() -> Iterator[str]:
     """Lines as they are typed, with a prompt on a terminal."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # no encoding of a pipe ends a conversation
     if not sys.stdin.isatty():
         for line in sys.stdin:
             yield line.strip()

@@ -36,8 +36,11 @@ _SPEED: Mapping[str, Better] = {
     "generation_cpu": "lower",
     "peak_memory": "lower",
 }
-RELATIVE = ("_difference", "_ratio")
-"""Endings of numbers that set an artefact beside the original."""
+
+
+def is_relative(name: str) -> bool:
+    """Whether a number sets an artefact beside the original."""
+    return name == "flips_lost" or name.endswith(("_difference", "_ratio"))
 
 
 class AskedNumber(NamedTuple):

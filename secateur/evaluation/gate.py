@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from secateur.errors import GateError, InputError
-from secateur.evaluation.asked_numbers import RELATIVE, asked_numbers
+from secateur.evaluation.asked_numbers import asked_numbers, is_relative
 from secateur.evaluation.measurement import POOLED, Measurement, main_kind
 from secateur.evaluation.metrics.base import Better
 from secateur.evaluation.metrics.registry import all_metrics, metric_named
@@ -52,7 +52,9 @@ class Gate:
         """As `parse_gate` reads it."""
         bound = "" if self.bound == "value" else f".{self.bound}"
         domain = "" if self.domain is None else f":{self.domain}"
-        return f"{self.metric}{bound}{domain}{_SIGNS[_better(self.metric)]}{self.limit:g}"
+        short = f"{self.limit:g}"  # every digit counts: a result keeps its limits as text
+        limit = short if float(short) == self.limit else repr(self.limit)
+        return f"{self.metric}{bound}{domain}{_SIGNS[_better(self.metric)]}{limit}"
 
     @property
     def kind(self) -> str | None:
@@ -63,7 +65,7 @@ class Gate:
     @property
     def is_relative(self) -> bool:
         """Whether the original has to be asked, too."""
-        return self.kind is not None and self.metric.endswith(RELATIVE)
+        return self.kind is not None and is_relative(self.metric)
 
     def is_met(self, value: float) -> bool:
         """Whether a number is within the limit; NaN is not."""

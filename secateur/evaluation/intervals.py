@@ -1,4 +1,4 @@
-"""Bootstrap intervals that resample answers, not tokens.
+"""Bootstrap intervals that resample answers, not tokens; and Wilson's, of a rate.
 
 The tokens of one answer depend on each other: an interval over tokens as if they were drawn
 one by one is several times too narrow. So whole answers are drawn with replacement (the
@@ -8,6 +8,7 @@ tokens of the answers drawn; the interval is the percentile one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
@@ -147,3 +148,16 @@ def bootstrap(
     )
     low, high = result.confidence_interval
     return Interval(value, float(low), float(high))
+
+
+def wilson_interval(rate: float, count: float) -> Interval:
+    """The 95 % score interval (Wilson 1927) of a rate among `count` samples, whole or not."""
+    from scipy import stats
+
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    centre = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    spread = math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
+    half = z / (1 + z * z / count) * spread
+    # At the ends it is exact, but for rounding.
+    low, high = 0.0 if rate == 0 else centre - half, 1.0 if rate == 1 else centre + half
+    return Interval(rate, low, high)

@@ -138,10 +138,8 @@ class ChatServer(AbstractContextManager["ChatServer"]):
         """All of the server's answer to one chat request, whose other `fields` are sent as they
         are. Raises NoAnswer."""
         create: Any = self._client.chat.completions.create
-        found = self._call(
-            lambda: create(model=self.model, messages=list(messages), extra_body=dict(fields))
-        )
-        answer: dict[str, Any] = found.model_dump()
+        asked = {"model": self.model, "messages": list(messages), "extra_body": dict(fields)}
+        answer: dict[str, Any] = self._call(lambda: create(**asked).model_dump())
         if not answer.get("choices"):
             raise NoAnswer(f"{self.address} answered without a choice: it is no chat server", None)
         return answer
@@ -181,30 +179,35 @@ class ChatServer(AbstractContextManager["ChatServer"]):
 
     def models(self) -> list[str]:
         """The names of the models that the server has. Raises NoAnswer."""
-        client = self._client.with_options(timeout=_CONTACT_SECONDS, max_retries=1)
-        return [model.id for model in self._call(client.models.list).data]
+        return [str(model["id"]) for model in self._describe_models()]
 
     def describe(self) -> dict[str, Any]:
         """What the server says of its model, without its name and the time; empty where it says
         nothing. Raises NoAnswer when it cannot be reached."""
-        client = self._client.with_options(timeout=_CONTACT_SECONDS, max_retries=1)
         try:
-            found = self._call(client.models.list).data
+            found = self._describe_models()
         except NoAnswer as error:
             if error.status != 404:
                 raise
             return {}
-        said = next((model.model_dump() for model in found if model.id == self.model), {})
+        said = next((model for model in found if model["id"] == self.model), {})
         left_out = ("id", "created", "root", "permission", "aliases", "tags")
         return {key: value for key, value in said.items() if key not in left_out}
+
+    def _describe_models(self) -> list[dict[str, Any]]:
+        """What the server says of each of its models."""
+        client = self._client.with_options(timeout=_CONTACT_SECONDS, max_retries=1)
+        return self._call(lambda: [model.model_dump() for model in client.models.list().data])
 
     def _find_model(self) -> str:
         names = self.models()
         if len(names) == 1:
             return names[0]
         raise RequestError(
-            f"{self.address} has {len(names)} models ({', '.join(names[:8])}): name the original "
-            "with answers_model (--answers-model)"
+            f"{self.address} has {len(names)} models ({', '.join(names[:8]) or 'none'}): name the "
+            "one that is meant: --answers-model where it answers for the original, "
+            "--original-model where it is asked as the original, --served-model where it is "
+            "measured"
         )
 
     def _call(self, ask: Callable[[], _Found]) -> _Found:
@@ -222,6 +225,11 @@ class ChatServer(AbstractContextManager["ChatServer"]):
             reason = str(error.__cause__ or error)
         except openai.OpenAIError as error:
             reason = str(error)
+        except (AttributeError, TypeError, ValueError):  # the client takes a page for a text
+            reason = (
+                "what came is no JSON of OpenAI's API; its base is named, as in "
+                "http://localhost:8000/v1"
+            )
         hidden = reason if self._key == "none" else reason.replace(self._key, "***")
         raise NoAnswer(f"{self.address} did not answer: {' '.join(hidden.split())[:300]}", status)
 

@@ -74,8 +74,8 @@ def start_host(
             if state == "refused":
                 raise RequestError(f"{name} does not serve {model} so: {said}")
             if state != "ready":
-                code = process.poll()
-                raise EngineError(f"{name} did not load {model}: {_reason(log, start, said, code)}")
+                reason = said if state == "late" else _reason(log, start, said, _wait(process))
+                raise EngineError(f"{name} did not load {model}: {reason}")
             facts = json.loads(said)
             yield Host(name, model, process, facts, log, start)
         finally:
@@ -85,17 +85,26 @@ def start_host(
 def _first_line(
     process: subprocess.Popen[str], order: Mapping[str, Any], seconds: float
 ) -> tuple[str, str]:
-    """What the host says of an order: one word, and the rest. It is killed when it takes longer."""
+    """What the host says of an order: one word, and the rest. It is killed when it takes longer,
+    which is "late"."""
     assert process.stdin is not None and process.stdout is not None
     with suppress(OSError):  # a host that is gone says so by ending
         process.stdin.write(json.dumps(order) + "\n")
         process.stdin.flush()
-    timer = threading.Timer(seconds, process.kill)
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, kill)
     timer.start()
     try:
         state, _, rest = process.stdout.readline().strip().partition(" ")
     finally:
         timer.cancel()
+    if not state and late.is_set():
+        return "late", f"it was not ready after {seconds:,.0f} seconds, and was stopped"
     return state, rest
 
 
@@ -104,10 +113,16 @@ def _stop(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     with suppress(OSError):
         process.stdin.close()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
+    if _wait(process) is None:
         process.kill()
+
+
+def _wait(process: subprocess.Popen[str]) -> int | None:
+    """The status of a process that is about to end; None where it does not."""
+    try:
+        return process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _reason(log: IO[str], start: int, said: str, code: int | None) -> str:

@@ -22,12 +22,10 @@ from secateur.serving.identity import ServerIdentity, hash_library, hash_text
 from secateur.serving.llama_server import HOST, NAME
 from secateur.serving.model_defaults import ModelDefaults, gguf_defaults
 from secateur.serving.port import check_port, local_address
-from secateur.serving.settings import Sampler, ServerSettings
+from secateur.serving.settings import CONTEXT, Sampler, ServerSettings
 from secateur.system.log_file import open_log
 from secateur.system.resources import cores, free_memory
 
-CONTEXT = 32768
-"""Tokens of context per slot where none are named."""
 _CELLS = 256
 """llama.cpp rounds a slot's context up to a multiple of so many."""
 _CACHE_MIB = 8192

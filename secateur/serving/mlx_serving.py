@@ -21,7 +21,7 @@ from secateur.serving.http_json import request_json
 from secateur.serving.identity import ServerIdentity, hash_library, hash_text
 from secateur.serving.model_defaults import ModelDefaults, folder_defaults
 from secateur.serving.port import check_port, free_port, local_address
-from secateur.serving.settings import LOOPBACK, Sampler, ServerSettings
+from secateur.serving.settings import CONTEXT, LOOPBACK, Sampler, ServerSettings
 from secateur.system.log_file import open_log
 from secateur.system.text_files import read_text
 
@@ -48,7 +48,7 @@ def serve_mlx(path: Path, settings: ServerSettings, log: Path | None) -> Iterato
             "hub_cache": hub_cache,
             "arguments": [
                 *("--host", settings.host, "--port", str(port)),
-                *_arguments(settings, sampler),
+                *_arguments(settings, sampler, defaults),
             ],
         }
         with start_host(NAME, _HOST, order, file, defaults.nbytes) as host:
@@ -74,14 +74,19 @@ def serve_mlx(path: Path, settings: ServerSettings, log: Path | None) -> Iterato
             yield server
 
 
-def _arguments(settings: ServerSettings, sampler: Sampler) -> Iterator[str]:
+def _arguments(
+    settings: ServerSettings, sampler: Sampler, defaults: ModelDefaults
+) -> Iterator[str]:
     """Options of mlx_lm.server (0.32)."""
+    context = settings.context or min(CONTEXT, defaults.trained_context or CONTEXT)
     for option, value in (
         ("--temp", sampler.temperature),
         ("--top-p", sampler.top_p),
         ("--top-k", sampler.top_k),
         ("--min-p", sampler.min_p),
         ("--decode-concurrency", settings.slots),
+        # Else an answer whose request says nothing is cut after 512.
+        ("--max-tokens", context),
     ):
         yield from (option, str(value))
     if settings.thinking.enabled is not None:

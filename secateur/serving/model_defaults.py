@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import CheckpointError, FormatError
+from secateur.errors import CheckpointError, FormatError, RequestError
 from secateur.formats.gguf.reader import read_local_header
 from secateur.formats.gguf.split import part_name
 from secateur.serving.settings import NEUTRAL, Sampler
@@ -103,11 +103,14 @@ def _folder_sampler(folder: Path) -> Sampler:
 def _sampler(
     given: Mapping[str, Any], path: Path, error: type[FormatError] | type[CheckpointError]
 ) -> Sampler:
-    """Raises `error` for what is no number."""
+    """Raises `error` for what is no number, or none that can be drawn with."""
     for field, value in given.items():
         if type(value) not in (int, float):
             raise error(f"{path}: {field} of its sampling is {value!r:.40}, expected a number")
-    return Sampler(**given)
+    try:
+        return Sampler(**given)
+    except RequestError as found:
+        raise error(f"{path}: of its sampling, {found}") from None
 
 
 def _size(path: Path) -> int:

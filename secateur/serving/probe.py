@@ -160,8 +160,11 @@ def _same_tokens(what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> 
     """Whether an answer begins with the tokens expected, and goes on."""
     if got[: len(expected)] == expected and len(got) > len(expected):
         return Finding(what, "yes", f"{len(expected)} tokens as forced, then an answer")
-    same = next((n for n, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), 0)
-    return Finding(what, "no", f"token {same + 1} is not the one expected")
+    pairs = zip(got, expected, strict=False)
+    other = next((n for n, (a, b) in enumerate(pairs, 1) if a != b), None)
+    if other is None:
+        return Finding(what, "no", f"the answer ends after {len(got)} tokens, expected more")
+    return Finding(what, "no", f"token {other} is not the one expected")
 
 
 def _is_off(seen: _Seen, marks: ThoughtMarks) -> Finding:

@@ -10,6 +10,8 @@ from typing import Any, Self
 from secateur.errors import RequestError
 from secateur.system.settings import check_least
 
+CONTEXT = 32768
+"""Tokens of context per slot where none are named, if the model was trained for as many."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Hosts that only this machine can reach."""
 

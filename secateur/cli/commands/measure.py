@@ -135,7 +135,7 @@ def measure(
         typer.Argument(
             metavar="OUTPUT",
             help="An output of `apply`, a model folder or a GGUF; for tasks also the address of a "
-            "server, or a log of inspect-ai (.eval).",
+            "server, or a log of inspect-ai (.eval, .json).",
         ),
     ],
     text: HeldOutOptions,
@@ -165,9 +165,13 @@ def measure(
     asked = all_words(gates, tasks, loops, speed, serving)
     request = answering.request(device=device, **vars(text), **asked)
     if is_elsewhere(out):
+        if estimate or shard is not None:
+            word = "estimate" if estimate else "shard"
+            raise RequestError(f"{out} is asked here and at once: leave out --{word}")
         _measure_elsewhere(out, against, request, work, kept, running.as_json)
         return
     kept.refuse(out)
+    serving.refuse_unused(request)
     if against is None:
         raise RequestError(f"{out} is measured against its original: name it with --against")
     task = _Task(Path(out), against, request, work)

@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
         app,
         apply,
         group=STEPS,
-        examples="secateur apply plan.json --stats stats.safetensors -o out",
+        examples=APPLY_EXAMPLES,
     )
     add_command(app, verify, group=LOOKING, examples="secateur verify out")
 

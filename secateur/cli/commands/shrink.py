@@ -22,9 +22,10 @@ from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.render.estimate import show_estimate
 from secateur.cli.terminal import note, show, tells
+from secateur.errors import RequestError
 
 if TYPE_CHECKING:
-    from secateur.api.requests import Job, Releasing
+    from secateur.api.requests import Job, Measuring, Releasing
     from secateur.release.report import Report
 
 WriteJob = Annotated[
@@ -84,7 +85,10 @@ def shrink(
     from secateur.api.requests import Job
 
     asked = all_words(gates, tasks, loops, speed, serving)
-    measuring = None if no_measure else answering.request(device=device, **asked)
+    measuring = answering.request(device=device, **asked)
+    serving.refuse_unused(measuring)
+    if no_measure:
+        refuse_measuring(measuring)
     job = Job(
         model=model,
         revision=running.revision,
@@ -95,7 +99,7 @@ def shrink(
         calibration=text.request(
             device=device, held_out=answering.held_out if no_measure else None
         ),
-        measuring=measuring,
+        measuring=None if no_measure else measuring,
         statistics=stats,
         imatrix=formats.imatrix,
         unseen_experts=formats.unseen_experts,
@@ -103,15 +107,30 @@ def shrink(
         running=work.running(),
     )
     if write_job is not None:
-        from secateur.api.job_text import save_job
-
-        save_job(job, write_job)
-        note(f"written to {write_job}: secateur run {write_job}")
-        return
-    if estimate:
+        write_job_file(job, write_job, pushing)
+    elif estimate:
         estimate_job(job, out, running.as_json)
     else:
         do_job(job, out, pushing, running.as_json)
+
+
+def refuse_measuring(measuring: Measuring) -> None:
+    """Raise RequestError for what would be measured, or held to a limit, with --no-measure."""
+    if measuring.kinds or measuring.limits or measuring.real_engine:
+        raise RequestError(
+            "with --no-measure nothing is measured and no limit is held: leave it out, or the "
+            "options that say what to measure"
+        )
+
+
+def write_job_file(job: Job, path: Path, pushing: PushOptions) -> None:
+    """Write a job as a file. Raises RequestError for a push, which a file does not hold."""
+    from secateur.api.job_text import save_job
+
+    if pushing.request() is not None:
+        raise RequestError(f"a job file holds no --push: give it to `secateur run {path}`")
+    save_job(job, path)
+    note(f"written to {path}: secateur run {path}")
 
 
 def do_job(job: Job, out: Path, pushing: PushOptions, as_json: bool) -> None:

@@ -28,9 +28,6 @@ MERGE_EXAMPLES = """
 secateur merge a.safetensors b.safetensors -o all.safetensors
 secateur merge part1.safetensors part2.safetensors --model MODEL -o all.st
 """
-COVERAGE_EXAMPLES = """
-secateur coverage stats.safetensors --least 100
-"""
 SCORES_EXAMPLES = """
 secateur scores stats.safetensors
 secateur scores stats.safetensors --criterion reap --layer 3
@@ -43,9 +40,7 @@ def add_to(app: typer.Typer) -> None:
     add_command(
         app, coverage, group=LOOKING, examples="secateur coverage stats.safetensors --least 100"
     )
-    add_command(
-        app, scores, group=LOOKING, examples="secateur scores stats.safetensors --criterion reap"
-    )
+    add_command(app, scores, group=LOOKING, examples=SCORES_EXAMPLES)
 
 
 def merge(

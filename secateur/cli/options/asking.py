@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from secateur.cli.choices import complete, complete_list, protocols, task_suites
+
+if TYPE_CHECKING:
+    from secateur.api.requests import Measuring
 
 ASKING = "Asking"
 
@@ -136,11 +139,11 @@ class TaskOptions:
         """As arguments of a Measuring."""
         from secateur.api.requests import Tasks, read_words
 
-        names = read_words(self.tasks or ())
-        if not names:
+        if self.tasks is None:
+            refuse_without(self, "tasks")
             return {"tasks": None}
         asked = (self.protocol, self.task_limit, self.task_seed)
-        return {"tasks": Tasks(names, *asked)}
+        return {"tasks": Tasks(read_words(self.tasks), *asked)}
 
 
 @dataclass(frozen=True)
@@ -164,11 +167,29 @@ class ServingOptions:
                  for key, found in vars(self).items()}  # fmt: skip
         return {"serving": Serving(**given)}
 
+    def refuse_unused(self, request: Measuring) -> None:
+        """Raise RequestError for an option of these where no model is asked anything."""
+        if not request.kinds:
+            refuse_without(self, "tasks, --loops or --speed")
+
 
 class Words(Protocol):
     """A group of options that are arguments of a Measuring."""
 
     def words(self) -> dict[str, Any]: ...
+
+
+def refuse_without(options: Any, switch: str) -> None:
+    """Raise RequestError for an option of a group that was given without the one, `switch`, that
+    turns the group on: it would decide nothing."""
+    from secateur.errors import RequestError
+
+    for one in fields(options):
+        if one.name != switch and getattr(options, one.name) != one.default:
+            name = one.name.replace("_", "-")
+            raise RequestError(
+                f"--{name} decides nothing without --{switch}: add that, or leave --{name} out"
+            )
 
 
 def all_words(*groups: Words) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secateur.cli.options.asking import refuse_without
+
 if TYPE_CHECKING:
     from secateur.api.requests import Releasing
 
@@ -116,9 +118,10 @@ class PushOptions:
     public: Public = False
 
     def request(self) -> Releasing | None:
-        """None where nothing is to be sent."""
+        """None where nothing is to be sent. Raises RequestError for --public without --push."""
         from secateur.api.requests import Releasing
 
         if self.push is None:
+            refuse_without(self, "push")
             return None
         return Releasing(repository=self.push, push=True, public=self.public)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.choices import complete_or_path, loop_plans
+from secateur.cli.options.asking import refuse_without
 
 LOOPS, SPEED = "Loops", "Speed"
 
@@ -121,7 +122,10 @@ class LoopOptions:
         from secateur.api.requests import Loops
 
         words = {name.removeprefix("loop_"): value for name, value in vars(self).items()}
-        return {"loops": Loops(**words) if words.pop("loops") else None}
+        if not words.pop("loops"):
+            refuse_without(self, "loops")
+            return {"loops": None}
+        return {"loops": Loops(**words)}
 
 
 @dataclass(frozen=True)
@@ -137,5 +141,7 @@ class SpeedOptions:
         """As arguments of a Measuring."""
         from secateur.api.requests import Speed
 
-        wanted = Speed(self.speed_prompt, self.speed_answer, self.speed_turns)
-        return {"speed": wanted if self.speed else None}
+        if not self.speed:
+            refuse_without(self, "speed")
+            return {"speed": None}
+        return {"speed": Speed(self.speed_prompt, self.speed_answer, self.speed_turns)}

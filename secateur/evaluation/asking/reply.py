@@ -89,7 +89,9 @@ def reply_of(answer: Mapping[str, Any], facts: AnswerFacts, seconds: float) -> R
         finish=choice.get("finish_reason"),
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=usage.get("completion_tokens"),
-        thought_tokens=facts.thought_tokens or details.get("reasoning_tokens"),
+        thought_tokens=details.get("reasoning_tokens")
+        if facts.thought_tokens is None
+        else facts.thought_tokens,
         swallowed=facts.swallowed,
         budget_hit=facts.budget_hit,
         first_token={one["token"]: one["logprob"] for one in first} if first else None,

@@ -74,7 +74,11 @@ class AskedServer(AbstractContextManager["AskedServer"]):
         """
         fields = question.fields(sent)
         if "continuation" in fields and self._engine is not None:
-            return rate_answer(self._engine, question.messages, fields["continuation"])
+            try:
+                return rate_answer(self._engine, question.messages, fields["continuation"])
+            except EngineError as error:
+                self._check_running()
+                return Reply(error=str(error))
         more = WHOLE if self._counts_tokens else {}
         seeded, before = "seed" in fields or fields.get("temperature") == 0, None
         for again in range(TRIES):

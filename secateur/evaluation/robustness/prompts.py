@@ -59,8 +59,15 @@ def _from_file(path: Path, count: int) -> LoopPrompts:
     domains: dict[str, list[LoopPrompt]] = {}
     for record, line in zip(lines.records, lines.lines, strict=True):
         prompt = _prompt(record, line, f"{path}:{line}")
-        if prompt is not None:
-            domains.setdefault(prompt.domain, []).append(prompt)
+        if prompt is None:
+            continue
+        others = domains.setdefault(prompt.domain, [])
+        if any(one.id == prompt.id for one in others):
+            raise CorpusError(
+                f"{path}:{line}: another conversation of {prompt.domain} has the id {prompt.id!r}: "
+                "make ids unique"
+            )
+        others.append(prompt)
     if not domains:
         raise CorpusError(f"{path} holds no conversations (lines with messages)")
     taken = share({domain: len(found) for domain, found in domains.items()}, count)

@@ -11,14 +11,13 @@ Original and artefact are compared prompt by prompt (`evaluation.tasks.paired`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
-from secateur.evaluation.intervals import CONFIDENCE, Interval
+from secateur.evaluation.intervals import CONFIDENCE, wilson_interval
 from secateur.evaluation.measurement import POOLED, Measurement
 from secateur.evaluation.robustness.detectors.base import GROUPS
 from secateur.evaluation.robustness.registry import all_detectors
@@ -97,19 +96,6 @@ def loop_differences(
     return tuple(found)
 
 
-def wilson(rate: float, count: float) -> Interval:
-    """The 95 % score interval (Wilson 1927) of a rate among `count` replies, whole or not."""
-    from scipy import stats
-
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    centre = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    spread = math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    half = z / (1 + z * z / count) * spread
-    # At the ends it is exact, but for rounding.
-    low, high = 0.0 if rate == 0 else centre - half, 1.0 if rate == 1 else centre + half
-    return Interval(rate, low, high)
-
-
 def effective_count(groups: Sequence[Sequence[bool]]) -> float:
     """Independent replies that so many groups of dependent ones are worth."""
     total, prompts = sum(map(len, groups)), len(groups)
@@ -127,7 +113,7 @@ def effective_count(groups: Sequence[Sequence[bool]]) -> float:
 def _rate(name: str, judged: Sequence[JudgedReply], test: Test, domain: str) -> Measurement:
     groups = [[_holds(one, test) for one in some] for some in _by_prompt(judged).values()]
     count = sum(map(len, groups))
-    found = wilson(sum(map(sum, groups)) / count, effective_count(groups))
+    found = wilson_interval(sum(map(sum, groups)) / count, effective_count(groups))
     n = {"replies": count, "prompts": len(groups)}
     return Measurement(
         name, found.value, OF_REPLIES, n, found.low, found.high, CONFIDENCE, domain, KIND

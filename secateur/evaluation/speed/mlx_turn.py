@@ -38,7 +38,7 @@ def take_turn(path: Path, prompt: Sequence[int], tokens: int) -> Turn:
 
 
 def _ask(host: Host, prompt: Sequence[int], tokens: int) -> dict[str, Any]:
-    process = host.process
+    process, line = host.process, ""
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(json.dumps({"prompt": list(prompt), "tokens": tokens}) + "\n")
@@ -46,6 +46,7 @@ def _ask(host: Host, prompt: Sequence[int], tokens: int) -> dict[str, Any]:
         line = process.stdout.readline()
         found = json.loads(line)
     except (OSError, ValueError):
-        reason = host.failure() or f"{ENGINE} with {host.model} ended"
-        raise EngineError(reason) from None
+        said = line.strip().removeprefix("failed ")
+        reason = f"{ENGINE} with {host.model} did not answer: {said}" if said else host.failure()
+        raise EngineError(reason or f"{ENGINE} with {host.model} ended") from None
     return dict(found)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secateur.evaluation.asking.reply import Outcome
-from secateur.evaluation.intervals import CONFIDENCE, Interval, bootstrap
+from secateur.evaluation.intervals import CONFIDENCE, Interval
 from secateur.evaluation.measurement import Measurement
-from secateur.evaluation.tasks.paired import KIND, wilson
+from secateur.evaluation.tasks.paired import KIND, mean_score
 from secateur.evaluation.tasks.result import ItemResult, TaskResult
 
 SHARE = "share of items"
@@ -45,8 +46,7 @@ class Account:
 
     @cached_property
     def accuracy(self) -> Interval:
-        """Strict: every failure is wrong. Wilson's interval where all scores are 0 or 1, else
-        one of the bootstrap."""
+        """Strict: every failure is wrong (`paired.mean_score`)."""
         return self._mean([item.strict for item in self.items])
 
     @cached_property
@@ -67,21 +67,23 @@ class Account:
         scores = [item.strict if item.patched is None else item.patched for item in self.items]
         return self._mean(scores)
 
-    def _weighted(self, scores: Sequence[float]) -> list[float]:
-        if self.weights is None:
-            return list(scores)
-        return [
-            self.weights[item.item] * score for item, score in zip(self.items, scores, strict=True)
-        ]
+    @cached_property
+    def _counts(self) -> NDArray[np.float64]:
+        """What each item counts."""
+        return np.array(
+            [1.0 if self.weights is None else self.weights[item.item] for item in self.items]
+        )
+
+    @cached_property
+    def _questions(self) -> NDArray[np.intp]:
+        """The number of each item's question, which may have been answered several times."""
+        return np.unique([item.item for item in self.items], return_inverse=True)[1]
 
     def _share(self, scores: Sequence[float]) -> float:
-        return sum(self._weighted(scores)) / len(scores)
+        return float(self._counts @ scores / self._counts.sum())
 
     def _mean(self, scores: Sequence[float]) -> Interval:
-        if self.weights is None and set(scores) <= {0.0, 1.0}:
-            return wilson(int(sum(scores)), len(scores))
-        values = np.array(self._weighted(scores))
-        return bootstrap(len(values), lambda draws: values[draws].mean(-1), seed=0)
+        return mean_score(np.array(scores), self._counts, self._questions)
 
     def lengths(self, key: str) -> list[int]:
         """Tokens of all replies that say so: "completion_tokens" or "thought_tokens"."""
@@ -89,7 +91,10 @@ class Account:
 
     def measurements(self) -> tuple[Measurement, ...]:
         """The numbers of a report, of the kind "tasks" and with the task as domain."""
-        made = _Maker(self.result.task, len(self.items))
+        questions = 1 + int(self._questions.max())
+        once = questions == len(self.items)
+        more = {} if once else {"replies": len(self.items)}
+        made = _Maker(self.result.task, {"items": questions, **more})
         found = [
             made.rate("accuracy", self.accuracy),
             made.plain("accuracy_as_read", self.as_read),
@@ -104,23 +109,24 @@ class Account:
         for outcome, count in self.counts.items():
             found.append(made.plain(outcome.value.replace(" ", "_"), count, "items"))
         for key in ("completion_tokens", "thought_tokens"):
-            if lengths := self.lengths(key):
-                found.append(made.plain(f"{key}_median", median(lengths), "tokens"))
-                found.append(made.plain(f"{key}_largest", max(lengths), "tokens"))
+            lengths = self.lengths(key)
+            if any(lengths):
+                of_these = replace(made, n={"items" if once else "replies": len(lengths)})
+                found.append(of_these.plain(f"{key}_median", median(lengths), "tokens"))
+                found.append(of_these.plain(f"{key}_largest", max(lengths), "tokens"))
         return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Maker:
     task: str
-    items: int
+    n: Mapping[str, int]
 
     def rate(self, name: str, found: Interval) -> Measurement:
         confidence = None if found.low is None else CONFIDENCE
-        n = {"items": self.items}
         return Measurement(
-            name, found.value, SHARE, n, found.low, found.high, confidence, self.task, KIND
+            name, found.value, SHARE, self.n, found.low, found.high, confidence, self.task, KIND
         )
 
     def plain(self, name: str, value: float, unit: str = SHARE) -> Measurement:
-        return Measurement(name, value, unit, {"items": self.items}, domain=self.task, kind=KIND)
+        return Measurement(name, value, unit, self.n, domain=self.task, kind=KIND)

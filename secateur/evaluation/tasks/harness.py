@@ -80,7 +80,7 @@ def ask_harness(
     from secateur.evaluation.tasks.harness_model import AskingModel, KeepingManager
 
     model = AskingModel(asker)
-    with _explained(names):
+    with _explained(files, names):
         tasks = KeepingManager(
             include_path=[str(folder) for folder in dict.fromkeys(one.parent for one in files)],
             include_defaults=bool(names),
@@ -108,7 +108,7 @@ def ask_harness(
 
 
 @contextmanager
-def _explained(names: Sequence[str]) -> Iterator[None]:
+def _explained(files: Sequence[Path], names: Sequence[str]) -> Iterator[None]:
     """lm-eval's errors in our words, its log no louder than ours, and what its tasks print (where
     they fetch something) kept out of a command's output."""
     logger = logging.getLogger("lm_eval")
@@ -121,16 +121,16 @@ def _explained(names: Sequence[str]) -> Iterator[None]:
         raise
     except Exception as error:  # of whatever a task's data need: the hub, files, code of its own
         said = " ".join(str(error).split()) or type(error).__name__
-        known = any(name in said for name in names) and "not found" in said.lower()
-        if isinstance(error, KeyError) or known:
+        asked = ", ".join([*map(str, files), *names])
+        if isinstance(error, KeyError) and "not a registered task" in said:
             raise RequestError(
                 f"lm-eval has no task {', '.join(names)} ({said:.120}): `lm-eval ls tasks` lists "
                 "them; a file of your own is named with its ending, as in ./mine.yaml"
             ) from None
         if isinstance(error, ImportError):
             raise RequestError(
-                f"{', '.join(names) or 'the task'} needs a package of Python that is not installed "
-                f"here ({said:.200}): install it with pip"
+                f"{asked} needs a package of Python that is not installed here ({said:.200}): "
+                "install it with pip"
             ) from None
         if isinstance(error, OSError) and names:
             raise RequestError(
@@ -139,9 +139,10 @@ def _explained(names: Sequence[str]) -> Iterator[None]:
                 "once is found with HF_HUB_OFFLINE=1, and a file of your own with local data (as "
                 "in ./mine.yaml) or a built-in suite needs no hub"
             ) from None
-        raise EngineError(
-            f"lm-eval could not load or run {', '.join(names) or 'a task'} ({said:.300})"
-        ) from None
+        what = f"lm-eval could not load or run {asked} ({type(error).__name__}: {said:.300})"
+        if not names:
+            raise RequestError(f"{what}: what the file says is not what its data have") from None
+        raise EngineError(what) from None
     finally:
         logger.setLevel(level)
 
@@ -154,7 +155,7 @@ def _result(
     wanted = (asker.protocol.filter, *_PREFERRED)
     chosen = next((one for one in wanted if one in filters), filters[0])
     counted = [one for one in samples if str(one.get("filter", "none")) == chosen]
-    metric = _metric(counted[0])
+    metric = _metric(counted)
     hashes = [[one["doc_hash"], one["prompt_hash"], one["target_hash"]] for one in counted]
     return TaskResult(
         task,
@@ -226,15 +227,19 @@ def _read(sample: Mapping[str, Any]) -> str | None:
     return first.strip() if isinstance(first, str) else None
 
 
-def _metric(sample: Mapping[str, Any]) -> str:
-    """The name of the metric that counts as the accuracy. Raises RequestError for none."""
-    names = [
-        str(name) for name in sample["metrics"] if isinstance(sample.get(name), int | float | bool)
-    ]
+def _metric(samples: Samples) -> str:
+    """The name of the metric that counts as the accuracy: one that every question has, between 0
+    and 1. Raises RequestError for none."""
+    first = samples[0]["metrics"]
+    names = [str(name) for name in first if all(_is_share(one.get(name)) for one in samples)]
     found: str | None = next((name for name in (*_METRICS, *names) if name in names), None)
     if found is None:
         raise RequestError(
-            f"the task gives no number for each question ({', '.join(sample['metrics'])}): it "
+            f"the task gives no number between 0 and 1 for each question ({', '.join(first)}): it "
             "cannot be compared in pairs, so leave it out"
         )
     return found
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1

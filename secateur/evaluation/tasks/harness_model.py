@@ -8,6 +8,7 @@ Imported only where lm-eval is installed.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -93,7 +94,12 @@ class AskingModel(LM):  # type: ignore[misc]
         ]
         replies = self._asker.rate(questions, _titled(questions))
         self._note(requests, questions, replies)
-        return [(reply.loglikelihood or 0.0, reply.finish == "greedy") for reply in replies]
+        # What could not be rated must not be the most probable.
+        chances = (-math.inf if one.loglikelihood is None else one.loglikelihood for one in replies)
+        return [
+            (chance, reply.finish == "greedy")
+            for chance, reply in zip(chances, replies, strict=True)
+        ]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
         """Refused: a chat server does not rate whole texts."""

@@ -26,6 +26,7 @@ from secateur.system import strict_json
 from secateur.system.text_files import MIB, explain, need_file, read_json
 
 ENDING = ".eval"
+ENDINGS = (ENDING, ".json")
 _LARGEST, _LARGEST_LOG = 64 * MIB, 1024 * MIB
 """Bytes of one sample and of a whole log at most, unpacked."""
 _ZSTANDARD, _HEADER, _NAME_LENGTH = 93, 30, 26
@@ -145,7 +146,6 @@ def _scorer(sample: Mapping[str, Any]) -> str:
 
 
 def _item(task: str, sample: Mapping[str, Any]) -> ItemResult:
-    epoch = int(sample.get("epoch", 1))
     reply = _reply(sample)
     outcome = outcome_of(reply)
     score = (sample.get("scores") or {}).get(_scorer(sample)) or {}
@@ -154,12 +154,13 @@ def _item(task: str, sample: Mapping[str, Any]) -> ItemResult:
         outcome = Outcome.UNPARSED
     return ItemResult(
         task,
-        f"{sample['id']}" if epoch == 1 else f"{sample['id']}-{epoch}",
+        str(sample["id"]),
         outcome,
         value,
         None if read is None else str(read),
         sample.get("target"),
         facts=reply.facts(),
+        epoch=int(sample.get("epoch", 1)),
     )
 
 

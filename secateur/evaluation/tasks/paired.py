@@ -1,7 +1,7 @@
 """Two models on the same items: is one better, by how much, and could so few items show it?
 
 Each item is compared with itself, so that what makes an item hard for both does not count as
-noise. Everything is from scipy: the exact binomial test, Wilson's interval, the bootstrap.
+noise. Tests and resampling are scipy's.
 
     test         one answer an item, right or wrong: McNemar's exact test, a binomial test of the
                  items that flipped (McNemar 1947; Fagerland, Lydersen & Laake 2013, section 2).
@@ -28,7 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import RequestError
-from secateur.evaluation.intervals import CONFIDENCE, Draws, Interval, bootstrap
+from secateur.evaluation.intervals import (
+    CONFIDENCE,
+    Draws,
+    Interval,
+    bootstrap,
+    wilson_interval,
+)
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.tasks.difference import difference_interval, score_interval, widened
 
@@ -65,10 +71,9 @@ class Flips(NamedTuple):
 class PairedResult:
     """Two models on the same items of one task.
 
-    `before`, `after`: their accuracies with Wilson intervals (bootstrap ones where there are
-    several answers an item); `difference` is after minus before; `p_value` is that of `test`;
-    `effect` is Cohen's h; `needed` is how many items would show a difference of this size, None
-    where the two are equal.
+    `before`, `after`: their accuracies (`mean_score`); `difference` is after minus before;
+    `p_value` is that of `test`; `effect` is Cohen's h; `needed` is how many items would show a
+    difference of this size, None where the two are equal.
     """
 
     task: str
@@ -125,10 +130,26 @@ def wilson(right: int, items: int) -> Interval:
     """A rate with its 95 % Wilson score interval (Wilson 1927). Raises RequestError for no item."""
     if items < 1:
         raise RequestError("there is no item to take a rate of: ask at least one question")
-    from scipy import stats
+    return wilson_interval(right / items, items)
 
-    found = stats.binomtest(right, items).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(right / items, float(found.low), float(found.high))
+
+def mean_score(
+    scores: Values, counts: Values, cluster: NDArray[np.intp], *, seed: int = 0
+) -> Interval:
+    """The mean of scores between 0 and 1 that count as much as `counts` say, over questions that
+    `cluster` numbers: Wilson's interval where each is one answer, right or wrong, and all count the
+    same. Otherwise whole questions are drawn (`evaluation.intervals`); of answers right or wrong
+    it is never less than Wilson's of as many questions as so many unequal ones are worth (Kish
+    1965, section 11.7): where all are right the bootstrap alone would be sure of it."""
+    sizes = np.bincount(cluster, weights=counts)
+    binary, alike = bool(np.isin(scores, (0.0, 1.0)).all()), bool((sizes == 1).all())
+    if binary and alike and len(sizes) == len(scores):
+        return wilson(int(scores.sum()), len(scores))
+    found = _bootstrap(scores * counts, counts, cluster, seed)
+    worth = float(sizes.sum() ** 2 / np.sum(sizes**2))
+    least = wilson_interval(found.value, worth)
+    assert least.low is not None and least.high is not None
+    return widened(found, (least.low, least.high)) if binary else found
 
 
 def mcnemar(lost: int, gained: int) -> float:
@@ -183,6 +204,13 @@ def possible_pairings(before: int, after: int, items: int) -> Pairing:
     return Pairing(flips(min(before, after)), flips(max(0, before + after - items)))
 
 
+def same_questions(one: Scores, other: Scores) -> bool:
+    """Whether two models were asked the same items, as often each."""
+    return {item: len(scores) for item, scores in one.items()} == {
+        item: len(scores) for item, scores in other.items()
+    }
+
+
 def compare_paired(
     task: str,
     before: Scores,
@@ -208,6 +236,7 @@ def compare_paired(
     )
     right = first > 0.5, second > 0.5
     counts = np.array([1.0 if weights is None else weights[item] for item in items])
+    rates = [mean_score(side, counts, cluster, seed=seed) for side in (first, second)]
     first, second = first * counts, second * counts
     flips = Flips(
         int(np.sum(right[0] & right[1])),
@@ -221,12 +250,10 @@ def compare_paired(
     if single and weights is None and len(groups) == len(items):
         test, p_value = "exact McNemar", mcnemar(flips.lost, flips.gained)
         difference = difference_interval(flips.lost, flips.gained, len(items))
-        rates = [wilson(int(side.sum()), len(items)) for side in (first, second)]
     else:
         test, p_value = "permutation within clusters", _permute(second - first, cluster, seed)
         least = _score_interval(second - first, counts, cluster)
-        difference = widened(_bootstrap(second - first, cluster, seed), least)
-        rates = [_bootstrap(side, cluster, seed) for side in (first, second)]
+        difference = widened(_bootstrap(second - first, counts, cluster, seed), least)
     return PairedResult(
         task,
         flips,
@@ -273,12 +300,12 @@ def _score_interval(
     return score_interval(float(lost), float(gained), float(sizes.sum() * worth))
 
 
-def _bootstrap(values: Values, cluster: NDArray[np.intp], seed: int) -> Interval:
-    """The mean over all items, with the interval from drawing whole clusters."""
-    sums, counts = np.bincount(cluster, weights=values), np.bincount(cluster)
+def _bootstrap(values: Values, counts: Values, cluster: NDArray[np.intp], seed: int) -> Interval:
+    """The sum of values over that of counts, with the interval from drawing whole clusters."""
+    sums, sizes = np.bincount(cluster, weights=values), np.bincount(cluster, weights=counts)
 
     def mean(draws: Draws) -> Values:
-        drawn: Values = sums[draws].sum(-1) / counts[draws].sum(-1)
+        drawn: Values = sums[draws].sum(-1) / sizes[draws].sum(-1)
         return drawn
 
     return bootstrap(len(sums), mean, seed=seed)

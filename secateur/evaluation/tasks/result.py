@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ class ItemResult:
 
     `read` is what was read out of the answer, `expected` what would have been right. `patched` is
     the score of the second pass, None where none was made. `facts` are those of the reply;
-    `question` is as it was asked, and no part of the JSON: some data may not be published.
+    `question` is as it was asked, and no part of the JSON: some data may not be published. A
+    question that was answered several times is an item for each `epoch`, all of one name.
     """
 
     task: str
@@ -29,6 +30,7 @@ class ItemResult:
     patched: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     question: Question | None = field(default=None, repr=False)
+    epoch: int = 1
 
     @property
     def failed(self) -> bool:
@@ -43,6 +45,8 @@ class ItemResult:
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the task."""
         found: dict[str, Any] = {"item": self.item, "outcome": self.outcome.value}
+        if self.epoch > 1:
+            found["epoch"] = self.epoch
         found |= {"score": self.score, "read": self.read, "expected": self.expected}
         if self.patched is not None:
             found["patched"] = self.patched
@@ -59,3 +63,11 @@ class TaskResult:
     sha256: str
     version: str
     metric: str = "accuracy"
+
+    @property
+    def scores(self) -> Mapping[str, Sequence[float]]:
+        """{item: the strict scores of its answers}, as they are compared in pairs."""
+        found: dict[str, list[float]] = {}
+        for one in self.items:
+            found.setdefault(one.item, []).append(one.strict)
+        return found

@@ -118,7 +118,6 @@ def _recipe(scope: Scope, output: Output) -> Mapping[str, Any]:
         "files": [show(file, "key") for file in output.files if not file.key.endswith(".json")],
         "name": show(output.recipe["recipe"], "code"),
         "base": show(output.recipe["base"], "code"),
-        "sha256": show(output.recipe["sha256"], "code"),
         "fallbacks": show(output.facts["fallback_tensors"], "count")
         if output.facts["fallback_tensors"].value
         else None,

@@ -63,7 +63,6 @@ def divergence_of(scope: Scope) -> Mapping[str, Any] | None:
         ],
         "tokens": show(answers["tokens"], "count"),
         "cut": show_if(answers.get("finishes", "length"), "count"),
-        "sha256": show(answers["sha256"], "code"),
         "gates": _gates(scope, report),
         "confidence": next(
             (cell.confidence for one in artefacts for cell in one.cells if cell and cell.low), None

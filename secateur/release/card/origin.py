@@ -24,9 +24,9 @@ _KEPT = ("license", "license_name", "license_link", "pipeline_tag", "language")
 def origin_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """The facts for a manifest: kept keys of the card, and `steps` that led to the model.
 
-    A step has `model` and what is known of it: `revision`, `experts` and `of_experts`, `selection`,
-    `edited` (what a person changed in the plan), `edits` (of weights), `formats`, `secateur`, or
-    `tags` and `relation` of a card, and `told_by`. The last one is the model itself.
+    A step has `model` and what is known of it (release.keys, `origin.steps`): of an output of ours
+    its experts, by what they were chosen, what was edited; of any other what its card's tags and
+    its name say. The last one is the model itself.
     """
     card = read_front_matter(checkpoint.path)
     made = _manifest_of(checkpoint)

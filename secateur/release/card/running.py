@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secateur.checkpoint.hub import CONFIG
 from secateur.errors import OutputError
 from secateur.formats.gguf.naming import label_of
 from secateur.formats.gguf.split import part_name
@@ -36,7 +35,6 @@ def running_of(scope: Scope) -> Mapping[str, Any]:
     """The values of the card's sections about programs; a program without a file has none."""
     safetensors = scope.of("safetensors")
     mlx = [show(one.facts, "key") for one in scope.of("mlx")]
-    architecture = scope.config("architectures", 0)
     return {
         "context": show_if(scope.config("max_position_embeddings"), "plain count"),
         "memory_context": show_if(scope.results.plan.get("memory", "context"), "plain count"),
@@ -51,8 +49,6 @@ def running_of(scope: Scope) -> Mapping[str, Any]:
         "transformers": bool(safetensors),
         "tool_parser": show_if(scope.results.at(FAMILY, ("vllm", "tool_call")), "code"),
         "reasoning_parser": show_if(scope.results.at(FAMILY, ("vllm", "reasoning")), "code"),
-        "architecture": show_if(architecture, "code"),
-        "sees": scope.results.at(CONFIG, ("vision_config",)) is not None,
         "mlx": mlx[:1] if scope.is_ladder else mlx,
         "at_root": bool(scope.root),
     }  # fmt: skip

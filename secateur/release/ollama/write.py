@@ -23,6 +23,7 @@ from secateur.release.ollama.modelfile import Instruction, write_modelfile
 from secateur.release.ollama.stops import stops_of
 from secateur.serving.model_defaults import gguf_defaults
 from secateur.system.atomic import write_text
+from secateur.system.text_files import read_text
 
 MODELFILE, TEMPLATE, PARAMS = "Modelfile", "template", "params"
 FILES = (MODELFILE, TEMPLATE, PARAMS)
@@ -166,7 +167,7 @@ def _modelfile(
 
 def _licence(out: Path) -> str | None:
     found = next((out / name for name in _LICENCES if (out / name).is_file()), None)
-    return found.read_text("utf-8").strip() if found is not None else None
+    return None if found is None else read_text(found, "a licence", OutputError).strip()
 
 
 def _notes(path: Path, models: list[Path]) -> list[str]:

@@ -165,7 +165,7 @@ def _explain(error: Exception, target: Target, then: str) -> EngineError | Input
     """The error for a push that failed: why, and what to do; never with a token."""
     from huggingface_hub import errors
 
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+    while isinstance(error.__cause__, Exception) and not isinstance(error, errors.HfHubHTTPError):
         error = error.__cause__  # the client wraps what happened to one file of several
     name, status = target.repository, getattr(getattr(error, "response", None), "status_code", 0)
     if isinstance(error, errors.OfflineModeIsEnabled):
