@@ -19,7 +19,7 @@ from secateur.cli.terminal import show
 
 APPLY_EXAMPLES = """
 secateur apply plan.json --stats stats.safetensors -o out
-secateur apply plan.json --model /mnt/models/gemma --imatrix imatrix.gguf -o out
+secateur apply plan.json --model /mnt/gemma --imatrix imatrix.gguf -o out
 """
 
 Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="An output of `apply` or `shrink`.")]
