@@ -264,6 +264,8 @@ def test_outputs_are_put_together_when_they_can_be_compared(
     outputs = [replace(results, name=name) for name in names]
     assert output_names(outputs) == ["28e", "24e", "2"]
     assert len({one.label for one in subjects_of(outputs)}) == 9
+    blank = [replace(results, name=name) for name in ("one half", "two")]
+    assert all(one.split() == [one] for one in re.findall(r' id="(.*?)"', render_page(blank)))
     for name in ("a", "b"):
         shutil.copytree(made, tmp_path / "many" / name)
     ran = run("report", tmp_path / "many")

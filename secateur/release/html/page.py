@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from urllib.parse import quote
 
 from secateur.evaluation.gate import Verdict
 from secateur.release.evidence import KINDS, TITLES
@@ -96,15 +97,18 @@ def _experts(name: str, results: Results) -> Section:
         if experts.load is None
         else ()
     )
-    return Section(
-        f"experts{f'-{name}' if name else ''}", f"Experts {name}".strip(), apart, missing
-    )
+    return Section(f"experts{_ending(name)}", f"Experts {name}".strip(), apart, missing)
 
 
 def _renamed(picture: Picture, name: str) -> Picture:
     if not name:
         return picture
-    return replace(picture, name=f"{picture.name}-{name}", title=f"{picture.title}, {name}")
+    return replace(picture, name=f"{picture.name}{_ending(name)}", title=f"{picture.title}, {name}")
+
+
+def _ending(name: str) -> str:
+    """What tells outputs apart in ids and file names, where no blank may stand."""
+    return f"-{quote(name, safe='')}" if name else ""
 
 
 def _drawn(*pictures: Picture | None) -> tuple[Picture, ...]:
