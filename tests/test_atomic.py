@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from secateur.errors import OutputError, WriteError
+from secateur.system import workdir
 from secateur.system.atomic import (
     atomic_path,
     check_writable,
@@ -167,3 +168,35 @@ def test_all_temporary_files_are_removed_from_a_folder_of_our_own(tmp_path: Path
     remove_partials(tmp_path)
     assert names(tmp_path) == ["deep"]
     assert names(tmp_path / "deep") == ["b.partial"]
+
+
+def test_a_work_folder_that_vanishes_while_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the process that had it ends at this moment."""
+    lock, left = workdir.fcntl.flock, [1]
+
+    def end(descriptor: int, how: int) -> None:
+        lock(descriptor, how)
+        if left:
+            left.pop()
+            (tmp_path / f"out{workdir.SUFFIX}").rmdir()
+
+    monkeypatch.setattr(workdir.fcntl, "flock", end)
+    with work_folder(tmp_path / "out") as work:
+        assert work.is_dir() and not left
+
+
+def test_an_output_that_was_finished_meanwhile_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, out = workdir.fcntl.flock, tmp_path / "out"
+
+    def finish(descriptor: int, how: int) -> None:
+        out.mkdir(exist_ok=True)
+        lock(descriptor, how)
+
+    monkeypatch.setattr(workdir.fcntl, "flock", finish)
+    with pytest.raises(OutputError, match="exists already"), work_folder(out):
+        raise AssertionError("it began")
+    assert names(tmp_path) == ["out"]

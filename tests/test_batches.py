@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from secateur.calibration.shards import Shard, take_groups
 from secateur.forward.batches import (
     ON_CPU,
+    ON_DEVICE,
+    Group,
+    Line,
     batch_documents,
     group_micro_batches,
     make_micro_batches,
@@ -78,6 +85,27 @@ def test_every_token_is_in_one_place_and_groups_are_bounded(lengths: list[list[i
     assert [batch for group in together for batch in group] == list(found)
     for group in together:
         assert len(group) == 1 or sum(b.input_ids.numel() for b in group) <= ON_CPU.group
+
+
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_a_part_has_the_same_documents_whatever_fits_on_a_device(part: int) -> None:
+    size = replace(ON_DEVICE, most=1000, least=1000)
+    rows = [row([(37 * n) % 190 + 10 for n in range(60)])]
+    groups = group_micro_batches(make_micro_batches(rows, 64, size), size)
+    plain, _ = take_groups(groups, Shard(part, 3))
+    small, others = take_groups(groups, Shard(part, 3), 300)
+    assert lines_of(small) == lines_of(plain) and len(small) > len(plain)
+    assert lines_of((*small, *others)) == lines_of(groups)
+    for (batch,) in small:
+        assert batch.input_ids.numel() <= 300 or len(batch.lines) == 1
+        for line, ids, mask in zip(batch.lines, batch.input_ids, batch.mask, strict=True):
+            assert ids[mask].tolist() == list(range(line.start + 1, line.stop + 1))
+    numbers = [batch.index for group in (*small, *others) for batch in group]
+    assert numbers == list(range(len(numbers)))
+
+
+def lines_of(groups: Sequence[Group]) -> list[Line]:
+    return sorted(line for group in groups for batch in group for line in batch.lines)
 
 
 def test_narrow_models_have_longer_micro_batches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -142,6 +143,14 @@ def test_a_changed_bit_of_kept_arrays_is_seen(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(InputError, match="cache clean --damaged"):
             check_arrays(path)
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F8_E4M3"])
+def test_weights_in_the_place_of_kept_arrays_are_one_sentence(tmp_path: Path, kind: str) -> None:
+    head = json.dumps({"a": {"dtype": kind, "shape": [0], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "arrays").write_bytes(len(head).to_bytes(8, "little") + head)
+    with pytest.raises(InputError, match="numbers of a type that this file has not: make it again"):
+        check_arrays(tmp_path / "arrays")
 
 
 def test_a_request_needs_one_reason() -> None:

@@ -85,6 +85,7 @@ def test_all_that_is_wrong_is_told_at_once(line: Line, run: Run, tmp_path: Path)
     conversations(tmp_path / "gsm8k_train.jsonl", 3)
     (tmp_path / "broken.jsonl").write_text('{"messages": 7}\n')
     (tmp_path / "empty.jsonl").write_text('{"text": "  "}\n')
+    (tmp_path / "nameless.jsonl").write_text('{"text": "a"}\n')
     mix = mix_of(
         tmp_path,
         {"name": "short", "path": "short.jsonl", "samples": 50, "category": "chat"},
@@ -92,6 +93,7 @@ def test_all_that_is_wrong_is_told_at_once(line: Line, run: Run, tmp_path: Path)
         {"name": "broken", "path": "broken.jsonl"},
         {"name": "nothing", "path": "empty.jsonl"},
         {"name": "absent", "path": "absent.jsonl"},
+        {"name": "nameless", "path": "nameless.jsonl", "category_field": "domain"},
     )
     found = run("corpus", "check", mix, model=line.model)
     assert found.code == 2 and "source 'short': is short: 3 of 50 documents" in found.said[-1]
@@ -101,6 +103,8 @@ def test_all_that_is_wrong_is_told_at_once(line: Line, run: Run, tmp_path: Path)
     assert "error: source 'broken': " in found.out and "broken.jsonl:1" in found.out
     assert "error: source 'nothing': has no usable document among the 1" in found.out
     assert "error: source 'absent': cannot read" in found.out
+    # As the corpus would be refused when it is made.
+    assert "error: source 'nameless': " in found.out and "domain is None, expected" in found.out
 
 
 def test_it_says_how_long_calibrating_takes_where_there_are_weights(

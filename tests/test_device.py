@@ -33,6 +33,7 @@ from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.batches import Group
 from secateur.forward.weights import CheckpointWeights
 from secateur.statistics.merge import merge
+from secateur.statistics.sample_file import SampleFile
 from secateur.system.device_names import read_device
 
 TINY = Callable[[str], Checkpoint]
@@ -83,6 +84,32 @@ def test_merged_shards_are_one_pass_to_the_byte(tiny: TINY, tmp_path: Path) -> N
     parts = [calibrate(tiny("gemma4"), whole, shard=Shard(n, 3), **options) for n in (1, 2, 3)]
     merged = merge(merge(parts[2], parts[0]), parts[1])
     assert as_bytes(merged, tmp_path) == as_bytes(once, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_part_has_the_same_documents_on_a_device_with_less_memory(
+    tiny: TINY, tmp_path: Path
+) -> None:
+    whole = corpus([("code", f"{n:02d}", 64) for n in range(28)])
+    once = calibrate(tiny("gemma4"), whole, sampling=Sampling(50), backend=SMALL)
+    little = replace(SMALL, batch_size=replace(SMALL.batch_size, fits=100))
+    kept = [tmp_path / f"{n}.safetensors" for n in (1, 2, 3)]
+    parts = [
+        calibrate(
+            tiny("gemma4"),
+            whole,
+            sampling=Sampling(50, keep=path),
+            shard=Shard(n, 3),
+            backend=little if n == 2 else SMALL,
+        )
+        for n, path in enumerate(kept, 1)
+    ]
+    merged = merge(merge(parts[2], parts[0]), parts[1])
+    assert [dict(one) for one in merged.samples] == [dict(one) for one in once.samples]
+    assert merged.tokens == once.tokens and not merged.shards
+    assert sum(len(SampleFile(path).keys.hash) for path in kept) == 50
+    for layer in once.layers:
+        assert merged.array(layer, "gate_norm") == pytest.approx(once.array(layer, "gate_norm"))
 
 
 def test_a_damaged_weight_is_one_sentence(broken: Checkpoint) -> None:

@@ -12,8 +12,11 @@ from tiny_line import Line, Run
 
 from secateur.api import estimating
 from secateur.api.asking_work import asking_notes
+from secateur.api.estimating import Task
+from secateur.api.estimating import estimate as estimate_task
 from secateur.api.measuring import Measuring
 from secateur.api.models import open_weights
+from secateur.api.requests import Calibration
 from secateur.calibration.cost import cost_of
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.token_sample import Sampling
@@ -25,6 +28,7 @@ from secateur.estimation.arithmetic import (
     FEEDBACK,
     calibrating,
     hidden_file,
+    kept_states,
     shape_of,
     stages,
     writing,
@@ -285,6 +289,43 @@ def test_writing_and_measuring_alone_are_estimated(
     names = [stage["stage"] for stage in asked.json["stages"]]
     assert names[-4:] == ["answers", "original", "floor", f"measure {file.name}"]
     assert not out.exists()
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_part_needs_room_for_a_part(
+    text: tuple[Checkpoint, Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_hand: bool
+) -> None:
+    checkpoint, corpus = text
+    shape = shape_of(checkpoint)
+    monkeypatch.setattr(estimating, "SHORT", 1e9)
+    whole = estimate_task(checkpoint, Task(tmp_path / "stats", corpus), workers=1)
+    asked = Calibration(shard="2/4") if by_hand else Calibration()
+    task = Task(tmp_path / "stats", corpus, asked, parts=1 if by_hand else 4)
+    found = estimate_task(checkpoint, task, workers=1)
+    before, after = ({need.what: need.bytes for need in one.needs} for one in (whole, found))
+    goes_on, statistics = "what a stopped calibration goes on with", "statistics"
+    each = corpus.tokens // 4 if by_hand else -(-corpus.tokens // 4)
+    assert before[goes_on] == kept_states(shape, corpus.tokens)
+    assert after[goes_on] == kept_states(shape, each)
+    # Parts that are made here keep their sums until they are merged, and each reads the model.
+    assert after[statistics] == before[statistics] * (1 if by_hand else 1 + 4)
+    seconds = [one.stages[-1].seconds for one in (whole, found)]
+    assert seconds[1] < seconds[0] if by_hand else seconds[1] > seconds[0]
+
+
+def test_what_is_not_this_machines_cpu_is_not_estimated(
+    line: Line, run: Run, made: Path, tmp_path: Path
+) -> None:
+    out, file = tmp_path / "out", made / "tiny-moe-6e-Q8_0.gguf"
+    measuring = ("measure", file, "--against", line.model, "--prompts", line.prompts)
+    making = ("shrink", line.model, "--experts", 6, "--corpus", line.corpus, "-o", out)
+    for words in (measuring, making, ("calibrate", line.model, "--corpus", line.corpus, "-o", out)):
+        refused = run(*words, "--estimate", device="cuda:7")
+        assert refused.code == 2, refused.err
+        assert "device cuda:7: estimates are made for the CPU" in refused.said[-1]
+        refused = run(*words, "--estimate", engine="ray")
+        assert refused.code == 2, refused.err
+        assert "engine ray: estimates are made for this machine" in refused.said[-1]
 
 
 def test_what_a_stage_took_is_told_from_the_others() -> None:

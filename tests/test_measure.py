@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_line import Line, Run
 
 from secateur import Measuring, Report, measure
@@ -26,7 +27,9 @@ from secateur.evaluation import scores
 from secateur.evaluation.engine_metrics import ENGINE_COLUMNS
 from secateur.evaluation.metrics.registry import token_arrays
 from secateur.evaluation.scores import load_scores
+from secateur.forward.backends import choose
 from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.backends.torch_device import TorchDevice
 
 
 @pytest.fixture
@@ -117,6 +120,23 @@ def test_answers_that_are_kept_need_no_memory(
     check_can_answer(original, request, tmp_path)
     with pytest.raises(EngineError):
         check_can_answer(original, request, tmp_path / "empty")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_where_a_device_answers_its_memory_counts(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """One that torch has without a GPU stands for it."""
+    original = open_checkpoint(line.model)
+    request = Measuring(prompts=line.prompts, device=device)
+    there = TorchDevice(torch.device("cpu"))
+    monkeypatch.setattr(choose, "choose_backend", lambda word: there)
+    with monkeypatch.context() as little_here:
+        little_here.setattr(original_answers, "free_memory", lambda: 1000)
+        check_can_answer(original, request, tmp_path)
+    monkeypatch.setattr(TorchDevice, "free_memory", lambda backend: 2000)
+    with pytest.raises(EngineError, match=r"2\.00 kB are free"):
+        check_can_answer(original, request, tmp_path)
 
 
 def test_shrink_refuses_at_once_what_cannot_answer(

@@ -15,6 +15,7 @@ from tiny_line import Line, Run
 
 from secateur import Measuring, Running, measure
 from secateur.api import measure_parts, measured_part
+from secateur.api.measure_parts import _remove_parts
 from secateur.api.measured_part import OpenMeasuring
 from secateur.errors import InputError
 from secateur.evaluation.parts import split_answers
@@ -23,6 +24,7 @@ from secateur.forward.batches import ON_CPU
 from secateur.outputs.registry import artefacts_of
 from secateur.release.report import REPORT
 from secateur.system.array_file import check_arrays
+from secateur.system.workdir import SUFFIX
 
 PARTS = 3
 TALKS = 230
@@ -92,6 +94,22 @@ def test_a_file_in_two_parts_gives_the_report_of_one_run(
     in_two = measure(gguf, line.model, request, work=tmp_path / "two", workers=running)
     assert in_two.to_json() == once.to_json()
     assert kept(tmp_path / "two") == kept(tmp_path / "once")
+
+
+def test_what_is_put_together_leaves_the_parts_of_other_artefacts(tmp_path: Path) -> None:
+    home = tmp_path / "parts-0"
+    other, begun = home / "other-1", home / f"original-2{SUFFIX}"
+    for folder in (home / "floor", home / "mine-1", home / "original-1", other, begun):
+        folder.mkdir(parents=True)
+    _remove_parts(home, ["mine-1", "floor"])
+    assert {path.name for path in home.iterdir()} == {"original-1", other.name, begun.name}
+    other.rmdir()
+    _remove_parts(home, ["mine-1", "floor"])
+    assert begun.is_dir()
+    begun.rmdir()
+    _remove_parts(home, [])
+    assert not home.exists()
+    _remove_parts(home, [])
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def test_it_is_made_once_and_found_again(line: Line, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-32])
     assert not find_original_gguf(line.model, tmp_path).made
     assert gguf_of_original(line.model, tmp_path).stat().st_size == found.nbytes
+
+
+def test_of_two_that_need_it_at_once_one_waits(line: Line, tmp_path: Path) -> None:
+    """Threads, whose locks are those of processes."""
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: gguf_of_original(line.model, tmp_path, workers=1), range(2)))
+    assert made[0] == made[1] and find_original_gguf(line.model, tmp_path).made
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_nothing_of_the_weights_is_lost(

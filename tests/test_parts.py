@@ -123,6 +123,8 @@ def test_places_are_equal_so_that_a_lost_one_may_be_anywhere() -> None:
     assert find_places(nodes, None, gpus=True) == (Place(4, 1),) * 6
     assert find_places(nodes, None, gpus=False) == (Place(4, 0),) * 9
     assert find_places(nodes, 2, gpus=False) == (Place(2, 0),) * 18
+    # More threads than a machine has cores would be waited for without end.
+    assert find_places(nodes, 64, gpus=False) == find_places(nodes, None, gpus=False)
     with pytest.raises(RequestError, match="no machine of the Ray cluster has a GPU"):
         find_places(nodes[2:], None, gpus=True)
 

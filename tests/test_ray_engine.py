@@ -30,6 +30,22 @@ def test_a_part_whose_worker_was_lost_is_the_next_and_is_not_tried_for_ever() ->
     assert queue.take() is None and queue.is_empty
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nonsense", "Ray cannot use the address nonsense"),
+        ("127.0.0.1:1", r"no Ray cluster was found \(address 127.0.0.1:1\): start one with"),
+        ("127.0.0.1:99999", "no Ray cluster was found"),
+    ],
+)
+def test_an_address_without_a_cluster_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, address: str, said: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(EngineError, match=said), ray_cluster("cpu", 1):
+        pass
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray's own
 def test_one_cluster_brings_files_follows_lost_workers_and_gives_each_its_gpu(

@@ -320,7 +320,13 @@ def test_layers_can_be_named_in_many_ways() -> None:
     assert layers_named("last 2", 6, none) == {4, 5}
     assert layers_named("first 1, last 2", 6, none) == {0, 4, 5}
     assert layers_named("first 3, last 5", 2, none) == {0, 1}
-    for text, message in (("6", "no layer 6 among 6"), ("x", "expected numbers"), ("-7", "-1")):
+    for text, message in (
+        ("6", "no layer 6 among 6"),
+        ("x", "expected numbers"),
+        ("-7", "-1"),
+        ("0-999999999", "no layer 999999999 among 6"),  # and a list of them is never made
+        ("9" * 5000, "expected numbers"),
+    ):
         with pytest.raises(PlanError, match=message):
             layers_named(text, 6, none)
 
@@ -352,6 +358,10 @@ def test_tiers_take_the_most_important_layers_first() -> None:
         ("base: Q4_K_M\nbases: 1", "unknown key 'bases'"),
         ("base: Q4_K_M\nrules: [{role: expert}]", r"rules\[0\]: type is missing"),
         ("base: Q4_K_M\nrules: [{role: [1], type: Q4_K}]", "expected a role or a list"),
+        ("base: Q4_K_M\nrules: [{role: 5, type: Q4_K}]", "expected a role or a list"),
+        ("base: Q4_K_M\nrules: [{role: {expert: 1}, type: Q4_K}]", "expected a role or a list"),
+        ("name: ../../mine\nbase: Q4_K_M", "'../../mine': files are called by it"),
+        ('name: "a\\nb"\nbase: Q4_K_M', "no control character"),
         ("base: Q4_K_M\nrules: [{name: '(', type: Q4_K}]", "is no regular expression"),
         ("base: Q4_K_M\nrules: [{layers: [1], type: Q4_K}]", r"layers is \[1\]"),
         ("base: Q4_K_M\nrules: [{rôle: x, type: Q4_K}]", "unknown key 'rôle'"),

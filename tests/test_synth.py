@@ -192,6 +192,9 @@ def test_what_was_written_of_a_killed_run_is_not_written_again(
     with pytest.raises(KeyboardInterrupt):
         secateur.synth(tiny("mixtral").path, tmp_path / "again", request, workers=1)
     assert (tmp_path / f"again{workdir.SUFFIX}").exists()
+    with pytest.raises(OutputError, match="unfinished work of another"):  # of other shards
+        other = RandomWeights(shard_bytes=30_000)
+        secateur.synth(tiny("mixtral").path, tmp_path / "again", other, workers=1)
     monkeypatch.setattr(
         write,
         "_write_shard",

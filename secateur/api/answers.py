@@ -33,6 +33,7 @@ from secateur.evaluation.tokens.prompts import (
 )
 from secateur.serving.chat_server import is_url, public_address
 from secateur.system.cache import kept_file, kept_files, model_folder, touch
+from secateur.system.device_names import read_device
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cache_folder, free_memory
 
@@ -77,8 +78,10 @@ def check_can_answer(
 
     Conversations of a corpus need no answer, unless one is asked for.
     """
-    memory = free_memory()
-    if request.answers is not None or weight_bytes(original) <= memory:
+    if request.answers is not None:
+        return
+    memory = _memory_to_answer(original, request)
+    if weight_bytes(original) <= memory:
         return
     path = find_questions(original, request, text)
     if path is None:
@@ -92,6 +95,23 @@ def check_can_answer(
     ):
         return
     check_memory(original, memory)
+
+
+def _memory_to_answer(original: Checkpoint, request: Measuring) -> int:
+    """Bytes that are free where the original would answer: with `auto` on the device or the CPU,
+    whichever has more. Loads torch where that is the question."""
+    kind, here = read_device(request.device).kind, free_memory()
+    if kind == "cpu" or (kind == "auto" and weight_bytes(original) <= here):
+        return here
+    from secateur.forward.backends.choose import choose_backend, is_cpu
+
+    if is_cpu(request.device):
+        return here
+    try:
+        there = choose_backend(request.device).free_memory()
+    except RequestError:  # it is another machine's (cluster), or refused when it is needed
+        return here
+    return max(here, there) if kind == "auto" else there
 
 
 def check_can_tokenize(original: Checkpoint, request: Measuring, text: Text = NO_TEXT) -> None:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.api.answers import measure_folder
-from secateur.api.calibrate_parts import STATISTICS, OpenInputs, PartsJob, calibrate_in_parts
+from secateur.api.calibrate_parts import (
+    STATISTICS,
+    OpenInputs,
+    PartsJob,
+    calibrate_in_parts,
+    count_parts,
+)
 from secateur.api.estimating import Task, announce
 from secateur.api.held_out import describe_held_out, make_prompts
 from secateur.api.models import File, Model, check_file, open_weights
@@ -59,7 +65,7 @@ def calibrate(
     cannot suffice; NumericError (see calibration.layer_pass).
     """
     out, running = Path(out), running_with(workers)
-    _check_parts(request, running)
+    check_parts(request, running)
     check_file(out, force)
     checkpoint = open_weights(model, revision, "calibrating")
     check_text(checkpoint, request)
@@ -72,13 +78,16 @@ def calibrate(
         on_message(describe_held_out(corpus))
     # Rates of other devices and machines are not tried.
     if is_cpu(request.device) and running.engine == "here":
-        announce(checkpoint, Task(out, corpus, request), on_message, running.workers, progress)
+        parts = count_parts(running, checkpoint, corpus, request.device)
+        task = Task(out, corpus, request, parts=parts)
+        announce(checkpoint, task, on_message, running.workers, progress)
     return observe(
         checkpoint, corpus, request, out, workers=running, on_message=on_message, progress=progress
     )
 
 
-def _check_parts(request: Calibration, running: Running) -> None:
+def check_parts(request: Calibration, running: Running) -> None:
+    """Raise RequestError where a part is made by hand, and parts are asked for."""
     if running.in_parts and request.shard is not None:
         raise RequestError("shard makes one part by hand: leave engine and parts out")
 
@@ -129,7 +138,7 @@ def observe(
     on_message(f"calibrating on {corpus.tokens:,} tokens: {cost.sentence()}")
     running = running_with(workers)
     if running.in_parts:
-        _check_parts(request, running)
+        check_parts(request, running)
         parts = PartsJob(checkpoint, corpus, request, running, make_part)
         return calibrate_in_parts(parts, out, on_message=on_message, progress=progress)
     chosen = choose_backend(request.device, workers=running.workers, dtype=product_type(checkpoint))

@@ -85,7 +85,7 @@ def calibrate_in_parts(
     running = job.running
     engine = ENGINES[running.engine](request.device, running.workers)
     with work_folder(out, replaces=True) as work, engine as place:
-        count = min(running.parts or PARTS, count_groups(checkpoint, corpus, place.device))
+        count = count_parts(running, checkpoint, corpus, place.device)
         decided = replace(request, device=place.device)
         key = statistics_key(checkpoint, corpus, request)
         folder = work / f"{key}-{place.device}-{count}"
@@ -107,11 +107,15 @@ def calibrate_in_parts(
     return found
 
 
-def count_groups(checkpoint: Checkpoint, corpus: Corpus, device: str) -> int:
-    """As many groups of documents as the corpus makes on a kind of device."""
+def count_parts(running: Running, checkpoint: Checkpoint, corpus: Corpus, device: str) -> int:
+    """In how many parts a corpus is run: as many as are asked for, or as it makes groups of
+    documents on a kind of device."""
     from secateur.forward.backends.choose import is_cpu
     from secateur.forward.batches import ON_CPU, ON_DEVICE, group_micro_batches, make_micro_batches
 
+    if not running.in_parts:
+        return 1
     size = ON_CPU if is_cpu(device) else ON_DEVICE
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
-    return max(1, len(group_micro_batches(make_micro_batches(corpus.rows, hidden, size), size)))
+    groups = group_micro_batches(make_micro_batches(corpus.rows, hidden, size), size)
+    return min(running.parts or PARTS, max(1, len(groups)))

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from secateur.api.requests import Calibration
 from secateur.checkpoint.identity import bytes_to_hash
 from secateur.checkpoint.reader import Checkpoint
+from secateur.cluster.running import Running
 from secateur.corpus.rows import Corpus
+from secateur.errors import RequestError
 from secateur.estimation.stage import SHORT, Estimate, Need, Stage
 from secateur.estimation.table import table
 from secateur.estimation.work import Answering, Calibrating, Scoring, Work, writing_of
@@ -29,14 +31,21 @@ if TYPE_CHECKING:
     from secateur.estimation.probe import RunPass
 
 
+MEASURED_IN_PARTS = (
+    "measuring in parts reads the model once more for every part, which these times leave out"
+)
+"""What an estimate says where measuring is done so."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What is to be estimated: the parts of a request that will be done, as they were prepared.
 
     `corpus` with its request is calibrated on (of which there may be only a sample: `tokens` is
-    what all of it has), `plan` is written to `out`, with `feedback` or not, `answering` and
-    `scoring` are what measuring will ask and run; `artefacts` {name: how its stages are called}.
-    `hashes`: whether the model has to be identified first. `notes`: what the times leave out.
+    what all of it has), in so many `parts` one after the other, `plan` is written to `out`, with
+    `feedback` or not, `answering` and `scoring` are what measuring will ask and run; `artefacts`
+    {name: how its stages are called}. `hashes`: whether the model has to be identified first.
+    `notes`: what the times leave out.
     """
 
     out: Path
@@ -50,6 +59,7 @@ class Task:
     tokens: int | None = None
     feedback: bool = False
     notes: tuple[str, ...] = ()
+    parts: int = 1
 
 
 def estimate(
@@ -83,7 +93,21 @@ def estimate(
         )
         progress("estimate", 1, 1, "")
     made = stages(shape, work, rates, workers)
-    return Estimate(made, _needs(task, shape, made), workers, rates.probed, task.notes)
+    needs = _needs(task, shape, work.calibrating, made)
+    return Estimate(made, needs, workers, rates.probed, task.notes)
+
+
+def check_can_estimate(running: Running, *devices: str) -> None:
+    """Raise RequestError for what is not known: how fast other machines and devices are."""
+    from secateur.forward.backends.choose import is_cpu
+
+    if running.engine != "here":
+        raise RequestError(
+            f"engine {running.engine}: estimates are made for this machine: leave engine out"
+        )
+    for device in devices:
+        if not is_cpu(device):
+            raise RequestError(f"device {device}: estimates are made for the CPU: add --device cpu")
 
 
 def _pass_of(checkpoint: Checkpoint, request: Calibration, workers: int) -> RunPass:
@@ -123,8 +147,9 @@ def _work(checkpoint: Checkpoint, task: Task) -> Work:
         limit = limit_sample(checkpoint, wanted)
         each = cost.reroute / max(1, min(limit, task.corpus.tokens) * len(checkpoint.moe_layers))
         sampled = min(limit, tokens) if parts == 1 else 0  # of a part nothing is solved
+        gram_each = cost.gram / max(1, task.corpus.tokens)
         calibrating = Calibrating(
-            tokens, sampled, each, cost.gram / max(1, task.corpus.tokens), cost.gram_bytes
+            tokens, sampled, each, gram_each, cost.gram_bytes, min(task.parts, max(1, tokens))
         )
     return Work(
         unhashed=bytes_to_hash(checkpoint.shards) if task.hashes else 0,
@@ -136,20 +161,18 @@ def _work(checkpoint: Checkpoint, task: Task) -> Work:
     )
 
 
-def _needs(task: Task, shape: Shape, made: Sequence[Stage]) -> tuple[Need, ...]:
+def _needs(
+    task: Task, shape: Shape, calibrating: Calibrating | None, made: Sequence[Stage]
+) -> tuple[Need, ...]:
     from secateur.estimation.arithmetic import hidden_file, kept_states
 
     disk = {stage.name: stage.disk for stage in made}
     out = sum(size for name, size in disk.items() if name.startswith("write"))
     cached = sum(s for name, s in disk.items() if name == "original" or name.startswith("measure"))
-    tokens = max(
-        0 if task.corpus is None else task.tokens or task.corpus.tokens,
-        0 if task.scoring is None else task.scoring.tokens,
-    )
+    at_a_time = 0 if calibrating is None else calibrating.at_a_time
+    tokens = max(at_a_time, 0 if task.scoring is None else task.scoring.tokens)
     hidden = Path(tempfile.gettempdir())
-    kept = 0
-    if task.corpus is not None:
-        kept = kept_states(shape, task.tokens or task.corpus.tokens) - _begun_states(task.out)
+    kept = kept_states(shape, at_a_time) - _begun_states(task.out)
     needs = (
         Need("output", task.out.parent, out, "make room, or choose another disk for the output"),
         Need(
@@ -163,13 +186,14 @@ def _needs(task: Task, shape: Shape, made: Sequence[Stage]) -> tuple[Need, ...]:
             hidden,
             hidden_file(shape, tokens),
             f"set TMPDIR to a folder of a larger disk than that of {hidden}, or calibrate in parts "
-            "(shard)",
+            "(parts, or shard)",
         ),
         Need(
             "what a stopped calibration goes on with",
             task.out.parent,
             max(0, kept),
-            "make room, or choose another disk for the output, or calibrate in parts (shard)",
+            "make room, or choose another disk for the output, or calibrate in parts (parts, or "
+            "shard)",
         ),
         Need("cache", cache_folder(), cached, "`secateur cache clean`, or set XDG_CACHE_HOME"),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -61,8 +61,11 @@ from secateur.outputs.identity import identify
 from secateur.system.atomic import write_text
 from secateur.system.cache import parts_folder
 from secateur.system.progress import Counter, Progress
+from secateur.system.workdir import SUFFIX
 
 _FLOOR = "floor"
+_TAUGHT = "original-"
+"""What the names of parts begin with that hold what the original says."""
 _DIGITS = 16
 _NAME = "device.txt"
 
@@ -111,7 +114,7 @@ class MeasuringInParts:
             def make() -> Teacher:
                 parts = self._split(answers, place, self.running.parts or PARTS)
                 home = self._home(answers, place, len(parts))
-                names = [f"original-{number}" for number in range(1, len(parts) + 1)]
+                names = [f"{_TAUGHT}{number}" for number in range(1, len(parts) + 1)]
                 work = {name: part.answers for name, part in zip(names, parts, strict=True)}
                 self._make(place, teach_part, work, home, "original")
                 files = [home / name / ORIGINAL for name in names]
@@ -141,7 +144,7 @@ class MeasuringInParts:
             files = [home / one.name(number + 1) / SCORES for number in range(len(parts))]
             joined = partial(_join_files, answers, teacher, parts, files)
             keep_scores(_scored(one, teacher, answers), self.folder, joined)
-        shutil.rmtree(home, ignore_errors=True)
+        _remove_parts(home, work)
 
     def make_shard(self, answers: AnswerSet, artefacts: Sequence[Artefact], shard: Shard) -> Path:
         """Make one part here: what the original says, and the scores of every artefact; returns
@@ -155,7 +158,7 @@ class MeasuringInParts:
                 "and each part needs one"
             )
         part, home = parts[shard.part - 1], self._home(answers, place, shard.parts)
-        name = f"original-{shard.part}"
+        name = f"{_TAUGHT}{shard.part}"
         self._make(place, teach_part, {name: part.answers}, home, "original")
         said = _load_part(home / name / ORIGINAL, part)
         subjects = map(self._subject, artefacts)
@@ -221,6 +224,16 @@ def _join_files(
     answers: AnswerSet, teacher: Teacher, parts: Sequence[AnswersPart], files: Sequence[Path]
 ) -> Scores:
     return join_scores(answers, teacher, parts, [load_scores(file) for file in files])
+
+
+def _remove_parts(home: Path, names: Iterable[str]) -> None:
+    """Remove what was put together; what the original says, once no other artefact has parts of
+    the same answers there, or is making some."""
+    for name in names:
+        shutil.rmtree(home / name, ignore_errors=True)
+    left = [path.name for path in home.iterdir()] if home.is_dir() else []
+    if all(name.startswith(_TAUGHT) and not name.endswith(SUFFIX) for name in left):
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _name_device(workers: Workers) -> str:

@@ -20,6 +20,7 @@ from secateur.planning.document import Plan
 from secateur.system.atomic import writing
 from secateur.system.cache import kept_original, model_folder, name_model, touch
 from secateur.system.folder_lock import in_use
+from secateur.system.locks import locked
 from secateur.system.progress import Progress, no_progress
 from secateur.system.sizes import show_bytes
 
@@ -31,12 +32,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OriginalGguf:
-    """Where an original's GGUF is or will be, by what plan, of how many bytes; `made`: it is."""
+    """Where an original's GGUF is or will be, by what plan, of how many bytes."""
 
     path: Path
     plan: Plan
     nbytes: int
-    made: bool
+
+    @property
+    def made(self) -> bool:
+        """Whether it is there."""
+        return self.path.is_file() and self.path.stat().st_size == self.nbytes
 
 
 def find_original_gguf(model: Model, work: File | None = None) -> OriginalGguf:
@@ -56,9 +61,7 @@ def find_original_gguf(model: Model, work: File | None = None) -> OriginalGguf:
     ((name, nbytes),) = files.items()
     assert nbytes is not None  # there are weights
     folder = Path(work) if work is not None else model_folder(checkpoint.identity())
-    path = kept_original(folder, decided.sha256()) / name
-    made = path.is_file() and path.stat().st_size == nbytes
-    return OriginalGguf(path, decided, nbytes, made)
+    return OriginalGguf(kept_original(folder, decided.sha256()) / name, decided, nbytes)
 
 
 def gguf_of_original(
@@ -73,27 +76,32 @@ def gguf_of_original(
 
     It is made in the folder `work` (default: the model's own in the cache) and kept there;
     `find_original_gguf` says beforehand how large it is. `given` is one that a user has, and is
-    taken instead. An interrupted call resumes. Raises RequestError for a `given` that is not
-    there, FormatError for one that is damaged, WriteError when the disk has not enough room, and
-    as `find_original_gguf`.
+    taken instead. An interrupted call resumes; of two processes one makes it, and the other waits.
+    Raises RequestError for a `given` that is not there, FormatError for one that is damaged,
+    WriteError when the disk has not enough room, and as `find_original_gguf`.
     """
     if given is not None:
         return _check(Path(given))
     found = find_original_gguf(model, work)
-    if found.made:
-        touch(found.path)
-        return found.path
+    if not found.made:
+        waits = f"{found.path}: another process is writing the original as GGUF, waiting for it"
+        with locked(found.path.parent, lambda: _log.info(waits)):
+            if not found.made:
+                _make(found, model, workers, progress)
+    touch(found.path)
+    return found.path
+
+
+def _make(found: OriginalGguf, model: Model, workers: int | None, progress: Progress) -> None:
     checkpoint = open_weights(model, None, "serving the original")
     folder = found.path.parent
+    name_model(folder.parent, checkpoint.name)
     with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        name_model(folder.parent, checkpoint.name)
         if folder.exists():  # its file was removed, or cut short
             shutil.rmtree(folder)
     _log.info("%s: writing the original as GGUF, %s", found.path, show_bytes(found.nbytes))
     with in_use(folder.parent):
         apply(found.plan, folder, model=checkpoint, workers=workers, progress=progress)
-    return found.path
 
 
 def lossless_type(checkpoint: Checkpoint) -> str:

@@ -20,8 +20,15 @@ from typing import TYPE_CHECKING
 from secateur.api.answers import check_can_tokenize, measure_folder
 from secateur.api.apply import write_plan
 from secateur.api.calibrate import check_model, load_libraries, observe
+from secateur.api.calibrate_parts import count_parts
 from secateur.api.early_checks import check_shrink, needs_calibration
-from secateur.api.estimating import Task, announce, estimate
+from secateur.api.estimating import (
+    MEASURED_IN_PARTS,
+    Task,
+    announce,
+    check_can_estimate,
+    estimate,
+)
 from secateur.api.grams import keep_gram, load_gram
 from secateur.api.held_out import (
     Text,
@@ -153,7 +160,8 @@ def estimate_shrink(
 ) -> Estimate:
     """What `shrink` would take: reads headers and text, tries a few seconds, and writes nothing.
 
-    Raises as `shrink` does for what it can refuse at once.
+    Raises as `shrink` does for what it can refuse at once, and RequestError for another device, or
+    other machines.
     """
     out = Path(out)
     checkpoint = open_weights(model, revision, "shrinking")
@@ -161,7 +169,13 @@ def estimate_shrink(
     planned = check_shrink(checkpoint, request, out)
     load_libraries(progress)
     corpus = asked = None
-    if needs_calibration(checkpoint, request, planned):
+    calibrates = needs_calibration(checkpoint, request, planned)
+    check_can_estimate(
+        running_with(workers),
+        *([request.calibration.device] if calibrates else []),
+        *([request.measuring.device] if request.measuring is not None else []),
+    )
+    if calibrates:
         corpus = build_corpus(checkpoint, request.calibration, progress)
         asked = preview_prompts(checkpoint, corpus) if corpus.held_out else None
     job = _Job(checkpoint, request, running_with(workers), lambda sentence: None, progress)
@@ -193,7 +207,13 @@ def _task(
     from secateur.forward.backends.cpu import CpuBackend
 
     backend = CpuBackend(job.running.threads or cores())
-    return work_of(job.checkpoint, job.request, planned, out, text, backend)
+    task = work_of(job.checkpoint, job.request, planned, out, text, backend)
+    if job.running.in_parts and task.scoring is not None:
+        task = replace(task, notes=(*task.notes, MEASURED_IN_PARTS))
+    if text[0] is None:
+        return task
+    device = job.request.calibration.device
+    return replace(task, parts=count_parts(job.running, job.checkpoint, text[0], device))
 
 
 def _complete(request: ShrinkRequest, checkpoint: Checkpoint) -> ShrinkRequest:

@@ -8,6 +8,7 @@ With a folder to keep it in (`Sampling.resume`) a pass goes on after the layers 
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -116,18 +117,19 @@ def calibrate(
     """
     backend = backend or CpuBackend(cores())
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
-    whole = make_micro_batches(corpus.rows, hidden, backend.batch_size)
+    size = backend.batch_size
+    whole = make_micro_batches(corpus.rows, hidden, replace(size, fits=sys.maxsize))
     if not whole:
         raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
-    groups, numbers = take_groups(group_micro_batches(whole, backend.batch_size), shard)
+    groups, others = take_groups(group_micro_batches(whole, size), shard, size.fits)
     batches = [batch for group in groups for batch in group]
     documents = list_documents(corpus, batches)
     wanted = limit_sample(checkpoint, sampling.tokens)
-    tokens = draw(whole, corpus, wanted, sampling.seed).renumber(numbers)
+    all_batches = [*batches, *(batch for group in others for batch in group)]
+    tokens = draw(all_batches, corpus, wanted, sampling.seed).of_first(len(batches))
     chosen = None
     if sampling.gram is not None:
-        picked = choose_tokens(whole, corpus, sampling.gram_tokens, sampling.seed)
-        chosen = picked and {new: picked[old] for old, new in numbers.items()}
+        chosen = choose_tokens(batches, corpus, sampling.gram_tokens, sampling.seed)
     begun = _describe_run(checkpoint, documents, observers, shard, backend.name)
     sizes = hidden, checkpoint.experts, checkpoint.top_k
     with ExitStack() as stack:

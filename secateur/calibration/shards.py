@@ -8,11 +8,13 @@ groups: the same tokens are sampled, and sums differ by the rounding of 32-bit p
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from secateur.errors import CorpusError
-from secateur.forward.batches import Group
+from secateur.forward.batches import Group, divide_groups
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,14 @@ def read_shard(text: str) -> Shard:
     return Shard(int(part), int(parts))
 
 
-def take_groups(groups: Sequence[Group], shard: Shard) -> tuple[tuple[Group, ...], dict[int, int]]:
-    """A part's groups with their micro-batches numbered anew, and {old number: new number}.
+def take_groups(
+    groups: Sequence[Group], shard: Shard, fits: int = sys.maxsize
+) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+    """(a part's groups, all others), their micro-batches numbered anew: first those of the part.
 
-    Every `parts`-th group: neighbours are of like length, so the parts take about as long.
+    Every `parts`-th group: neighbours are of like length, so the parts take about as long. Which
+    documents a part has does not depend on `fits`, the tokens that a device has memory for: its
+    micro-batches are divided when they are taken (batches.divide_groups).
     Raises CorpusError when there are fewer groups than parts.
     """
     if shard.parts > len(groups):
@@ -51,10 +57,12 @@ def take_groups(groups: Sequence[Group], shard: Shard) -> tuple[tuple[Group, ...
             f"the text is too short for {shard.parts} parts: it has {len(groups)} groups of "
             "documents, and each part needs one"
         )
-    numbers: dict[int, int] = {}
-    taken = []
-    for group in groups[shard.part - 1 :: shard.parts]:
-        for batch in group:
-            numbers[batch.index] = len(numbers)
-        taken.append(tuple(replace(batch, index=numbers[batch.index]) for batch in group))
-    return tuple(taken), numbers
+    first, step = shard.part - 1, shard.parts
+    taken = _number(divide_groups(groups[first::step], fits), 0)
+    others = [group for number, group in enumerate(groups) if number % step != first]
+    return taken, _number(others, sum(map(len, taken)))
+
+
+def _number(groups: Sequence[Group], first: int) -> tuple[Group, ...]:
+    numbers = count(first)
+    return tuple(tuple(replace(batch, index=next(numbers)) for batch in group) for group in groups)

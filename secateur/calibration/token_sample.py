@@ -86,11 +86,10 @@ class TokenDraw:
     position: NDArray[np.int64]
     """in the flattened micro-batch"""
 
-    def renumber(self, numbers: Mapping[int, int]) -> TokenDraw:
-        """Those of the micro-batches that have a new number, under it."""
-        rows = np.flatnonzero(np.isin(self.batch, list(numbers)))
-        batch = np.array([numbers[old] for old in self.batch[rows].tolist()], np.int64)
-        return TokenDraw(self.keys.take(rows), batch, self.position[rows])
+    def of_first(self, batches: int) -> TokenDraw:
+        """Those of the first so many micro-batches."""
+        rows = np.flatnonzero(self.batch < batches)
+        return TokenDraw(self.keys.take(rows), self.batch[rows], self.position[rows])
 
     def by_batch(self) -> dict[int, Drawn]:
         """{micro-batch: its sampled tokens}, in the order of their positions."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -35,6 +36,9 @@ _AHEAD = 4
 """Pieces that a worker sends before they are fetched."""
 _PATIENCE = 1.0
 """Seconds between two looks at whether a worker has been given a machine."""
+
+_GREETING = 10.0
+"""Seconds in which a cluster has to answer."""
 
 Piece = tuple[str, NDArray[np.uint8]]
 """Bytes to append to a file of a part, by its name."""
@@ -93,16 +97,19 @@ def ray_cluster(device: str = "auto", threads: int | None = None) -> Iterator[Wo
         ) from None
     ours = not ray.is_initialized()
     if ours:
+        address = os.environ.get("RAY_ADDRESS") or "auto"
         try:
-            ray.init(
-                address=os.environ.get("RAY_ADDRESS", "auto"),
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            _knock(address)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except ConnectionError:
             raise EngineError(
-                "no Ray cluster was found: start one with `ray start --head`, let other machines "
-                "join with `ray start --address HOST:6379`, or set RAY_ADDRESS"
+                f"no Ray cluster was found (address {address}): start one with `ray start --head`, "
+                "let other machines join with `ray start --address HOST:6379`, or set RAY_ADDRESS"
+            ) from None
+        except (ValueError, RuntimeError) as error:  # of its own, or of its client
+            raise EngineError(
+                f"Ray cannot use the address {address} (RAY_ADDRESS): "
+                f"{' '.join(str(error).split()):.200}"
             ) from None
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -115,11 +122,23 @@ def ray_cluster(device: str = "auto", threads: int | None = None) -> Iterator[Wo
             ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raise ConnectionError where nobody listens at HOST:PORT: Ray would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), _GREETING).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from None
+
+
 def find_places(
     nodes: list[Mapping[str, float]], threads: int | None, *, gpus: bool
 ) -> tuple[Place, ...]:
     """Equal places on machines with these resources (Ray's CPU and GPU): one for each GPU, else one
-    for as many cores as the smallest machine has (or `threads`). Raises RequestError for none."""
+    for as many cores as the smallest machine has (or `threads`, if these are fewer: on more no
+    machine could start a worker). Raises RequestError for none."""
     some = [node for node in nodes if node.get("CPU", 0) >= 1 and node.get("GPU", 0) >= gpus]
     if not some:
         what = "a GPU" if gpus else "a core"
@@ -131,8 +150,9 @@ def find_places(
         each = int(min(node["CPU"] // node["GPU"] for node in some))
         count = int(sum(node["GPU"] for node in some))
         return (Place(min(threads or each, each) or 1, 1),) * count
-    each = int(min(threads or node["CPU"] for node in some))
-    return (Place(each, 0),) * int(sum(max(1, node["CPU"] // each) for node in some))
+    smallest = int(min(node["CPU"] for node in some))
+    each = min(threads or smallest, smallest)
+    return (Place(each, 0),) * int(sum(node["CPU"] // each for node in some))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from secateur.corpus.load import choose_thought_format
 from secateur.corpus.mix import Mix, Source
 from secateur.corpus.records import Records, open_records
 from secateur.corpus.render import tokenize
+from secateur.corpus.sampling import read_category
 from secateur.errors import SecateurError
 from secateur.system.progress import Progress, no_progress
 
@@ -197,7 +198,7 @@ def _read(
         counts["empty"] += 1
         return None
     ids = tokenize(content, view.tokenizer, source.template, view.thought, where)
-    category = str(record.get(source.category_field or "", source.category))
+    category = read_category(record, source, where)
     text = str(view.tokenizer.decode(ids[:_SHOWN].tolist()))[:_SHOWN]
     return text, _Document(category, ids, _count_assistant(content, view.tokenizer, len(ids)))
 

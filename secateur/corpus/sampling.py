@@ -99,7 +99,7 @@ def take_documents(source: Source, index: int, sampling: Sampling, seen: set[str
         if source.tokens is not None:
             ids = ids[: source.tokens - tokens]
         tokens += len(ids)
-        sample = Sample(source.name, _read_category(record, source, where), sha256, len(ids))
+        sample = Sample(source.name, read_category(record, source, where), sha256, len(ids))
         if sampling.keep_content:
             chosen.append(Chosen(sample, ids, content, source.template, sampling.thought))
         else:
@@ -154,7 +154,8 @@ def _tokenize(
     return ids
 
 
-def _read_category(record: Record, source: Source, where: str) -> str:
+def read_category(record: Record, source: Source, where: str) -> str:
+    """The category of a record. Raises CorpusError for one that names none."""
     if source.category_field is None:
         assert source.category is not None  # a Source has one of the two
         return source.category

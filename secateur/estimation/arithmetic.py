@@ -132,12 +132,12 @@ def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> 
     measured (benchmarks/rounding_cost.json)."""
     per_token = sum(layer.flops for layer in shape.layers)
     more = 1 + work.gram / per_token
-    passed = rates.start + max(
-        more * _pass_seconds(work.tokens, rates), _read_seconds(shape, rates)
+    passed = work.parts * (
+        rates.start + max(more * _pass_seconds(work.at_a_time, rates), _read_seconds(shape, rates))
     )
     solved = (rates.solve * work.sampled + rates.solve_layer) * shape.moe_layers
     flops = work.tokens * (per_token + work.gram) + work.sampled * work.solving * shape.moe_layers
-    memory = _forward_memory(shape, work.tokens, workers) + 2 * shape.sums
+    memory = _forward_memory(shape, work.at_a_time, workers) + 2 * shape.sums
     memory += (1 + _groups(shape, workers)) * work.gram_bytes // len(shape.layers)
     if work.sampled:
         grams = min(GRAMS_LIMIT, work.sampled * shape.ranks_bytes)
@@ -147,7 +147,7 @@ def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> 
         (Amount(work.tokens, "tokens"), Amount(flops / 1e12, "TFLOP")),
         passed + solved * (work.sampled > 0),
         memory,
-        shape.sums + work.gram_bytes,
+        (1 if work.parts == 1 else 1 + work.parts) * (shape.sums + work.gram_bytes),
         ("calibrate",),
     )
 

@@ -26,13 +26,20 @@ class LayerWork:
 class Calibrating:
     """A pass over so many tokens, `sampled` of them for `rerouted` (0: it is not solved), which
     takes `solving` operations per sampled token and MoE layer. Gram matrices take `gram` operations
-    per token, and `gram_bytes` in their file."""
+    per token, and `gram_bytes` in their file. It is made in so many `parts`, one after the other,
+    each of which reads the model and keeps its sums until they are merged."""
 
     tokens: int
     sampled: int
     solving: float
     gram: float = 0.0
     gram_bytes: int = 0
+    parts: int = 1
+
+    @property
+    def at_a_time(self) -> int:
+        """Tokens of a part."""
+        return -(-self.tokens // self.parts)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -37,7 +37,8 @@ class BatchSize:
     `elements` numbers of hidden states where that is more; and fewer, but not fewer than `least`,
     until there are `fewest` of them, so that threads share the work evenly. Each costs as much as
     the work on `overhead` tokens, in addition to its own tokens. A group has at most `group` tokens
-    (unless one micro-batch has more).
+    (unless one micro-batch has more). `fits` is set where a device turned out to have no memory for
+    more tokens (unless one document is longer).
     """
 
     most: int
@@ -46,6 +47,7 @@ class BatchSize:
     fewest: int
     overhead: int
     group: int
+    fits: int = sys.maxsize
 
     def largest(self, hidden: int) -> int:
         """Tokens of the largest micro-batch of a model of width `hidden`."""
@@ -112,13 +114,43 @@ def group_micro_batches(
     groups: list[list[MicroBatch]] = []
     room = 0
     for batch in batches:
-        tokens = batch.input_ids.numel()
+        tokens = _size(batch)
         if not groups or tokens > room:
             groups.append([])
             room = size.group
         groups[-1].append(batch)
         room -= tokens
     return tuple(map(tuple, groups))
+
+
+def divide_groups(groups: Sequence[Group], tokens: int) -> tuple[Group, ...]:
+    """The groups, with what has more than so many tokens, padding included, in groups of one
+    smaller micro-batch each (of one document, where that is longer). All keep their numbers."""
+    return tuple(
+        piece
+        for group in groups
+        for piece in ([group] if max(map(_size, group)) <= tokens else _pieces(group, tokens))
+    )
+
+
+def _pieces(group: Group, tokens: int) -> Iterator[Group]:
+    for batch in group:
+        step = max(1, tokens // batch.input_ids.shape[1])
+        for start in range(0, len(batch.lines), step):
+            some = slice(start, start + step)
+            length = batch.lines[start].stop - batch.lines[start].start  # the longest come first
+            yield (
+                replace(
+                    batch,
+                    lines=batch.lines[some],
+                    input_ids=batch.input_ids[some, :length],
+                    mask=batch.mask[some, :length],
+                ),
+            )
+
+
+def _size(batch: MicroBatch) -> int:
+    return batch.input_ids.numel()
 
 
 def count_tokens(group: Sequence[MicroBatch]) -> int:
@@ -131,7 +163,7 @@ def make_micro_batches(
 ) -> tuple[MicroBatch, ...]:
     """The documents of all rows in micro-batches for a model of width `hidden`."""
     total = sum(line.stop - line.start for line in _all_lines(rows))
-    tokens = min(size.largest(hidden), max(size.least, total // size.fewest))
+    tokens = min(size.largest(hidden), max(size.least, total // size.fewest), size.fits)
     return batch_documents(rows, tokens, size.overhead)
 
 

@@ -24,23 +24,24 @@ def layers_named(text: str, count: int, tiers: Mapping[str, frozenset[int]]) -> 
         return tiers[text]
     layers: set[int] = set()
     for part in text.split(","):
-        if found := re.fullmatch(r"(first|last|edge) (\d+)", part.strip()):
+        if found := re.fullmatch(r"(first|last|edge) (\d{1,9})", part.strip()):
             n = min(int(found[2]), count)
             layers |= set(range(n)) if found[1] != "last" else set()
             layers |= set(range(count - n, count)) if found[1] != "first" else set()
             continue
-        found = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?", part.strip())
+        found = re.fullmatch(r"(-?\d{1,9})(?:-(-?\d{1,9}))?", part.strip())
         if found is None:
             names = f", or one of its tiers {', '.join(tiers)}" if tiers else ""
             raise PlanError(
-                f"layers {text!r}: expected numbers as in '0-4,10', 'first N', 'last N', "
+                f"layers {text!r:.80}: expected numbers as in '0-4,10', 'first N', 'last N', "
                 f"'edge N'{names}"
             )
-        start = _from_end(int(found[1]), count)
-        stop = _from_end(int(found[2]), count) if found[2] else start
+        start = _from_end(found[1], count)
+        stop = _from_end(found[2], count) if found[2] else start
+        for layer in (start, stop):
+            if not 0 <= layer < count:
+                raise PlanError(f"layers {text!r:.80}: there is no layer {layer} among {count}")
         layers.update(range(start, stop + 1))
-    if bad := sorted(layer for layer in layers if not 0 <= layer < count):
-        raise PlanError(f"layers {text!r}: there is no layer {bad[0]} among {count}")
     return frozenset(layers)
 
 
@@ -79,5 +80,6 @@ def tiers_of(
     return found
 
 
-def _from_end(layer: int, count: int) -> int:
+def _from_end(text: str, count: int) -> int:
+    layer = int(text)
     return layer + count if layer < 0 else layer

@@ -114,6 +114,13 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     patterns: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.name.isprintable() or {"/", "\\"} & set(self.name):
+            raise PlanError(
+                f"recipe name {self.name!r:.60}: files are called by it, so it may hold no slash "
+                "and no control character"
+            )
+
     @property
     def format(self) -> str:
         """What plans call the output: `gguf-Q4_K_M`, `mlx-mixed-4-8`, `mmproj-F16`."""
@@ -138,7 +145,7 @@ def recipe_of_facts(format_id: str, facts: Mapping[str, Any]) -> Recipe:
     """
     try:
         recipe = Recipe(
-            facts["recipe"], facts["base"], facts["to"], pad=bool(facts.get("pad", False))
+            str(facts["recipe"]), facts["base"], facts["to"], pad=bool(facts.get("pad", False))
         )
     except KeyError as error:
         raise PlanError(
@@ -231,9 +238,9 @@ def _rule(entry: object, where: str) -> Rule:
     kind = given.text("type")
     if kind is None:
         raise PlanError(f"{where}: type is missing")
-    roles = given.values.get("role", ())
-    roles = (roles,) if isinstance(roles, str) else tuple(roles)
-    if not all(isinstance(role, str) for role in roles):
+    roles = given.values.get("role", [])
+    roles = [roles] if isinstance(roles, str) else roles
+    if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
         raise PlanError(f"{where}: role is {roles!r}, expected a role or a list of roles")
     name = given.text("name") or ""
     try:
@@ -243,4 +250,4 @@ def _rule(entry: object, where: str) -> Rule:
     layers = given.values.get("layers", "")
     if not isinstance(layers, str | int) or isinstance(layers, bool):
         raise PlanError(f"{where}: layers is {layers!r}, expected text such as '0-4,10'")
-    return Rule(kind, roles, str(layers), name, given.flag("if_present", False))
+    return Rule(kind, tuple(roles), str(layers), name, given.flag("if_present", False))

@@ -48,7 +48,8 @@ class AppendedLines(AbstractContextManager["AppendedLines"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with writing(self.path):  # what the disk refused is tried once more
+            self._file.close()
 
     def append(self, content: Mapping[str, Any]) -> None:
         """Write one more line; when this returns, it is on the disk. Raises WriteError."""

@@ -65,6 +65,10 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
             )
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"cannot read {path}: {error}: {_REMEDY}") from None
+    except (TypeError, AttributeError):  # numpy has no such type: these are weights
+        raise InputError(
+            f"cannot read {path}: it holds numbers of a type that this file has not: {_REMEDY}"
+        ) from None
 
 
 def _checked(

@@ -53,13 +53,14 @@ def _acquire(lock: Path, on_wait: Callable[[], None]) -> int:
         except BlockingIOError:
             on_wait()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _is_at(descriptor, lock):
+        if is_at(descriptor, lock):
             return descriptor
         os.close(descriptor)  # who held it has removed the file meanwhile
 
 
-def _is_at(descriptor: int, lock: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file or folder still has this path."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(lock))
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False

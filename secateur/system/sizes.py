@@ -26,7 +26,7 @@ def read_size(text: str, error: type[InputError] = InputError) -> int:
 
     Raises `error` for anything else, and for less than one byte.
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)", text.strip())
     unit = found[2].upper() if found else ""
     size = int(float(found[1]) * _UNITS[unit]) if found and unit in _UNITS else 0
     if size < 1:

@@ -19,6 +19,7 @@ from pathlib import Path
 from secateur.errors import InputError, NumericError, OutputError, ReadError
 from secateur.system.atomic import FULL, cannot_write, remove_partials, sync, sync_tree, writing
 from secateur.system.interruption import GO_ON, explained
+from secateur.system.locks import is_at
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,6 @@ def work_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
         refuse_existing(path)
     work = path.with_name(path.name + SUFFIX)
     with writing(path):
-        work.mkdir(parents=True, exist_ok=True)
         lock = _lock(path, work)
     _log.info("%s: work folder, with %d entries of an earlier run", work, len(os.listdir(work)))
 
@@ -81,6 +81,8 @@ def work_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
         return f"what is done is kept in {work}: {GO_ON}" if any(work.iterdir()) else None
 
     try:
+        if not replaces:  # another process may have finished it while this one began
+            refuse_existing(path)
         with explained(kept):
             yield work
         if path.exists():
@@ -148,14 +150,20 @@ def _empty(folder: Path) -> None:
 
 
 def _lock(path: Path, folder: Path) -> int:
-    """Lock a folder until the descriptor that is returned is closed, or the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise OutputError(
-            f"another secateur process is making {path} right now: wait for it, "
-            "or name another output folder"
-        ) from None
-    return descriptor
+    """Make and lock a folder, until the descriptor that is returned is closed or the process
+    ends."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # who had it has removed it meanwhile
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise OutputError(
+                    f"another secateur process is making {path} right now: wait for it, "
+                    "or name another output folder"
+                ) from None
+            if is_at(descriptor, folder):
+                return descriptor
+            os.close(descriptor)

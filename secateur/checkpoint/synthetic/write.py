@@ -68,7 +68,8 @@ def write_random(
     """
     there = next(path for path in folder.absolute().parents if path.is_dir())
     config = json.dumps(model.config, indent=2, ensure_ascii=False) + "\n"
-    key = hashlib.sha256(f"{_VERSION} {model.described}\n{config}".encode()).hexdigest()
+    shards = [(name, sum(tensor.nbytes for tensor in tensors)) for name, tensors in model.shards]
+    key = hashlib.sha256(f"{_VERSION} {model.described} {shards}\n{config}".encode()).hexdigest()
     with complete_or_absent(folder, key) as work:
         done = {path.name for path in work.glob("*.safetensors")}
         left = [shard for shard in model.shards if shard[0] not in done]

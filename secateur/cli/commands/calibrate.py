@@ -68,7 +68,7 @@ def calibrate(
                 out,
                 request,
                 revision=running.revision,
-                workers=work.workers,
+                workers=work.running(),
                 progress=progress,
             )
         show_estimate(expected, running.as_json)

@@ -176,7 +176,7 @@ def measure(
         raise RequestError(f"{out} is measured against its original: name it with --against")
     task = _Task(Path(out), against, request, work)
     if estimate:
-        _estimate(task, running, how.workers)
+        _estimate(task, running, how)
     elif shard is not None:
         _measure_shard(task, shard, running, how)
     else:
@@ -231,7 +231,7 @@ def _measure_shard(task: _Task, shard: str, running: RunOptions, how: WorkOption
     show(result, [f"part {shard}: {folder}"], running.as_json)
 
 
-def _estimate(task: _Task, running: RunOptions, workers: int | None) -> None:
+def _estimate(task: _Task, running: RunOptions, how: WorkOptions) -> None:
     from secateur.api.estimate import estimate_measuring
 
     with show_progress() as progress:
@@ -240,7 +240,7 @@ def _estimate(task: _Task, running: RunOptions, workers: int | None) -> None:
             running.open(task.against, weights=True),
             task.request,
             revision=running.revision,
-            workers=workers,
+            workers=how.running(),
             progress=progress,
         )
     show_estimate(expected, running.as_json)

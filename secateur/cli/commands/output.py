@@ -55,7 +55,7 @@ def apply(
 
         with show_progress() as progress:
             expected = estimate_applying(
-                plan, out, model=model, family=family, workers=work.workers, progress=progress
+                plan, out, model=model, family=family, workers=work.running(), progress=progress
             )
         show_estimate(expected, as_json)
         return

@@ -35,7 +35,8 @@ def fit_memory(
         except torch.OutOfMemoryError:
             if not isinstance(backend, TorchDevice):
                 raise
-            tokens = backend.batch_size.most // 2
+            size = backend.batch_size
+            tokens = min(size.most, size.fits) // 2
         gc.collect()
         if backend.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -47,5 +48,4 @@ def fit_memory(
         if not told:
             say(f"{backend.name} is out of memory: again, with smaller micro-batches")
             told = True
-        size = replace(backend.batch_size, most=tokens, least=tokens)
-        backend = replace(backend, batch_size=size)
+        backend = replace(backend, batch_size=replace(size, fits=tokens))
