@@ -15,7 +15,7 @@ from tiny_line import Line, Run, files_of
 
 import secateur
 from secateur import Job
-from secateur.api.job_content import input_files
+from secateur.api.job_content import input_files, resolve_device
 from secateur.api.job_file import read_job
 from secateur.api.job_text import Paths, job_text, save_job
 from secateur.api.requests import (
@@ -361,3 +361,20 @@ def test_any_dataclass_is_read(tmp_path: Path) -> None:
     for text in ("word: true\nhidden: 1", "word: true\nparts: [{sise: 1}]", "word: [true]"):
         with pytest.raises(InputError, match=r"a\.yaml:[12]: "):
             read(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "made_on", "resolved"),
+    [
+        ("auto", "cuda", "cuda"),  # on another machine, or before this one was called again
+        ("auto", "cpu", "cpu"),
+        ("cuda", "cpu", "cpu"),
+        ("cuda:1", "cuda", "cuda:1"),
+        ("cuda:1", None, "cuda:1"),
+        ("cpu", None, "cpu"),
+    ],
+)
+def test_a_resolved_job_names_the_device_that_was_used(
+    asked: str, made_on: str | None, resolved: str
+) -> None:
+    assert resolve_device(asked, made_on) == resolved

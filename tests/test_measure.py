@@ -21,8 +21,9 @@ from secateur.api.answers import (
     check_can_tokenize,
     get_answers,
 )
+from secateur.api.measure import measure_shard
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
-from secateur.errors import CorpusError, EngineError, InputError
+from secateur.errors import CorpusError, EngineError, InputError, RequestError
 from secateur.evaluation import scores
 from secateur.evaluation.engine_metrics import ENGINE_COLUMNS
 from secateur.evaluation.metrics.registry import token_arrays
@@ -120,6 +121,20 @@ def test_answers_that_are_kept_need_no_memory(
     check_can_answer(original, request, tmp_path)
     with pytest.raises(EngineError):
         check_can_answer(original, request, tmp_path / "empty")
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_asked_for_and_reads_nothing_is_noted(line: Line, tmp_path: Path) -> None:
+    request = Measuring(answers=line.answers, real_engine=True)
+    found = measure(line.model, line.model, request, work=tmp_path)
+    assert any("was not run in an engine: llama.cpp reads GGUF" in note for note in found.notes)
+
+
+def test_a_shard_takes_no_limits(line: Line, tmp_path: Path) -> None:
+    request = Measuring(answers=line.answers, max_kl=0.1)
+    with pytest.raises(RequestError, match=r"leave the gate kl_mean<=0\.1 to the run that puts"):
+        measure_shard(line.model, line.model, request, "1/2", work=tmp_path / "work")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])

@@ -36,6 +36,7 @@ from secateur.pruning.criteria.registry import find_criterion
 from secateur.recipes.layer_importance import DEFAULT, layer_importance
 from secateur.recipes.recipe import Recipe
 from secateur.statistics.statistics import Statistics
+from secateur.system.device_names import read_device
 from secateur.system.progress import Progress, no_progress
 from secateur.system.typed_yaml import FILE_ENDINGS, keys_of
 
@@ -118,10 +119,11 @@ def resolved_job(
             for source in corpus.get("sources", ())
             if source.get("revision") is not None
         }
-        calibration = replace(calibration, device=_resolve_device(calibration.device))
+        made_on = statistics.devices[0].partition(":")[0]
+        calibration = replace(calibration, device=resolve_device(calibration.device, made_on))
     measuring = request.measuring
     if measuring is not None:
-        measuring = replace(measuring, device=_resolve_device(measuring.device))
+        measuring = replace(measuring, device=resolve_device(measuring.device))
     values = {one.name: getattr(request, one.name) for one in fields(ShrinkRequest)}
     family = request.family if isinstance(request, Job) else None
     paths = Paths(request.written)
@@ -157,13 +159,15 @@ def _is_folder(checkpoint: Checkpoint) -> bool:
     return Path(checkpoint.source) == checkpoint.path
 
 
-def _resolve_device(device: str) -> str:
-    """The kind of device that was used; torch is loaded where there was one."""
+def resolve_device(device: str, made_on: str | None = None) -> str:
+    """The device that was used, where `device` was asked for: of the kind `made_on`, where that is
+    known (an earlier run, or other machines, may have done the work); torch is loaded where there
+    was one."""
     from secateur.forward.backends.choose import is_cpu
 
-    if is_cpu(device):
-        return "cpu"
-    return "cuda" if device == "auto" else device
+    kind = read_device(device).kind
+    made_on = made_on or ("cpu" if is_cpu(device) else "cuda" if kind == "auto" else kind)
+    return device if kind == made_on else made_on
 
 
 def _resolve_calibration(calibration: Calibration) -> Calibration:

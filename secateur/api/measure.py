@@ -19,6 +19,7 @@ from secateur.api.models import File, Model, open_weights
 from secateur.api.report import (
     additional_notes,
     describe_answers,
+    engine_notes,
     interval_notes,
     publish_pages,
     publish_report,
@@ -119,6 +120,7 @@ def measure_output(out: Path, run: Run) -> Report:
         notes=(
             *interval_notes(answers),
             *routing_notes(measured),
+            *(engine_notes(opened) if run.request.real_engine else ()),
             *additional_notes(additional),
         ),
         gates=run.request.limits,
@@ -151,10 +153,12 @@ def measure_shard(
     RequestError where something else than the divergence is asked for.
     """
     out, part = Path(out), read_shard(shard)
-    if request.kinds or request.real_engine:
-        what = request.kinds[0] if request.kinds else "real_engine"
+    others = [*request.kinds, *(f"the gate {gate}" for gate in request.limits)]
+    others += ["real_engine"] if request.real_engine else []
+    if others:
         raise RequestError(
-            f"a shard is a part of the divergence: leave {what} to the run that puts parts together"
+            f"a shard is a part of the divergence: leave {others[0]} to the run that puts parts "
+            "together"
         )
     original = open_weights(against, revision, "measuring")
     text = Text(statistics=statistics_of(out))

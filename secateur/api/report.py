@@ -12,6 +12,7 @@ from secateur.evaluation.intervals import FEWEST_ANSWERS
 from secateur.evaluation.metrics.router import AGREEMENT
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher
+from secateur.outputs.base import Artefact
 from secateur.planning.document import Plan, read_plan
 from secateur.release.manifest import OWN, amend_manifest, read_manifest
 from secateur.release.measured_on import KINDS
@@ -58,6 +59,14 @@ def routing_notes(artefacts: Sequence[ArtefactReport]) -> list[str]:
         f"no router agreement for {', '.join(names)}: the rows of their routers are not rows of "
         "the original's, one each, so nobody can tell which experts they are"
     ]
+
+
+def engine_notes(artefacts: Sequence[Artefact]) -> list[str]:
+    """That engines were asked for, where there is nothing that one of them reads."""
+    if any(one.runs_in_llama_cpp or one.runs_in_mlx_lm for one in artefacts):
+        return []
+    names = ", ".join(one.name for one in artefacts)
+    return [f"{names} was not run in an engine: llama.cpp reads GGUF files, mlx-lm MLX folders"]
 
 
 def additional_notes(names: tuple[str, ...]) -> list[str]:
