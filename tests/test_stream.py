@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import operator
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from tiny_models import FORMS, difference, load
 
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.rows import Corpus
-from secateur.errors import CheckpointError, FamilyError
+from secateur.errors import CheckpointError, FamilyError, WriteError
 from secateur.forward import layer_calls
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
@@ -29,6 +30,10 @@ from secateur.forward.weights import CheckpointWeights
 
 TINY = Callable[[str], Checkpoint]
 CPU = CpuBackend(2)
+
+
+ON_DISK = CpuBackend(2, states_limit=0)
+"""With `hidden_limit=0`: hidden states lie in a mapped file."""
 
 
 def streamed(
@@ -74,10 +79,21 @@ def test_where_the_state_is_kept_changes_no_bit(
     def same(other: dict[Any, torch.Tensor]) -> bool:
         return other.keys() == once.keys() and all(torch.equal(other[k], once[k]) for k in once)
 
-    assert same(streamed(tiny(form), rows, hidden_limit=0))
+    assert same(streamed(tiny(form), rows, ON_DISK, hidden_limit=0))
     assert same(streamed(tiny(form), rows, CpuBackend(1)))
     monkeypatch.setattr(layer_calls, "CALLS_LIMIT", -1)
     assert same(streamed(tiny(form), rows))
+
+
+def test_a_disk_without_room_for_hidden_states_is_one_sentence(tiny: TINY) -> None:
+    """The system's limit of a file's size stands for the disk's end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(WriteError, match=r"the hidden states take .* in .*: set TMPDIR to a"):
+            streamed(tiny("gemma4"), corpus(), ON_DISK, hidden_limit=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("form", ["gemma4", "qwen3_moe", "gpt_oss"])

@@ -10,17 +10,19 @@ are on their way through it: some five times their hidden states.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import NumericError
+from secateur.errors import NumericError, WriteError
 from secateur.forward.backends.base import Backend, GroupWork
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import Group, MicroBatch, group_micro_batches
@@ -36,6 +38,7 @@ from secateur.forward.skeleton import (
     load_decoder_layer,
 )
 from secateur.forward.weights import WeightSource
+from secateur.system.sizes import show_bytes
 
 HIDDEN_LIMIT = 2 << 30
 """Bytes of hidden states kept in host memory; more go to a mapped file."""
@@ -298,9 +301,26 @@ class ForwardPass:
         if nbytes <= self._hidden_limit:
             return [torch.empty(shape, dtype=dtype) for shape in shapes]
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-hidden-"))
-        flat = torch.from_file(f"{folder}/states", shared=True, size=sum(sizes), dtype=dtype)
+        file = _reserve(Path(folder, "states"), nbytes)
+        flat = torch.from_file(str(file), shared=True, size=sum(sizes), dtype=dtype)
         parts = torch.split(flat, sizes)
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _reserve(path: Path, nbytes: int) -> Path:
+    """Make a file of so many bytes that has its room on the disk: else writing into its pages would
+    end the process where the disk is full. Raises WriteError."""
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+    except OSError as error:
+        raise WriteError(
+            f"the hidden states take {show_bytes(nbytes)} in {path.parent.parent}: "
+            f"{error.strerror}: set TMPDIR to a folder of a larger disk, or calibrate in parts "
+            "(parts, or shard)"
+        ) from None
+    return path
 
 
 def _bad_token(batch: MicroBatch, layer: int, bad: Tensor) -> NumericError:
