@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 
 from secateur.errors import OutputError, WriteError
 from secateur.system import workdir
+from secateur.system.appended_lines import AppendedLines
 from secateur.system.atomic import (
     atomic_path,
     check_writable,
@@ -200,3 +202,17 @@ def test_an_output_that_was_finished_meanwhile_is_refused_before_the_work(
     with pytest.raises(OutputError, match="exists already"), work_folder(out):
         raise AssertionError("it began")
     assert names(tmp_path) == ["out"]
+
+
+def test_lines_that_the_disk_refuses_are_a_write_error_and_no_damage(tmp_path: Path) -> None:
+    path, (soft, hard) = tmp_path / "lines", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(WriteError, match="cannot write .*lines"), AppendedLines(path) as lines:
+            for number in range(30):
+                lines.append({"number": number})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with AppendedLines(path) as again:
+        assert again.lines == [{"number": number} for number in range(len(again.lines))]
+        assert again.lines

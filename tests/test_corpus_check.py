@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tiny_line import Line, Run
 
+from secateur.api.corpus import check_corpus
 from secateur.corpus.check import check_sources
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.mix import list_mixes, read_mix
@@ -122,6 +124,11 @@ def test_it_says_how_long_calibrating_takes_where_there_are_weights(
     without = run("corpus", "check", line.corpus, model=bare, json=True)
     assert without.code == 0 and without.json["estimate"] is None
     assert without.json["tokens"] == found.json["tokens"]
+
+
+def test_a_gpu_is_not_estimated(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert check_corpus(line.corpus, line.model).estimate is None
 
 
 def test_rows_fit_a_terminal_and_examples_are_shown(line: Line, run: Run) -> None:

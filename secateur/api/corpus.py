@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CorpusCheck:
     """What a mix gives for a model; `estimate` is of calibrating on it, None where the model's
-    weights are not there."""
+    weights are not there, or a GPU would calibrate."""
 
     found: MixCheck
     estimate: Estimate | None
@@ -95,12 +95,17 @@ def check_corpus(
 
 def _estimate(
     checkpoint: Checkpoint, found: MixCheck, workers: int | None, progress: Progress
-) -> Estimate:
+) -> Estimate | None:
+    from secateur.forward.backends.choose import is_cpu
+
+    calibration = Calibration(corpus=found.mix.name)
+    if not is_cpu(calibration.device):
+        return None
     task = Task(
         Path("statistics.safetensors"),
         _corpus_of(found),
         tokens=found.tokens,
-        calibration=Calibration(corpus=found.mix.name),
+        calibration=calibration,
         hashes=True,
     )
     return estimate(checkpoint, task, workers=workers, progress=progress)
