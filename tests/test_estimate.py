@@ -150,7 +150,9 @@ def test_gram_matrices_take_time_memory_and_disk(
     assert after["work"]["TFLOP"] - before["work"]["TFLOP"] == pytest.approx(cost.gram / 1e12)
     assert after["estimated_seconds"] > before["estimated_seconds"]
     assert after["memory_bytes"] > before["memory_bytes"]
-    assert "statistics and Gram matrices" in {need["what"] for need in with_gram["disks"]}
+    needs = {need["what"]: need["bytes"] for need in with_gram["disks"]}
+    # Twice while their file is put together (statistics.gram_file.write_grams).
+    assert needs["statistics and Gram matrices"] == after["disk_bytes"] + cost.gram_bytes
 
 
 def test_stages_come_in_the_order_of_the_work(text: tuple[Checkpoint, Corpus]) -> None:

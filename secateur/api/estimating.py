@@ -178,7 +178,8 @@ def _needs(
         Need(
             "statistics" if task.calibration.gram == "none" else "statistics and Gram matrices",
             task.out.parent,
-            disk.get("calibrate", 0),
+            # While their file is made the disk holds the Gram matrices twice.
+            disk.get("calibrate", 0) + (0 if calibrating is None else calibrating.gram_bytes),
             "make room, or choose another disk for the output",
         ),
         Need(

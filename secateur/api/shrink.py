@@ -170,11 +170,7 @@ def estimate_shrink(
     load_libraries(progress)
     corpus = asked = None
     calibrates = needs_calibration(checkpoint, request, planned)
-    check_can_estimate(
-        running_with(workers),
-        *([request.calibration.device] if calibrates else []),
-        *([request.measuring.device] if request.measuring is not None else []),
-    )
+    check_can_estimate(running_with(workers), *_devices(request, calibrates=calibrates))
     if calibrates:
         corpus = build_corpus(checkpoint, request.calibration, progress)
         asked = preview_prompts(checkpoint, corpus) if corpus.held_out else None
@@ -193,12 +189,19 @@ def _announce(
     on other machines."""
     from secateur.forward.backends.choose import is_cpu
 
-    if not is_cpu(job.request.calibration.device) or job.running.engine != "here":
+    devices = _devices(job.request, calibrates=text[0] is not None)
+    if not all(map(is_cpu, devices)) or job.running.engine != "here":
         return None
     load_libraries(job.progress)
     asked = None if isinstance(text[1], Text) else text[1]
     task = _task(job, planned, out, (text[0], asked))
     return announce(job.checkpoint, task, job.on_message, job.running.workers, job.progress)
+
+
+def _devices(request: ShrinkRequest, *, calibrates: bool) -> list[str]:
+    """Where a request runs models."""
+    calibration = [request.calibration.device] if calibrates else []
+    return calibration + ([request.measuring.device] if request.measuring is not None else [])
 
 
 def _task(

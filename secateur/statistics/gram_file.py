@@ -131,7 +131,7 @@ class GramFile:
         if dict(self.description.made_from) != origin_of(statistics):
             raise StatisticsError(
                 f"{self.path} does not belong to {path}, it was made with other statistics: put "
-                "back the file that was written with them"
+                "back the file that was written with them, or remove it"
             )
 
 
