@@ -79,7 +79,7 @@ class RayWorkers:
                 finally:
                     run.stop()
         except RayError as error:
-            raise EngineError(f"the Ray cluster failed: {error}") from None
+            raise EngineError(f"the Ray cluster failed: {_in_a_line(error)}") from None
 
 
 @contextmanager
@@ -108,8 +108,7 @@ def ray_cluster(device: str = "auto", threads: int | None = None) -> Iterator[Wo
             ) from None
         except (ValueError, RuntimeError) as error:  # of its own, or of its client
             raise EngineError(
-                f"Ray cannot use the address {address} (RAY_ADDRESS): "
-                f"{' '.join(str(error).split()):.200}"
+                f"Ray cannot use the address {address} (RAY_ADDRESS): {_in_a_line(error)}"
             ) from None
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -120,6 +119,11 @@ def ray_cluster(device: str = "auto", threads: int | None = None) -> Iterator[Wo
     finally:
         if ours:
             ray.shutdown()
+
+
+def _in_a_line(error: BaseException) -> str:
+    """What an error says, which may be pages with Ray; its name where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _knock(address: str) -> None:
@@ -227,7 +231,9 @@ class _Run:
             except RayTaskError as error:
                 if isinstance(error.cause, SecateurError):
                     raise error.cause from None
-                raise EngineError(f"a worker of the Ray cluster failed: {error.cause}") from None
+                raise EngineError(
+                    f"a worker of the Ray cluster failed: {_in_a_line(error.cause)}"
+                ) from None
             self.count(1)
 
     def _fetch(self, actor: Any, name: str) -> None:

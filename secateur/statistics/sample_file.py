@@ -214,7 +214,7 @@ class SampleFile:
         if dict(self.description.made_from) != origin_of(statistics):
             raise StatisticsError(
                 f"{self.path} is not the token sample of {path}, it was made with other "
-                "statistics: put back the file that was written with them"
+                "statistics: put back the file that was written with them, or remove it"
             )
 
 
