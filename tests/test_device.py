@@ -160,6 +160,18 @@ def test_out_of_memory_means_smaller_micro_batches_and_is_said_once(
         fit_memory(Full(DEVICE), run_out, said.append)
 
 
+def test_memory_that_the_cpu_lacks_is_no_error_of_torch() -> None:
+    def work(_: Backend) -> torch.Tensor:
+        return torch.empty(1 << 46)
+
+    with pytest.raises(MemoryError):
+        fit_memory(CpuBackend(1), work, print)
+    with pytest.raises(EngineError, match="cpu has too little memory for 512 tokens"):
+        fit_memory(TorchDevice(torch.device("cpu")), work, lambda said: None)
+    with pytest.raises(RuntimeError, match="shape"):
+        fit_memory(CpuBackend(1), lambda _: torch.zeros(4).view(3), print)
+
+
 def run_out(_: Backend) -> None:
     raise torch.OutOfMemoryError
 

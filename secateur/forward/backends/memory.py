@@ -26,15 +26,17 @@ def fit_memory(
     micro-batches of half the tokens, which `say` is told the first time.
 
     Long documents come first, so that what does not fit fails at once. Raises EngineError when
-    even LEAST_TOKENS do not fit.
+    even LEAST_TOKENS do not fit, MemoryError on the CPU.
     """
     told = False
     while True:
         try:
             return work(backend)
-        except torch.OutOfMemoryError:
-            if not isinstance(backend, TorchDevice):
+        except RuntimeError as error:
+            if not _is_of_memory(error):
                 raise
+            if not isinstance(backend, TorchDevice):
+                raise MemoryError from None
             size = backend.batch_size
             tokens = min(size.most, size.fits) // 2
         gc.collect()
@@ -49,3 +51,10 @@ def fit_memory(
             say(f"{backend.name} is out of memory: again, with smaller micro-batches")
             told = True
         backend = replace(backend, batch_size=replace(size, fits=tokens))
+
+
+def _is_of_memory(error: RuntimeError) -> bool:
+    """Torch has a class of its own for this on CUDA alone, and not for all that needs memory."""
+    said = str(error)
+    known = "out of memory" in said or "can't allocate memory" in said
+    return known or isinstance(error, torch.OutOfMemoryError)
