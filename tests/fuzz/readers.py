@@ -343,9 +343,9 @@ def prepare(reader: Reader, goods: Goods, folder: Path) -> Path:
     return path
 
 
-def attempt(reader: Reader, good: bytes, path: Path, data: bytes) -> Any:
-    """One run. Raises whatever is no InputError."""
-    path.write_bytes(reader.mutate(good, Choices(data)))
+def attempt(reader: Reader, good: bytes, path: Path, data: bytes | None) -> Any:
+    """One run; without `data` of the good file. Raises whatever is no InputError."""
+    path.write_bytes(good if data is None else reader.mutate(good, Choices(data)))
     try:
         return reader.read(path)
     except InputError as error:
