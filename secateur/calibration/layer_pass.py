@@ -44,7 +44,9 @@ from secateur.errors import CorpusError, FamilyError
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.batches import (
+    BatchSize,
     Group,
+    MicroBatch,
     count_tokens,
     group_micro_batches,
     make_micro_batches,
@@ -117,16 +119,11 @@ def calibrate(
     """
     backend = backend or CpuBackend(cores())
     hidden = checkpoint.family.number(checkpoint.config, "hidden")
-    size = backend.batch_size
-    whole = make_micro_batches(corpus.rows, hidden, replace(size, fits=sys.maxsize))
-    if not whole:
-        raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
-    groups, others = take_groups(group_micro_batches(whole, size), shard, size.fits)
+    groups, others = _take_part(corpus, hidden, backend.batch_size, shard)
     batches = [batch for group in groups for batch in group]
     documents = list_documents(corpus, batches)
     wanted = limit_sample(checkpoint, sampling.tokens)
-    all_batches = [*batches, *(batch for group in others for batch in group)]
-    tokens = draw(all_batches, corpus, wanted, sampling.seed).of_first(len(batches))
+    tokens = draw([*batches, *others], corpus, wanted, sampling.seed).of_first(len(batches))
     chosen = None
     if sampling.gram is not None:
         chosen = choose_tokens(batches, corpus, sampling.gram_tokens, sampling.seed)
@@ -154,6 +151,17 @@ def calibrate(
         arrays = _run_layers(forward, task)
         skipped = forward.skipped
     return replace(begun, skipped=skipped, arrays=dict(sorted(arrays.items())))
+
+
+def _take_part(
+    corpus: Corpus, hidden: int, size: BatchSize, shard: Shard
+) -> tuple[tuple[Group, ...], list[MicroBatch]]:
+    """(the groups of a shard, the micro-batches of all others, numbered after them)"""
+    whole = make_micro_batches(corpus.rows, hidden, replace(size, fits=sys.maxsize))
+    if not whole:
+        raise CorpusError("the corpus has no usable rows: nothing to calibrate on")
+    groups, others = take_groups(group_micro_batches(whole, size), shard, size.fits)
+    return groups, [batch for group in others for batch in group]
 
 
 def _run_layers(forward: ForwardPass, task: _Task) -> dict[str, Array]:

@@ -10,7 +10,6 @@ are on their way through it: some five times their hidden states.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +37,7 @@ from secateur.forward.skeleton import (
     load_decoder_layer,
 )
 from secateur.forward.weights import WeightSource
+from secateur.system.reserved_file import reserve_file
 from secateur.system.sizes import show_bytes
 
 HIDDEN_LIMIT = 2 << 30
@@ -308,12 +308,9 @@ class ForwardPass:
 
 
 def _reserve(path: Path, nbytes: int) -> Path:
-    """Make a file of so many bytes that has its room on the disk: else writing into its pages would
-    end the process where the disk is full. Raises WriteError."""
+    """The path, with a file of so many bytes there. Raises WriteError."""
     try:
-        with path.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):  # macOS has none
-                os.posix_fallocate(file.fileno(), 0, nbytes)
+        reserve_file(path, nbytes)
     except OSError as error:
         raise WriteError(
             f"the hidden states take {show_bytes(nbytes)} in {path.parent.parent}: "
