@@ -599,6 +599,13 @@ def test_commands_and_options_that_are_none(run: Run, line: Line) -> None:
         ("shrink gemmule -o OUT --public", "--public decides nothing without --push"),
         ("release x --public", "public is about a repository that a push makes"),
         ("measure x --against y --tasks ,", "tasks has no names"),
+        ("measure http://x --tasks gsm8k --device cpu", "leave out --device"),
+        ("measure http://x --tasks gsm8k --per-domain 2", "leave out --per-domain"),
+        ("measure http://x --tasks gsm8k --engine ray", "leave out --engine"),
+        ("measure http://x --tasks gsm8k --real-engine", "leave out --real-engine"),
+        ("compare x y --prompts z", "--prompts decides nothing without --against"),
+        ("compare x y --workers 2", "--workers decides nothing without --against"),
+        ("compare x y --against z --compare-anyway", "leave it or --against out"),
     ],
 )
 def test_an_option_that_would_decide_nothing_is_refused(

@@ -10,7 +10,14 @@ import typer
 
 from secateur.cli.choices import complete_or_path, models
 from secateur.cli.help import LOOKING, STEPS
-from secateur.cli.options.asking import CompareAnyway, ServingOptions, TaskOptions, all_words
+from secateur.cli.options.asking import (
+    CompareAnyway,
+    ServingOptions,
+    TaskOptions,
+    all_words,
+    given,
+    refuse_without,
+)
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, HeldOutOptions
 from secateur.cli.options.robustness import LoopOptions, SpeedOptions
 from secateur.cli.options.running import (
@@ -165,9 +172,9 @@ def measure(
     asked = all_words(gates, tasks, loops, speed, serving)
     request = answering.request(device=device, **vars(text), **asked)
     if is_elsewhere(out):
-        if estimate or shard is not None:
-            word = "estimate" if estimate else "shard"
-            raise RequestError(f"{out} is asked here and at once: leave out --{word}")
+        unused = _Unused(estimate, shard, device, gates.real_engine)
+        for name in [name for group in (unused, text, answering, how) for name in given(group)]:
+            raise RequestError(f"{out} is asked for its tasks, here and at once: leave out {name}")
         _measure_elsewhere(out, against, request, work, kept, running.as_json)
         return
     kept.refuse(out)
@@ -181,6 +188,18 @@ def measure(
         _measure_shard(task, shard, running, how)
     else:
         _measure(task, running, how)
+
+
+@dataclass(frozen=True)
+class _Unused:
+    """Options beside the groups that decide nothing where no weights are measured."""
+
+    estimate: bool = False
+    shard: str | None = None
+    device: str = "auto"
+    real_engine: bool = False
+    work: Path | None = None
+    workers: int | None = None
 
 
 class _Task(NamedTuple):
@@ -286,9 +305,15 @@ def compare(
     already, with the same options, is not scored again. Without an original: what was measured of
     tasks and kept, every two models on the same questions.
     """
+    from secateur.errors import RequestError
+
     if against is None:
+        for group in (text, answering, _Unused(device=device, work=work, workers=workers)):
+            refuse_without(group, "against")
         _compare_tasks(artefacts, compare_anyway, running.as_json)
         return
+    if compare_anyway:
+        raise RequestError("--compare-anyway is of kept tasks: leave it or --against out")
     request = answering.request(device=device, **vars(text))
     with show_progress() as progress:
         from secateur.api.compare import compare as run

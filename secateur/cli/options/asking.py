@@ -184,12 +184,20 @@ def refuse_without(options: Any, switch: str) -> None:
     turns the group on: it would decide nothing."""
     from secateur.errors import RequestError
 
-    for one in fields(options):
-        if one.name != switch and getattr(options, one.name) != one.default:
-            name = one.name.replace("_", "-")
+    for name in given(options):
+        if name != f"--{switch}":
             raise RequestError(
-                f"--{name} decides nothing without --{switch}: add that, or leave --{name} out"
+                f"{name} decides nothing without --{switch}: add that, or leave {name} out"
             )
+
+
+def given(options: Any) -> list[str]:
+    """The options of a group that are not what they are by default, as they are written."""
+    return [
+        f"--{one.name.replace('_', '-')}"
+        for one in fields(options)
+        if getattr(options, one.name) != one.default
+    ]
 
 
 def all_words(*groups: Words) -> dict[str, Any]:
