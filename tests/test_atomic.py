@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import secrets
 import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -31,6 +34,7 @@ from secateur.system.atomic import (
     write_safetensors,
     write_text,
 )
+from secateur.system.secret_file import read_or_make_secret
 from secateur.system.workdir import publish, work_folder
 
 _HALF = """
@@ -216,3 +220,19 @@ def test_lines_that_the_disk_refuses_are_a_write_error_and_no_damage(tmp_path: P
     with AppendedLines(path) as again:
         assert again.lines == [{"number": number} for number in range(len(again.lines))]
         assert again.lines
+
+
+def test_of_many_that_need_a_key_at_once_one_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, make = tmp_path / "folder" / "key", secrets.token_urlsafe
+
+    def slowly(size: int) -> str:
+        time.sleep(0.05)
+        return make(size)
+
+    monkeypatch.setattr(secrets, "token_urlsafe", slowly)
+    with ThreadPoolExecutor(16) as pool:
+        keys = set(pool.map(read_or_make_secret, [path] * 64))
+    assert keys == {path.read_text().strip()} and len(keys.pop()) > 20
+    assert path.stat().st_mode & 0o777 == 0o600 and names(path.parent) == ["key"]

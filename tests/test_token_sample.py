@@ -145,7 +145,7 @@ def test_a_shard_that_is_none_is_refused(text: str, message: str) -> None:
 
 
 def test_more_parts_than_groups_are_refused(tiny: TINY) -> None:
-    with pytest.raises(CorpusError, match="too short for 9 parts: it has 1 groups"):
+    with pytest.raises(CorpusError, match="too short for 9 parts.*: it makes 1$"):
         calibrate(tiny("gemma4"), corpus(), sampling=Sampling(0), shard=Shard(1, 9))
 
 

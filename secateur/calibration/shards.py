@@ -54,8 +54,8 @@ def take_groups(
     """
     if shard.parts > len(groups):
         raise CorpusError(
-            f"the text is too short for {shard.parts} parts: it has {len(groups)} groups of "
-            "documents, and each part needs one"
+            f"the text is too short for {shard.parts} parts, each of which needs a group of "
+            f"documents: it makes {len(groups)}"
         )
     first, step = shard.part - 1, shard.parts
     taken = _number(divide_groups(groups[first::step], fits), 0)
