@@ -162,6 +162,12 @@ GOALS = (
         0,
         lambda found: [found["cases_that_differ"], found["from_configs"]["cases_that_differ"]],
     ),
+    Goal(
+        "calibration that keeps what another needs to go on over one that does not",
+        "resuming",
+        1.05,
+        lambda found: _shapes(found, "kept_over_without", "cpu", "median"),
+    ),
     Goal("measuring one artefact over a plain fp32 forward", "measuring", 1.3, _measuring),
     Goal(
         "what `shrink` estimates over what it takes, either way",
