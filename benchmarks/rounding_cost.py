@@ -2,11 +2,12 @@
 
 Processor seconds, in turns. Calibration, without the criterion `rerouted`, with no Gram matrices,
 shared and own ones: of gemmule on its own calibration set, and, but for own ones, of layers of
-Gemma 4 26B-A4B's width on random tokens. Encoding: rows as wide as the real Gemma 4
+Gemma 4 26B-A4B's width on random tokens, of which all count for them, and half, as of a text
+of 262,144 (`--gram-tokens`). Encoding: rows as wide as the real Gemma 4
 26B-A4B's (2816; its experts' 704 and 2112 as 768 and 2048, which superblocks divide), in one
 thread, blocks of rows as `apply` makes them; the factor is made once for all rows of a layer.
 
-    python benchmarks/rounding_cost.py [--rounds 3]
+    python benchmarks/rounding_cost.py [--rounds 3] [--only gemmule 26B encoding]
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,25 @@ from secateur import Calibration
 from secateur.formats.ggml.codec import encode
 from secateur.outputs.blocks import ELEMENTS
 from secateur.rounding.factor import Groups, factorize
-from secateur.rounding.feedback import round_with_feedback
-from secateur.rounding.ggml_grids import GGML_GRIDS
+from secateur.rounding.ggml_types import FEEDBACK_GRIDS
 
+PARTS = ("encoding", "gemmule", "26B")
 WIDTHS = (2816, 2048, 768)
 TOKENS = 4096
-KINDS = ("none", "shared", "own")
+KINDS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "shared": {"gram": "shared", "gram_tokens": 0},
+    "own": {"gram": "own", "gram_tokens": 0},
+}
+HALF = "shared, half of the tokens"
+WIDE_KINDS = {
+    "none": KINDS["none"],
+    "shared": KINDS["shared"],
+    HALF: {"gram": "shared", "gram_tokens": TOKENS // 2},
+}
 FULL, SLIDING = 5, 25
 """Layers of Gemma 4 26B-A4B by what they attend to."""
-TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q6_K", "IQ4_XS", "Q4_0")
+TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q6_K", "IQ4_XS", "Q4_0", "IQ3_XXS", "IQ2_S")
 
 
 def spent(work: Callable[[], object]) -> float:
@@ -47,15 +58,15 @@ def spent(work: Callable[[], object]) -> float:
 
 
 def calibrations(
-    model: str | Path, text: Mapping[str, Any], rounds: int, kinds: Sequence[str] = KINDS
+    model: str | Path, text: Mapping[str, Any], rounds: int, kinds: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Processor seconds of calibrations in one thread, which wait for no other."""
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds + 1):
             for kind, times in found.items():
-                request = Calibration(**text, reroute_tokens=0, gram=kind)
-                path = Path(folder) / f"{kind}{turn}.safetensors"
+                request = Calibration(**text, reroute_tokens=0, **kinds[kind])
+                path = Path(folder) / f"{len(kind)}-{turn}.safetensors"
                 seconds = spent(
                     lambda r=request, p=path: secateur.calibrate(model, p, r, workers=1)
                 )
@@ -85,7 +96,7 @@ def at_width(folder: Path, rounds: int) -> dict[str, Any]:
         changed = {"vocab_size": 4096, "vocab_size_per_layer_input": 4096}
         model = gemma26(folder / f"model{layers}", layers, **changed)
         rows = random_rows(folder / "rows.jsonl", TOKENS, 4096, 512)
-        found[layers] = calibrations(model, {"rows": rows}, rounds, KINDS[:2])["cpu_seconds"]
+        found[layers] = calibrations(model, {"rows": rows}, rounds, WIDE_KINDS)["cpu_seconds"]
     both = {
         kind: [
             FULL * one + SLIDING * (two - one)
@@ -107,18 +118,16 @@ def encodings(rounds: int) -> dict[str, Any]:
         inputs = chance.standard_normal((width + 500, width)).astype(np.float32)
         gram = inputs.T @ inputs
         importance = np.ones(width, np.float32)
-        factors = {group: factorize(gram, Groups(group)) for group in (16, 32)}
         seconds = spent(lambda g=gram: factorize(g, Groups(32)))
         entry: dict[str, Any] = {"factor_cpu_seconds": round(seconds, 2)}
         for name in TYPES:
-            grid, ratios = GGML_GRIDS[name], []
-            factor = factors[grid.group]
+            grid, ratios = FEEDBACK_GRIDS[name], []
+            factor = factorize(gram, grid.groups)
+            assert factor is not None
             for turn in range(rounds + 1):
                 nearest = encode(rows, name, importance)
                 plain = spent(lambda r=rows, n=name, i=importance: encode(r, n, i))
-                more = spent(
-                    lambda r=rows, e=nearest, g=grid, f=factor: round_with_feedback(r, e, g, f)
-                )
+                more = spent(lambda r=rows, e=nearest, g=grid, f=factor: g.round(r, e, f))
                 if turn:
                     ratios.append((plain + more) / plain)
             entry[name] = round(statistics.median(ratios), 2)
@@ -129,18 +138,18 @@ def encodings(rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only-width", action="store_true", help="keep the rest of the result")
+    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="keep the rest")
     options = parser.parse_args()
     path, rounds = result_path("rounding_cost"), options.rounds
-    if options.only_width:
-        report = json.loads(path.read_text())
-    else:
-        small = calibrations("gemmule", {"corpus": "gemmule"}, rounds)
-        report = {
-            "encoding_over_nearest": encodings(4 * rounds), "calibration": {"gemmule": small},
-        }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        report["calibration"]["26B"] = at_width(Path(folder), rounds)
+    report = json.loads(path.read_text()) if path.exists() else {"calibration": {}}
+    if "encoding" in options.only:
+        report["encoding_over_nearest"] = encodings(4 * rounds)
+    if "gemmule" in options.only:
+        text = {"corpus": "gemmule"}
+        report["calibration"]["gemmule"] = calibrations("gemmule", text, rounds, KINDS)
+    if "26B" in options.only:
+        with tempfile.TemporaryDirectory() as folder:
+            report["calibration"]["26B"] = at_width(Path(folder), rounds)
     write_result(path, report)
     print(json.dumps(report, indent=1))
 

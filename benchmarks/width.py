@@ -156,8 +156,15 @@ def read_bytes() -> int:
 def watch(command: list[str], temporary: Path) -> tuple[dict[str, Any], int]:
     """(what the child says, most bytes of its temporary files)."""
     most = 0
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with (
+        tempfile.TemporaryDirectory() as cache,  # nothing is measured already
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(temporary), "XDG_CACHE_HOME": cache},
+        ) as process,
+    ):
         while process.poll() is None:
             most = max(most, used_by(temporary))
             time.sleep(0.2)

@@ -46,8 +46,8 @@ _IN_FLIGHT = 5
 _BLOCKS = 12 << 20
 """Bytes that a thread that writes holds."""
 FEEDBACK = 4.0
-"""How many times as long a scalar type takes with feedback: 3.7 (Q2_K), 4.4 (Q4_K) to 6.3 (Q4_0) of
-nearest, on a busy machine (docs/log.md)."""
+"""How many times as long a type takes with feedback, of nearest: 2.9 (IQ2_S) to 6.4 (Q4_0), 3.5 to
+4.8 for Q4_K (benchmarks/rounding_cost.json)."""
 _GRAMS = 4
 """How many times a thread holds a Gram matrix in float64 while it makes a factor."""
 _PIECES = 2

@@ -1,1 +1,1 @@
-"""Levels and scales of scalar types, chosen with error feedback: `grid.py`, then `feedback.py`."""
+"""Codes and scales of quantized rows, chosen with error feedback: `grid.py`, then `feedback.py`."""

@@ -5,6 +5,7 @@ matrix product, and inside a narrow block a compiled loop takes group after grou
 columns still costs, once later columns make up for it as well as they can, is a sum over its own
 columns; so its scale, and then its offset, are those of a few near the encoder's for which that is
 least, and its codes follow.
+
 Rows do not depend on each other; a loop takes LANES of them at a time, in the processor's SIMD
 units.
 

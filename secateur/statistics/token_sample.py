@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 REROUTE_TOKENS = 16384
 """Tokens sampled per layer for the criterion `rerouted`, shared evenly by the categories."""
 
-GRAM_TOKENS = 65536
+GRAM_TOKENS = 131072
 """Tokens whose inputs are added to Gram matrices (what the experts' down projections see apart)."""
 
 

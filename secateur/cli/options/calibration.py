@@ -145,7 +145,7 @@ class CalibrationOptions:
     reroute_tokens: RerouteTokens = 16384
     on_nan: OnNan = "stop"
     gram: Gram = "none"
-    gram_tokens: GramTokens = 65536
+    gram_tokens: GramTokens = 131072
 
     def request(self, **more: Any) -> Calibration:
         """With `more` of a Calibration. Raises RequestError for what contradicts itself."""
