@@ -17,7 +17,6 @@ from secateur.planning.document import PlannedTensor
 from secateur.planning.imatrix_policy import Importance, check_shapes
 from secateur.planning.unseen_experts import warn_of_unseen
 from secateur.recipes.recipe import Recipe
-from secateur.rounding.ggml_types import FEEDBACK_GRIDS
 from secateur.statistics.gram_file import GramFile
 
 
@@ -100,6 +99,8 @@ def rounding_notes(
     """In how many tensors levels are chosen with feedback, and the first of those without."""
     if gram is None:
         return []
+    from secateur.rounding.ggml_types import FEEDBACK_GRIDS
+
     quantized = {
         info.name: info.type in FEEDBACK_GRIDS
         and observed_input(gram, family, tensor.sources) is not None
