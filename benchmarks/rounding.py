@@ -61,7 +61,14 @@ def write(
     model: Model, kind: str, rounding: str, statistics: Path, out: Path
 ) -> tuple[Path, int, float]:
     """(artefact, its bytes of tensors, processor seconds of writing)."""
-    plan = secateur.plan(model, Pruning(drop=0.0), formats(kind, rounding), statistics=statistics)
+    return write_formats(model, formats(kind, rounding), statistics, out)
+
+
+def write_formats(
+    model: Model, wanted: Formats, statistics: Path, out: Path
+) -> tuple[Path, int, float]:
+    """The same of a request for one format, of all of the model's experts."""
+    plan = secateur.plan(model, Pruning(drop=0.0), wanted, statistics=statistics)
     (format_id,) = plan.formats
     began = time.process_time()
     secateur.apply(plan, out, model=model, statistics=statistics)
@@ -71,19 +78,26 @@ def write(
     return path, plan.tensor_bytes(format_id), spent
 
 
-def ratio(pair: dict[str, Scores], answers: AnswerSet, domain: str) -> dict[str, Any]:
-    """Mean KL of both, their ratio with its interval, p99 and agreement, of one domain or all."""
+def ratio(
+    pair: dict[str, Scores],
+    answers: AnswerSet,
+    domain: str,
+    above: str = "feedback",
+    below: str = "nearest",
+) -> dict[str, Any]:
+    """Mean KL, p99 and agreement of both (or more), of one domain or all, and the ratio of one's
+    mean KL over another's with its interval."""
     group = next(one for one in token_groups(answers) if one.domain == domain)
     kl = {name: group.collect(scores, ["kl"])["kl"] for name, scores in pair.items()}
     agrees = {name: group.collect(scores, ["agrees"])["agrees"] for name, scores in pair.items()}
 
     def evaluate(draws: Any) -> Any:
-        return kl["feedback"].mean(draws) / kl["nearest"].mean(draws)
+        return kl[above].mean(draws) / kl[below].mean(draws)
 
-    every = np.arange(kl["nearest"].answers)
-    found = bootstrap(kl["nearest"].answers, evaluate, seed=0, width=_width(kl))
+    every = np.arange(kl[below].answers)
+    found = bootstrap(kl[below].answers, evaluate, seed=0, width=_width(kl))
     return {
-        "answers": kl["nearest"].answers,
+        "answers": kl[below].answers,
         "tokens": len(group.tokens),
         "kl_mean": {name: _digits(one.mean(every)) for name, one in kl.items()},
         "ratio": [_digits(found.value), _digits(found.low), _digits(found.high)],

@@ -69,6 +69,7 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "rerouted_sample": Slow("removes experts for every size of the sample: half an hour"),
     "rounding": Slow("a Gram matrix and two files for every type: two hours"),
     "rounding_models": Slow("its models are trained first (models/): hours"),
+    "rounding_elsewhere": Slow("needs other tools, and models that are made first: an hour"),
     "frontier": Slow("two files for every number of experts and type: half an hour"),
     "rounding_cost": Slow("calibrations in turns, of which each takes a minute"),
     "rounding_pruned": Slow("two calibrations and six files: half an hour"),

@@ -11,6 +11,10 @@ dense model, in a form that this tool reads; `family` says how llama.cpp names i
 so that all matrices have whole super-blocks of 256 columns, as those of larger models do. The
 norms' weights are multiplied by the root of 576/768 for it: the same function again.
 
+`--shuffle` puts columns and channels into another order: the same function once more, whose
+weights no longer lie on Q4_1's levels block by block, as they do in the package. `write_dense`
+writes such a folder as the Llama that it is, for tools that round dense models only.
+
 training.json in the folder says how the folder and the GGUF, in llama.cpp, expect the same text.
 """
 
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +31,10 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGUFReader, dequantize
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, MixtralConfig, MixtralForCausalLM
 
 from secateur.checkpoint.hub import gemmule_folder
 from secateur.families.format_rules import TokenizerRules
@@ -135,6 +141,34 @@ def _wider(weight: Tensor) -> Tensor:
     return widened
 
 
+def shuffle(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same function with the model's columns, each layer's channels and the places within its
+    heads' values in another order, so that every block of 32 holds weights of several old ones."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randperm(HIDDEN, generator=generator)
+    found = {}
+    for name, one in weights.items():
+        turned = one[hidden] if name.endswith(("norm.weight", "o_proj.weight")) else one
+        if "experts.down_proj" in name:
+            turned = one[:, hidden]
+        elif turned.ndim > 1 and not name.endswith("o_proj.weight"):
+            turned = turned[..., hidden]
+        found[name] = turned
+    for layer in range(sum(name.endswith("o_proj.weight") for name in weights)):
+        prefix = f"model.layers.{layer}."
+        within = torch.randperm(HEAD, generator=generator)
+        values, outputs = (f"{prefix}self_attn.{name}_proj.weight" for name in ("v", "o"))
+        rows, columns = found[values], found[outputs]
+        found[values] = rows.view(-1, HEAD, HIDDEN)[:, within].reshape(rows.shape)
+        found[outputs] = columns.view(HIDDEN, -1, HEAD)[:, :, within].reshape(columns.shape)
+        pair, down = (f"{prefix}mlp.experts.{name}_proj" for name in ("gate_up", "down"))
+        width = found[down].shape[-1]
+        channels = torch.randperm(width, generator=generator)
+        found[pair] = found[pair][:, torch.cat([channels, channels + width])]
+        found[down] = found[down][..., channels]
+    return found
+
+
 def save(config: MixtralConfig, weights: dict[str, Tensor], gguf: Gguf, out: Path) -> None:
     """A folder in bf16 that transformers and secateur load."""
     aside = out.with_name(out.name + ".new")
@@ -147,6 +181,24 @@ def save(config: MixtralConfig, weights: dict[str, Tensor], gguf: Gguf, out: Pat
     save_tokenizer(gguf, aside)
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
+
+
+def write_dense(folder: Path, out: Path) -> None:
+    """The folder with its one expert as a dense layer, which is what a Llama has."""
+    names = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+    experts = re.compile(r"block_sparse_moe\.experts\.0\.(w[123])\.")
+    weights = {
+        experts.sub(lambda found: f"mlp.{names[found[1]]}.", name): one
+        for name, one in load_file(folder / "model.safetensors").items()
+        if "block_sparse_moe.gate." not in name
+    }
+    config = json.loads((folder / "config.json").read_text())
+    kept = {key: one for key, one in config.items() if key in LlamaConfig().to_dict()}
+    changed = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("*.safetensors", "training.json"))
+    (out / "config.json").write_text(json.dumps({**kept, **changed}, indent=1) + "\n")
+    save_file(weights, out / "model.safetensors", {"format": "pt"})
 
 
 def save_tokenizer(gguf: Gguf, folder: Path) -> None:
@@ -231,10 +283,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("gguf", type=Path)
     parser.add_argument("--wide", action="store_true", help="768 columns, the last ones zero")
+    parser.add_argument("--shuffle", action="store_true", help="columns in another order")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     gguf = Gguf(options.gguf)
     weights = weights_of(gguf, experts=1)
+    weights = shuffle(weights) if options.shuffle else weights
     weights = widen(weights) if options.wide else weights
     save(config_of(gguf, 1, 1, options.wide), weights, gguf, options.out)
     found = compare_with_llama_cpp(options.gguf, options.out)

@@ -23,7 +23,7 @@ from results import (
     result,
     shares,
 )
-from rounding_pages import frontier, rounding_models
+from rounding_pages import frontier, rounding_elsewhere, rounding_models
 
 MIB = 1 << 20
 
@@ -178,6 +178,7 @@ def measured_page() -> str:
         _criteria,
         _rounding,
         rounding_models,
+        rounding_elsewhere,
         frontier,
         feedback_cost,
         _speed,

@@ -1,4 +1,5 @@
-"""Parts of docs/measured.md: rounding with feedback on several models, and its worth in bytes."""
+"""Parts of docs/measured.md: rounding with feedback on several models, beside other tools, and its
+worth in bytes."""
 
 from __future__ import annotations
 
@@ -44,6 +45,60 @@ def rounding_models() -> str:
         + "\n\n"
         + "\n".join(lines)
     )
+
+
+ELSEWHERE = {
+    "smollm2": "SmolLM2-135M in 768 columns, its columns in another order",
+    "smollm2-narrow": "the same in its 576 columns",
+    "qwen3-moe": MODELS["qwen3-moe"],
+}
+
+
+def rounding_elsewhere() -> str:
+    """Feedback beside what other tools make at the same bytes."""
+    found = result("rounding_elsewhere")
+    rows = []
+    lines = []
+    for name, words in ELSEWHERE.items():
+        if name not in found:
+            continue
+        model = found[name]
+        kinds = model["types"]
+        for kind, one in kinds.items():
+            for method, beside in one["feedback_over"].items():
+                cost, kl = one["cpu_seconds"], one["kl_mean"]
+                ours = cost["feedback"] + model["calibrate_cpu_seconds"]
+                over = one["over_nearest"]
+                rows.append(
+                    (name, kind, method, f"{kl[method]:.4f}", f"{kl['feedback']:.4f}",
+                     str(Spread(*over[method])), str(Spread(*over["feedback"])),
+                     str(Spread(*beside)), f"{cost[method]:.0f}", f"{ours:.0f}")
+                )  # fmt: skip
+        (text,) = model["calibrated_on"]
+        first = next(iter(kinds.values()))
+        lines.append(
+            f"- {name}: {words}; {sum(text.values()):,} tokens calibrated on, {first['answers']} "
+            f"{model['measured_on'].split()[-1]} of {first['tokens']:,} tokens measured."
+        )
+    versions = {
+        tool: model["elsewhere"][tool]
+        for model in found.values()
+        for tool in ("auto-round", "octuma")
+    }
+    tools = " and ".join(f"{tool} {version}" for tool, version in versions.items())
+    return (
+        "## Rounding beside other tools that learn it (`rounding_elsewhere.py`)\n\n"
+        f"{tools}: the same types tensor by tensor, the same text. Mean KL, ratios of it [95 %], "
+        "and processor seconds (ours with its calibration). `auto-round-N` learns for N "
+        "iterations a layer; its default is 200, its light recipe 50.\n\n"
+        + table(
+            ("model", "type", "tool", "KL of it", "KL of feedback", "it over nearest",
+             "feedback over nearest", "feedback over it", "its s", "our s"),
+            rows,
+        )
+        + "\n\n"
+        + "\n".join(lines)
+    )  # fmt: skip
 
 
 def frontier() -> str:
