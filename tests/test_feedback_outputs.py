@@ -210,7 +210,7 @@ def test_a_plan_names_its_gram_matrices_and_is_applied_with_no_others(
     stats = observed("shared")
     plan = decide(model, stats, "feedback")
     assert plan.selection["rounding"]["gram"] == "shared"
-    said = [note for note in plan.notes if "levels chosen with error feedback" in note]
+    said = [note for note in plan.notes if "codes chosen with error feedback" in note]
     assert len(said) == len(TYPES) + len(RECIPES)
     assert all("token_embd" in note or "embed_tokens" in note for note in said)
     assert decide(model, stats, None) == plan  # the default, where there are Gram matrices

@@ -46,8 +46,8 @@ class Sampling:
 
     `tokens` are sampled (0: none) with `seed`, and kept in the file `keep`; Gram matrices of all
     linear layers' inputs, of the kind `gram`, on about `gram_tokens` (0: all), in the file
-    `gram_file`. In the folder `resume` the
-    pass keeps what another needs to go on where it is stopped; the other files are to be in it.
+    `gram_file`. In the folder `resume` the pass keeps what another needs to go on where it is
+    stopped; the other files are to be in it.
     """
 
     tokens: int = REROUTE_TOKENS

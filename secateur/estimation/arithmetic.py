@@ -45,9 +45,9 @@ _IN_FLIGHT = 5
 """How many times the hidden states of a group are held while it waits."""
 _BLOCKS = 12 << 20
 """Bytes that a thread that writes holds."""
-FEEDBACK = 4.0
-"""How many times as long a type takes with feedback, of nearest: 2.9 (IQ2_S) to 6.4 (Q4_0), 3.5 to
-4.8 for Q4_K (benchmarks/rounding_cost.json)."""
+FEEDBACK = 5.0
+"""How many times as long a type takes with feedback, of nearest: rows 2.9 (IQ2_S) to 6.4 (Q4_0;
+benchmarks/rounding_cost.json), whole files of Q4_K_M 5.3 (rounding_speed.json)."""
 _GRAMS = 4
 """How many times a thread holds a Gram matrix in float64 while it makes a factor."""
 _PIECES = 2
@@ -128,8 +128,8 @@ def hashing(unhashed: int, rates: Rates) -> Stage:
 
 def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> Stage:
     """The calibration pass, and solving `rerouted` in every MoE layer. Products of Gram matrices
-    are taken to be as quick as the pass's own: for gemmule 1.53 passes in all; 1.31 to 1.34 were
-    measured (benchmarks/rounding_cost.json)."""
+    are taken to be as quick as the pass's own: for gemmule 1.42 passes in all, where 1.08 were
+    measured; 26B's width took 1.48 (benchmarks/rounding_cost.json)."""
     per_token = sum(layer.flops for layer in shape.layers)
     more = 1 + work.gram / per_token
     passed = work.parts * (

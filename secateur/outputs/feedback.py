@@ -153,10 +153,10 @@ def observed_input(file: GramFile, family: Family, sources: Sequence[str]) -> st
 
 
 def describe_feedback(format_id: str, quantized: Mapping[str, bool]) -> str:
-    """For people, of {quantized tensor: whether its levels are chosen with feedback}."""
+    """For people, of {quantized tensor: whether its codes are chosen with feedback}."""
     nearest = [name for name, chosen in quantized.items() if not chosen]
     text = (
-        f"{format_id}: levels chosen with error feedback in {len(quantized) - len(nearest)} of "
+        f"{format_id}: codes chosen with error feedback in {len(quantized) - len(nearest)} of "
         f"{len(quantized)} quantized tensors"
     )
     if nearest:

@@ -96,7 +96,7 @@ def fallback_notes(format_id: str, planned: Sequence[PlannedTensor]) -> list[str
 def rounding_notes(
     format_id: str, layout: GgufLayout, family: Family, gram: GramFile | None
 ) -> list[str]:
-    """In how many tensors levels are chosen with feedback, and the first of those without."""
+    """In how many tensors codes are chosen with feedback, and the first of those without."""
     if gram is None:
         return []
     from secateur.rounding.ggml_types import FEEDBACK_GRIDS
