@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from criteria import read_sets
 from goals import result_path
 from numpy.typing import NDArray
@@ -96,7 +97,7 @@ def judge(checkpoint: Checkpoint, sample: SampleFile, workers: int) -> dict[Sett
     """{setting: [layer][kept]: error over that of all there is, share of equal experts}."""
     found: dict[Setting, list[Any]] = {setting: [] for setting in SETTINGS}
     for number, layer in layers_of(checkpoint):
-        whole = to_layer_sample(sample.layer(number), sample.keys)
+        whole = to_layer_sample(sample.layer(number), sample.keys, torch.device("cpu"))
         whole_search = search_of(layer, whole, Setting(EVERY, EVERY, EVERY), workers)
         best = whole_search.remove("pooled")
         for setting in SETTINGS:

@@ -30,7 +30,7 @@ from secateur.calibration.removal_search import (
     count_flops,
     solve_layer,
 )
-from secateur.calibration.routing import Routing, apply_rule, routing_of
+from secateur.calibration.routing import Routing, apply_rule, rank_experts, routing_of
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import FamilyError, NumericError
 
@@ -77,15 +77,14 @@ class Layer:
         return np.asarray(result.numpy(), np.float64)
 
     def error(self, workers: int = 1) -> BlockError:
-        chosen = self.sample.experts.numpy()
-        prepared = apply_rule(
-            self.routing, self.sample.scores.numpy(), chosen, self.sample.gates.numpy()
-        )
+        sample = self.sample
+        ranked = rank_experts(self.routing, sample.scores, sample.experts)
+        seen = (part.numpy() for part in (sample.scores, sample.experts, sample.gates))
+        scored = apply_rule(self.routing, ranked, *seen)
         norm = read_norm(self.post_norm)
-        inputs = self.sample.inputs
-        by_rule = self.routing, prepared
-        grams = make_grams(self.experts, norm, inputs, by_rule, workers)
-        return against_original(grams, by_rule, inputs.shape[-1], norm)
+        order = ranked.order[:, : self.routing.ranks(EXPERTS)]
+        grams = make_grams(self.experts, norm, sample.inputs, order, workers)
+        return against_original(grams, (self.routing, scored), HIDDEN, norm)
 
 
 def observe(checkpoint: Checkpoint, layer: int, **changes: Any) -> Layer:

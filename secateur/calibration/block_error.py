@@ -92,7 +92,7 @@ def make_grams(
     experts: nn.Module,
     norm: Norm | None,
     inputs: Tensor,
-    prepared: tuple[Routing, Scored],
+    order: Tensor,
     workers: int,
     *,
     skip_bad: bool = False,
@@ -100,16 +100,16 @@ def make_grams(
 ) -> NDArray[np.float32]:
     """Run each token's first R experts on inputs [S, H]: P and M, [V, S, R + 1, R + 1].
 
+    `order`, int16 [S, R], has those experts, best first.
+
     An expert that gives NaN or infinity raises NumericError, or with `skip_bad` adds nothing on
     that token. Where a `device` holds the experts and the inputs, they run there.
     Peak memory: 4 S R^2 bytes (8 with a norm; see `most_tokens`), OUTPUTS_LIMIT, and one expert
     in float32 per worker. The result does not depend on the number of workers.
     """
-    routing, scores = prepared
-    ranks = routing.ranks(scores.order.shape[-1])
+    ranks = order.shape[-1]
     sketch = sketch_of(inputs.shape[-1], norm)
     if device is not None:
-        order = scores.order[:, :ranks]
         return device_grams(device, experts, sketch, inputs, order, skip_bad=skip_bad)
     grams = np.zeros((sketch.views, len(inputs), ranks + 1, ranks + 1), np.float32)
     threads = torch.get_num_threads()
@@ -117,7 +117,7 @@ def make_grams(
         with ThreadPoolExecutor(
             max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
-            run = _Run(experts, sketch, scores.ranks, ranks, skip_bad)
+            run = _Run(experts, sketch, order, skip_bad)
             for start, outputs in run.outputs(inputs, pool):
 
                 def work(first: int, start: int = start, outputs: Tensor = outputs) -> None:
@@ -133,36 +133,38 @@ def make_grams(
 
 @dataclass(frozen=True)
 class _Run:
-    """The experts of a layer, run on the tokens to which they are among the first `count`."""
+    """The experts of a layer, run on the tokens whose first experts they are."""
 
     experts: Any
     sketch: Sketch
-    ranks: NDArray[np.int16]
-    count: int
+    order: Tensor
+    """int16 [S, R]"""
     skip_bad: bool
 
     def outputs(self, inputs: Tensor, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Tensor]]:
         """(first token, sketched outputs float32 [V, T, R, d] by rank) for chunks of the tokens."""
-        sketch, count = self.sketch, self.count
+        sketch, count = self.sketch, self.order.shape[-1]
         size = OUTPUTS_LIMIT // (4 * count * sketch.views * sketch.channels)
         size = max(_GRAM_TOKENS, size - size % _GRAM_TOKENS)
         for start in range(0, len(inputs), size):
-            some = inputs[start : start + size]
+            some, order = (part[start : start + size] for part in (inputs, self.order))
             outputs = torch.empty(sketch.views, len(some), count, sketch.channels)
+            flat = order.flatten().long()
+            by_expert = torch.split(flat.argsort(stable=True), flat.bincount().tolist())
 
-            def work(
-                expert: int, some: Tensor = some, outputs: Tensor = outputs, start: int = start
-            ) -> None:
-                rank = torch.from_numpy(
-                    self.ranks[start : start + len(some), expert].astype(np.int64)
-                )
-                token = (rank < count).nonzero()[:, 0]
-                if len(token):
-                    given = self._run_expert(expert, some[token])
-                    by_view = given.view(len(token), sketch.views, sketch.channels)
-                    outputs[:, token, rank[token]] = by_view.transpose(0, 1)
+            def work(expert: int, places: Tensor, some: Tensor, outputs: Tensor) -> None:
+                token, rank = places // count, places % count
+                given = self._run_expert(expert, some[token])
+                by_view = given.view(len(token), sketch.views, sketch.channels)
+                outputs[:, token, rank] = by_view.transpose(0, 1)
 
-            list(pool.map(work, range(self.ranks.shape[-1])))
+            tasks = [
+                pool.submit(work, expert, places, some, outputs)
+                for expert, places in enumerate(by_expert)
+                if len(places)
+            ]
+            for task in tasks:
+                task.result()
             yield start, outputs
 
     def _run_expert(self, expert: int, inputs: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def device_grams(
     experts: nn.Module,
     sketch: Sketch,
     inputs: Tensor,
-    order: NDArray[np.int16],
+    order: Tensor,
     *,
     skip_bad: bool,
 ) -> NDArray[np.float32]:
@@ -45,7 +45,7 @@ def device_grams(
         down = _sketch_down(experts, sketch, backend.dtype)
         for start in range(0, tokens, size):
             part = slice(start, start + size)
-            chosen = torch.from_numpy(order[part].astype(np.int64)).to(inputs.device)
+            chosen = order[part].to(inputs.device, torch.int64)
             outputs = backend.run_chosen(experts, inputs[part].to(backend.dtype), chosen, down)
             outputs = outputs.float() if down is not None else sketch(outputs.float())
             if skip_bad:

@@ -22,10 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -40,7 +41,14 @@ from secateur.calibration.removal_kernels import (
     add_errors,
     update,
 )
-from secateur.calibration.routing import ALL, NONE, SELECTED, Routing, apply_rule
+from secateur.calibration.routing import (
+    ALL,
+    NONE,
+    SELECTED,
+    Routing,
+    apply_rule,
+    rank_experts,
+)
 from secateur.calibration.sketch import CHANNELS
 from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.norms import Norm
@@ -60,7 +68,7 @@ class LayerSample:
     """What sampled tokens brought to one MoE layer."""
 
     inputs: Tensor
-    """float32 [S, H]: what the experts see"""
+    """float32 [S, H]: what the experts see; on a device, in the pass's own type"""
     scores: Tensor
     """float32 [S, E]: router logits (logarithms, where the router returns probabilities)"""
     experts: Tensor
@@ -71,6 +79,11 @@ class LayerSample:
     """int64 [S]"""
     weights: Tensor
     """float32 [S]: weight of each token in the error"""
+
+    def on_host(self) -> LayerSample:
+        """What was chosen, in the host's memory, without the inputs."""
+        scores, experts, gates = (part.cpu() for part in (self.scores, self.experts, self.gates))
+        return replace(self, inputs=torch.empty(0), scores=scores, experts=experts, gates=gates)
 
 
 @dataclass(frozen=True)
@@ -126,20 +139,24 @@ def prepare_search(
     """Do all that needs the weights; what is returned gives the search, in any thread.
 
     `norm` is the RMSNorm behind the block (`read_norm`), `skip_bad` and `device` are make_grams'.
-    Raises NumericError when the routing does not reproduce the sample's experts and gates. Memory
-    and cost: `make_grams`, `count_flops`.
+    That raises NumericError when the routing does not reproduce the sample's experts and gates.
+    Memory and cost: `make_grams`, `count_flops`.
     """
-    chosen = sample.experts.numpy()
-    prepared = apply_rule(routing, sample.scores.numpy(), chosen, sample.gates.numpy())
-    by_rule = routing, prepared
+    ranked = rank_experts(routing, sample.scores, sample.experts)
+    first = ranked.order[:, : routing.ranks(ranked.order.shape[-1])]
     grams = make_grams(
-        experts, norm, sample.inputs, by_rule, workers, skip_bad=skip_bad, device=device
+        experts, norm, sample.inputs, first, workers, skip_bad=skip_bad, device=device
     )
     hidden = sample.inputs.shape[-1]
+    # On a device the rule, which is numpy's, would keep the next layer from being begun.
+    chosen = replace(sample, inputs=sample.inputs[:0])
 
     def search() -> Search:
-        error = against_original(grams, by_rule, hidden, norm)
-        return Search(error, sample.categories.numpy(), balance_weights(sample), categories)
+        seen = chosen.on_host()
+        scores, experts, gates = (part.numpy() for part in (seen.scores, seen.experts, seen.gates))
+        scored = apply_rule(routing, ranked, scores, experts, gates)
+        error = against_original(grams, (routing, scored), hidden, norm)
+        return Search(error, seen.categories.numpy(), balance_weights(seen), categories)
 
     return search
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from secateur.errors import FamilyError, NumericError
 from secateur.families.router_limits import fewest_experts
@@ -68,6 +69,15 @@ class Routing:
         return fewest_experts(self.top_k, self.groups, self.used_groups, self.group_best)
 
 
+class Ranked(NamedTuple):
+    """The experts of a sample's tokens in the order in which the router would choose them."""
+
+    choice: Tensor
+    """float64 [S, E]: what experts are ranked by"""
+    order: Tensor
+    """int16 [S, E]: experts from the first to the last"""
+
+
 class Scored(NamedTuple):
     """A sample's router scores, made ready for choosing among any set of experts."""
 
@@ -118,8 +128,26 @@ def routing_of(
     )
 
 
+def rank_experts(routing: Routing, scores: Tensor, experts: Tensor) -> Ranked:
+    """Rank the experts by logits [S, E], on the device where they are, and wait for nothing.
+
+    The model's choice [S, K] comes first among ties, then the lower number.
+    """
+    if scores.device.type == "mps":  # which has no float64
+        scores, experts = scores.cpu(), experts.cpu()
+    choice = scores.double()
+    if routing.bias is not None:
+        # Without a bias the order is that of the logits, which do not underflow.
+        strength = choice.softmax(-1) if routing.score == SOFTMAX else choice.sigmoid()
+        choice = strength + torch.from_numpy(routing.bias).to(choice.device, non_blocking=True)
+    choice = choice.scatter(1, experts, choice.gather(1, experts) + _TIE)
+    order = torch.sort(-choice, stable=True).indices
+    return Ranked(choice, order.to(torch.int16))
+
+
 def apply_rule(
     routing: Routing,
+    ranked: Ranked,
     scores: NDArray[np.float32],
     experts: NDArray[np.int64],
     gates: NDArray[np.float32],
@@ -134,13 +162,7 @@ def apply_rule(
         strength /= strength.sum(-1, keepdims=True)
     else:
         strength = 1.0 / (1.0 + np.exp(-np.maximum(logits, _LOWEST)))
-    # Without a bias the order is that of the logits, which do not underflow.
-    choice = logits.copy() if routing.bias is None else strength + routing.bias
-    # What the model chose comes first among ties.
-    lifted = np.take_along_axis(choice, experts, -1) + _TIE
-    np.put_along_axis(choice, experts, lifted, -1)
-    # As numpy's stable argsort, by all of torch's threads.
-    order = torch.sort(torch.from_numpy(-choice), stable=True).indices.numpy().astype(np.int16)
+    choice, order = (part.cpu().numpy() for part in ranked)
     ranks = np.argsort(order, axis=-1, kind="stable").astype(np.int16)
     chosen = np.take_along_axis(order, choose(routing, choice, ranks), -1).astype(np.int64)
     same = (np.sort(chosen, -1) == np.sort(experts, -1)).all(-1)

@@ -238,14 +238,13 @@ def join_seen(parts: Sequence[Seen], tokens: int, sizes: tuple[int, int, int]) -
 
 
 def join_sample(parts: Sequence[Seen], keys: TokenKeys) -> LayerSample:
-    """What the search works on, of a layer that was just run: the inputs stay on its device."""
+    """What the search works on, of a layer that was just run: it stays on the layer's device."""
     rows, order = torch.cat([part.rows for part in parts]).sort()
-    there = order.to(parts[0].inputs.device)
-    scores, experts, gates = (
-        torch.cat([getattr(part, name) for part in parts]).cpu()[order]
-        for name in ("scores", "experts", "gates")
+    there = order.to(parts[0].inputs.device, non_blocking=True)
+    inputs, scores, experts, gates = (
+        torch.cat([getattr(part, name) for part in parts])[there]
+        for name in ("inputs", "scores", "experts", "gates")
     )
-    inputs = torch.cat([part.inputs for part in parts])[there]
     return LayerSample(
         inputs=inputs.float() if inputs.device.type == "cpu" else inputs,
         scores=scores.float(),
@@ -262,8 +261,8 @@ def to_layer_sample(tokens: LayerTokens, keys: TokenKeys, device: torch.device) 
     part = Seen(
         torch.from_numpy(alive),
         torch.from_numpy(tokens.inputs[alive].view(np.int16)).view(torch.bfloat16).to(device),
-        torch.from_numpy(tokens.scores[alive]),
-        torch.from_numpy(tokens.experts[alive].astype(np.int64)),
-        torch.from_numpy(tokens.gates[alive]),
+        torch.from_numpy(tokens.scores[alive]).to(device),
+        torch.from_numpy(tokens.experts[alive].astype(np.int64)).to(device),
+        torch.from_numpy(tokens.gates[alive]).to(device),
     )
     return join_sample([part], keys)
