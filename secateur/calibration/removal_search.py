@@ -81,9 +81,9 @@ class LayerSample:
     """float32 [S]: weight of each token in the error"""
 
     def on_host(self) -> LayerSample:
-        """What was chosen, in the host's memory, without the inputs."""
-        scores, experts, gates = (part.cpu() for part in (self.scores, self.experts, self.gates))
-        return replace(self, inputs=torch.empty(0), scores=scores, experts=experts, gates=gates)
+        """The same in the host's memory."""
+        names = "inputs", "scores", "experts", "gates"
+        return replace(self, **{name: getattr(self, name).cpu() for name in names})
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def prepare_search(
     )
     hidden = sample.inputs.shape[-1]
     # On a device the rule, which is numpy's, would keep the next layer from being begun.
-    chosen = replace(sample, inputs=sample.inputs[:0])
+    chosen = replace(sample, inputs=torch.empty(0))  # and hold this one's inputs
 
     def search() -> Search:
         seen = chosen.on_host()
