@@ -1,11 +1,11 @@
 """What Gram matrices cost a calibration, and feedback the encoding: rounding_cost.json.
 
 Processor seconds, in turns. Calibration, without the criterion `rerouted`, with no Gram matrices,
-shared and own ones: of gemmule on its own calibration set, and, but for own ones, of layers of
-Gemma 4 26B-A4B's width on random tokens, of which all count for them, and half, as of a text
-of 262,144 (`--gram-tokens`). Encoding: rows as wide as the real Gemma 4
-26B-A4B's (2816; its experts' 704 and 2112 as 768 and 2048, which superblocks divide), in one
-thread, blocks of rows as `apply` makes them; the factor is made once for all rows of a layer.
+shared and own ones; of the pass alone, without opening the model: of gemmule on its own calibration
+set, and, but for own ones, of layers of Gemma 4 26B-A4B's width on random tokens, of which all
+count for them, and half, as of a text of 262,144 (`--gram-tokens`). Encoding: rows as wide as the
+real Gemma 4 26B-A4B's (2816; its experts' 704 and 2112 as 768 and 2048, which superblocks divide),
+in one thread, blocks of rows as `apply` makes them; the factor is made once for a layer.
 
     python benchmarks/rounding_cost.py [--rounds 3] [--only gemmule 26B encoding]
 """
@@ -57,6 +57,18 @@ def spent(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
+def calibrate_once(model: str | Path, path: Path, request: Calibration) -> float:
+    """Processor seconds of the pass, from the first to the last that it tells."""
+    told: list[float] = []
+
+    def note(stage: str, done: int, total: int, unit: str) -> None:
+        if stage == "calibrate":
+            told.append(time.process_time())
+
+    secateur.calibrate(model, path, request, workers=1, progress=note)
+    return told[-1] - told[0]
+
+
 def calibrations(
     model: str | Path, text: Mapping[str, Any], rounds: int, kinds: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -67,9 +79,7 @@ def calibrations(
             for kind, times in found.items():
                 request = Calibration(**text, reroute_tokens=0, **kinds[kind])
                 path = Path(folder) / f"{len(kind)}-{turn}.safetensors"
-                seconds = spent(
-                    lambda r=request, p=path: secateur.calibrate(model, p, r, workers=1)
-                )
+                seconds = calibrate_once(model, path, request)
                 if turn:  # the first compiles and reads
                     times.append(round(seconds, 2))
     return _ratios(found)

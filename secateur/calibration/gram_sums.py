@@ -1,4 +1,4 @@
-"""Gram matrices of a layer's inputs, added up while a group of micro-batches goes through it.
+"""Gram matrices of a layer's inputs, added up while groups of micro-batches go through it.
 
 Products are float32, in one thread each; they are added as integers (statistics.gram), so that
 results depend neither on threads nor on how groups are divided.
@@ -30,7 +30,7 @@ FITS = 4e18
 
 @dataclass
 class GramSums:
-    """What one layer's linear layers saw, of one group or of all so far.
+    """What one layer's linear layers saw, of all groups so far, or of one that may be run again.
 
     `inputs` are by the name of the first linear layer that has them; `shared_by` gives for every
     linear layer the name that its input has there. `chosen` {micro-batch: bool [tokens]} are the
@@ -47,6 +47,9 @@ class GramSums:
     inputs: dict[str, InputSums] = field(default_factory=dict)
     shared_by: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _panel_locks: tuple[threading.Lock, ...] = field(
+        default_factory=lambda: tuple(threading.Lock() for _ in range(64)), repr=False
+    )
 
     def counted(self, batch: int, unmasked: Tensor) -> Tensor:
         """bool [tokens]: those of a micro-batch that are not masked, and chosen."""
@@ -98,12 +101,11 @@ class GramSums:
             return self.inputs[name]
 
     def _add_product(self, name: str, found: InputSums, number: int, rows: Tensor) -> None:
-        for panel in panels(found.columns):
+        for place, panel in enumerate(panels(found.columns), start=number):
             product = torch.mm(rows[:, : panel.last].T, rows[:, panel.first : panel.last])
-            with self._lock:
-                fits = _add_rounded(
-                    found.sums[number, panel.place], product.reshape(-1).cpu().numpy()
-                )
+            values = product.reshape(-1).cpu().numpy()
+            with self._panel_locks[place % len(self._panel_locks)]:
+                fits = _add_rounded(found.sums[number, panel.place], values)
             if not fits:
                 raise _too_large(name)
         with self._lock:
@@ -119,12 +121,11 @@ def _too_large(name: str) -> NumericError:
 
 @compiled
 def _add_rounded(total: Sums, values: NDArray[np.float32]) -> bool:
-    """total += values in units, each rounded; False where one is NaN or too large."""
-    fits = True
+    """total += values in units, each rounded; False where one is NaN, or one or a sum too large."""
+    bad = np.int64(0)
     for i in range(len(total)):
         value = np.float64(values[i]) / UNIT
-        if abs(value) < FITS:
-            total[i] += np.int64(np.rint(value))
-        else:
-            fits = False
-    return fits
+        inside = abs(value) < FITS
+        total[i] += np.int64(np.rint(value if inside else 0.0))
+        bad |= np.int64(not inside) | np.int64(abs(total[i]) >= LARGEST)
+    return bool(bad == 0)

@@ -334,7 +334,8 @@ def _observe_layer(
 
     def observe(group: Group) -> Any:
         masks = [forward.mask(batch) for batch in group]
-        gram = begin_gram()
+        # A group that may be run again has sums of its own.
+        gram = begin_gram() if forward.skip_bad else total
         observers[group[0].index] = sums.observe(group, masks, task.drawn, gram)
         return observers[group[0].index]
 
@@ -348,7 +349,7 @@ def _observe_layer(
         sums.add(observer, names)
         if observer.seen is not None:
             seen.append(observer.seen)
-        if total is not None and observer.gram is not None:
+        if total is not None and observer.gram is not total:
             total.merge(observer.gram)
         task.count(count_tokens(group))
 
