@@ -250,6 +250,35 @@ def test_factors_are_dropped_when_there_are_too_many(
     assert np.array_equal(made.feedback, first.feedback)
 
 
+def test_factors_that_blocks_ask_for_in_turn_are_made_once(
+    model: Checkpoint, observed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A matrix in several types has a factor for each division of a row, all larger than the room
+    for them; and threads are at two matrices at a time."""
+    monkeypatch.setattr("secateur.outputs.feedback.FACTOR_BYTES", 1)
+    made: list[Groups] = []
+
+    def count(gram: Any, groups: Groups, *more: Any) -> Any:
+        made.append(groups)
+        return factorize(gram, groups, *more)
+
+    monkeypatch.setattr("secateur.outputs.feedback.factorize", count)
+    file = GramFile(gram_path(observed("own")))
+    keep = dict.fromkeys(model.moe_layers, tuple(range(model.experts)))
+    feedback = Feedback(file, model.family, keep)
+    down = next(name for name in model.specs if name.endswith("experts.down_proj"))
+    kinds = [Groups(16), Groups(32), Groups(32, in_file_order=True)]
+    for _ in range(3):  # blocks of rows
+        for expert in (0, 1):
+            for groups in kinds:
+                handle = feedback.of([down], expert, 64, 0)
+                assert handle is not None and handle.get(groups) is not None
+    assert made == kinds * 2
+    handle = feedback.of([down], 2, 64, 0)
+    assert handle is not None and handle.get(kinds[0]) is not None
+    assert {key.expert for key in feedback._held} == {1, 2}
+
+
 def test_the_command_line(model: Checkpoint, run: Run, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     lines = [[4 + (7 * n * m + n) % 90 for n in range(40)] for m in range(1, 9)]

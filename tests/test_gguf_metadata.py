@@ -227,6 +227,13 @@ def test_special_ids_come_from_the_config_where_the_tokenizer_names_none(tmp_pat
     assert metadata["tokenizer.ggml.bos_token_id"] == Value("u32", 2)
 
 
+def test_a_special_id_that_says_there_is_none_is_left_out(tmp_path):
+    folder = folder_with(tmp_path, config=lambda c: c.update(cls_token_id=-1, sep_token_id=10**12))
+    metadata = tokens_of(folder)
+    assert "tokenizer.ggml.bos_token_id" in metadata
+    assert not {"tokenizer.ggml.cls_token_id", "tokenizer.ggml.seperator_token_id"} & set(metadata)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -271,6 +278,14 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
         ({"layer_types": ["sliding_attention"]}, "layer_types.last = 'sliding_attention'"),
         ({"head_dim": [16]}, r"\[16\] for attention.key_length_swa"),
         ({"per_layer_config": {}}, "gives no attention.key_length: looked for global_head_dim"),
+        (
+            {"rms_norm_eps": "1e-6"},
+            'gives "1e-6" for attention.layer_norm_rms_.*, expected a number',
+        ),
+        (
+            {"max_position_embeddings": -1},
+            "gives -1 for context_length, expected a whole number fr",
+        ),
     ],
 )
 def test_a_config_that_llama_cpp_would_misread_is_refused(change, message):
@@ -302,4 +317,7 @@ def test_a_folder_without_generation_config_has_no_sampling(tmp_path):
     assert sampling_metadata(tmp_path) == {}
     (tmp_path / "generation_config.json").write_text("nonsense")
     with pytest.raises(CheckpointError, match="is not usable JSON"):
+        sampling_metadata(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"top_k": 64.5}')
+    with pytest.raises(CheckpointError, match=r"_config.json gives 64.5 for top_k, expected a who"):
         sampling_metadata(tmp_path)

@@ -171,6 +171,9 @@ def test_the_origin_is_what_is_known(tmp_path: Path) -> None:
     assert found["general.license.link"] == "https://x/y"
     assert found["general.languages"] == ("en",)
     assert found["general.base_model.0.repo_url"] == "https://huggingface.co/a/b"
+    (tmp_path / "README.md").write_text('---\nlicense: "gemma\\uD800"\n---\n')
+    assert set(origin_metadata(tmp_path, None)) == {"general.quantized_by"}
+    (tmp_path / "README.md").write_text(card)
     ours = origin_metadata(tmp_path, "c/d")
     assert ours["general.base_model.count"] == Value("u32", 1)
     assert ours["general.base_model.0.organization"] == Value("string", "c")

@@ -86,12 +86,11 @@ def test_a_file_of_llama_imatrix_is_read_and_written_back_to_the_byte(tmp_path):
 
 def test_importance_is_the_mean_and_flat_for_an_unseen_expert():
     imatrix = recording()
-    np.testing.assert_array_equal(imatrix.importance(DENSE), np.full((1, 5), 2))
-    importance = imatrix.importance(EXPERTS)
+    np.testing.assert_array_equal(imatrix.entries[DENSE].means(), np.full((1, 5), 2))
+    importance = imatrix.entries[EXPERTS].means()
     assert importance.dtype == np.float32
     np.testing.assert_array_equal(importance[0], [1, 2, 3, 4, 5, 6])
     np.testing.assert_array_equal(importance[1], np.ones(6))
-    assert imatrix.importance("token_embd.weight") is None
 
 
 def test_a_quantized_model_names_its_imatrix():
@@ -114,7 +113,9 @@ def test_merging_adds_and_keeps_what_only_one_has():
     assert both.datasets == ("a.txt", "a.txt", "b.txt")
     assert both.chunk_count == 7
     np.testing.assert_array_equal(both.entries[EXPERTS].counts, [8, 0, 4, 2])
-    np.testing.assert_array_equal(both.importance(EXPERTS), recording().importance(EXPERTS))
+    np.testing.assert_array_equal(
+        both.entries[EXPERTS].means(), recording().entries[EXPERTS].means()
+    )
     assert "x" in both.entries
 
 
@@ -122,7 +123,7 @@ def test_pruning_keeps_the_rows_of_the_experts_kept():
     pruned = select_experts(recording(), {1: [3, 0]})
     np.testing.assert_array_equal(pruned.entries[EXPERTS].counts, [1, 4])
     np.testing.assert_array_equal(
-        pruned.importance(EXPERTS), recording().importance(EXPERTS)[[3, 0]]
+        pruned.entries[EXPERTS].means(), recording().entries[EXPERTS].means()[[3, 0]]
     )
     assert pruned.entries[DENSE].counts == [7]
     assert_same(select_experts(recording(), {0: [0], 7: [5]}), recording())
@@ -159,10 +160,12 @@ def test_a_dat_weighs_as_the_gguf_it_came_from():
     assert (dat.datasets, dat.chunk_count, dat.chunk_size) == (("a.txt",), 8, 0)
     assert set(dat.entries) == set(unseen.entries)
     for name in unseen.entries:
-        np.testing.assert_allclose(dat.importance(name), unseen.importance(name), rtol=3e-7)
+        np.testing.assert_allclose(
+            dat.entries[name].means(), unseen.entries[name].means(), rtol=3e-7
+        )
     down = "blk.1.ffn_down_exps.weight"
     assert dat.entries[down].counts.tolist() == [5, 5, 0, 5]
-    np.testing.assert_array_equal(dat.importance(down)[2], np.ones(32))
+    np.testing.assert_array_equal(dat.entries[down].means()[2], np.ones(32))
 
 
 def test_a_dat_as_gguf_says_512_tokens_a_chunk_and_means_the_same(tmp_path):
@@ -171,11 +174,11 @@ def test_a_dat_as_gguf_says_512_tokens_a_chunk_and_means_the_same(tmp_path):
     back = open_imatrix(tmp_path / "x.gguf")
     assert (back.chunk_size, back.chunk_count) == (512, 8)
     for name in dat.entries:
-        np.testing.assert_array_equal(back.importance(name), dat.importance(name))
+        np.testing.assert_array_equal(back.entries[name].means(), dat.entries[name].means())
     # Merged, each file counts as its chunks, whatever they were called.
     np.testing.assert_array_equal(
-        merge(back, count_in_tokens(dat)).importance(DENSE.replace("0", "1")),
-        dat.importance(DENSE.replace("0", "1")),
+        merge(back, count_in_tokens(dat)).entries[DENSE.replace("0", "1")].means(),
+        dat.entries[DENSE.replace("0", "1")].means(),
     )
 
 
@@ -201,7 +204,7 @@ def test_the_end_of_a_dat_may_be_missing(tmp_path):
     (tmp_path / "x").write_bytes(dat_bytes(chunks=2, values=(4.0, 6.0)))
     imatrix = open_imatrix(tmp_path / "x")
     assert (imatrix.datasets, imatrix.chunk_count) == ((), 0)
-    np.testing.assert_array_equal(imatrix.importance("x"), [[2, 3]])
+    np.testing.assert_array_equal(imatrix.entries["x"].means(), [[2, 3]])
 
 
 @pytest.mark.parametrize(
@@ -275,7 +278,9 @@ def test_the_command_shows_merges_slices_and_converts(run, tmp_path):
     whole = open_imatrix(dat)
     for layer, kept in enumerate(([1, 2, 3], [0, 1, 3])):
         name = f"blk.{layer}.ffn_down_exps.weight"
-        np.testing.assert_array_equal(sliced.importance(name), whole.importance(name)[kept])
+        np.testing.assert_array_equal(
+            sliced.entries[name].means(), whole.entries[name].means()[kept]
+        )
     wrong = run("imatrix", "slice", gguf_file, out=tmp_path / "no.gguf")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
     assert "drop_map" in wrong.err

@@ -173,7 +173,7 @@ def test_an_expert_without_data_is_treated_as_planned(
     assert bytes_of_expert(tmp_path / "out", checkpoint, place) == right
     # The matrix beside the output says what was done with it.
     told = open_imatrix(tmp_path / "out" / "imatrix.gguf")
-    np.testing.assert_array_equal(told.importance(STACK)[place], weights)  # type: ignore[index]
+    np.testing.assert_array_equal(told.entries[STACK].means()[place], weights)
 
 
 def test_the_policy_stop_refuses_and_names_the_experts_as_the_model_counts_them(

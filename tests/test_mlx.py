@@ -376,6 +376,27 @@ def test_an_mlx_model_whose_config_lies_is_refused(
     weights = open_artefact(made.folder, made.checkpoint).source
     with pytest.raises(FormatError, match="affine with 7 bits in groups of 64"):
         weights.tensor("model.embed_tokens.weight")
+    settings = {"group_size": 64, "bits": 4, "model.embed_tokens": False}
+    path.write_text(json.dumps(json.loads(text) | {"quantization": settings}))
+    weights = open_artefact(made.folder, made.checkpoint).source
+    with pytest.raises(FormatError, match="has false among its settings of quantization"):
+        weights.tensor("model.embed_tokens.weight")
+    path.write_text(json.dumps(json.loads(text) | {"quantization": "4 bits"}))
+    with pytest.raises(FormatError, match='has "4 bits" among its settings'):
+        open_artefact(made.folder, made.checkpoint)
+
+
+def test_groups_of_which_mlx_lm_says_no_size_are_of_its_default(tmp_path: Path) -> None:
+    """As its own mixed recipes write them: "group_size": null."""
+    source = save_wide("gemma4", tmp_path / "model")
+    made = converted(source, tmp_path / "mixed", "mixed_3_6")  # type: ignore[arg-type]
+    settings = config_of(made)["quantization"]["model.embed_tokens"]
+    assert settings["group_size"] is None
+    original = open_checkpoint(source)
+    found, whole = open_artefact(made, original).source, CheckpointWeights(original)
+    for name in ("model.embed_tokens.weight", "model.layers.0.experts.down_proj"):
+        expected = whole.tensor(name).float()
+        assert (found.tensor(name) - expected).norm() < 0.3 * expected.norm()
 
 
 def test_a_plan_with_an_mlx_model_is_applied_verified_and_measured(

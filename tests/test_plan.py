@@ -313,3 +313,13 @@ def test_choosing_needs_statistics_or_a_map(tiny: TINY) -> None:
     assert set(everyone.keep.values()) == {tuple(range(8))}
     with pytest.raises(PlanError, match="layer 1 is protected, but has no routed"):
         choose(tiny("qwen3_moe"), None, Pruning(experts=8, protect={1: (0,)}))
+
+
+@pytest.mark.parametrize("names", [("mini", "mini-Q4_0"), ("mine-Q8_0", "MINE-Q8_0")])
+def test_two_outputs_that_would_be_one_file_are_refused(line: Line, names: tuple[str, str]) -> None:
+    """Also where a disk takes two names for one that differ in case only."""
+    checkpoint = open_checkpoint(line.model)
+    choice = Choice(dict.fromkeys(checkpoint.moe_layers, tuple(range(EXPERTS))), {}, ())
+    recipes = [Recipe(name, "Q4_0") for name in names]
+    with pytest.raises(PlanError, match=f"gguf-{names[0]} and gguf-{names[1]} would both be writ"):
+        make_plan(checkpoint, choice, recipes)

@@ -16,6 +16,7 @@ from secateur.rounding.feedback import choose, round_with_feedback
 from secateur.rounding.ggml_grids import GGML_GRIDS
 from secateur.rounding.grid import Choices, Levels, Scales, integers
 from secateur.rounding.mlx_grids import MlxGrid
+from secateur.statistics.gram import stored_sums, whole_matrix
 
 ROWS, COLUMNS = 70, 512
 MLX = ("affine-2-64", "affine-3-32", "affine-4-64", "affine-5-128", "affine-6-64", "affine-8-64")
@@ -102,6 +103,17 @@ def test_inputs_that_were_always_zero_have_no_factor() -> None:
     assert factorize(np.zeros((64, 64), np.float32), Groups(32)) is None
 
 
+def test_inputs_so_small_that_their_sums_are_mostly_rounding_have_one() -> None:
+    """The sums are kept in units of 2**-16: what is left of these is no sum of squares."""
+    small = np.random.default_rng(2).standard_normal((300, 256)) * 1e-3
+    kept = whole_matrix(stored_sums(small.T @ small), 256)
+    found = factorize(kept, Groups(32))
+    assert found is not None
+    assert np.isfinite(found.feedback).all() and (found.weight > 0).all()
+    more = factorize(kept, Groups(32), 10 * DAMPING)
+    assert more is not None and np.allclose(found.feedback, more.feedback)
+
+
 def test_a_gram_matrix_counts_by_its_shape_and_not_its_size(gram: NDArray[np.float32]) -> None:
     one, other = factorize(gram, Groups(16)), factorize(gram / np.float32(1024), Groups(16))
     assert one is not None and other is not None
@@ -159,7 +171,7 @@ def test_every_ggml_grid_reads_and_writes_what_ggml_decodes(
     importance = None if name in ("MXFP4", "NVFP4") else np.diagonal(gram).copy()
     nearest = encode(weights, name, importance)
     choices = grid.choices(nearest, COLUMNS)
-    scales = choices.own
+    scales = Scales(choices.scale[0], choices.offset[0])
     decoded = decode(nearest, name, weights.shape)
     scale, offset = (np.repeat(part, grid.group, 1) for part in scales)
     # Every number of the block is one of the grid's, to the bit.
@@ -206,3 +218,15 @@ def test_every_mlx_grid_reads_and_writes_what_mlx_decodes(
     assert np.array_equal(decoded(rounded), scale * grid.levels.values[codes] + offset)
     error = output_error(weights, decoded(rounded), gram)
     assert error < 0.5 * output_error(weights, decoded(nearest), gram)
+
+
+def test_scales_next_to_the_largest_number_of_a_type_stay_in_it() -> None:
+    """What is tried around them would be infinite; the encoder itself can store these rows."""
+    rows = np.zeros((2, 64), np.float32)
+    rows[:, :2] = -65504, 65000
+    kind, factor = mlx_type("affine-2-64"), factorize(np.eye(64), Groups(64))
+    assert factor is not None
+    nearest = quantize(rows, kind, "F16")
+    rounded = MlxGrid(kind, "F16").round(rows, nearest, factor)
+    for one in (rounded.scales, rounded.biases):
+        assert one is not None and np.isfinite(one).all()

@@ -154,6 +154,25 @@ def test_layers_named_by_number_are_numbered_anew(tiny: Callable[[str], Checkpoi
     assert keep_layers(config, shape.family, 2)["mlp_only_layers"] == [0, 1]
 
 
+def test_layers_with_padded_numbers_keep_what_is_their_own(
+    tiny: Callable[[str], Checkpoint],
+) -> None:
+    """As transformers writes the numbers of 30 layers: layer 5 is "05"."""
+    from secateur.checkpoint.synthetic.fewer_layers import keep_layers
+
+    shape = tiny("gemma4")
+    own = {f"{layer:02d}": {"head_dim": 32 + layer} for layer in range(5, 30, 6)}
+    kinds = [("sliding", "full")[layer % 6 == 5] + "_attention" for layer in range(30)]
+    config = {
+        **shape.config,
+        "num_hidden_layers": 30,
+        "layer_types": kinds,
+        "per_layer_config": own,
+    }
+    found = keep_layers(config, shape.family, 12)["per_layer_config"]
+    assert found == {"5": {"head_dim": 37}, "11": {"head_dim": 61}}
+
+
 def test_the_whole_line_runs_and_routing_is_not_degenerate(
     tiny: Callable[[str], Checkpoint], tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray_cluster import kill_a_worker, on_ray, ray_nodes
@@ -14,9 +15,9 @@ from tiny_line import Line, files_of
 import secateur
 from secateur import Formats, Pruning, Running
 from secateur.checkpoint.reader import open_checkpoint
-from secateur.errors import StatisticsError
+from secateur.errors import StatisticsError, WriteError
 from secateur.outputs import write_parts
-from secateur.outputs.apply import check_plan
+from secateur.outputs.apply import _make_room, check_plan
 from secateur.outputs.write_parts import OpenPlan, SharedGram, SharedPlan, open_plan, share_plan
 from secateur.planning.checks import PlanSources
 from secateur.planning.document import Plan
@@ -55,6 +56,21 @@ def test_parts_here_give_the_bytes_of_one_go(
     secateur.apply(plan, out, statistics=stats, workers=Running(1, parts=2))
     assert same(out, whole)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_parts_of_another_division_are_no_room_that_is_taken_already(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that was interrupted, and is taken up again with another number of parts."""
+    home = tmp_path / write_parts.PARTS_FOLDER
+    for name in ("1-of-2", "2-of-2.secateur-incomplete", "1-of-3", "2-of-3.secateur-incomplete"):
+        (home / name / "files").mkdir(parents=True)
+        (home / name / "files/made").write_bytes(bytes(1000))
+    taken = sum(sum(sizes.values()) for sizes in map(plan.sizes, plan.formats))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=taken - 2001))
+    with pytest.raises(WriteError, match=f"has {taken - 2001} bytes free, .* takes {taken - 2000}"):
+        _make_room(plan, tmp_path, Running(1, parts=3))
+    assert {path.name[:6] for path in home.iterdir()} == {"1-of-3", "2-of-3"}
 
 
 @pytest.mark.slow

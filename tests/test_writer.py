@@ -19,9 +19,9 @@ from secateur.checkpoint.byte_ranges import Piece, SlicedTensor, joined, whole
 from secateur.checkpoint.headers import read_header
 from secateur.checkpoint.nonfinite import first_forbidden, refuse_forbidden
 from secateur.checkpoint.reader import INDEX, SINGLE, Checkpoint, open_checkpoint
-from secateur.checkpoint.tensors import STORAGE
+from secateur.checkpoint.tensors import STORAGE, NamedTensor, to_float32
 from secateur.checkpoint.writer import lay_out, write_shards
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, NumericError
 from secateur.pruning.expert_slices import select_experts
 
 TINY = Callable[[str], Checkpoint]
@@ -221,6 +221,13 @@ def test_one_forbidden_number_among_many_is_found(
     what = "infinity" if infinite else "NaN"
     with pytest.raises(CheckpointError, match=f"'w' holds {what} at element {place + 10} "):
         refuse_forbidden("w", dtype, memoryview(data), start=10)
+
+
+def test_a_number_of_64_bits_that_32_cannot_hold_is_refused() -> None:
+    fits = NamedTensor("w", "F64", np.array([1e38, -np.inf, 1e-300]))
+    assert to_float32(fits).tolist() == [float(np.float32(1e38)), -np.inf, 0]
+    with pytest.raises(NumericError, match="tensor 'w' holds a number that is too large for 32"):
+        to_float32(fits._replace(array=np.array([1e300, -np.inf])))
 
 
 def test_every_pattern_of_16_and_8_bits_is_judged_as_arithmetic_judges_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ def read_front_matter(folder: Path) -> Mapping[str, Any]:
         text = read_text(folder / MODEL_CARD, "a model card", CheckpointError, LARGEST_SETTINGS)
         head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
         content = yaml.load(head[1], BoundedYaml) if head else None
+        # YAML's escapes can name halves of characters, which no file can hold.
+        json.dumps(content, skipkeys=True, default=str, ensure_ascii=False).encode()
     except (CheckpointError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

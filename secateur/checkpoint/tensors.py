@@ -46,13 +46,22 @@ def to_float32(tensor: NamedTensor) -> NDArray[np.float32]:
     """The tensor's numbers as float32; exact for BF16 and F16, rounded for F64.
 
     Raises CheckpointError for a type that holds no plain numbers (8-bit floats need their
-    scales, integers are no weights).
+    scales, integers are no weights), NumericError for a number of F64 beyond float32.
     """
     array = tensor.array
     if tensor.dtype == "BF16":
         return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    if tensor.dtype in ("F16", "F32", "F64"):
+    if tensor.dtype in ("F16", "F32"):
         return array.astype(np.float32, copy=False)
+    if tensor.dtype == "F64":
+        with np.errstate(over="ignore"):
+            numbers = array.astype(np.float32)
+        if np.isinf(numbers).sum() > np.isinf(array).sum():
+            raise NumericError(
+                f"tensor {tensor.name!r} holds a number that is too large for 32 bits (at most "
+                "3.4e38): mend the checkpoint"
+            )
+        return numbers
     raise CheckpointError(
         f"tensor {tensor.name!r} has type {tensor.dtype}, expected BF16, F16, F32 or F64: "
         "dequantize the checkpoint to 16 bits first"

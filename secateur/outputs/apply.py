@@ -23,7 +23,7 @@ from secateur.outputs.identity import content_key
 from secateur.outputs.registry import planned_format
 from secateur.outputs.write_parts import (
     PARTS_FOLDER,
-    bytes_in_parts,
+    keep_parts,
     share_plan,
     write_decisions,
     write_in_parts,
@@ -100,7 +100,7 @@ def write_output(
     has not enough room. Peak memory: that of the formats' `write`.
     """
     plan, checkpoint, running = checked.plan, checked.checkpoint, running_with(workers)
-    _make_room(plan, folder, in_parts=running.in_parts)
+    _make_room(plan, folder, running)
     hashes = write_companions(plan, checkpoint, folder)
     write_text(folder / PLAN, to_json(published(plan)))
     if checked.importance is not None:
@@ -135,7 +135,7 @@ def _memory_now(plan: Plan, checkpoint: Checkpoint) -> dict[str, Any]:
     return memory_of(checkpoint, formats, context)
 
 
-def _make_room(plan: Plan, folder: Path, *, in_parts: bool) -> None:
+def _make_room(plan: Plan, folder: Path, running: Running) -> None:
     """Remove what an interrupted run left half done, and check that the rest fits the disk.
 
     What it left is parts, or (without) files in their places.
@@ -145,14 +145,14 @@ def _make_room(plan: Plan, folder: Path, *, in_parts: bool) -> None:
     for format_id in plan.formats:
         files = plan.sizes(format_id)
         sizes |= files
-        if not in_parts:
+        if not running.in_parts:
             reusable |= planned_format(plan, format_id).reusable(files, folder)
     homes = {(folder / name).parent for name in sizes}
-    _remove_others(folder, reusable, homes, folder / PARTS_FOLDER if in_parts else None)
+    _remove_others(folder, reusable, homes, folder / PARTS_FOLDER if running.in_parts else None)
     planned = {folder / name: nbytes for name, nbytes in sizes.items()}
     needed = sum(nbytes for path, nbytes in planned.items() if path not in reusable)
     needed -= sum(path.stat().st_size for path in reusable - planned.keys())
-    needed -= bytes_in_parts(folder)
+    needed -= keep_parts(plan, folder, running.parts)
     if (free := shutil.disk_usage(folder).free) < needed:
         raise WriteError(
             f"{folder} has {free} bytes free, but the output takes {needed}: "

@@ -89,6 +89,7 @@ def make_plan(
     )
     decisions = _decide(context, wanted)
     files = {decision.format_id: decision.files for decision in decisions}
+    _check_file_names(files)
     plan = Plan(
         model=checkpoint.facts(),
         selection=_selection(choice, inputs, importance),
@@ -128,6 +129,19 @@ def _decide(context: DecisionContext, wanted: Mapping[str, Output]) -> list[Deci
         if recipes:
             made |= {found.format_id: found for found in known.decide(context, recipes)}
     return [made[format_id] for format_id in wanted]
+
+
+def _check_file_names(files: Mapping[str, Mapping[str, object]]) -> None:
+    """Raise PlanError for two outputs that would be one file, also where disks know no case."""
+    owner: dict[str, str] = {}
+    for format_id, names in files.items():
+        for name in names:
+            other = owner.setdefault(name.casefold(), format_id)
+            if other != format_id:
+                raise PlanError(
+                    f"{other} and {format_id} would both be written as {name}: give one of the two "
+                    "recipes another name"
+                )
 
 
 def _importance(checkpoint: Checkpoint, choice: Choice, inputs: PlanInputs) -> Importance | None:

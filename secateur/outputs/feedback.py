@@ -24,7 +24,10 @@ from secateur.statistics.gram import whole_matrix
 from secateur.statistics.gram_file import GramFile
 
 FACTOR_BYTES = 512 << 20
-"""Bytes of factors that are kept for later blocks; one that is larger is kept alone."""
+"""Bytes of factors that are kept for later blocks. Those of the last _IN_USE inputs are kept in any
+case: every type that a matrix is written in asks for its own again with each block of rows."""
+_IN_USE = 2
+"""Threads may be at the end of one matrix and at the beginning of the next."""
 
 
 class _Input(NamedTuple):
@@ -59,8 +62,8 @@ class FactorOf:
 
 
 class Feedback:
-    """The factors of an output of the experts kept. Peak memory: FACTOR_BYTES, and for every thread
-    one Gram matrix four times in float64."""
+    """The factors of an output of the experts kept. Peak memory: FACTOR_BYTES, or the factors of
+    two inputs if they take more, and for every thread one Gram matrix four times in float64."""
 
     def __init__(self, file: GramFile, family: Family, keep: Keep) -> None:
         self._file = file
@@ -136,10 +139,13 @@ class Feedback:
         with self._lock:
             sizes = {key: _bytes_of(held) for key, held in self._held.items()}
             total = sum(sizes.values())
-            for key, size in list(sizes.items())[:-1]:
+            inputs = dict.fromkeys((key.name, key.expert) for key in reversed(sizes))
+            in_use = list(inputs)[:_IN_USE]
+            for key, size in sizes.items():
                 if total <= FACTOR_BYTES:
                     return
-                if size:  # what is being made now has none yet
+                # What is being made now has no size yet.
+                if size and (key.name, key.expert) not in in_use:
                     del self._held[key]
                     total -= size
 

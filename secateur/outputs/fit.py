@@ -129,7 +129,7 @@ def _useful_counts(checkpoint: Checkpoint) -> Iterator[int]:
 def _decide_layout(base: GgufBase, recipe: Recipe, imatrix: bool) -> GgufLayout:
     """The recipe's file, as with an importance matrix if it cannot do without."""
     layout = typed_layout(base, recipe, assume_imatrix=imatrix)
-    if not imatrix and (recipe.imatrix or _needs_imatrix(layout)):
+    if not imatrix and (recipe.imatrix or layout.needing_importance):
         return typed_layout(base, recipe, assume_imatrix=True)
     return layout
 
@@ -162,9 +162,5 @@ def _make_row(
         total=weights + context_bytes,
         bits_per_weight=8 * weights / base.parameters,
         fallback_tensors=sum(choice.fallback_from is not None for choice in layout.choices),
-        needs_imatrix=recipe.imatrix or _needs_imatrix(layout),
+        needs_imatrix=recipe.imatrix or bool(layout.needing_importance),
     )
-
-
-def _needs_imatrix(layout: GgufLayout) -> bool:
-    return any(choice.needs_importance for choice in layout.choices)

@@ -151,8 +151,14 @@ def write_in_parts(
     return {file: sha256 for file, sha256 in content.items() if sha256 is not None}
 
 
-def bytes_in_parts(folder: Path) -> int:
-    """Bytes of the parts that an earlier run left in the folder of an output."""
+def keep_parts(plan: Plan, folder: Path, parts: int | None) -> int:
+    """Bytes of the parts that an earlier run left in the folder of an output, once those of another
+    division are removed."""
+    home = folder / PARTS_FOLDER
+    names = {name for name, _ in _divide(plan, parts)}
+    for path in list(home.iterdir()) if home.is_dir() else ():
+        if path.name.partition(".")[0] not in names:  # one that is not whole has a suffix
+            shutil.rmtree(path)
     files = (path for path in (folder / PARTS_FOLDER).rglob("*") if path.is_file())
     return sum(path.stat().st_size for path in files)
 

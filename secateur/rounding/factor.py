@@ -52,8 +52,9 @@ def factorize(
 ) -> Factor | None:
     """The factor of a Gram matrix [C, C]; None for inputs that were always zero.
 
-    Any multiple of the matrix gives the same. Only its upper triangle is read. Peak memory: three
-    times the matrix in float64.
+    Any multiple of the matrix gives the same. Only its upper triangle is read. A matrix that
+    rounding has left indefinite (inputs below the unit of statistics.gram) is damped more, by
+    tenfold steps. Peak memory: three times the matrix in float64.
     """
     diagonal = np.diagonal(gram).astype(np.float64)
     mean = diagonal.mean()
@@ -65,12 +66,22 @@ def factorize(
     whole = np.triu(gram).astype(np.float64)
     whole += np.triu(whole, 1).T
     whole = whole[np.ix_(turned, turned)]
-    whole[np.diag_indices_from(whole)] += damping * mean
     with one_blas_thread():
-        upper = np.linalg.cholesky(whole)[::-1, ::-1]
+        upper = _lower_factor(whole, damping * mean)[::-1, ::-1]
     own = np.diagonal(upper)
     feedback = np.ascontiguousarray(upper / own, dtype=np.float32)
     return Factor(order, feedback, (own**2 / mean).astype(np.float32))
+
+
+def _lower_factor(whole: NDArray[np.float64], damping: float) -> NDArray[np.floating]:
+    """LAPACK's factor of the matrix, damped in place; the more, where there is none otherwise."""
+    diagonal, added = np.einsum("ii->i", whole), 0.0
+    while True:
+        diagonal += damping - added
+        try:
+            return np.linalg.cholesky(whole)
+        except np.linalg.LinAlgError:
+            added, damping = damping, 10 * damping
 
 
 def order_columns(diagonal: NDArray[np.float64], groups: Groups) -> NDArray[np.intp]:

@@ -21,6 +21,7 @@ from secateur.formats.ggml.types import ggml_type
 from secateur.rounding.factor import Factor, Groups
 from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.grid import (
+    LARGEST_HALF,
     OFFSET_STEP,
     SPAN_STEP,
     STEPS,
@@ -34,7 +35,6 @@ from secateur.rounding.grid import (
 )
 
 _E2M1 = np.array([-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12], np.float32)
-_LARGEST_HALF = np.float32(65504)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class GgmlGrid:
 
 def _as_halves(values: Floats) -> Floats:
     """As float16 holds them, none of them infinite."""
-    return np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16).astype(np.float32)
+    return np.clip(values, -LARGEST_HALF, LARGEST_HALF).astype(np.float16).astype(np.float32)
 
 
 def _codes_of(values: Floats, unit: Floats, before: object) -> NDArray[np.int32]:

@@ -32,6 +32,8 @@ STEPS = (0, -1, 1, -2, 2)
 SPAN_STEP, OFFSET_STEP = 0.4, 0.2
 """Where scales and offsets are floats: a step of the scale moves the last level by this much of a
 level's width, a step of the offset all of them (docs/log.md)."""
+LARGEST_HALF = np.float32(65504)
+"""The largest number of float16."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,6 @@ class Choices(NamedTuple):
 
     scale: Floats
     offset: Floats
-
-    @property
-    def own(self) -> Scales:
-        """The encoder's."""
-        return Scales(self.scale[0], self.offset[0])
 
 
 class Grid(Protocol[E]):

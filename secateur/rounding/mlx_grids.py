@@ -12,6 +12,7 @@ from secateur.formats.mlx.codec import MlxType, Quantized, pack
 from secateur.rounding.factor import Factor, Groups
 from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.grid import (
+    LARGEST_HALF,
     OFFSET_STEP,
     SPAN_STEP,
     STEPS,
@@ -59,8 +60,8 @@ class MlxGrid:
             return Choices(scale[None], offset[None])
         span = np.float32(2**self.kind.bits - 1)
         return Choices(
-            self._widen(self._store(near(scale, scale * np.float32(SPAN_STEP) / span))),
-            self._widen(self._store(near(offset, scale * np.float32(OFFSET_STEP)))),
+            self._stored(near(scale, scale * np.float32(SPAN_STEP) / span)),
+            self._stored(near(offset, scale * np.float32(OFFSET_STEP))),
         )
 
     def with_numbers(self, encoded: Quantized, codes: Codes, scales: Scales) -> Quantized:
@@ -71,6 +72,12 @@ class MlxGrid:
             _, powers = np.frexp(scales.scale)
             return changed._replace(scales=(powers + 126).astype(np.uint8))
         return changed._replace(scales=self._store(scales.scale), biases=self._store(scales.offset))
+
+    def _stored(self, tried: Floats) -> Floats:
+        """As the type holds them; only F16 is too small for any that the encoder takes."""
+        if self.dtype == "F16":
+            tried = np.clip(tried, -LARGEST_HALF, LARGEST_HALF)
+        return self._widen(self._store(tried))
 
     def _widen(self, stored: NDArray[np.generic]) -> Floats:
         return to_float32(NamedTensor("", self.dtype, stored))

@@ -35,8 +35,10 @@ def keep_layers(config: Mapping[str, Any], family: Family, layers: int | None) -
         if PER_LAYER.fullmatch(key) and isinstance(value, list):
             changed[key] = [value[old] for old in new_number]
         elif key == LAYERS_BY_NUMBER and isinstance(value, Mapping):
+            # transformers pads these numbers to one width.
+            numbered = {int(number): one for number, one in value.items() if number.isdecimal()}
             changed[key] = {
-                str(new): value[str(old)] for old, new in new_number.items() if str(old) in value
+                str(new): numbered[old] for old, new in new_number.items() if old in numbered
             }
         elif key in family.shape.layer_numbers and isinstance(value, list):
             changed[key] = [new_number[old] for old in value if old in new_number]

@@ -11,14 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from secateur.checkpoint.config_check import show
 from secateur.checkpoint.expected_tensors import Facts
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, FormatError
 from secateur.families.format_rules import GgufRules, KeyRow
 from secateur.families.rope import check_rope
 from secateur.families.schema import Family
-from secateur.formats.gguf.container import STRING, Scalar, TensorInfo, Value
+from secateur.formats.gguf.container import (
+    STRING,
+    Scalar,
+    TensorInfo,
+    Value,
+    metadata_bytes,
+)
 from secateur.formats.gguf.rules import find, gguf_rules, require
 from secateur.system.text_files import read_json
 
@@ -33,6 +40,15 @@ _SAMPLING = (
     ("repetition_penalty", "penalty_repeat", "f32"),
 )
 """generation_config.json key -> general.sampling key and kind: llama.cpp's default sampling."""
+
+_KINDS = {
+    **dict.fromkeys(("u32", "u64"), "a whole number from 0 on"),
+    **dict.fromkeys(("i32", "i64"), "a whole number"),
+    **dict.fromkeys(("f32", "f64"), "a number"),
+    "bool": "true or false",
+    "string": "a text",
+}
+"""What a value of a kind is, for people."""
 
 
 def model_metadata(
@@ -95,7 +111,7 @@ def sampling_metadata(folder: Path) -> dict[str, Value]:
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path}: holds a {type(settings).__name__}, expected an object")
     return {
-        f"general.sampling.{key}": Value(kind, settings[name])
+        f"general.sampling.{key}": _checked(Value(kind, settings[name]), name, path)
         for name, key, kind in _SAMPLING
         if settings.get(name) is not None
     }
@@ -145,8 +161,8 @@ def _single(row: KeyRow, part: Mapping[str, Any]) -> Scalar | tuple[Scalar, ...]
         return _of_kind(row, value)
     if not isinstance(value, list) or len(value) != row.count:
         raise CheckpointError(
-            f"the model's settings give {value!r} for {row.key}, expected {row.count} {row.kind} "
-            "values: mend the file, or take the publisher's"
+            f"the model's settings give {show(value)} for {row.key}, expected {row.count} numbers: "
+            "mend the file, or take the publisher's"
         )
     return tuple(_of_kind(row, item) for item in value)
 
@@ -165,9 +181,20 @@ def _per_layer(row: KeyRow, part: Mapping[str, Any]) -> tuple[Scalar, ...]:
 
 
 def _of_kind(row: KeyRow, value: Any) -> Scalar:
-    """The value itself, refused unless it is a plain scalar (the writer checks its range)."""
-    if not isinstance(value, bool | int | float | str):
+    """The value itself, if it is one scalar of the row's kind."""
+    _checked(Value(row.kind, value), row.key, "config.json")
+    return cast(Scalar, value)
+
+
+def _checked(value: Value, what: str, source: object) -> Value:
+    """The value. Raises CheckpointError where it is not one scalar of its kind, naming its file."""
+    try:
+        if isinstance(value.value, tuple):
+            raise FormatError("an array")
+        metadata_bytes({what: value})
+    except FormatError:
         raise CheckpointError(
-            f"config.json gives {value!r} for {row.key}, expected one {row.kind} value"
-        )
+            f"{source} gives {show(value.value)} for {what}, expected {_KINDS[value.kind]}: "
+            "correct it as the model's publisher has it"
+        ) from None
     return value

@@ -65,7 +65,7 @@ class GgufFile:
     end: int
     """Bytes up to the end of the last tensor, without the padding that may follow it."""
     elsewhere: Mapping[str, Path] = field(default_factory=dict)
-    """The files of tensors that lie in another part of a split file (gguf_split)."""
+    """The files of tensors that lie in another part of a split file (split.py)."""
 
     def value(self, key: str) -> Scalar | tuple[Scalar, ...]:
         """The value of a key. Raises FormatError if the file has no such key."""

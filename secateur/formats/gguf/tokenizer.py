@@ -87,7 +87,8 @@ def _metadata(
     if rules.pieces is None:
         metadata["merges"] = Value(STRING, tuple(_merges(tokenizer)))
     for word, number in _special_ids(tokenizer, settings, config).items():
-        metadata[_SPECIAL_IDS[word]] = Value("u32", number)
+        if number in range(rows):  # some configs say with -1 that there is none
+            metadata[_SPECIAL_IDS[word]] = Value("u32", number)
     for key, flag in _added_around(tokenizer, settings, rules).items():
         metadata[key] = Value("bool", flag)
     keys = {_PREFIX + key: value for key, value in metadata.items()}
@@ -268,14 +269,14 @@ def _special_ids(
 ) -> dict[str, int]:
     """Ids of the special tokens: by name from the tokenizer's files, else from config.json."""
     ids = {added["content"]: added["id"] for added in tokenizer.get("added_tokens", ())}
-    section = config.get("text_config", {})
+    section = config.get("text_config") or {}
     found: dict[str, int] = {}
     for word in _SPECIAL_IDS:
         names = [name for name in _content(settings.get(f"{word}_token")) if name in ids]
         number = ids[names[0]] if names else config.get(f"{word}_token_id")
         if number is None:
             number = section.get(f"{word}_token_id")
-        if isinstance(number, int):
+        if type(number) is int:
             found[word] = number
     return found
 

@@ -86,7 +86,7 @@ class ImatrixCoverage:
 
 
 def measure_coverage(imatrix: Imatrix, wanted: int) -> ImatrixCoverage:
-    """Judge a matrix whose stacks are split into experts (`imatrix_file.open_imatrix`)."""
+    """Judge a matrix whose stacks are split into experts (`file.open_imatrix`)."""
     counted = imatrix.chunk_size > 0
     layers = []
     for layer, counts in count_expert_tokens(imatrix).items():

@@ -37,8 +37,9 @@ _LARGEST = 8 << 30
 def read_dat(path: Path) -> Imatrix:
     """Read the .dat form. Its `chunk_size` is 0: the counts are chunks, not tokens.
 
-    Stacks of experts are flat, one matrix of all their inputs: see `stacked`. Raises FormatError
-    for a file that is cut short, goes on after its end, or holds numbers that are no sums.
+    Stacks of experts are flat, one matrix of all their inputs: see `split_stacks`. Raises
+    FormatError for a file that is cut short, goes on after its end, or holds numbers that are no
+    sums.
     """
     cursor = _Cursor(path, read_bytes(path, "an importance matrix", FormatError, _LARGEST))
     number = cursor.integer("the number of entries")

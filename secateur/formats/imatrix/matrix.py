@@ -53,7 +53,8 @@ class ImatrixEntry:
     counts: NDArray[np.float32]
 
     def means(self) -> NDArray[np.float32]:
-        """Mean squared inputs, float32 [matrices, inputs]; 1 where a matrix saw no token."""
+        """Mean squared inputs, float32 [matrices, inputs]: what llama-quantize weighs errors by; 1
+        where a matrix saw no token, so that all columns count the same."""
         counts = np.rint(self.counts)[:, None]
         ones = np.ones_like(self.in_sum2, dtype=np.float32)
         return np.divide(self.in_sum2, counts, where=counts > 0, out=ones)
@@ -72,20 +73,12 @@ class Imatrix:
     chunk_size: int
     entries: Mapping[str, ImatrixEntry]
 
-    def importance(self, name: str) -> NDArray[np.float32] | None:
-        """What llama-quantize weighs errors by, float32 [matrices, inputs]; None if not recorded.
-
-        An expert that saw no token gets 1.0 for every input: all columns count the same.
-        """
-        entry = self.entries.get(name)
-        return None if entry is None else entry.means()
-
 
 def read_imatrix(path: Path) -> Imatrix:
     """Read an importance matrix in GGUF form.
 
     Raises FormatError for another kind of file, for sums without counts or of another shape, and
-    for numbers that are negative or not finite. `imatrix_file.open_imatrix` reads both forms.
+    for numbers that are negative or not finite. `file.open_imatrix` reads both forms.
     """
     file = read_gguf(path)
     kind = file.metadata.get("general.type")

@@ -1,6 +1,6 @@
 """Which tensors mlx-lm's form of a checkpoint holds: names, shapes, float types, sources.
 
-Names are those of the family's rows (mlx_rules); per-expert matrices become one stack, and fused
+Names are those of the family's rows (rules.py); per-expert matrices become one stack, and fused
 halves become two tensors.
 """
 

@@ -88,7 +88,7 @@ class GgufFormat(OutputFormat[GgufLayout]):
             refuse_without_importance(format_id, layout)
         tensors = planned_tensors(checkpoint, plan.keep, layout, format_id)
         if format_id in edits_of(plan).formats:
-            facts = {**facts, NEEDS_IMATRIX: _needs_imatrix(layout)}
+            facts = {**facts, NEEDS_IMATRIX: bool(layout.needing_importance)}
         return Decision(format_id, layout, tensors, layout.files, facts)
 
     def reusable(self, files: Mapping[str, int], folder: Path) -> frozenset[Path]:
@@ -134,7 +134,7 @@ def _decide(base: GgufBase, recipe: Recipe, context: DecisionContext) -> Decisio
         notes.append(describe_padding(format_id, layout.widths, layout.nbytes, plain))
     facts = {
         **recipe.facts(),
-        NEEDS_IMATRIX: recipe.imatrix or _needs_imatrix(layout),
+        NEEDS_IMATRIX: recipe.imatrix or bool(layout.needing_importance),
         **({} if context.split is None else {SPLIT: context.split}),
     }
     return Decision(format_id, layout, tensors, layout.files, facts, tuple(notes))
@@ -156,7 +156,7 @@ def _type_tensors(base: GgufBase, recipe: Recipe, context: DecisionContext) -> G
         )
 
     decided = layout(context.assumptions.imatrix and shape_only)
-    if facts is None and shape_only and (recipe.imatrix or _needs_imatrix(decided)):
+    if facts is None and shape_only and (recipe.imatrix or decided.needing_importance):
         return layout(True)
     return decided
 
@@ -167,10 +167,6 @@ def _bytes_without_padding(base: GgufBase, recipe: Recipe, context: DecisionCont
         return _type_tensors(base, replace(recipe, pad=False), context).nbytes
     except PlanError:  # with padding the recipe could be made, so that it is only this
         return None
-
-
-def _needs_imatrix(layout: GgufLayout) -> bool:
-    return any(choice.needs_importance for choice in layout.choices)
 
 
 def _follows_another(name: str, others: set[str]) -> bool:

@@ -104,6 +104,11 @@ class GgufLayout:
         """Bytes of its tensors, without headers and alignment."""
         return sum(info.nbytes for info in self.infos)
 
+    @property
+    def needing_importance(self) -> list[str]:
+        """The tensors whose types cannot be made without an importance matrix."""
+        return [choice.name for choice in self.choices if choice.needs_importance]
+
     def made_by(self, plan_sha256: str) -> GgufLayout:
         """The same, its metadata naming the plan that it is written by."""
         return replace(self, metadata={**self.metadata, **written_by(plan_sha256)})

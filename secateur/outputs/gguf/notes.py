@@ -1,6 +1,6 @@
 """What a plan notes of a GGUF: fallbacks, the importance matrix it needs, padding, the tokenizer.
 
-`require_importance` refuses what llama-quantize would refuse after hours.
+`refuse_without_importance` refuses what llama-quantize would refuse after hours.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def importance_notes(
     Raises PlanError where they need one and there is none, or it lacks their tensors.
     """
     format_id = recipe.format
-    needing = [choice.name for choice in layout.choices if choice.needs_importance]
+    needing = layout.needing_importance
     if importance is None:
         needs = recipe.imatrix or bool(needing)
         if shape_only:
@@ -66,7 +66,7 @@ def importance_notes(
 
 def refuse_without_importance(format_id: str, layout: GgufLayout) -> None:
     """Raise PlanError where a type cannot be made without an importance matrix."""
-    needing = [choice.name for choice in layout.choices if choice.needs_importance]
+    needing = layout.needing_importance
     if needing:
         subject = f"{len(needing)} tensors (first: {needing[0]}) need"
         raise _lacks_importance(format_id, subject)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.checkpoint.config_check import show
 from secateur.checkpoint.headers import TensorSpec
 from secateur.checkpoint.hub import CONFIG
 from secateur.checkpoint.identity import weights_identity
@@ -40,7 +41,7 @@ class MlxWeights:
         """
         config = dict(read_config(folder))
         self.folder = folder
-        self._quantization: Mapping[str, Any] = config.get(_SETTINGS[0]) or {}
+        self._quantization = _settings_of(config.get(_SETTINGS[0]) or {}, folder)
         # transformers would take it for a quantization of its own.
         self._config = {key: value for key, value in config.items() if key not in _SETTINGS}
         self._family = family_of(config, family, folder / CONFIG)
@@ -148,8 +149,13 @@ class MlxWeights:
 
     def _type_of(self, name: str, codes: TensorSpec, scales: TensorSpec) -> MlxType:
         """The type that the config gives a module, checked against its shapes."""
-        found = self._quantization.get(name.removesuffix(".weight"), self._quantization)
-        mode, bits, group = found.get("mode", "affine"), found.get("bits"), found.get("group_size")
+        own = self._quantization.get(name.removesuffix(".weight"), self._quantization)
+        found = _settings_of(own, self.folder)
+        mode = found.get("mode", "affine")
+        bits, group = (
+            usual if found.get(key) is None else found[key]
+            for key, usual in (("bits", 4), ("group_size", 32 if mode == "mxfp4" else 64))
+        )
         kind = TYPES.get(mode if mode == "mxfp4" else f"{mode}-{bits}-{group}")
         if kind is None or (kind.bits, kind.group) != (bits, group):
             raise FormatError(
@@ -163,6 +169,17 @@ class MlxWeights:
                 f"{list(scales.shape)}, which {kind.name} of config.json does not make"
             )
         return kind
+
+
+def _settings_of(found: Any, folder: Path) -> Mapping[str, Any]:
+    """An object of the config's settings. What it leaves out, or says with null, is mlx's default:
+    mlx_lm.convert writes null for groups of which it was told no size."""
+    if not isinstance(found, Mapping):
+        raise FormatError(
+            f"{folder}: {CONFIG} has {show(found)} among its settings of quantization, expected "
+            "an object: it is not as mlx-lm writes it"
+        )
+    return found
 
 
 def _concatenate(parts: Sequence[Tensor]) -> Tensor:
