@@ -273,6 +273,10 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
     ("change", "message"),
     [
         ({"rms_norm_eps": None}, "gives no attention.layer_norm_rms_epsilon: looked for rms_norm"),
+        (
+            {"hidden_activation": "silu"},
+            "hidden_activation = 'silu', and llama.cpp's gemma4 computes",
+        ),
         ({"use_double_wide_mlp": True}, "use_double_wide_mlp = True, and llama.cpp's"),
         ({"layer_types": ["linear", "full_attention"]}, "'linear' in layer 0"),
         ({"layer_types": ["sliding_attention"]}, "layer_types.last = 'sliding_attention'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -360,6 +361,24 @@ def test_a_config_that_mlx_lm_reads_otherwise_is_refused(
     (source / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="no norm_topk_prob"):
         mlx_layout(open_checkpoint(source), all_experts(checkpoint), find_recipe("mlx-4bit"))
+
+
+def test_a_head_that_the_config_ties_is_said_to_be_left_out(
+    wide: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The checkpoint's other forms use it: transformers takes a head that is there and differs."""
+    source = shutil.copytree(wide("qwen3_moe"), tmp_path / "model")
+
+    def notes() -> list[str]:
+        checkpoint = open_checkpoint(source)
+        choice = Choice(all_experts(checkpoint), {}, ())
+        made = make_plan(checkpoint, choice, [find_recipe("mlx-4bit")])
+        return [note for note in made.notes if "lm_head.weight is left out" in note]
+
+    assert notes() == []
+    config = config_of(source) | {"tie_word_embeddings": True}
+    (source / "config.json").write_text(json.dumps(config))
+    assert len(notes()) == 1
 
 
 def test_an_mlx_model_whose_config_lies_is_refused(

@@ -247,7 +247,7 @@ ODD: dict[str, tuple[dict[str, Any], type[InputError], str]] = {
     "no mean": (
         {"processor": lambda p: p["image_processor"].update(image_mean=[0.5])},
         CheckpointError,
-        r"\[0.5\] for vision.image_mean, expected 3 f32 values",
+        r"\[0.5\] for vision.image_mean, expected 3 numbers",
     ),
 }
 

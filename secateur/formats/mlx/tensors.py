@@ -69,7 +69,7 @@ def mlx_tensors(
     `config` is config.json of the output, `selected` the tensors of the pruned checkpoint. Raises
     CheckpointError for one that mlx-lm has no form of, FamilyError for one without a row.
     """
-    tied = _is_tied(family, config)
+    tied = is_tied(family, config)
     usual = _float_type(family, config)
     stacks: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
     halves: dict[str, tuple[int, int]] = {}
@@ -139,7 +139,8 @@ def _gathered(
     return MlxTensor(name, (*lead, *shape), dtype, sources, half)
 
 
-def _is_tied(family: Family, config: Mapping[str, Any]) -> bool:
+def is_tied(family: Family, config: Mapping[str, Any]) -> bool:
+    """Whether mlx-lm takes the embedding for the output head, by config.json."""
     _, part = family.section(config)
     usual = family.shape.defaults.get("tie_word_embeddings", False)
     return bool(part.get("tie_word_embeddings", usual))

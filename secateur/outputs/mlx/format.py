@@ -11,6 +11,7 @@ from secateur.checkpoint.headers import framework_of
 from secateur.checkpoint.hub import CONFIG
 from secateur.checkpoint.reader import Checkpoint, read_config, read_specs
 from secateur.families.schema import Family
+from secateur.formats.mlx.tensors import is_tied
 from secateur.outputs.base import Artefact, Decision, DecisionContext, OutputFormat, WriteJob
 from secateur.outputs.feedback import describe_feedback, observed_input
 from secateur.outputs.mlx.layout import MlxLayout, mlx_layout, planned_tensors
@@ -44,7 +45,11 @@ class MlxFormat(OutputFormat[MlxLayout]):
             )
             note = f"{recipe.format}: {layout.bits_per_weight:.3f} bits per weight as mlx-lm counts"
             decision = _decision(context.checkpoint, context.keep, layout, recipe.format)
-            notes = (note, *_rounding_notes(layout, context, recipe.format))
+            notes = (
+                note,
+                *_head_notes(context.checkpoint, recipe.format),
+                *_rounding_notes(layout, context, recipe.format),
+            )
             found.append(replace(decision, facts=recipe.facts(), notes=notes))
         return found
 
@@ -99,6 +104,17 @@ class MlxFormat(OutputFormat[MlxLayout]):
         check_family(path, model.family, original)
         files = weight_files(path)
         return Artefact(path, path.name, model, model.identity(), files, runs_in_mlx_lm=True)
+
+
+def _head_notes(checkpoint: Checkpoint, format_id: str) -> list[str]:
+    """Of a head that is there though config.json ties it: the other formats hold and use it."""
+    heads = [name for name, place in checkpoint.matches.items() if place.role == "head"]
+    if not heads or not is_tied(checkpoint.family, checkpoint.config):
+        return []
+    return [
+        f"{format_id}: {heads[0]} is left out, for config.json ties it to the embedding, which "
+        "mlx-lm takes in its place; if the two differ, set tie_word_embeddings to false"
+    ]
 
 
 def _rounding_notes(layout: MlxLayout, context: DecisionContext, format_id: str) -> list[str]:
