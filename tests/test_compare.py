@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +159,27 @@ def test_the_floor_is_in_the_report(made: Path, shrunk: Report) -> None:
     text = (made / "report.md").read_text()
     assert "| the original, another kernel |" in text
     assert "The floor: the original's own weights with inputs of all matrix products" in text
+
+
+def test_it_is_said_which_artefact_was_calibrated_on_what_is_compared_on(
+    made: Path, line: Line, run: Run, tmp_path: Path
+) -> None:
+    """The held-out text is the first output's; nothing keeps it out of the second's calibration."""
+    foreign = tmp_path / "from_elsewhere.gguf"
+    shutil.copy(made / "tiny-moe-6e-Q8_0.gguf", foreign)
+    mine = made / "tiny-moe-6e-Q4_K_M.gguf"
+    options = {"against": line.model, "answers": line.answers, "work": tmp_path / "work"}
+    text = run("compare", foreign, mine, **options).out
+    assert f"note: {mine.name} was calibrated on 6 of the 6 texts that are measured on" in text
+    assert "note: from_elsewhere.gguf: whether it was calibrated on what is" in text
+    found = compare([foreign, mine], line.model, Measuring(answers=line.answers))
+    seen = {one.artefact: (one.measured_on, one.seen) for one in found.seen}
+    assert seen == {foreign.name: (6, None), mine.name: (6, 6)}
+
+
+def test_a_report_says_that_its_output_was_calibrated_on_what_it_is_measured_on(
+    shrunk: Report, made: Path, line: Line
+) -> None:
+    (said,) = [one for one in shrunk.notes if "texts that are measured on here" in one]
+    assert said.startswith(f"{made.name} was calibrated on 6 of the 6 texts")
+    assert said in (made / "report.md").read_text("utf-8")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -27,6 +28,12 @@ from secateur.release.evidence import read_evidence, read_items
 from secateur.release.manifest import verify
 from secateur.serving.engine_server import EngineServer
 
+INTERRUPTIBLE = """
+import signal
+from secateur.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+main()
+"""
 PATIENCE = 120.0
 """Seconds until a run that does nothing is given up."""
 
@@ -74,6 +81,43 @@ def test_a_killed_evaluation_resumes_without_asking_a_finished_question_again(
     assert len(proxy.asked) == suite + own
     assert proxy.asked.total() <= suite + own + 2
     assert len(list(ledger.read_bytes().splitlines())) == suite + own
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_a_server_that_does_not_answer(run: Run, tmp_path: Path) -> None:
+    """Four questions are answered; of the others no answer ever comes."""
+    silent, answered = threading.Event(), threading.Semaphore(4)
+
+    def answer(_: dict[str, Any]) -> Any:
+        if not answered.acquire(blocking=False):
+            silent.wait()
+        return completion("The answer is 7.")
+
+    work = tmp_path / "work"
+    with openai_server(answer) as server:
+        words = ["measure", server.url, "--tasks", "reasoning", "--task-limit", "20"]
+        words += ["--slots", "3", "--work", str(work)]
+        with subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTIBLE, *words], stderr=subprocess.PIPE, text=True
+        ) as process:
+            until = time.monotonic() + PATIENCE
+            while len(server.asked) < 7 and time.monotonic() < until:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            try:
+                _, said = process.communicate(timeout=PATIENCE / 2)
+            finally:
+                process.kill()
+        assert process.returncode == 130
+        assert f"interrupted: what is finished is kept in {work}: the same command" in said
+        assert "Traceback" not in said
+        (ledger,) = work.rglob("*.jsonl")
+        assert len(ledger.read_bytes().splitlines()) == 4
+        silent.set()
+        before = len(server.asked)
+        assert run(*words).code == 0
+        assert len(server.asked) == before + 16
 
 
 def test_a_server_is_measured_by_its_address(

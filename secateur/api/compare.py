@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from secateur.api.held_out import Text, statistics_of
@@ -32,7 +33,11 @@ def compare(
     An output folder stands for all that it holds; an artefact is called by its path where two have
     one name. What `measure` has scored already, with the same request, is not scored again. Raises
     InputError or EngineError for what cannot be measured, and where there are not two.
+
+    Where nothing is named to measure on, it is what the first one's calibration held out; what of
+    it (or of what is named) another one's calibration saw is said (`seen`).
     """
+    of_output = {path: Path(given) for given in artefacts for path in artefacts_of(Path(given))}
     paths = [path for given in artefacts for path in artefacts_of(Path(given))]
     if len(paths) < 2:
         raise InputError(
@@ -50,8 +55,10 @@ def compare(
     with in_use(run.folder):
         answers, teacher = run.ask_original()
         floor = run.measure_floor(answers, teacher)
-        scores = {
-            one.name if names[one.name] == 1 else str(path): run.score(one, answers, teacher)
+        called = {
+            one.name if names[one.name] == 1 else str(path): (path, one)
             for path, one in zip(paths, opened, strict=True)
         }
-    return compare_all(scores, answers, floor)
+        scores = {name: run.score(one, answers, teacher) for name, (_, one) in called.items()}
+    seen = [run.find_seen(name, answers, of_output[path]) for name, (path, _) in called.items()]
+    return replace(compare_all(scores, answers, floor), seen=tuple(seen))

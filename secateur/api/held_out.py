@@ -102,8 +102,9 @@ def evidence_files(statistics: Path | None) -> dict[str, Path]:
 
 
 def _statistics_path(output: Path) -> Path:
-    """Where the statistics of an output, or of one of its files, would lie."""
-    return (output if output.is_dir() else output.parent) / STATISTICS
+    """Where the statistics of an output, or of a file or folder in one, would lie."""
+    inner = output / STATISTICS
+    return inner if inner.is_file() else output.parent / STATISTICS
 
 
 def share_of(request: Measuring, calibration: Calibration) -> float:

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from secateur.api.answers import check_can_measure, get_answers, measure_folder
 from secateur.api.gather import gather_evidence
-from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
+from secateur.api.held_out import (
+    Text,
+    calibrated_text_of,
+    find_questions,
+    held_out_prompts,
+    statistics_of,
+)
 from secateur.api.measure_parts import MeasuringInParts
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
@@ -24,11 +30,13 @@ from secateur.api.report import (
     publish_pages,
     publish_report,
     routing_notes,
+    seen_notes,
 )
 from secateur.api.subjects import AskedOutput, artefact_subjects, original_subject
 from secateur.calibration.shards import read_shard
 from secateur.checkpoint.reader import Checkpoint
 from secateur.cluster.running import Running, running_with
+from secateur.corpus.tokenizer import load_tokenizer
 from secateur.errors import RequestError
 from secateur.evaluation.engine import InOurPath, measure_engine
 from secateur.evaluation.floor import Floor, measure_floor
@@ -36,6 +44,7 @@ from secateur.evaluation.kept_experts import find_kept_experts
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.memory import weight_bytes
 from secateur.evaluation.scores import Scores, score_once
+from secateur.evaluation.seen_text import SeenText, find_seen
 from secateur.evaluation.summary import summarise, summarise_layers
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.prompts import PromptSet
@@ -121,6 +130,7 @@ def measure_output(out: Path, run: Run) -> Report:
             *interval_notes(answers),
             *routing_notes(measured),
             *(engine_notes(opened) if run.request.real_engine else ()),
+            *seen_notes(run.find_seen(out.name, answers, out)),
             *additional_notes(additional),
         ),
         gates=run.request.limits,
@@ -292,6 +302,12 @@ class Run:
             backend=self.backend,
             progress=within("floor", self.progress),
         )
+
+    def find_seen(self, name: str, answers: AnswerSet, output: Path) -> SeenText:
+        """What of the answers the calibration of an output, or of a file in one, saw."""
+        if (calibrated := calibrated_text_of(output)) is None:
+            return SeenText(name, len(answers.answers), None)
+        return find_seen(name, answers, load_tokenizer(self.original.path), calibrated)
 
     def _identify(self, artefact: Artefact) -> str:
         return identify(artefact, self.backend.workers, within(artefact.name, self.progress))

@@ -10,6 +10,7 @@ from typing import Any
 
 from secateur.evaluation.intervals import FEWEST_ANSWERS
 from secateur.evaluation.metrics.router import AGREEMENT
+from secateur.evaluation.seen_text import SeenText
 from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.teacher import Teacher
 from secateur.outputs.base import Artefact
@@ -67,6 +68,11 @@ def engine_notes(artefacts: Sequence[Artefact]) -> list[str]:
         return []
     names = ", ".join(one.name for one in artefacts)
     return [f"{names} was not run in an engine: llama.cpp reads GGUF files, mlx-lm MLX folders"]
+
+
+def seen_notes(seen: SeenText) -> list[str]:
+    """That an artefact was calibrated on what it is measured on."""
+    return [seen.describe()] if seen.seen else []
 
 
 def additional_notes(names: tuple[str, ...]) -> list[str]:

@@ -16,7 +16,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,15 @@ MOST = 1 << 21
 
 Hashes = NDArray[np.uint64]
 _FACTORS = np.random.Generator(np.random.PCG64(13)).integers(1, 1 << 63, LENGTH, np.uint64) * 2 + 1
-_ROLE = re.compile(r"\s*(?:user|model|assistant|system|developer|tool)\s*(?:\n|$)")
+_ROLE = re.compile(r"\s*(user|model|assistant|system|developer|tool)\s*(?:\n|$)")
 """What a chat template writes before a turn."""
+
+
+class Turn(NamedTuple):
+    """The text between two control tokens, and whose it is: "" where no role is named."""
+
+    role: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -144,22 +151,33 @@ def _keep_lowest(parts: Sequence[Hashes], most: int) -> tuple[Hashes, int]:
     return different[:most], max(0, len(different) - most)
 
 
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """The tokens of a tokenizer that are no text, ascending int64 [n]."""
+    special = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return np.array(sorted({*tokenizer.all_special_ids, *special}), np.int64)
+
+
+def read_turns(
+    ids: NDArray[np.int64], tokenizer: PreTrainedTokenizerBase, control: NDArray[np.int64]
+) -> list[Turn]:
+    """The texts between the control tokens of a document, those that hold more than a role."""
+    turns = []
+    for piece in np.split(ids, np.flatnonzero(np.isin(ids, control))):
+        text = str(tokenizer.decode(piece[~np.isin(piece, control)].tolist()))
+        role = _ROLE.match(text)
+        said = text if role is None else text[role.end() :]
+        if said.strip():
+            turns.append(Turn("" if role is None else role[1], said))
+    return turns
+
+
 def _read_documents(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[str]]:
-    """The texts between the control tokens of every document, without the names of roles."""
-    control = set(tokenizer.all_special_ids) | {
-        number for number, token in tokenizer.added_tokens_decoder.items() if token.special
-    }
-    ids_of_control = np.array(sorted(control), np.int64)
+    """The texts of every document, without the names of roles."""
+    control = control_ids(tokenizer)
     for row in corpus.rows:
         for number in range(int(row.documents.max()) + 1):
             ids = row.input_ids[row.documents == number]
-            at = np.flatnonzero(np.isin(ids, ids_of_control))
-            pieces = np.split(ids, at)
-            texts = (
-                tokenizer.decode([i for i in piece.tolist() if i not in control])
-                for piece in pieces
-            )
-            yield [text for piece in texts if (text := _ROLE.sub("", str(piece), count=1)).strip()]
+            yield [turn.text for turn in read_turns(ids, tokenizer, control)]
 
 
 def find_runs(text: Iterable[str], hashes: TextHashes, hasher: RunHasher) -> tuple[int, int]:
@@ -169,4 +187,20 @@ def find_runs(text: Iterable[str], hashes: TextHashes, hasher: RunHasher) -> tup
     """
     runs = hasher.hash_runs(list(text))
     looked_for = runs[runs <= np.uint64(hashes.highest)]
-    return int(np.isin(looked_for, hashes.runs).sum()), len(looked_for)
+    return int(_are_in(looked_for, hashes.runs).sum()), len(looked_for)
+
+
+def has_passage(words: Sequence[str], hashes: TextHashes) -> bool:
+    """Whether words are a passage of the corpus, all of it."""
+    return bool(words) and bool(
+        _are_in(np.array([hash_text(words)], np.uint64), hashes.passages)[0]
+    )
+
+
+def _are_in(some: Hashes, ascending: Hashes) -> NDArray[np.bool_]:
+    """Which of some hashes are among many, without sorting the many each time."""
+    if not len(ascending):
+        return np.zeros(len(some), np.bool_)
+    places = np.searchsorted(ascending, some)
+    found: NDArray[np.bool_] = ascending[np.minimum(places, len(ascending) - 1)] == some
+    return found

@@ -21,6 +21,7 @@ from secateur.evaluation.measurement import POOLED, Measurement
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
 from secateur.evaluation.scores import Scores
+from secateur.evaluation.seen_text import SeenText
 from secateur.evaluation.summary import (
     SEED,
     TokenGroup,
@@ -80,12 +81,14 @@ class Pair:
 class ComparedArtefacts:
     """Artefacts on the same tokens, nearest to the original first, and every two of them.
 
-    `artefacts` are {name: its measurements}, `floor` the original's own in another kernel.
+    `artefacts` are {name: its measurements}, `floor` the original's own in another kernel. `seen`
+    says of each what of the text its calibration saw.
     """
 
     artefacts: Mapping[str, tuple[Measurement, ...]]
     floor: tuple[Measurement, ...]
     pairs: tuple[Pair, ...]
+    seen: tuple[SeenText, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A mapping that `json` can write."""
@@ -96,6 +99,7 @@ class ComparedArtefacts:
             ],
             "floor": [entry.to_json() for entry in self.floor],
             "pairs": [pair.to_json() for pair in self.pairs],
+            "calibrated_on": [one.to_json() for one in self.seen],
         }
 
 

@@ -90,7 +90,7 @@ def comparison_lines(found: ComparedArtefacts) -> list[str | Table]:
             f"{len(found.pairs)} pairs, each with an interval of 95 %: of twenty that do not "
             "differ, one may seem to"
         )
-    return lines
+    return [*lines, *(f"note: {one.describe()}" for one in found.seen if one.seen != 0)]
 
 
 def shrink_lines(report: Report, out: Path, *, by_domain: bool = False) -> list[str | Table]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.lock import RunLock
 from secateur.evaluation.asking.question import Question
 from secateur.evaluation.asking.reply import Reply
 from secateur.evaluation.asking.server import AskedServer
+from secateur.system.as_they_come import as_they_come
 from secateur.system.progress import Counter, Progress, no_progress
 
 
@@ -26,7 +26,8 @@ def ask_all(
 
     `parallel` requests are in flight at a time (default: as many as the server has slots). Every
     reply is in the ledger as soon as it is there. An error is a reply like others; raises
-    EngineError only when the server is gone or does not take the key, WriteError.
+    EngineError only when the server is gone or does not take the key, WriteError. Interrupted, it
+    does not wait for the replies that are still to come.
     """
     keys = [lock.key(question) for question in questions]
     found = {key: reply for key in keys if (reply := ledger.find(key)) is not None}
@@ -34,18 +35,13 @@ def ask_all(
     count = Counter(progress, "questions", len(set(keys)), "answers")
     count(len(found))
 
-    def ask(key: str, question: Question) -> tuple[str, Reply]:
+    def ask(one: tuple[str, Question]) -> tuple[str, Reply]:
+        key, question = one
         reply = server.ask(question, lock.sent)
         ledger.add(key, question, reply)
         return key, reply
 
-    with ThreadPoolExecutor(parallel or server.slots, thread_name_prefix="ask") as pool:
-        try:
-            for done in as_completed([pool.submit(ask, *one) for one in pending.items()]):
-                key, reply = done.result()
-                found[key] = reply
-                count(1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for key, reply in as_they_come(ask, pending.items(), parallel or server.slots):
+        found[key] = reply
+        count(1)
     return tuple(found[key] for key in keys)

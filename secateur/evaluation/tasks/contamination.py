@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from secateur.corpus.text_hashes import (
     LENGTH,
     RunHasher,
     TextHashes,
     find_runs,
-    hash_text,
+    has_passage,
     split_words,
 )
 from secateur.evaluation.measurement import Measurement
@@ -113,7 +111,7 @@ def find_overlap(task: str, items: Mapping[str, str], text: TextHashes) -> Overl
     for item, content in items.items():
         words = split_words(content)
         size += len(words)
-        whole = bool(words) and bool(np.isin(np.uint64(hash_text(words)), text.passages))
+        whole = has_passage(words, text)
         same, looked_for = find_runs(words, text, hasher)
         if whole or same:
             found.append(ItemOverlap(item, same / looked_for if looked_for else None, whole))

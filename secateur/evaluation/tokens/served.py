@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from secateur.evaluation.tokens.prompts import (
 from secateur.formats.gguf.reader import read_gguf
 from secateur.serving.chat_server import ChatAnswer, ChatServer, Drawing
 from secateur.serving.llama_server import llama_server
+from secateur.system.as_they_come import as_they_come
 from secateur.system.progress import Counter, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def answer_with_server(
     """Answers of a server, `AT_ONCE` at a time.
 
     Raises EngineError when it stops answering, CorpusError when the chat template cannot write an
-    answer; those that came until then are kept.
+    answer; those that came until then are kept. Interrupted, it does not wait for the others.
     """
 
     def ask(prompt: Prompt) -> Answer:
@@ -116,14 +116,9 @@ def answer_with_server(
     def answer(found: Mapping[str, Answer]) -> Iterator[Sequence[Answer]]:
         pending = [prompt for prompt in asking.asked if prompt.id not in found]
         count = asking.counter(len(found))
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask") as pool:
-            try:
-                for done in as_completed([pool.submit(ask, prompt) for prompt in pending]):
-                    yield [done.result()]
-                    count(asking.drawing.tokens)
-            except BaseException:
-                pool.shutdown(cancel_futures=True, wait=False)
-                raise
+        for said in as_they_come(ask, pending, AT_ONCE):
+            yield [said]
+            count(asking.drawing.tokens)
 
     return _collect(asking, answer)
 
