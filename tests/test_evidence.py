@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from secateur import Report
 from secateur.errors import OutputError
+from secateur.evaluation.gate import Verdict, parse_gate
 from secateur.evaluation.measurement import Measurement
 from secateur.release.evidence import (
     ORIGINAL,
@@ -23,7 +26,7 @@ from secateur.release.evidence import (
     write_evidence,
 )
 from secateur.release.manifest import read_manifest, verify
-from secateur.release.report import evidence_to_markdown
+from secateur.release.report import evidence_to_markdown, to_markdown
 
 ACCURACY = Measurement(
     "accuracy", 0.75, "of the questions", {"questions": 8}, 0.4, 0.93, 0.95, "sums", "tasks"
@@ -151,3 +154,40 @@ def test_the_report_has_each_number_with_its_samples_by_domain() -> None:
     )
     speed = Evidence("speed", (ArtefactEvidence("a", (large,)),))
     assert "| 1,692 [215, 13,200] |" in evidence_to_markdown("x", [speed])
+
+
+HOSTILE = "a|b\\|c\n| d `e` <b> [f](g)"
+
+
+def table_widths(text: str) -> list[set[int]]:
+    """Of every table of a Markdown text the numbers of cells that its rows have."""
+    tables = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
+    cells = re.compile(r"(?<!\\)(?:\\\\)*\|")
+    return [{len(cells.findall(row)) for row in table.splitlines()} for table in tables]
+
+
+def test_no_name_breaks_a_row_of_a_table(shrunk: Report) -> None:
+    gate = parse_gate("accuracy:x|y`z>=0.5")
+    number = replace(ACCURACY, domain=HOSTILE)
+    asked = Evidence("tasks", (ArtefactEvidence(HOSTILE, (number,)),), notes=(HOSTILE,))
+    limits = (Verdict(gate, HOSTILE, number),)
+    text = evidence_to_markdown(HOSTILE, [asked], limits)
+    assert table_widths(text) == [{6}, {6}]
+    assert "`accuracy:x\\|y'z>=0.5`" in text
+    assert "\n| a\\|b\\\\\\|c \\| d \\`e\\` &lt;b> [f]\\(g) | accuracy |" in text
+
+    renamed = tuple(
+        replace(
+            one,
+            name=f"{HOSTILE} {place}",
+            measurements=tuple(
+                replace(entry, domain=entry.domain if entry.domain == "pooled" else HOSTILE)
+                for entry in one.measurements
+            ),
+        )
+        for place, one in enumerate(shrunk.artefacts)
+    )
+    sizes = {HOSTILE: dict.fromkeys(("predicted", "written"), 1)}
+    report = replace(shrunk, artefacts=renamed, original=HOSTILE, sizes=sizes, notes=(HOSTILE,))
+    widths = table_widths(to_markdown(report, evidence=[asked]))
+    assert len(widths) > 6 and all(len(one) == 1 for one in widths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from tiny_line import Run
 
 from secateur.api.serving import find_key, find_served, memory_of_serving
+from secateur.cli.render.serving import client_lines
 from secateur.cli.talk import _lines
 from secateur.errors import RequestError
 from secateur.serving.http_json import request_json
@@ -222,3 +224,28 @@ def test_lines_of_another_encoding_end_no_conversation(monkeypatch: pytest.Monke
         "sys.stdin", io.TextIOWrapper(io.BytesIO(b"Gr\xfc\xdf dich\nBye\n"), "utf-8")
     )
     assert list(_lines()) == ["Gr\ufffd\ufffd dich", "Bye"]
+
+
+def test_the_lines_for_clients_can_be_pasted_whatever_the_names(tmp_path: Path) -> None:
+    key, model = tmp_path / "a 'key' $(of) mine", 'it\'s a "model" `x`'
+    key.write_text("se cret\n")
+    curl, empty, *script = client_lines("http://[::1]:8080/v1", model, True, key)
+    shell = f"""curl() {{ printf '%s\\0' "$@"; }}; {curl}"""
+    ran = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
+    url, *_, header, data, body = ran.stdout.split("\0")[:-1]
+    assert (url, header, data) == (
+        "http://[::1]:8080/v1/chat/completions", "Authorization: Bearer se cret", "-d",
+    )  # fmt: skip
+    assert json.loads(body)["model"] == model
+    assert empty == ""
+    made = ast.parse("\n".join(script)).body[2:4]
+    calls = [node.value for node in made if isinstance(node, ast.Assign)]
+    words = [
+        {one.arg: eval(ast.unparse(one.value)) for one in call.keywords}
+        for call in calls
+        if isinstance(call, ast.Call)
+    ]
+    assert words[0] == {"base_url": "http://[::1]:8080/v1", "api_key": "se cret"}
+    assert words[1]["model"] == model
+    assert client_lines("http://x/v1", "m", False, None)[2:][1].endswith('api_key="none")')
+    assert "$SECATEUR_API_KEY" in client_lines("http://x/v1", "m", True, None)[0]

@@ -130,7 +130,7 @@ def measure_output(out: Path, run: Run) -> Report:
             *interval_notes(answers),
             *routing_notes(measured),
             *(engine_notes(opened) if run.request.real_engine else ()),
-            *seen_notes(run.find_seen(out.name, answers, out)),
+            *seen_notes(run.find_seen("this output", answers, out)),
             *additional_notes(additional),
         ),
         gates=run.request.limits,

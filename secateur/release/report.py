@@ -171,12 +171,35 @@ def worst_domain(artefact: ArtefactReport) -> Measurement | None:
     return (max if first.better == "lower" else min)(found, key=lambda entry: entry.value)
 
 
+class _Code(str):
+    """A printed value that stands within code, where nothing but a table's `|` can be escaped."""
+
+
+def _block(text: str) -> _Code:
+    """A line of a block of code."""
+    return _Code(_one_line(text))
+
+
+def _span(value: object) -> _Code:
+    """Words within a span of code."""
+    return _Code(_one_line(str(value)).replace("`", "'"))
+
+
+def _span_in_table(value: object) -> _Code:
+    return _Code(_span(value).replace("|", "\\|"))
+
+
 def _inert(value: Any) -> Any:
-    """A printed value that cannot begin HTML, a link or a line: names are a stranger's."""
-    if not isinstance(value, str):
+    """A printed value that cannot begin HTML, code, a link, a line or a cell: names are a
+    stranger's."""
+    if not isinstance(value, str) or isinstance(value, _Code):
         return value
-    text = re.sub(r"[\r\n\u2028\u2029]+", " ", value)
-    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "]\\(")
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", _one_line(value)).replace("](", "]\\(")
+    return re.sub(r"(\\*)([|`])", r"\1\1\\\2", text)
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[\r\n\u2028\u2029]+", " ", text)
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -349,6 +372,9 @@ def _number(entry: Measurement | None) -> str:
 
 FILTERS: Mapping[str, Callable[..., str]] = {
     "cell": _cell,
+    "block": _block,
+    "span": _span,
+    "span_in_table": _span_in_table,
     "number": _number,
     "thousands": "{:,}".format,
     "ranges": show_ranges,

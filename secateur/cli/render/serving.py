@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from secateur.api.serving import KEY_VARIABLE, ServedMemory
@@ -61,34 +62,43 @@ def served_lines(
         *described["sentences"],
         f"log: {described['log']}",
         "",
-        *_curl(server, settings, key),
-        "",
-        *_python(server, settings, key),
+        *client_lines(server.url, server.alias, settings.api_key is not None, key),
         "",
         "Ctrl-C stops it.",
     ]
 
 
-def _curl(server: EngineServer, settings: ServerSettings, key: Path | None) -> list[str]:
-    body = json.dumps({"model": server.alias, "messages": _HELLO})
-    words = [f"curl {server.url}/chat/completions", "-H 'Content-Type: application/json'"]
-    if settings.api_key is not None:
-        secret = f"${KEY_VARIABLE}" if key is None else f"$(cat {key})"
+def client_lines(url: str, model: str, has_key: bool, key: Path | None) -> list[str]:
+    """How a client asks a model of any name behind a key of any file's name: a line for a shell,
+    an empty one, and a script for Python."""
+    return [_curl(url, model, has_key, key), "", *_python(url, model, has_key, key)]
+
+
+def _curl(url: str, model: str, has_key: bool, key: Path | None) -> str:
+    words = ["curl", quote(f"{url}/chat/completions"), "-H 'Content-Type: application/json'"]
+    if has_key:
+        secret = f"${KEY_VARIABLE}" if key is None else f"$(cat {quote(str(key))})"
         words.append(f'-H "Authorization: Bearer {secret}"')
-    return [" ".join([*words, f"-d '{body}'"])]
+    return " ".join([*words, "-d", quote(json.dumps({"model": model, "messages": _HELLO}))])
 
 
-def _python(server: EngineServer, settings: ServerSettings, key: Path | None) -> list[str]:
+def _python(url: str, model: str, has_key: bool, key: Path | None) -> list[str]:
     lines = ["from openai import OpenAI"]
     secret = '"none"'
-    if settings.api_key is not None and key is not None:
-        secret = f"open({str(key)!r}).read().strip()"
-    elif settings.api_key is not None:
+    if has_key and key is not None:
+        lines.insert(0, "from pathlib import Path")
+        secret = f"Path({_text(str(key))}).read_text().strip()"
+    elif has_key:
         lines.insert(0, "import os")
         secret = f'os.environ["{KEY_VARIABLE}"]'
     return [
         *lines,
-        f'client = OpenAI(base_url="{server.url}", api_key={secret})',
-        f'answer = client.chat.completions.create(model="{server.alias}", messages={_HELLO})',
+        f"client = OpenAI(base_url={_text(url)}, api_key={secret})",
+        f"answer = client.chat.completions.create(model={_text(model)}, messages={_HELLO})",
         "print(answer.choices[0].message.content)",
     ]
+
+
+def _text(text: str) -> str:
+    """A string of Python, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
