@@ -37,6 +37,7 @@ def check_shrink(checkpoint: Checkpoint, request: ShrinkRequest, out: Path) -> P
     """
     refuse_existing(out)
     if request.measuring is not None:
+        request.measuring.check_served()
         request.measuring.check_limits()
     if request.statistics is None:
         check_request(checkpoint, request.pruning)

@@ -67,6 +67,9 @@ def measure_elsewhere(
             f"{target} and {against} cannot be compared: give two servers, or two logs"
         )
     _check(target, against, request)
+    _check_serving(target, against, request.serving)
+    if work is not None and not is_url(target):
+        raise RequestError(f"{target} is a log, of which nothing is kept: leave out work")
     name = MODEL if keep is None else keep.check()
     if is_url(target):
         calibrated = calibrated_text_of(keep.folder) if keep and keep.is_output else None
@@ -116,6 +119,25 @@ def _check(target: str, against: str | None, request: Measuring) -> None:
                 "measured by tasks"
             )
     check_measured(request.limits, ("tasks",), against is not None)
+
+
+def _check_serving(target: str, against: str | None, serving: Serving) -> None:
+    """Raise RequestError for what is about engines of ours, or about asking where a log is read."""
+    unused = {
+        "original (against names it here)": serving.original is not None,
+        "context": serving.context is not None,
+        "gpu_layers": serving.gpu_layers is not None,
+        "original_model": serving.original_model is not None and against is None,
+    }
+    if not is_url(target):
+        unused |= {
+            "original_model": serving.original_model is not None,
+            "served_model": serving.model is not None,
+            "slots": serving.slots != Serving().slots,
+            "retry_errors": serving.retry_errors,
+        }
+    if odd := [name for name, is_given in unused.items() if is_given]:
+        raise RequestError(f"{target} is as it is, whatever is asked of it: leave out {odd[0]}")
 
 
 def _measure_servers(

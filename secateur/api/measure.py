@@ -99,6 +99,7 @@ def measure(
     answers, which takes long.
     """
     out = Path(out)
+    request.check_served()
     request.check_limits(_measured_before(out))
     original = open_weights(against, revision, "measuring")
     text = Text(statistics=statistics_of(out))

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from secateur.corpus.held_out import HoldOut
-from secateur.errors import InputError
+from secateur.errors import InputError, RequestError
 from secateur.evaluation.asking.request import NO_ORIGINAL, Serving
 from secateur.evaluation.robustness.request import Loops
 from secateur.evaluation.speed.request import Speed
 from secateur.evaluation.tasks.request import Tasks
+from secateur.serving.chat_server import is_url
 from secateur.system.device_names import read_device
 from secateur.system.settings import check_least
 
@@ -129,6 +130,26 @@ class Measuring:
             )
         if self.held_out is not None:
             HoldOut(self.held_out)
+        self._refuse_unused()
+
+    def _refuse_unused(self) -> None:
+        """Raise InputError for what would decide nothing."""
+        if self.seed is not None and self.corpus is None:
+            raise InputError("seed is of a mix that is named here: name it with corpus")
+        if self.answers_model is not None and not is_url(self.answers_from or ""):
+            raise InputError(
+                f"answers_model {self.answers_model} is what a server calls the original: give "
+                "answers_from the address of the server, or leave answers_model out"
+            )
+        given = None
+        if self.answers is not None:
+            given = f"the answers of {self.answers} are measured as they are"
+        elif self.turns == "corpus":
+            given = "turns of the corpus are measured as they are"
+        drawn = {"answer_tokens": ANSWER_TOKENS, "temperature": TEMPERATURE, "answer_seed": 0}
+        odd = [name for name, default in drawn.items() if getattr(self, name) != default]
+        if given is not None and odd:
+            raise InputError(f"{given}, and nothing answers: leave out {odd[0]}")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -139,6 +160,20 @@ class Measuring:
             "speed": self.speed,
         }
         return tuple(kind for kind, one in wanted.items() if one is not None)
+
+    def check_served(self) -> None:
+        """Raise RequestError for names of models on servers, where files are served."""
+        serving = self.serving
+        if serving.model is not None:
+            raise RequestError(
+                f"served_model {serving.model} is of a server that is measured by its address: "
+                "leave it out"
+            )
+        if serving.original_model is not None and not is_url(serving.original or ""):
+            raise RequestError(
+                f"original_model {serving.original_model} is what a server calls the original: "
+                "give original the address of the server, or leave original_model out"
+            )
 
     def check_limits(self, measured: Collection[str] = ()) -> None:
         """Raise InputError for a limit to what is neither wanted nor in `measured`, the kinds of

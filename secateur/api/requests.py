@@ -131,6 +131,10 @@ class Calibration:
                     f"{name} is of a mix, and rows are used as given: leave {name} out, or name a "
                     "mix with corpus"
                 )
+        if self.gram_tokens != GRAM_TOKENS and self.gram == "none":
+            raise RequestError(
+                "gram_tokens count for Gram matrices, and none are made: add gram, or leave it out"
+            )
         if self.keep_sample and not self.reroute_tokens:
             raise RequestError("keep_sample: with reroute_tokens 0 there is no sample to keep")
 
@@ -231,6 +235,7 @@ def resolve_outputs(formats: Formats, checkpoint: Checkpoint) -> tuple[Output, .
     if odd := [word for word in wanted if word not in FORMATS]:
         raise RequestError(f"to {odd[0]!r}: expected some of {', '.join(FORMATS)}")
     for_llama = any(format_of(recipe).llama_quantize for recipe in recipes)
+    _refuse_unused(formats, bool(recipes), for_llama)
     tower = tower_recipe(checkpoint, formats.mmproj, TOWER in wanted or for_llama)
     made |= {recipe.to for recipe in tower}
     _check_formats(wanted, made)
@@ -302,6 +307,19 @@ def _pad(recipe: Recipe) -> Recipe:
     if not format_of(recipe).llama_quantize or recipe.pad:
         return recipe
     return replace(recipe, name=f"{recipe.name}-padded", pad=True)
+
+
+def _refuse_unused(formats: Formats, quantizes: bool, for_llama: bool) -> None:
+    """Raise RequestError for what would decide nothing of what is written."""
+    if formats.rounding is not None and not quantizes:
+        raise RequestError(
+            f"rounding {formats.rounding} is of quantized files: name types, or leave it out"
+        )
+    for name in ("pad", "split_max_size"):
+        if getattr(formats, name) and not for_llama:
+            raise RequestError(
+                f"{name} is about GGUF files: name types of some, such as Q4_K_M, or leave it out"
+            )
 
 
 def _check_formats(wanted: Sequence[str], made: set[str]) -> None:

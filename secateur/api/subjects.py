@@ -11,7 +11,6 @@ from pathlib import Path
 from secateur.api.original_gguf import gguf_of_original
 from secateur.checkpoint.identity import file_hashes
 from secateur.checkpoint.reader import Checkpoint
-from secateur.errors import RequestError
 from secateur.evaluation.asking.ledger import Ledger
 from secateur.evaluation.asking.request import NO_ORIGINAL, Serving
 from secateur.evaluation.asking.server import AskedServer, ask_engine, ask_url
@@ -98,11 +97,6 @@ def original_subject(
         return ()
     if given is not None and is_url(given):
         return (url_subject(ORIGINAL, given, serving.original_model),)
-    if serving.original_model is not None:
-        raise RequestError(
-            f"original_model {serving.original_model} is what a server calls the original: give "
-            "original the address of the server, or leave original_model out"
-        )
     path = gguf_of_original(
         original,
         folder,

@@ -36,6 +36,9 @@ ALL_KEPT = (
 )
 
 
+_COUNTS = ("experts", "drop", "drop_map")
+
+
 @dataclass(frozen=True)
 class Pruning:
     """How many experts are kept, and by what criterion.
@@ -62,10 +65,13 @@ class Pruning:
     drop_map: Path | None = None
 
     def __post_init__(self) -> None:
-        given = [one for one in ("experts", "drop", "drop_map") if getattr(self, one) is not None]
-        if len(given) > 1:
+        if len(self.counts) > 1:
             raise PlanError(
-                f"{given[0]} and {given[1]} each say how many experts are kept: leave one out"
+                f"{' and '.join(self.counts)} each say how many experts are kept: leave one out"
+            )
+        if self.drop_map is not None and (odd := self.chooses):
+            raise PlanError(
+                f"drop_map {self.drop_map} says which experts are kept: leave out {odd[0]}"
             )
         find_criterion(self.criterion)
         check_aggregation(self.aggregation)
@@ -73,6 +79,18 @@ class Pruning:
             check_share(self.drop)
         for name, least in (("experts", 1), ("random_seed", 0), ("protect_per_sample", 1)):
             check_least(name, getattr(self, name), least, PlanError)
+
+    @property
+    def counts(self) -> list[str]:
+        """What says how many experts are kept: one name, or none where all are."""
+        return [name for name in _COUNTS if getattr(self, name) is not None]
+
+    @property
+    def chooses(self) -> list[str]:
+        """What is said of how they are chosen."""
+        defaults = {one.name: one.default for one in fields(self) if one.name not in _COUNTS}
+        defaults["protect"] = {}
+        return [name for name, default in defaults.items() if getattr(self, name) != default]
 
     @property
     def settings(self) -> Settings:
@@ -104,7 +122,7 @@ def check_request(checkpoint: Checkpoint, request: Pruning) -> None:
 
     Raises PlanError as `choose` would.
     """
-    if request.drop_map is not None:
+    if request.drop_map is not None or not request.counts:
         choose(checkpoint, None, request)
     else:
         limits = constraints_of(checkpoint, replace(request, protect_super_experts=False), None)
@@ -119,6 +137,11 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, request: Pruni
     needs statistics that are not there.
     """
     limits = constraints_of(checkpoint, request, statistics)
+    if not request.counts and (odd := request.chooses):
+        raise PlanError(
+            f"{odd[0]} decides nothing where all experts are kept: say how many are, with experts, "
+            "drop or drop_map, or leave it out"
+        )
     if request.drop_map is not None:
         keep = read_drop_map(request.drop_map, checkpoint.experts, checkpoint.moe_layers)
         return Choice(keep, {"drop_map": request.drop_map.name}, _notes(checkpoint, keep))
@@ -126,7 +149,7 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, request: Pruni
     check_count(count, limits)
     if count == checkpoint.experts:
         all_experts = tuple(range(checkpoint.experts))
-        unasked = request.experts is None and request.drop is None
+        unasked = not request.counts
         return Choice(
             dict.fromkeys(checkpoint.moe_layers, all_experts),
             {"criterion": None},

@@ -105,6 +105,7 @@ def _refuse(settings: ServerSettings, path: Path, defaults: ModelDefaults) -> No
         "repeat_penalty": asked.repeat_penalty not in (None, 1.0),
         "dry_multiplier": asked.dry_multiplier not in (None, 0.0),
         "a seed for all requests": asked.seed is not None,
+        "an alias": settings.alias is not None,
     }
     if named := [name for name, given in ignored.items() if given]:
         raise RequestError(

@@ -172,7 +172,10 @@ def measure(
     asked = all_words(gates, tasks, loops, speed, serving)
     request = answering.request(device=device, **vars(text), **asked)
     if is_elsewhere(out):
-        unused = _Unused(estimate, shard, device, gates.real_engine)
+        unused = _Unused(
+            estimate, shard, device, gates.real_engine,
+            revision=running.revision, family=running.family,
+        )  # fmt: skip
         for name in [name for group in (unused, text, answering, how) for name in given(group)]:
             raise RequestError(f"{out} is asked for its tasks, here and at once: leave out {name}")
         _measure_elsewhere(out, against, request, work, kept, running.as_json)
@@ -200,6 +203,8 @@ class _Unused:
     real_engine: bool = False
     work: Path | None = None
     workers: int | None = None
+    revision: str | None = None
+    family: Path | None = None
 
 
 class _Task(NamedTuple):
@@ -308,7 +313,11 @@ def compare(
     from secateur.errors import RequestError
 
     if against is None:
-        for group in (text, answering, _Unused(device=device, work=work, workers=workers)):
+        unused = _Unused(
+            device=device, work=work, workers=workers,
+            revision=running.revision, family=running.family,
+        )  # fmt: skip
+        for group in (text, answering, unused):
             refuse_without(group, "against")
         _compare_tasks(artefacts, compare_anyway, running.as_json)
         return

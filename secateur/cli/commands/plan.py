@@ -18,6 +18,7 @@ from secateur.cli.options.pruning import Counts, PruningOptions
 from secateur.cli.options.running import RunOptions
 from secateur.cli.register import add_command
 from secateur.cli.terminal import show, tells, write_lines
+from secateur.errors import RequestError
 
 PLAN_EXAMPLES = """
 secateur plan gemmule --stats stats.safetensors --experts 24 --types Q4_K_M \\
@@ -67,6 +68,8 @@ def plan(
     from secateur.cli.render.plan import plan_lines
     from secateur.planning.document import to_json
 
+    if force and out is None:
+        raise RequestError("force overwrites a plan that is there: name it with --out")
     weights = stats is not None or (out is not None and not Path(model).exists())
     decided = run(
         running.open(model, weights=weights),

@@ -9,7 +9,7 @@ import typer
 
 from secateur.cli.help import ONE_GO
 from secateur.cli.options.arguments import Model
-from secateur.cli.options.asking import ServingOptions, TaskOptions, all_words
+from secateur.cli.options.asking import ServingOptions, TaskOptions, all_words, given
 from secateur.cli.options.calibration import CalibrationOptions, Stats
 from secateur.cli.options.formats import FormatOptions
 from secateur.cli.options.measuring import AnswerOptions, GateOptions, NoMeasure
@@ -88,7 +88,7 @@ def shrink(
     measuring = answering.request(device=device, **asked)
     serving.refuse_unused(measuring)
     if no_measure:
-        refuse_measuring(measuring)
+        refuse_measuring(measuring, answering)
     job = Job(
         model=model,
         revision=running.revision,
@@ -114,9 +114,11 @@ def shrink(
         do_job(job, out, pushing, running.as_json)
 
 
-def refuse_measuring(measuring: Measuring) -> None:
-    """Raise RequestError for what would be measured, or held to a limit, with --no-measure."""
-    if measuring.kinds or measuring.limits or measuring.real_engine:
+def refuse_measuring(measuring: Measuring, answering: AnswerOptions) -> None:
+    """Raise RequestError for what would be measured, on what, or held to a limit, with
+    --no-measure; a share is held out all the same."""
+    on = [name for name in given(answering) if name != "--held-out"]
+    if on or measuring.kinds or measuring.limits or measuring.real_engine:
         raise RequestError(
             "with --no-measure nothing is measured and no limit is held: leave it out, or the "
             "options that say what to measure"
