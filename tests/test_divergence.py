@@ -21,7 +21,12 @@ from secateur.errors import GateError, InputError, NumericError
 from secateur.evaluation.compare import compare_scores
 from secateur.evaluation.floor import Floor
 from secateur.evaluation.gate import check_gates, parse_gate
-from secateur.evaluation.intervals import FEWEST_ANSWERS, Clusters, bootstrap
+from secateur.evaluation.intervals import (
+    FEWEST_ANSWERS,
+    Clusters,
+    bootstrap,
+    wilson_interval,
+)
 from secateur.evaluation.measurement import Measurement, require_measurement
 from secateur.evaluation.metrics.kl import kl_of_bins
 from secateur.evaluation.metrics.registry import token_arrays
@@ -384,6 +389,29 @@ def test_raw_documents_are_never_pooled_with_answers() -> None:
     assert document.value == 1.0
     assert document.n == {"documents": 1, "tokens": 8}
     assert document.low is None
+
+
+@pytest.mark.parametrize("agree", [True, False])
+def test_a_share_that_all_answers_have_alike_is_not_known_to_the_last_digit(agree: bool) -> None:
+    answers = some_answers(30)
+    kl = np.full(answers.tokens, 0.5)
+    scores = made_scores(kl, answers, agrees=np.full(answers.tokens, agree))
+    found = require_measurement(summarise(scores, answers), "top1_agreement")
+    count = found.n["answers"]
+    expected = wilson_interval(float(agree), count)
+    assert (found.value, found.low, found.high) == expected
+    assert found.high != found.low
+    if agree:  # the rule of three is one-sided
+        assert 1 - 4 / count < expected.low < 1 - 3 / count  # type: ignore[operator]
+    constant = require_measurement(summarise(scores, answers), "kl_mean")
+    assert constant.low == constant.high == 0.5  # no share
+    (same,) = [
+        one.difference
+        for one in compare_scores(scores, scores, answers, Floor((), ()))
+        if one.metric == "top1_agreement" and one.difference.domain == "pooled"
+        and one.difference.kind == "answers"
+    ]  # fmt: skip
+    assert same.low == pytest.approx(-same.high) and same.low < same.value == 0  # type: ignore[operator]
 
 
 def test_intervals_resample_answers_not_tokens() -> None:

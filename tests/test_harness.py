@@ -167,7 +167,15 @@ def test_a_group_counts_its_questions_or_its_tasks_the_same() -> None:
     joined = group.joined(results)
     assert [item.item for item in joined.items][:3] == ["few/0", "few/1", "many/0"]
     assert Account(joined, group.weights(results)).accuracy == wilson(2, 8)
-    assert group.aggregate().low == pytest.approx(0.25 - 1.96 * 0.1, abs=1e-4)
+    # Wilson's of 0.25 * 0.75 / 0.2**2 questions; with a smaller error of as many as there are.
+    assert replace(group, stderr=0.2).aggregate().low == pytest.approx(0.0509, abs=1e-4)
+    assert group.aggregate().low == pytest.approx(wilson(2, 8).low)
+    other = replace(group, is_share=False).aggregate()
+    assert other.low == pytest.approx(0.25 - 1.96 * 0.1, abs=1e-4)
+    for value, stderr in ((1.0, 0.0), (0.99, 0.3), (1.0, 0.1), (0.0, 0.0), (1 + 1e-12, 0.0)):
+        found = replace(group, value=value, stderr=stderr).aggregate()
+        assert 0 <= found.low < found.high <= 1  # type: ignore[operator]
+    assert replace(group, stderr=None).aggregate().low is None
     apart = replace(group, rule=GroupRule(("few", "many"), False))
     account = Account(joined, apart.weights(results))
     mean = (1 / 2 + 1 / 6) / 2

@@ -146,16 +146,19 @@ def test_a_cards_case_cannot_be_seen() -> None:
         possible_pairings(5, 3, 4)
 
 
-def test_clusters_widen_the_interval_and_change_the_test() -> None:
-    """Ten copies of each of 20 items are 20 items, not 200."""
+def test_answers_to_one_item_widen_the_interval_and_change_the_test() -> None:
+    """Ten alike answers to each of 20 items are 20 items, not 200."""
     rng = np.random.default_rng(3)
     before = rng.random(20) < 0.8
     after = before & (rng.random(20) < 0.7)
     copies = {f"i{i}-{c}": [float(before[i])] for i in range(20) for c in range(10)}
     others = {f"i{i}-{c}": [float(after[i])] for i in range(20) for c in range(10)}
-    clusters = {item: item.split("-")[0] for item in copies}
     alone = compare_paired("t", copies, others)
-    together = compare_paired("t", copies, others, clusters=clusters)
+    together = compare_paired(
+        "t",
+        {f"i{i}": [float(before[i])] * 10 for i in range(20)},
+        {f"i{i}": [float(after[i])] * 10 for i in range(20)},
+    )
     assert together.difference.value == pytest.approx(alone.difference.value)
     width = [found.difference.high - found.difference.low for found in (alone, together)]  # type: ignore[operator]
     assert width[1] > 2.5 * width[0]

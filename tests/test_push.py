@@ -121,6 +121,23 @@ def test_all_files_arrive_by_their_hashes(out: Path, hub: Hub, run: Run) -> None
     assert max(hub.puts.values()) == 1
 
 
+def test_how_far_a_push_is_is_told_file_by_file(out: Path, hub: Hub) -> None:
+    """Weights take long, and all of them may go in one commit."""
+    told: list[tuple[int, int]] = []
+
+    def progress(stage: str, done: int, total: int, unit: str) -> None:
+        if stage == "push":
+            told.append((done, len(hub.commits)))
+            assert unit == "bytes"
+
+    done = release(out, PUSH, progress=progress)
+    before = sorted({bytes for bytes, commits in told if not commits})
+    weights = [file.size for file in done.bundle.files if file.kind == "LFS"]
+    assert len(weights) >= 3
+    assert before == [sum(weights[:count]) for count in range(len(weights) + 1)]
+    assert told[-1] == (done.bundle.size, len(hub.commits))
+
+
 @pytest.mark.slow
 def test_xet_is_the_way_where_it_is_there(
     out: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,8 @@ from secateur.formats.gguf.container import STRING, Value
 from secateur.formats.gguf.writer import write_gguf
 from secateur.serving import host_process
 from secateur.serving.engine_server import EngineServer, serve_model
-from secateur.serving.model_defaults import gguf_defaults
+from secateur.serving.llama_serving import _flags
+from secateur.serving.model_defaults import gguf_defaults, model_bytes
 from secateur.serving.settings import NEUTRAL, Sampler, ServerSettings, Thinking
 from secateur.system.log_file import open_log
 
@@ -49,6 +50,28 @@ def test_sampling_comes_from_the_models_own_files(tmp_path: Path) -> None:
     (tmp_path / CONFIG).write_text('{"temperature": "hot"}')
     with pytest.raises(CheckpointError, match=r"temperature of its sampling is 'hot', expected a"):
         gguf_defaults(path)
+
+
+def test_all_parts_of_a_model_count_for_the_time_that_it_has_to_load(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / f"m-{number:05}-of-00003.gguf").write_bytes(b"x" * 10 * number)
+        (tmp_path / f"model-{number:05}-of-00003.safetensors").write_bytes(b"x" * number)
+    assert model_bytes(tmp_path / "m-00001-of-00003.gguf") == 60
+    assert model_bytes(tmp_path) == 6
+    (tmp_path / "m-00002-of-00003.gguf").unlink()
+    with pytest.raises(FormatError, match="m-00002-of-00003.gguf, a part of the model"):
+        model_bytes(tmp_path / "m-00001-of-00003.gguf")
+
+
+def test_a_lock_knows_a_vision_tower_by_its_bytes(tmp_path: Path) -> None:
+    towers = []
+    for place, content in (("a", b"one"), ("b", b"other"), ("c", b"one")):
+        (tmp_path / place).mkdir()
+        towers.append(tmp_path / place / "mmproj-F16.gguf")
+        towers[-1].write_bytes(content)
+    flags = [_flags(ServerSettings(mmproj=tower), Sampler(), []) for tower in towers]
+    assert flags[0] == flags[2] != flags[1]
+    assert "mmproj" not in str(_flags(ServerSettings(), Sampler(), []))
 
 
 def test_sampling_that_cannot_be_is_said_of_its_file(tmp_path: Path) -> None:

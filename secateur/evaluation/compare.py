@@ -31,6 +31,7 @@ from secateur.evaluation.summary import (
     token_groups,
     width_of,
 )
+from secateur.evaluation.tasks.difference import score_interval, widened
 from secateur.evaluation.tokens.answers import AnswerSet
 
 Verdict = Literal["better", "worse", "not distinguishable", "below the floor"]
@@ -163,6 +164,8 @@ def paired_difference(
 
     answers = next(iter(first.values())).answers
     interval = bootstrap(answers, difference, seed=seed, width=width_of(first))
+    if metric.is_share and interval.low == interval.high == 0:  # no answer tells them apart
+        interval = widened(interval, score_interval(0, 0, answers))
     return group.measurement(f"{metric.name}_difference", metric.unit, interval, answers)
 
 

@@ -22,6 +22,8 @@ FEWEST_ANSWERS = 5
 """With fewer answers there is no interval: two answers can be drawn in three ways only, and an
 interval over these looks like knowledge that is not there."""
 
+_ALIKE = 1e-12
+"""An interval of less width is of answers that are all alike, but for rounding."""
 _BATCH_ELEMENTS = 1 << 22
 """Elements of a resampled table held at once (32 MiB of float64)."""
 
@@ -161,3 +163,28 @@ def wilson_interval(rate: float, count: float) -> Interval:
     # At the ends it is exact, but for rounding.
     low, high = 0.0 if rate == 0 else centre - half, 1.0 if rate == 1 else centre + half
     return Interval(rate, low, high)
+
+
+def interval_of_share(found: Interval, answers: int) -> Interval:
+    """The interval of a share of tokens, from the bootstrap's over as many answers.
+
+    Where every answer has the same share (all tokens agree, or none) resampling cannot tell them
+    apart, and [1, 1] would be said of five answers as of five thousand. Nothing is then known of
+    how the tokens of an answer depend on each other, and it is Wilson's of as many samples as
+    there are answers: of 100 that all agree it begins at 0.963, and the rule of three (Hanley &
+    Lippman-Hand 1983, one-sided) says 0.97.
+    """
+    low, high = found.low, found.high
+    if low is None or high is None or high - low > _ALIKE:
+        return found
+    return wilson_interval(found.value, answers)
+
+
+def interval_from_error(rate: float, error: float, count: int) -> Interval:
+    """Wilson's interval of a rate with a known standard error: of as many samples as a simple
+    sample with that error would have, and at most `count` (Dean & Pagano 2015, Survey Methodology
+    41). The rate with 1.96 errors on each side would leave 0 to 1."""
+    rate = min(1.0, max(0.0, rate))
+    spread = rate * (1 - rate)
+    worth = min(count, spread / error**2) if spread and error else count
+    return wilson_interval(rate, worth)

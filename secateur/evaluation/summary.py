@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import InputError
-from secateur.evaluation.intervals import CONFIDENCE, Clusters, Interval, bootstrap
+from secateur.evaluation.intervals import (
+    CONFIDENCE,
+    Clusters,
+    Interval,
+    bootstrap,
+    interval_of_share,
+)
 from secateur.evaluation.measurement import POOLED, Measurement
 from secateur.evaluation.metrics.base import Metric
 from secateur.evaluation.metrics.registry import all_metrics
@@ -65,7 +71,8 @@ def summarise(
 ) -> tuple[Measurement, ...]:
     """All numbers of an artefact, pooled first, then by domain; answers before documents.
 
-    `metrics`: by default all. Intervals are 95 % bootstrap intervals over answers; there is none
+    `metrics`: by default all. Intervals are 95 % bootstrap intervals over answers, of shares where
+    all answers are alike Wilson's (`intervals.interval_of_share`); there is none
     for fewer than `intervals.FEWEST_ANSWERS`, nor where the statistic has none. Raises InputError
     when the scores are of other answers.
     """
@@ -91,7 +98,9 @@ def summarise_layers(
     found = []
     for place, layer in enumerate(scores.provenance["layers"]):
         values = Clusters(table[:, place], group.answer)
-        interval = bootstrap(values.answers, values.mean, seed=seed, width=values.width)
+        interval = interval_of_share(
+            bootstrap(values.answers, values.mean, seed=seed, width=values.width), values.answers
+        )
         entry = group.measurement(AGREEMENT.name, AGREEMENT.unit, interval, values.answers)
         found.append(replace(entry, domain=f"layer {layer}", kind=ROUTER_KIND))
     return tuple(found)
@@ -135,6 +144,8 @@ def _measure(metric: Metric, group: TokenGroup, scores: Scores, seed: int) -> Me
     statistic = partial(metric.statistic.evaluate, arrays)
     if metric.statistic.has_interval:
         interval = bootstrap(answers, statistic, seed=seed, width=width_of(arrays))
+        if metric.is_share:
+            interval = interval_of_share(interval, answers)
     else:
         interval = Interval(float(statistic(np.arange(answers))), None, None)
     return group.measurement(metric.name, metric.unit, interval, answers)

@@ -48,12 +48,16 @@ def hash_library(package: str, file: str) -> tuple[str, str]:
     files = sorted(path for folder in folders for path in Path(folder).glob(file))
     if not files:
         raise EngineError(f"{package} is not installed here: pip install {package}")
-    return metadata.version(package), _hash(files[0], files[0].stat().st_mtime_ns)
+    return metadata.version(package), hash_file(files[0])
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, read once per process and change."""
+    return _hash(path, path.stat().st_mtime_ns)
 
 
 @cache
 def _hash(path: Path, changed: int) -> str:
-    """Of a file, once per process and change."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

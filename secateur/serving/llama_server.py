@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from secateur.errors import EngineError
 from secateur.serving.host_process import start_host
 from secateur.serving.http_json import request_json
+from secateur.serving.model_defaults import model_bytes
 from secateur.system.log_file import open_log
 
 CONTEXT = 2048
@@ -132,6 +133,6 @@ def llama_server(
         "gpu_layers": gpu_layers,
         "exact": True,
     }
-    nbytes = model.stat().st_size if model.is_file() else 0
+    nbytes = model_bytes(model) if model.is_file() else 0
     with open_log(None) as log, start_host(NAME, HOST, order, log, nbytes) as host:
         yield LlamaServer(host.facts["address"], model)

@@ -16,9 +16,9 @@ from typing import Any
 from secateur.errors import EngineError, RequestError
 from secateur.formats.gguf.container import padded
 from secateur.serving.engine import EngineServer
-from secateur.serving.host_process import Host, start_host
+from secateur.serving.host_process import start_host
 from secateur.serving.http_json import request_json
-from secateur.serving.identity import ServerIdentity, hash_library, hash_text
+from secateur.serving.identity import ServerIdentity, hash_file, hash_library, hash_text
 from secateur.serving.llama_server import HOST, NAME
 from secateur.serving.model_defaults import ModelDefaults, gguf_defaults
 from secateur.serving.port import check_port, local_address
@@ -80,7 +80,7 @@ def serve_gguf(path: Path, settings: ServerSettings, log: Path | None) -> Iterat
             template_sha256=hash_text(props["chat_template"]),
             context=int(props["default_generation_settings"]["n_ctx"]),
             slots=settings.slots,
-            flags=_flags(settings, sampler, host),
+            flags=_flags(settings, sampler, host.facts["devices"]),
         )
         yield EngineServer(
             address, settings.api_key, alias, identity, sampler,
@@ -102,16 +102,16 @@ def slot_context(settings: ServerSettings, defaults: ModelDefaults, path: Path) 
     return padded(settings.context, _CELLS)
 
 
-def _flags(settings: ServerSettings, sampler: Sampler, host: Host) -> dict[str, Any]:
+def _flags(settings: ServerSettings, sampler: Sampler, devices: list[str]) -> dict[str, Any]:
     """Settings that decide answers, and where they are computed."""
     return {
         "thinking": asdict(settings.thinking),
         "sampler": asdict(sampler),
-        "gpu_layers": settings.gpu_layers if host.facts["devices"] else 0,
-        "devices": host.facts["devices"],
+        "gpu_layers": settings.gpu_layers if devices else 0,
+        "devices": devices,
         "cache": "F16",
         "flash_attention": "auto",
-        **({} if settings.mmproj is None else {"mmproj": settings.mmproj.name}),
+        **({} if settings.mmproj is None else {"mmproj_sha256": hash_file(settings.mmproj)}),
     }
 
 

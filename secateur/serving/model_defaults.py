@@ -55,7 +55,7 @@ def is_tower(path: Path) -> bool:
 def gguf_defaults(path: Path) -> ModelDefaults:
     """Of a GGUF (of a split one the first file). Raises FormatError for a damaged header,
     CheckpointError for a damaged generation_config.json next to it."""
-    file, nbytes = read_local_header(path)
+    file, _ = read_local_header(path)
     metadata = {key: value.value for key, value in file.metadata.items()}
     sampling = {
         field: metadata[f"general.sampling.{key}"]
@@ -70,11 +70,19 @@ def gguf_defaults(path: Path) -> ModelDefaults:
             f"{path} is part {part.number} of {part.total}: name the first one, "
             f"{part._replace(number=1).file}"
         )
-    if part is not None:
-        nbytes = sum(
-            _size(path.with_name(part._replace(number=n + 1).file)) for n in range(part.total)
-        )
-    return ModelDefaults(own, context if type(context) is int else None, nbytes)
+    return ModelDefaults(own, context if type(context) is int else None, model_bytes(path))
+
+
+def model_bytes(path: Path) -> int:
+    """Bytes of the files that hold a model's weights: of a GGUF with all its parts, of a folder all
+    shards. Raises FormatError for a file that is not there."""
+    if path.is_dir():
+        return sum(_size(file) for file in path.glob("*.safetensors"))
+    part = part_name(path.name)
+    if part is None:
+        return _size(path)
+    parts = (part._replace(number=number + 1).file for number in range(part.total))
+    return sum(_size(path.with_name(name)) for name in parts)
 
 
 def folder_defaults(path: Path) -> ModelDefaults:
@@ -83,8 +91,7 @@ def folder_defaults(path: Path) -> ModelDefaults:
     parts = [config, config.get("text_config")] if isinstance(config, dict) else []
     found = [part.get("max_position_embeddings") for part in parts if isinstance(part, dict)]
     context = next((value for value in found if type(value) is int), None)
-    nbytes = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    return ModelDefaults(_folder_sampler(path), context, nbytes)
+    return ModelDefaults(_folder_sampler(path), context, model_bytes(path))
 
 
 def _folder_sampler(folder: Path) -> Sampler:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from secateur.errors import EngineError
 from secateur.formats.ggml.engine import find_library
 from secateur.serving.host_process import Host, start_host
+from secateur.serving.model_defaults import model_bytes
 from secateur.system.log_file import open_log
 
 _LLAMA_HOST = Path(__file__).with_name("llama_logits_host.py")
@@ -98,7 +99,7 @@ def run_llama_cpp(
         "layers": experts[0],
         "chosen": experts[1],
     }
-    with _start(LLAMA, _LLAMA_HOST, order, model.stat().st_size) as host:
+    with _start(LLAMA, _LLAMA_HOST, order, model) as host:
         yield Engine(host, experts)
 
 
@@ -110,11 +111,12 @@ def run_mlx_lm(folder: Path) -> Iterator[Engine]:
     other type. Raises EngineError when it does not load, or is not installed. Memory: as
     `run_llama_cpp`.
     """
-    with _start(MLX, _MLX_HOST, {"model": str(folder)}, 0) as host:
+    with _start(MLX, _MLX_HOST, {"model": str(folder)}, folder) as host:
         yield Engine(host, (0, 0))
 
 
 @contextmanager
-def _start(name: str, script: Path, order: dict[str, Any], nbytes: int) -> Iterator[Host]:
+def _start(name: str, script: Path, order: dict[str, Any], model: Path) -> Iterator[Host]:
+    nbytes = model_bytes(model)
     with open_log(None) as log, start_host(name, script, order, log, nbytes) as host:
         yield host

@@ -171,6 +171,8 @@ class Metric:
     """Shown next to the sizes, and printed."""
     in_table: bool = False
     """Shown for every domain."""
+    is_share: bool = False
+    """A mean of numbers from 0 to 1, whose interval is not empty where all answers are alike."""
 
     @property
     def is_gate(self) -> bool:

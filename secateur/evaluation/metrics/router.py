@@ -47,6 +47,7 @@ AGREEMENT = Metric(
     better="higher",
     help="part of the experts that the original chose for a token that the artefact chooses, too",
     statistic=mean("router_agreement"),
+    is_share=True,
 )
 
 METRICS = (
@@ -58,5 +59,6 @@ METRICS = (
         better=None,
         help="part of the experts that the original chose for a token that the artefact still has",
         statistic=mean("chosen_experts_left"),
+        is_share=True,
     ),
 )

@@ -18,6 +18,7 @@ METRICS = (
         better="higher",
         help="part of the tokens for which both find the same next token most probable",
         statistic=mean("agrees"),
+        is_share=True,
         in_summary=True,
         in_table=True,
     ),

@@ -16,5 +16,6 @@ METRICS = (
         better="higher",
         help="part of the original's five most probable tokens that are among the artefact's five",
         statistic=mean("top5_kept"),
+        is_share=True,
     ),
 )

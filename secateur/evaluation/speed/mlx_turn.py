@@ -13,6 +13,7 @@ from typing import Any
 from secateur.errors import EngineError, RequestError
 from secateur.evaluation.speed.turn import Turn
 from secateur.serving.host_process import Host, start_host
+from secateur.serving.model_defaults import model_bytes
 from secateur.system.process_use import peak_memory
 
 ENGINE = "mlx-lm"
@@ -26,10 +27,9 @@ def take_turn(path: Path, prompt: Sequence[int], tokens: int) -> Turn:
         raise RequestError(
             f"the speed of {path} is measured in mlx-lm, which is not installed: pip install mlx-lm"
         )
-    nbytes = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
-        start_host(ENGINE, _HOST, {"model": os.path.abspath(path)}, log, nbytes) as host,
+        start_host(ENGINE, _HOST, {"model": os.path.abspath(path)}, log, model_bytes(path)) as host,
     ):
         _ask(host, prompt[::-1], 2)
         found = _ask(host, prompt, tokens)

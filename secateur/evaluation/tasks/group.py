@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from secateur.evaluation.intervals import CONFIDENCE
+from secateur.evaluation.intervals import CONFIDENCE, interval_from_error
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.tasks.paired import KIND
 from secateur.evaluation.tasks.result import TaskResult
@@ -44,7 +44,7 @@ def in_group(task: str, item: str) -> str:
 @dataclass(frozen=True, slots=True)
 class GroupResult:
     """What lm-eval makes of the tasks of a group: `value` and `stderr` (None where it gives none)
-    are of `metric`, its own, over `items` questions.
+    are of `metric`, its own, over `items` questions; `is_share` where each has 0 to 1.
     """
 
     group: str
@@ -53,6 +53,7 @@ class GroupResult:
     value: float
     stderr: float | None
     items: int
+    is_share: bool = True
 
     def joined(self, results: Sequence[TaskResult]) -> TaskResult:
         """All questions of its tasks as those of one task; an item is called TASK/ITEM."""
@@ -67,20 +68,28 @@ class GroupResult:
         return self.rule.weights({one.task: [item.item for item in one.items] for one in results})
 
     def aggregate(self) -> Measurement:
-        """lm-eval's number, with the 95 % interval that its standard error gives."""
-        from scipy import stats
-
-        spread = None
-        if self.stderr is not None:
-            spread = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * self.stderr
+        """lm-eval's number, with the 95 % interval that its standard error gives: of a share
+        between 0 and 1, of another number (a score of translations) on both sides alike."""
+        low, high = self._bounds()
         return Measurement(
             AGGREGATE,
             self.value,
             f"{self.metric}, {'questions' if self.rule.by_size else 'tasks'} count the same",
             {"items": self.items, "tasks": len(self.rule.tasks)},
-            None if spread is None else self.value - spread,
-            None if spread is None else self.value + spread,
-            None if spread is None else CONFIDENCE,
+            low,
+            high,
+            None if low is None else CONFIDENCE,
             self.group,
             KIND,
         )
+
+    def _bounds(self) -> tuple[float | None, float | None]:
+        if self.stderr is None:
+            return None, None
+        if self.is_share:
+            found = interval_from_error(self.value, self.stderr, self.items)
+            return found.low, found.high
+        from scipy import stats
+
+        spread = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * self.stderr
+        return self.value - spread, self.value + spread

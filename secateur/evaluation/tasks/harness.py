@@ -192,6 +192,7 @@ def _group(group: Group, numbers: Mapping[str, Any], asker: Asker) -> GroupResul
         float(numbers[chosen]),
         float(stderr) if isinstance(stderr, int | float) else None,
         int(numbers["sample_count"][chosen]),
+        metric in _METRICS,
     )
 
 

@@ -5,13 +5,12 @@ noise. Tests and resampling are scipy's.
 
     test         one answer an item, right or wrong: McNemar's exact test, a binomial test of the
                  items that flipped (McNemar 1947; Fagerland, Lydersen & Laake 2013, section 2).
-                 Otherwise (several answers an item, scores between 0 and 1, or items that belong
-                 together) a permutation test that exchanges the two models within a cluster.
+                 Otherwise (several answers an item, or scores between 0 and 1) a permutation test
+                 that exchanges the two models within an item, which is a cluster of its answers.
     difference   of single answers the score interval and the exact one, whichever reaches farther
                  (`tasks.difference`): it holds 0 exactly where the test's p is above 5 %. Otherwise
-                 the percentile bootstrap over clusters (`evaluation.intervals`: items, or groups of
-                 items that share a text, are drawn whole), and never less than the score interval
-                 of the clusters.
+                 the percentile bootstrap (`evaluation.intervals`: items are drawn whole), and
+                 never less than the score interval of the items.
     effect       Cohen's h, 2 asin sqrt(after) - 2 asin sqrt(before): a difference of rates on a
                  scale where it is equally hard to see anywhere (Cohen 1988, chapter 6).
     needed       items for 80 % power at 5 %, by Connor (1987): see `items_needed`.
@@ -217,26 +216,22 @@ def compare_paired(
     after: Scores,
     *,
     seed: int = 0,
-    clusters: Mapping[str, str] | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> PairedResult:
     """Compare two models on the items of one task.
 
-    `clusters` names the group of every item; items without one are their own. `weights` are what
-    items count, 1 on average (None: each 1). The same input gives the same result, in whatever
-    order items come. Raises RequestError when the two did not answer the same items, as often each,
-    or when there are none.
+    `weights` are what items count, 1 on average (None: each 1). The same input gives the same
+    result, in whatever order items come. Raises RequestError when the two did not answer the same
+    items, as often each, or when there are none.
     """
     items = _check(task, before, after)
-    groups = sorted({(clusters or {}).get(item, item) for item in items})
-    number = {group: at for at, group in enumerate(groups)}
-    cluster = np.array([number[(clusters or {}).get(item, item)] for item in items])
+    own = np.arange(len(items))
     first, second = (
         np.array([float(np.mean(scores[item])) for item in items]) for scores in (before, after)
     )
     right = first > 0.5, second > 0.5
     counts = np.array([1.0 if weights is None else weights[item] for item in items])
-    rates = [mean_score(side, counts, cluster, seed=seed) for side in (first, second)]
+    rates = [mean_score(side, counts, own, seed=seed) for side in (first, second)]
     first, second = first * counts, second * counts
     flips = Flips(
         int(np.sum(right[0] & right[1])),
@@ -247,13 +242,13 @@ def compare_paired(
     single = bool(np.isin([first, second], (0.0, 1.0)).all()) and all(
         len(before[item]) == 1 for item in items
     )
-    if single and weights is None and len(groups) == len(items):
+    if single and weights is None:
         test, p_value = "exact McNemar", mcnemar(flips.lost, flips.gained)
         difference = difference_interval(flips.lost, flips.gained, len(items))
     else:
-        test, p_value = "permutation within clusters", _permute(second - first, cluster, seed)
-        least = _score_interval(second - first, counts, cluster)
-        difference = widened(_bootstrap(second - first, counts, cluster, seed), least)
+        test, p_value = "permutation within clusters", _permute(second - first, seed)
+        least = _score_interval(second - first, counts)
+        difference = widened(_bootstrap(second - first, counts, own, seed), least)
     return PairedResult(
         task,
         flips,
@@ -288,16 +283,15 @@ def _check(task: str, before: Scores, after: Scores) -> list[str]:
     return sorted(before)
 
 
-def _score_interval(
-    differences: Values, counts: Values, cluster: NDArray[np.intp]
-) -> tuple[float, float]:
-    """The score interval where every cluster is an item that flips by its mean difference, and all
-    are worth as many items as equally large ones would be. `differences` are of items times what
-    they count."""
-    sums, sizes = np.bincount(cluster, weights=differences), np.bincount(cluster, weights=counts)
-    worth = sizes.sum() ** 2 / np.sum(sizes**2) / sizes.sum()
-    lost, gained = -sums[sums < 0].sum() * worth, sums[sums > 0].sum() * worth
-    return score_interval(float(lost), float(gained), float(sizes.sum() * worth))
+def _score_interval(differences: Values, counts: Values) -> tuple[float, float]:
+    """The score interval where every item flips by its mean difference, and all are worth as many
+    items as those that count the same would be. `differences` are of items times what they
+    count."""
+    worth = counts.sum() / np.sum(counts**2)
+    lost, gained = (
+        np.abs(differences[side]).sum() * worth for side in (differences < 0, differences > 0)
+    )
+    return score_interval(float(lost), float(gained), float(counts.sum() * worth))
 
 
 def _bootstrap(values: Values, counts: Values, cluster: NDArray[np.intp], seed: int) -> Interval:
@@ -311,14 +305,13 @@ def _bootstrap(values: Values, counts: Values, cluster: NDArray[np.intp], seed: 
     return bootstrap(len(sums), mean, seed=seed)
 
 
-def _permute(differences: Values, cluster: NDArray[np.intp], seed: int) -> float:
-    """Two-sided p of the summed differences when the models are exchanged within clusters."""
+def _permute(differences: Values, seed: int) -> float:
+    """Two-sided p of the summed differences when the models are exchanged within items."""
     from scipy import stats
 
-    sums = np.bincount(cluster, weights=differences)
-    moved = sums[sums != 0]
+    moved = differences[differences != 0]
     if len(moved) < 2:
-        return 1.0  # one cluster is as far to one side as to the other
+        return 1.0  # one item is as far to one side as to the other
     found = stats.permutation_test(
         (moved,),
         np.sum,

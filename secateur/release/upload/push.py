@@ -95,9 +95,8 @@ def push(
         on_message(f"sending {len(lacking)} of {len(bundle.files)} files, {size}")
         count = Counter(progress, "push", sum(file.size for file in lacking), "bytes")
         for batch in _batches(lacking):
-            _commit(api, target.repository, batch, message)
+            _commit(api, target.repository, batch, message, count)
             sent += batch
-            count(sum(file.size for file in batch))
         remote = list_remote(api, target.repository)
     except KeyboardInterrupt as error:
         error.add_note(_how_to_go_on(bundle, sent))
@@ -130,18 +129,27 @@ def _batches(files: Sequence[UploadFile]) -> Iterator[list[UploadFile]]:
         yield rest
 
 
-def _commit(api: HfApi, repository: str, batch: Sequence[UploadFile], message: str) -> None:
+def _commit(
+    api: HfApi, repository: str, batch: Sequence[UploadFile], message: str, count: Counter
+) -> None:
+    """One commit; of weights each file is sent, and counted, before it."""
     from huggingface_hub import CommitOperationAdd
 
+    additions = [
+        CommitOperationAdd(file.path, file.source if file.content is None else file.content)
+        for file in batch
+    ]
+    for file, addition in zip(batch, additions, strict=True):
+        if file.kind == "LFS":
+            api.preupload_lfs_files(repository, [addition])
+            count(file.size)
     names = batch[0].path if len(batch) == 1 else f"{batch[0].path} and {len(batch) - 1} more"
     api.create_commit(
         repository,
-        [
-            CommitOperationAdd(file.path, file.source if file.content is None else file.content)
-            for file in batch
-        ],
+        additions,
         commit_message=f"{message}: {names}",
     )
+    count(sum(file.size for file in batch if file.kind != "LFS"))
 
 
 def _tell_visibility(api: HfApi, target: Target, on_message: Callable[[str], None]) -> None:
