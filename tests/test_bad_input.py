@@ -626,7 +626,7 @@ def test_commands_and_options_that_are_none(run: Run, line: Line) -> None:
         ("plan gemmule --drop-map x --protect 0:1", "leave out protect"),
         ("plan gemmule --pad", "pad is about GGUF files"),
         ("plan gemmule --types mlx-4bit --split-max-size 5G", "split_max_size is about GGUF"),
-        ("plan gemmule --rounding nearest", "rounding nearest is of quantized files"),
+        ("plan gemmule --rounding feedback", "rounding feedback is of quantized files"),
         ("plan gemmule --force", "name it with --out"),
         ("compare x y --revision main", "--revision decides nothing without --against"),
         ("compare x y --prompts z", "--prompts decides nothing without --against"),

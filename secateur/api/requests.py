@@ -311,10 +311,8 @@ def _pad(recipe: Recipe) -> Recipe:
 
 def _refuse_unused(formats: Formats, quantizes: bool, for_llama: bool) -> None:
     """Raise RequestError for what would decide nothing of what is written."""
-    if formats.rounding is not None and not quantizes:
-        raise RequestError(
-            f"rounding {formats.rounding} is of quantized files: name types, or leave it out"
-        )
+    if formats.rounding == "feedback" and not quantizes:
+        raise RequestError("rounding feedback is of quantized files: name types, or leave it out")
     for name in ("pad", "split_max_size"):
         if getattr(formats, name) and not for_llama:
             raise RequestError(
