@@ -38,6 +38,8 @@ class Hub:
     commits: list[list[str]] = field(default_factory=list)
     private: bool | None = None
     account: str = "me"
+    role: str | None = None
+    organizations: list[str] = field(default_factory=list)
     address: str = ""
     fail: Callable[[str, str], int | None] = lambda method, path: None
 
@@ -75,7 +77,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self, method: str, path: str, body: bytes) -> None:
         hub = self.hub
         if path == "/api/whoami-v2":
-            self._json({"name": hub.account, "type": "user", "orgs": []})
+            token = {"auth": {"type": "access_token", "accessToken": {"role": hub.role}}}
+            self._json(
+                {
+                    "name": hub.account,
+                    "type": "user",
+                    "orgs": [{"type": "org", "name": name} for name in hub.organizations],
+                    **(token if hub.role else {}),
+                }
+            )
         elif path == "/api/repos/create":
             asked = json.loads(body)
             if hub.private is not None:

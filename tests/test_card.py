@@ -20,6 +20,7 @@ from secateur.api.families import find_family
 from secateur.errors import CardError, OutputError
 from secateur.evaluation.measurement import Measurement
 from secateur.families.vllm_rules import find_parsers
+from secateur.recipes.recipe import find_recipe
 from secateur.release.card import asked, facts, scope
 from secateur.release.card.card import Card, check_card, is_ours, make_card, write_card
 from secateur.release.card.check import AUTHOR, check_numbers
@@ -29,6 +30,7 @@ from secateur.release.card.hub_terms import hub_terms
 from secateur.release.card.render import DIGIT, template_text
 from secateur.release.evidence import ArtefactEvidence, Evidence, write_evidence
 from secateur.release.manifest import amend_manifest, read_manifest
+from secateur.release.ollama.write import write_ollama_files
 
 REPOSITORY = {"repository": "me/tiny-6e", "quantized_by": "me"}
 
@@ -233,6 +235,26 @@ def test_how_to_run_names_what_is_there(card: Card, made: Path) -> None:
     assert "trust_remote_code" not in card.text
     assert "### MLX" not in card.text
     assert "### Ollama" not in card.text
+
+
+@pytest.mark.slow
+def test_parts_are_fetched_all_and_files_of_one_label_are_pulled_by_their_names(
+    tmp_path: Path,
+) -> None:
+    def card_of(name: str, formats: Formats) -> str:
+        secateur.apply(secateur.plan("gemmule", Pruning(), formats), tmp_path / name)
+        write_ollama_files(tmp_path / name)
+        return make_card(tmp_path / name, REPOSITORY).text
+
+    alike = Formats("gguf", "Q8_0", recipes=(replace(find_recipe("Q8_0"), name="mine"),))
+    text = card_of("alike", alike)
+    pulled = re.findall(r"^ollama run hf.co/me/tiny-6e:(.*)$", text, re.M)
+    assert pulled == ["gemmule-Q8_0.gguf", "gemmule-mine-Q8_0.gguf"]
+    parts = card_of("parts", Formats("gguf", "Q8_0", split_max_size="8MB"))
+    assert 'hf download me/tiny-6e --include "gemmule-Q8_0-*.gguf" --local-dir .' in parts
+    assert "llama-server -m gemmule-Q8_0-00001-of-00003.gguf" in parts
+    assert "Ollama pulls no model in parts from the Hub." in parts
+    assert "ollama run" not in parts
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_K_M"])

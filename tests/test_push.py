@@ -164,7 +164,7 @@ def test_a_push_that_was_interrupted_sends_nothing_twice(
     hub.fail = fail
     ran = run("release", out, push="me/tiny-6e")
     assert ran.code == 2
-    assert "run the same command again" in ran.err
+    assert f"`secateur release {out} --push me/tiny-6e` goes on, and sends nothing twice" in ran.err
     assert "1 files of" in ran.err
     assert TOKEN not in ran.err
     first = set(hub.files)
@@ -328,6 +328,42 @@ def test_what_is_not_an_output_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         release(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "owner", "message"),
+    [
+        ("read", "me", "the token of me may only read: make one with the right to write"),
+        ("write", "you", r"nor one of its organizations \(me, us\): check the owner"),
+        ("write", "Us", None),
+        ("fineGrained", "you", None),  # its rights are seen when it pushes
+        (None, "you", None),
+    ],
+)
+def test_a_login_that_cannot_push_is_refused_before_hours_are_spent(
+    role: str | None, owner: str, message: str | None, hub: Hub
+) -> None:
+    hub.role, hub.organizations = role, ["us"]
+    target = push_module.Target(f"{owner}/tiny")
+    if message is None:
+        assert push_module.check_login(target) == "me"
+    else:
+        with pytest.raises(InputError, match=message):
+            push_module.check_login(target)
+
+
+def test_the_command_that_goes_on_is_the_one_that_was_given() -> None:
+    request = Releasing(
+        repository="me/it", push=True, public=True, only=("gguf", "mlx"), about=Path("a b.md"),
+        with_items=True, license="other", license_name="mine", gates=("kl_mean<=1", "loop_rate<=1"),
+    )  # fmt: skip
+    assert request.command(Path("my out")) == (
+        "secateur release 'my out' --push me/it --public --only gguf,mlx --about 'a b.md' "
+        "--license other --license-name mine --with-items --gate 'kl_mean<=1' --gate 'loop_rate<=1'"
+    )
+    assert (
+        Releasing(repository="me/it").command(Path("o")) == "secateur release o --repository me/it"
+    )
 
 
 def test_shrink_asks_for_a_login_before_hours_are_spent(

@@ -19,11 +19,13 @@ import pytest
 from tiny_line import Run
 
 from secateur.api.serving import find_key, find_served, memory_of_serving
-from secateur.cli.render.serving import client_lines
+from secateur.cli.render.serving import client_lines, served_lines
 from secateur.cli.talk import _lines
 from secateur.errors import RequestError
+from secateur.serving.engine_server import EngineServer
 from secateur.serving.http_json import request_json
-from secateur.serving.settings import ServerSettings
+from secateur.serving.identity import ServerIdentity
+from secateur.serving.settings import NEUTRAL, ServerSettings
 
 # What runs in the background of a shell has Ctrl-C ignored, and hands that on.
 START = """
@@ -224,6 +226,20 @@ def test_lines_of_another_encoding_end_no_conversation(monkeypatch: pytest.Monke
         "sys.stdin", io.TextIOWrapper(io.BytesIO(b"Gr\xfc\xdf dich\nBye\n"), "utf-8")
     )
     assert list(_lines()) == ["Gr\ufffd\ufffd dich", "Bye"]
+
+
+def test_it_is_said_on_what_a_model_runs() -> None:
+    def line(**flags: Any) -> str:
+        identity = ServerIdentity("llama.cpp", "xllamacpp", "1", "0" * 64, None, 256, 1, flags)
+        server = EngineServer(
+            "http://x", None, "m", identity, NEUTRAL, 0, lambda: None, lambda: None
+        )
+        return served_lines(server, ServerSettings(), {"sentences": [], "log": "l"}, None)[1]
+
+    assert "(xllamacpp 1) on the CPU, 1 request" in line(devices=[], gpu_layers=0)
+    assert "(xllamacpp 1) on CUDA0 RTX, 1" in line(devices=["CUDA0 RTX"], gpu_layers=None)
+    assert "on the CPU" in line(devices=["CUDA0 RTX"], gpu_layers=0)
+    assert "(xllamacpp 1), 1" in line()
 
 
 def test_the_lines_for_clients_can_be_pasted_whatever_the_names(tmp_path: Path) -> None:

@@ -8,14 +8,25 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from killed_line import Killer
 from tiny_line import Line, Run, files_of
 
-from secateur import Calibration, Formats, InputError, Measuring, Pruning, ShrinkRequest, verify
+from secateur import (
+    Calibration,
+    Formats,
+    InputError,
+    Measuring,
+    Pruning,
+    ShrinkRequest,
+    measure,
+    verify,
+)
 from secateur.api.answers import measure_folder
 from secateur.api.early_checks import check_shrink, check_space, plan_ahead
+from secateur.api.requests import Speed
 from secateur.checkpoint.reader import open_checkpoint
 from secateur.errors import WriteError
 
@@ -210,6 +221,26 @@ def test_what_was_made_stays_when_measuring_fails(
     assert "is written and complete, but could not be measured" in ran.said[-1]
     assert "secateur measure" in ran.said[-1]
     assert verify(out) == ()
+
+
+def test_a_disk_without_room_for_the_original_is_said_before_calibration(
+    run: Run, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked beside the artefacts is as large as the original itself."""
+    usage = shutil.disk_usage(tmp_path)
+    need = sum(path.stat().st_size for path in line.model.glob("*.safetensors"))
+    home = measure_folder(open_checkpoint(line.model)).parents[1]
+
+    def small(path: Path) -> Any:
+        return usage._replace(free=need // 2 if Path(path).is_relative_to(home) else usage.free)
+
+    monkeypatch.setattr(shutil, "disk_usage", small)
+    ran = run(*words(line, tmp_path / "out", speed=True))
+    assert ran.code == 1
+    assert "tiny-moe is asked beside what is made of it, as a GGUF of" in ran.said[-1]
+    assert "calibrating on" not in ran.err and list(tmp_path.iterdir()) == []
+    with pytest.raises(WriteError, match="or name a GGUF or a server of it with original"):
+        measure(line.model, line.model, Measuring(answers=line.answers, speed=Speed()))
 
 
 def test_rows_have_no_seed_and_no_length() -> None:

@@ -22,6 +22,7 @@ from secateur.api.held_out import (
 from secateur.api.measure_parts import MeasuringInParts
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
+from secateur.api.original_gguf import check_room
 from secateur.api.report import (
     additional_notes,
     describe_answers,
@@ -357,7 +358,8 @@ def start(
 ) -> Run:
     """Refuse what can be refused at once, and make the folder `work` (see `measure`).
 
-    Raises InputError or EngineError for what cannot be measured.
+    Raises InputError or EngineError for what cannot be measured, WriteError for a disk without
+    room for the original where that is asked, too.
     """
     folder = Path(work) if work is not None else None
     if isinstance(asked, Text):
@@ -372,4 +374,6 @@ def start(
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
     name_model(folder, original.name)
+    if request.kinds and request.serving.original is None:
+        check_room(original, folder)
     return Run(original, request, asked, folder, backend, progress, running)

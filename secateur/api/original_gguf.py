@@ -13,7 +13,7 @@ from secateur.api.models import File, Model, open_weights
 from secateur.api.plan import plan
 from secateur.api.requests import Formats, Pruning
 from secateur.checkpoint.reader import Checkpoint
-from secateur.errors import RequestError
+from secateur.errors import RequestError, WriteError
 from secateur.formats.gguf.reader import read_gguf
 from secateur.outputs.gguf.format import GgufFormat
 from secateur.planning.document import Plan
@@ -90,6 +90,20 @@ def gguf_of_original(
                 _make(found, model, workers, progress)
     touch(found.path)
     return found.path
+
+
+def check_room(model: Checkpoint, work: Path) -> None:
+    """Raise WriteError where the disk has no room for the GGUF of a model that is asked beside
+    others, before hours are spent on these."""
+    found = find_original_gguf(model, work)
+    existing = next(folder for folder in found.path.parents if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if not found.made and free < found.nbytes:
+        raise WriteError(
+            f"{model.name} is asked beside what is made of it, as a GGUF of "
+            f"{show_bytes(found.nbytes)}, and the disk of {existing} has {show_bytes(free)} free: "
+            "make room, or name a GGUF or a server of it with original, or none"
+        )
 
 
 def _make(found: OriginalGguf, model: Model, workers: int | None, progress: Progress) -> None:

@@ -77,7 +77,7 @@ def release_output(
     CardError for a card that cannot be made, and as `release.upload.push.push` does.
     """
     out, request = Path(out), request or Releasing()
-    target = _target(request)
+    target = _target(request, out)
     if target is not None:
         on_message(f"logged in as {check_login(target)}")
     additional = refuse_damage(out, progress)
@@ -152,14 +152,14 @@ def check_limits(out: Path, scope: Scope, request: Releasing) -> None:
 def check_push(request: Releasing | None) -> str | None:
     """The account that a push would be made with, before hours are spent on what it sends; None
     where nothing is to be sent. Raises InputError without a login."""
-    target = _target(request) if request else None
+    target = _target(request, Path()) if request else None
     return check_login(target) if target is not None else None
 
 
-def _target(request: Releasing) -> Target | None:
+def _target(request: Releasing, out: Path) -> Target | None:
     if not request.push or request.repository is None:
         return None
-    return Target(request.repository, private=not request.public)
+    return Target(request.repository, not request.public, f"`{request.command(out)}`")
 
 
 def _about(request: Releasing) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from shlex import join
 
 from secateur.errors import RequestError
 
@@ -56,6 +57,21 @@ class Releasing:
             raise RequestError(
                 "public is about a repository that a push makes: push, or leave it out"
             )
+
+    def command(self, out: Path) -> str:
+        """The command that does the same to an output that is finished."""
+        words = ["secateur", "release", str(out)]
+        for one in fields(self):
+            value, option = getattr(self, one.name), f"--{one.name.replace('_', '-')}"
+            if one.name == "repository" and value is not None:
+                words += ["--push" if self.push else option, value]
+            elif one.name == "gates":
+                words += [word for gate in value for word in ("--gate", gate)]
+            elif value is True and one.name != "push":
+                words.append(option)
+            elif value and value is not True:
+                words += [option, ",".join(value) if isinstance(value, tuple) else str(value)]
+        return join(words)
 
     @property
     def declared(self) -> dict[str, str]:

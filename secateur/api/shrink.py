@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING
 
 from secateur.api.answers import check_can_tokenize, measure_folder
@@ -57,6 +58,7 @@ from secateur.api.models import (
     load_statistics,
     open_weights,
 )
+from secateur.api.original_gguf import check_room
 from secateur.api.plan import plan
 from secateur.api.requests import Calibration, ShrinkRequest
 from secateur.api.shrink_work import work_of
@@ -129,6 +131,8 @@ def shrink(
     files = check_files(request, checkpoint, progress)
     check_content(request, MODEL, checkpoint.identity(progress, running.threads), checkpoint.name)
     if request.measuring is not None:
+        if request.measuring.kinds and request.measuring.serving.original is None:
+            check_room(checkpoint, measure_folder(checkpoint))
         load_libraries(progress)
         check_can_tokenize(checkpoint, request.measuring, job.text)
     with work_folder(out) as work:
@@ -142,9 +146,12 @@ def shrink(
             _keep_gram(job, observed)
         publish(made, out)
     if failure is not None:
+        again = join(["secateur", "measure", str(out), "--against", checkpoint.source])
+        asked_too = request.measuring is not None and request.measuring.kinds
+        more = " and the options of tasks, loops and speed" if asked_too else ""
         raise SecateurError(
             f"{out} is written and complete, but could not be measured: {failure}; try again with "
-            f"`secateur measure {out} --against {checkpoint.source}`"
+            f"`{again}`{more}"
         )
     return report
 

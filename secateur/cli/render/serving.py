@@ -58,7 +58,8 @@ def served_lines(
     drawn += "".join(f", {name} {value:g}" for value, name in more if value)
     return [
         f"{server.alias} is served at {server.url}",
-        f"{identity.engine} ({identity.package} {identity.version}), {slots}; {drawn}",
+        f"{identity.engine} ({identity.package} {identity.version}){_where(server)}, {slots}; "
+        f"{drawn}",
         *described["sentences"],
         f"log: {described['log']}",
         "",
@@ -66,6 +67,17 @@ def served_lines(
         "",
         "Ctrl-C stops it.",
     ]
+
+
+def _where(server: EngineServer) -> str:
+    """On what it runs, where the engine says it: the wheel of llama.cpp on PyPI has the CPU alone,
+    and a GPU that it does not use is not missed before the first slow answer."""
+    devices = server.identity.flags.get("devices")
+    if devices is None:
+        return ""
+    if server.identity.flags["gpu_layers"] == 0:
+        return " on the CPU"
+    return f" on {', '.join(devices)}"
 
 
 def client_lines(url: str, model: str, has_key: bool, key: Path | None) -> list[str]:

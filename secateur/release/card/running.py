@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from secateur.errors import OutputError
 from secateur.formats.gguf.naming import label_of
@@ -31,9 +32,20 @@ _LLAMA = {
 _SWITCH = "enable_thinking"
 
 
+class Gguf(NamedTuple):
+    """A GGUF (of a split one the first part, and what matches all `parts`), and the tag by which
+    Ollama pulls it from the Hub: its label, the file's name where several have that one, None for
+    parts, which Ollama does not pull."""
+
+    name: Shown
+    parts: Shown | None
+    tag: Shown | None
+
+
 def running_of(scope: Scope) -> Mapping[str, Any]:
     """The values of the card's sections about programs; a program without a file has none."""
     safetensors = scope.of("safetensors")
+    ggufs = _examples(scope) if scope.is_ladder else _ggufs(scope, scope.of("gguf"))
     mlx = [show(one.facts, "key") for one in scope.of("mlx")]
     return {
         "context": show_if(scope.config("max_position_embeddings"), "plain count"),
@@ -42,7 +54,8 @@ def running_of(scope: Scope) -> Mapping[str, Any]:
         "llama_samplers": [(_LLAMA[str(fact.key)], show(fact, "setting"))
                            for fact in _sampler_facts(scope)],
         "thinks": _thinks(scope),
-        "ggufs": _examples(scope) if scope.is_ladder else _ggufs(scope.of("gguf")),
+        "ggufs": ggufs,
+        "pulls": [one.tag for one in ggufs if one.tag],
         "mmproj": [show(file, "key") for one in scope.of("mmproj") for file in one.files],
         "ollama": [show(file, "key") for file in _ollama_files(scope)],
         "renderer": _has_renderer(scope),
@@ -77,19 +90,26 @@ def _thinks(scope: Scope) -> bool:
     return False
 
 
-def _ggufs(outputs: Sequence[Output]) -> list[tuple[Shown, Shown | None]]:
-    """(file, the label by which Ollama finds it on the Hub) of every GGUF, of a split one the
-    first part."""
-    firsts = [file for one in outputs for file in _first(one)]
-    return [(show(file, "key"), show(file, "gguf label") if label_of(file.key) else None)
-            for file in firsts]  # fmt: skip
+def _ggufs(scope: Scope, outputs: Sequence[Output]) -> list[Gguf]:
+    """Every GGUF of some outputs, of a split one the first part."""
+    every = [file for one in scope.of("gguf") for file in _first(one)]
+    labels = Counter(label_of(file.key) for file in every)
+    return [_gguf(file, labels) for one in outputs for file in _first(one)]
 
 
-def _examples(scope: Scope) -> list[tuple[Shown, Shown | None]]:
+def _gguf(file: Fact, labels: Mapping[str | None, int]) -> Gguf:
+    name, label = show(file, "key"), label_of(file.key)
+    if part_name(file.key) is not None:
+        return Gguf(name, show(file, "all parts"), None)
+    by_label = label is not None and labels[label] == 1
+    return Gguf(name, None, show(file, "gguf label") if by_label else name)
+
+
+def _examples(scope: Scope) -> list[Gguf]:
     """Of a ladder the GGUF in the middle, of those that are worth their size."""
     uses = uses_of(scope)
     outputs = [one for one in scope.of("gguf") if uses[one.format_id].rather is None]
-    return _ggufs(outputs[len(outputs) // 2 :][:1])
+    return _ggufs(scope, outputs[len(outputs) // 2 :][:1])
 
 
 def _first(output: Output) -> list[Fact]:

@@ -18,6 +18,7 @@ from secateur.errors import CardError
 from secateur.evaluation.engine_metrics import ENGINE_METRICS
 from secateur.evaluation.metrics.registry import all_metrics
 from secateur.formats.gguf.naming import label_of
+from secateur.formats.gguf.split import part_name
 from secateur.release.card.facts import Fact, show_path
 from secateur.release.evidence import MAIN_NUMBERS
 from secateur.system.sizes import show_bytes, show_figure
@@ -131,6 +132,14 @@ def _kind_of_tensor(fact: Fact) -> str:
     return re.sub(r"^.*?(?:blk|layers)\.\d+\.|\.weight$", "", _plain(fact))
 
 
+def _all_parts(fact: Fact) -> str:
+    """A pattern of all parts of a split GGUF."""
+    part = part_name(_key(fact))
+    if part is None:
+        raise ValueError(fact.path)
+    return f"{part.stem}-*.gguf"
+
+
 def _scalar(fact: Fact) -> str:
     """A scalar of YAML that is read back as this very value."""
     value = fact.value
@@ -161,6 +170,7 @@ HOW: Mapping[str, Callable[[Fact], str]] = {
     "title": _title,
     "asked title": _asked_title,
     "kind of tensor": _kind_of_tensor,
+    "all parts": _all_parts,
     "gguf label": lambda fact: str(label_of(str(fact.path[-1]))),
     "scalar": _scalar,
 }

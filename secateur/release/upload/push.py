@@ -8,9 +8,9 @@ The token comes from the environment or the hub's login, and is in no message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from secateur.errors import EngineError, InputError, RequestError
 from secateur.release.upload.bundle import Bundle, UploadFile
@@ -25,14 +25,17 @@ BATCH = 8_000_000_000
 """Bytes of weights in a commit at most, unless one file has more: what an interruption costs."""
 
 _LOGIN = "log in (hf auth login), or set HF_TOKEN"
+_NEW_TOKEN = "make one with the right to write on huggingface.co/settings/tokens"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a bundle goes. A repository that is there stays as visible as it is."""
+    """Where a bundle goes, and the command that goes on after an interruption. A repository that
+    is there stays as visible as it is."""
 
     repository: str
     private: bool = True
+    command: str = "the same command"
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,30 @@ def check_login(target: Target) -> str:
     if not get_token():
         raise InputError(f"push {target.repository}: there is no login on this machine: {_LOGIN}")
     try:
-        return str(HfApi().whoami()["name"])
+        account = HfApi().whoami()
+        name = str(account["name"])
     except Exception as error:  # whatever the hub's client and its libraries raise
         raise _explain(error, target, "the hub did not say who you are") from None
+    _check_rights(account, name, target)
+    return name
+
+
+def _check_rights(account: Mapping[str, Any], name: str, target: Target) -> None:
+    """Raise InputError for a token of which the hub says that it cannot push there. What a token of
+    single rights (or of a browser's login) may do is seen when it pushes."""
+    auth = account.get("auth") or {}
+    role = (auth.get("accessToken") or {}).get("role")
+    if role == "read":
+        raise InputError(
+            f"push {target.repository}: the token of {name} may only read: {_NEW_TOKEN}"
+        )
+    owners = [name, *(str(one.get("name")) for one in account.get("orgs") or ())]
+    owner = target.repository.partition("/")[0]
+    if role == "write" and owner.lower() not in map(str.lower, owners):
+        raise InputError(
+            f"push {target.repository}: {owner} is neither the account that is logged in nor one "
+            f"of its organizations ({', '.join(owners)}): check the owner's name, or log in as it"
+        )
 
 
 def push(
@@ -99,14 +123,14 @@ def push(
             sent += batch
         remote = list_remote(api, target.repository)
     except KeyboardInterrupt as error:
-        error.add_note(_how_to_go_on(bundle, sent))
+        error.add_note(_how_to_go_on(bundle, sent, target))
         raise
     except Exception as error:  # whatever the hub's client and its libraries raise
-        raise _explain(error, target, _how_to_go_on(bundle, sent)) from None
+        raise _explain(error, target, _how_to_go_on(bundle, sent, target)) from None
     if wrong := missing(bundle.files, remote):
         raise EngineError(
             f"{target.repository} does not have {wrong[0].path} with sha256 {wrong[0].sha256[:12]}"
-            f"... after the push ({len(wrong)} such files): run the same command again"
+            f"... after the push ({len(wrong)} such files): {target.command} sends them again"
         )
     others = sorted(set(remote) - {file.path for file in bundle.files} - {".gitattributes"})
     commit = api.repo_info(target.repository).sha
@@ -162,10 +186,10 @@ def _tell_visibility(api: HfApi, target: Target, on_message: Callable[[str], Non
         )
 
 
-def _how_to_go_on(bundle: Bundle, sent: Sequence[UploadFile]) -> str:
+def _how_to_go_on(bundle: Bundle, sent: Sequence[UploadFile], target: Target) -> str:
     return (
-        f"{len(sent)} files of {len(bundle.files)} were committed in this run: run the same "
-        "command again, what is there is not sent twice"
+        f"{len(sent)} files of {len(bundle.files)} were committed in this run: {target.command} "
+        "goes on, and sends nothing twice"
     )
 
 
@@ -182,8 +206,8 @@ def _explain(error: Exception, target: Target, then: str) -> EngineError | Input
         return InputError(f"push {name}: the hub does not accept the token: {_LOGIN}")
     if status in (403, 404):
         return InputError(
-            f"push {name}: the token may not write there: make one with the right to write on "
-            f"huggingface.co/settings/tokens, and check the owner's name; {then}"
+            f"push {name}: the token may not write there: {_NEW_TOKEN}, and check the owner's "
+            f"name; {then}"
         )
     if status == 400 or isinstance(error, ValueError):
         said = getattr(error, "server_message", None) or str(error)
