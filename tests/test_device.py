@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from pretend_devices import FIRST, SECOND, PretendDevices
 from test_calibrate import as_bytes, corpus, documents_of
 from test_stream import streamed
 from tiny_models import FORMS, difference, load, save_tiny
+from torch import nn
 
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
@@ -25,7 +27,12 @@ from secateur.evaluation.tokens.generate import Generation, generate_answers
 from secateur.evaluation.tokens.prompts import Prompt, PromptSet
 from secateur.evaluation.tokens.teacher import teach
 from secateur.forward.backends.base import Backend
-from secateur.forward.backends.choose import choose_backend, product_type
+from secateur.forward.backends.choose import (
+    choose_backend,
+    places_for_all_layers,
+    product_type,
+    share_layers,
+)
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.backends.grouped_products import GroupedProducts, multiply_in_loop
 from secateur.forward.backends.memory import fit_memory
@@ -34,7 +41,7 @@ from secateur.forward.batches import Group
 from secateur.forward.weights import CheckpointWeights
 from secateur.statistics.merge import merge
 from secateur.statistics.sample_file import SampleFile
-from secateur.system.device_names import read_device
+from secateur.system.device_names import first_gpus, read_device
 
 TINY = Callable[[str], Checkpoint]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -176,10 +183,127 @@ def run_out(_: Backend) -> None:
     raise torch.OutOfMemoryError
 
 
-@pytest.mark.parametrize("word", ["gpu", "cuda:x", "cpu:0", ""])
+class Narrow(TorchDevice):
+    """A device with memory to answer so many prompts at once."""
+
+    prompts = 4
+
+    @contextmanager
+    def run_alone(self, model: Any, routers: Sequence[nn.Module]) -> Iterator[None]:
+        def refuse(_: nn.Module, args: Any, kwargs: Any) -> None:
+            if len(kwargs["input_ids"]) > self.prompts:
+                raise torch.OutOfMemoryError
+
+        hook = model.register_forward_pre_hook(refuse, with_kwargs=True)
+        with super().run_alone(model, routers):
+            yield
+        hook.remove()
+
+
+def test_answers_that_do_not_fit_together_are_made_in_pieces_and_it_is_said_once(
+    tiny: TINY, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = PromptSet(
+        tuple(Prompt(f"p{n}", "a", "answers", tuple(range(4, 9))) for n in range(18)), {}
+    )
+    said: list[tuple[Any, ...]] = []
+
+    def ask(backend: Backend, name: str) -> Any:
+        return generate_answers(
+            tiny("gemma4"), asked, tmp_path / name, stop_ids=frozenset(), backend=backend,
+            settings=Generation(max_new_tokens=3), progress=lambda *step: said.append(step),
+        ).answers  # fmt: skip
+
+    expected = ask(ON_DEVICE, "at once")
+    said.clear()
+    assert ask(Narrow(DEVICE), "in pieces") == expected
+    assert sum("out of memory: again, with fewer answers" in step[0] for step in said) == 1
+    counted = [step[1] for step in said if step[0] == "answers"]
+    assert counted == sorted(counted) and counted[-1] == 18 * 3
+    monkeypatch.setattr(Narrow, "prompts", 0)
+    with pytest.raises(EngineError, match="too little memory for one of the answers: free some"):
+        ask(Narrow(DEVICE), "never")
+
+
+@pytest.mark.parametrize(
+    "word", ["gpu", "cuda:x", "cpu:0", "", "cpu,cpu", "cuda:0,cpu", "cuda,cuda:1", "cuda:0,"]
+)
 def test_another_word_is_refused(word: str) -> None:
-    with pytest.raises(RequestError, match="expected auto, cpu, cuda, cuda:N or mps"):
+    with pytest.raises(RequestError, match="expected auto, cpu, cuda, cuda:N, several such as"):
         read_device(word)
+
+
+def test_several_gpus_are_named_in_order_and_once() -> None:
+    assert read_device("cuda:2,cuda:0") == ("cuda", (2, 0))
+    assert read_device(first_gpus(3)) == ("cuda", (0, 1, 2))
+    assert read_device(first_gpus(1)) == read_device("cuda:0")
+    with pytest.raises(RequestError, match="the same GPU twice"):
+        read_device("cuda:1,cuda:01")
+
+
+def spread(*devices: torch.device) -> TorchDevice:
+    """Small micro-batches, and one way to multiply, so that bytes can be compared."""
+    made = replace(share_layers(devices), batch_size=SMALL.batch_size)
+    return replace(made, _products=cast(GroupedProducts, multiply_in_loop))
+
+
+@pytest.mark.parametrize("form", ["gemma4", "gpt_oss", "deepseek_v3"])
+def test_devices_that_share_the_layers_give_the_bytes_of_one(
+    form: str, tiny: TINY, tmp_path: Path
+) -> None:
+    """On two that pretend, where an operation on tensors of both is an error."""
+    model, rows = tiny(form), corpus([("code", f"{n:02d}", 64) for n in range(6)])
+    with PretendDevices():
+        one = calibrate(model, rows, sampling=Sampling(64), backend=spread(FIRST))
+    with PretendDevices() as pretended:
+        both = spread(FIRST, SECOND)
+        assert [both.of_layer(n).device for n in range(3)] == [FIRST, SECOND, FIRST]
+        two = calibrate(model, rows, sampling=Sampling(64), backend=both)
+    assert pretended.moved and two.devices == ("xpu",)
+    assert as_bytes(two, tmp_path) == as_bytes(one, tmp_path)
+
+
+def test_a_model_whose_layers_are_shared_answers_as_on_one_device(
+    tiny: TINY, tmp_path: Path
+) -> None:
+    asked = tuple(Prompt(f"p{n}", "code", "answers", tuple(range(4, 8 + n))) for n in range(3))
+
+    def ask(name: str, backend: Backend) -> tuple[Any, Any]:
+        made = generate_answers(
+            tiny("gemma4"), PromptSet(asked, {}), tmp_path / name, stop_ids=frozenset(),
+            settings=Generation(max_new_tokens=5), backend=backend,
+        )  # fmt: skip
+        return made.answers, teach(CheckpointWeights(tiny("gemma4")), "it", made, backend=backend)
+
+    with PretendDevices():
+        answers, teacher = ask("one", spread(FIRST))
+    with PretendDevices() as pretended:
+        found, taught = ask("two", spread(FIRST, SECOND))
+    assert pretended.moved and found == answers
+    assert np.array_equal(taught.actual, teacher.actual)
+
+
+def test_memory_of_devices_that_share_layers_is_that_of_the_fullest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = {FIRST: 30, SECOND: 10}
+    monkeypatch.setattr(TorchDevice, "free_memory", lambda backend: free[backend.device])
+    assert spread(FIRST, SECOND).free_memory() == 20
+    assert spread(FIRST).free_memory() == 30
+
+
+def test_auto_takes_all_gpus_for_a_whole_model_that_one_has_no_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpus = [torch.device("cuda", number) for number in range(2)]
+    one, all_of_them, cpu = places_for_all_layers("auto", 3)
+    assert (one.device, one.layers_ahead) == (gpus[0], 1)
+    assert [all_of_them.of_layer(layer).device for layer in range(3)] == [*gpus, gpus[0]]
+    assert cpu == CpuBackend(3)
+    assert [place.device for place in places_for_all_layers("cuda:1")] == gpus[1:]
+    assert [place.device.type for place in places_for_all_layers("cpu")] == ["cpu"]
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

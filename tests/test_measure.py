@@ -145,7 +145,7 @@ def test_where_a_device_answers_its_memory_counts(
     original = open_checkpoint(line.model)
     request = Measuring(prompts=line.prompts, device=device)
     there = TorchDevice(torch.device("cpu"))
-    monkeypatch.setattr(choose, "choose_backend", lambda word: there)
+    monkeypatch.setattr(choose, "choose_backend", lambda word, **_: there)
     with monkeypatch.context() as little_here:
         little_here.setattr(original_answers, "free_memory", lambda: 1000)
         check_can_answer(original, request, tmp_path)

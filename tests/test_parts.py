@@ -120,13 +120,17 @@ def test_a_machine_with_another_model_is_refused(
 
 def test_places_are_equal_so_that_a_lost_one_may_be_anywhere() -> None:
     nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 24.0, "GPU": 4.0}, {"CPU": 4.0}, {"memory": 1e9}]
-    assert find_places(nodes, None, gpus=True) == (Place(4, 1),) * 6
-    assert find_places(nodes, None, gpus=False) == (Place(4, 0),) * 9
-    assert find_places(nodes, 2, gpus=False) == (Place(2, 0),) * 18
+    assert find_places(nodes, None, gpus=1) == (Place(4, 1),) * 6
+    assert find_places(nodes, None, gpus=0) == (Place(4, 0),) * 9
+    assert find_places(nodes, 2, gpus=0) == (Place(2, 0),) * 18
     # More threads than a machine has cores would be waited for without end.
-    assert find_places(nodes, 64, gpus=False) == find_places(nodes, None, gpus=False)
+    assert find_places(nodes, 64, gpus=0) == find_places(nodes, None, gpus=0)
+    # Several GPUs are of one machine, with the cores that belong to them.
+    assert find_places(nodes, None, gpus=2) == (Place(8, 2),) * 3
+    with pytest.raises(RequestError, match="no machine of the Ray cluster has 5 GPUs to give"):
+        find_places(nodes, None, gpus=5)
     with pytest.raises(RequestError, match="no machine of the Ray cluster has a GPU"):
-        find_places(nodes[2:], None, gpus=True)
+        find_places(nodes[2:], None, gpus=1)
 
 
 @pytest.mark.slow

@@ -98,20 +98,19 @@ def check_can_answer(
 
 
 def _memory_to_answer(original: Checkpoint, request: Measuring) -> int:
-    """Bytes that are free where the original would answer: with `auto` on the device or the CPU,
-    whichever has more. Loads torch where that is the question."""
+    """Bytes that are free where the original would answer: with `auto` on a GPU, all of them, or
+    the CPU, whichever has most. Loads torch where that is the question."""
     kind, here = read_device(request.device).kind, free_memory()
     if kind == "cpu" or (kind == "auto" and weight_bytes(original) <= here):
         return here
-    from secateur.forward.backends.choose import choose_backend, is_cpu
+    from secateur.forward.backends.choose import is_cpu, places_for_all_layers
 
     if is_cpu(request.device):
         return here
     try:
-        there = choose_backend(request.device).free_memory()
+        return max(place.free_memory() for place in places_for_all_layers(request.device))
     except RequestError:  # it is another machine's (cluster), or refused when it is needed
         return here
-    return max(here, there) if kind == "auto" else there
 
 
 def check_can_tokenize(original: Checkpoint, request: Measuring, text: Text = NO_TEXT) -> None:

@@ -51,8 +51,7 @@ from secateur.evaluation.tokens.answers import AnswerSet
 from secateur.evaluation.tokens.prompts import PromptSet
 from secateur.evaluation.tokens.teacher import Teacher, teacher_for
 from secateur.forward.backends.base import Backend
-from secateur.forward.backends.choose import choose_backend, product_type
-from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.backends.choose import choose_backend, places_for_all_layers, product_type
 from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.skeleton import check_config
 from secateur.forward.weights import CheckpointWeights
@@ -72,7 +71,6 @@ from secateur.release.report import REPORT, ArtefactReport, Report
 from secateur.serving.teacher_forced_logits import run_llama_cpp, run_mlx_lm
 from secateur.system.atomic import remove_abandoned, writing
 from secateur.system.cache import name_model
-from secateur.system.device_names import read_device
 from secateur.system.folder_lock import in_use
 from secateur.system.progress import Progress, no_progress, within
 from secateur.system.stopwatch import timed
@@ -265,14 +263,21 @@ class Run:
 
     def _answering(self) -> Backend:
         """Where the original answers, which takes all of its weights at once: on a device in the
-        type that it calibrates in; with `auto` on the CPU, if the device has too little memory."""
-        backend = self.backend
-        if not isinstance(backend, TorchDevice):
-            return backend
-        little = weight_bytes(self.original) > backend.free_memory()
-        if little and read_device(self.request.device).kind == "auto":
-            return CpuBackend(backend.workers)
-        return replace(backend, dtype=product_type(self.original))
+        type that it calibrates in."""
+        if not isinstance(self.backend, TorchDevice):
+            return self.backend
+        need = weight_bytes(self.original)
+        chosen: Backend = self.backend
+        device = _device_here(self.request, self.running)
+        for chosen in places_for_all_layers(device, self.backend.workers):
+            if need <= chosen.free_memory():
+                break
+        if not isinstance(chosen, TorchDevice):
+            return chosen
+        if chosen.layers_ahead > self.backend.layers_ahead:
+            said = "one GPU has no room for the original: it answers on all of them"
+            self.progress(said, 1, 1, "")
+        return replace(chosen, dtype=product_type(self.original))
 
     def _questions(self) -> PromptSet | None:
         """What a corpus held out; None where there is a file of prompts or answers."""
@@ -366,8 +371,7 @@ def start(
         check_can_measure(original, request, asked, folder)
     check_config(original.config)
     running = running_with(workers)
-    here = request.device if running.engine == "here" else "auto"
-    backend = choose_backend(here, workers=running.threads)
+    backend = choose_backend(_device_here(request, running), workers=running.threads)
     original.identity(progress, running.threads)
     folder = folder or measure_folder(original)
     with writing(folder):
@@ -377,3 +381,8 @@ def start(
     if request.kinds and request.serving.original is None:
         check_room(original, folder)
     return Run(original, request, asked, folder, backend, progress, running)
+
+
+def _device_here(request: Measuring, running: Running) -> str:
+    """What this machine computes on: the device that is asked for may be that of an engine."""
+    return request.device if running.engine == "here" else "auto"

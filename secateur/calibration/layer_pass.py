@@ -285,7 +285,8 @@ def _calibrate_layer(
 
     Its weights and its sample are held no longer.
     """
-    sums = _make_sums(forward.backend, number, task)
+    backend = forward.backend.of_layer(number)
+    sums = _make_sums(backend, number, task)
     prefix = find_path(forward.model, get_decoder_layers(forward.model)[number])
     routed = number in task.checkpoint.moe_layers
     solution: Callable[[], dict[str, Array]] = dict
@@ -298,7 +299,7 @@ def _calibrate_layer(
             sample = join_sample(seen, task.tokens.keys)
             seen.clear()  # else it would be held twice while the removals are solved
             prepared = solve_loaded(
-                layer, sample, sums.categories, forward.backend, skip_bad=forward.skip_bad
+                layer, sample, sums.categories, backend, skip_bad=forward.skip_bad
             )
             solution = task.aside.submit(prepared).result
 

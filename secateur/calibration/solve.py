@@ -123,7 +123,8 @@ def solve_sample(
     progress("solve", 0, len(layers), "layers")
     with backend.open(source) as weights:
         for done, number in enumerate(layers, start=1):
-            tokens = to_layer_sample(sample.layer(number), sample.keys, backend.device)
+            place = backend.of_layer(number)
+            tokens = to_layer_sample(sample.layer(number), sample.keys, place.device)
             with load_decoder_layer(model, number, weights, backend) as module:
                 layer = LoadedLayer(
                     module, find_path(model, module), number, source.family, source.config
@@ -132,7 +133,7 @@ def solve_sample(
                     layer,
                     tokens,
                     len(statistics.categories),
-                    backend,
+                    place,
                     skip_bad=sample.description.skip_bad,
                 )()
             progress("solve", done, len(layers), "layers")

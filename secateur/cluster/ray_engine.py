@@ -1,10 +1,10 @@
 """Parts on the machines of a Ray cluster (ray.io): Ray starts workers where there is room for them,
 and brings what they make here.
 
-An actor is a process that has a GPU, or as many cores as the smallest machine has, so that another
-can start on any machine of the cluster when its own is lost. What it makes comes back through
-Ray's object store, some megabytes at a time: machines need no common disk, but the same version of
-secateur, and the model.
+An actor is a process that has a GPU (or several, which share the layers), or as many cores as the
+smallest machine has, so that another can start on any machine of the cluster when its own is lost.
+What it makes comes back through Ray's object store, some megabytes at a time: machines need no
+common disk, but the same version of secateur, and the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from secateur.cluster.base import Work, Workers
 from secateur.cluster.parts_queue import ATTEMPTS, PartsQueue
 from secateur.errors import EngineError, RequestError, SecateurError
 from secateur.system.atomic import append_bytes
-from secateur.system.device_names import read_device
+from secateur.system.device_names import first_gpus, read_device
 from secateur.system.workdir import complete_or_absent
 
 _PIECE = 16 << 20
@@ -46,7 +46,7 @@ Piece = tuple[str, NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Place:
-    """What an actor has: its cores, and its GPUs (one, or none)."""
+    """What an actor has: its cores, and its GPUs."""
 
     cores: int
     gpus: int
@@ -86,8 +86,9 @@ class RayWorkers:
 def ray_cluster(device: str = "auto", threads: int | None = None) -> Iterator[Workers]:
     """The engine: the cluster at RAY_ADDRESS, or the one that runs on this machine.
 
-    With `auto` the workers are its GPUs where it has any, else its cores. Raises RequestError when
-    ray is not installed, or the cluster has no such device, EngineError when no cluster is found.
+    With `auto` the workers are its GPUs where it has any, else its cores; with several GPUs named,
+    each worker has as many of them. Raises RequestError when ray is not installed, or the cluster
+    has no such device, EngineError when no cluster is found.
     """
     try:
         import ray
@@ -112,10 +113,12 @@ def ray_cluster(device: str = "auto", threads: int | None = None) -> Iterator[Wo
             ) from None
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        kind = read_device(device).kind
+        kind, numbers = read_device(device)
         if kind == "auto":
             kind = "cuda" if any(node.get("GPU", 0) >= 1 for node in nodes) else "cpu"
-        yield RayWorkers(kind, find_places(nodes, threads, gpus=kind == "cuda"))
+        gpus = len(numbers) if kind == "cuda" else 0
+        # Ray lets a worker see its own GPUs alone, counted from 0.
+        yield RayWorkers(first_gpus(gpus) if gpus else kind, find_places(nodes, threads, gpus=gpus))
     finally:
         if ours:
             ray.shutdown()
@@ -138,22 +141,23 @@ def _knock(address: str) -> None:
 
 
 def find_places(
-    nodes: list[Mapping[str, float]], threads: int | None, *, gpus: bool
+    nodes: list[Mapping[str, float]], threads: int | None, *, gpus: int
 ) -> tuple[Place, ...]:
-    """Equal places on machines with these resources (Ray's CPU and GPU): one for each GPU, else one
-    for as many cores as the smallest machine has (or `threads`, if these are fewer: on more no
-    machine could start a worker). Raises RequestError for none."""
+    """Equal places on machines with these resources (Ray's CPU and GPU): one for every `gpus` GPUs
+    of a machine, or where that is 0, one for as many cores as the smallest machine has (or
+    `threads`, if these are fewer: on more no machine could start a worker). Raises RequestError
+    for none."""
     some = [node for node in nodes if node.get("CPU", 0) >= 1 and node.get("GPU", 0) >= gpus]
     if not some:
-        what = "a GPU" if gpus else "a core"
+        what = f"{gpus} GPUs" if gpus > 1 else "a GPU" if gpus else "a core"
         raise RequestError(
             f"no machine of the Ray cluster has {what} to give: see `ray status`, or choose "
             "another --device"
         )
     if gpus:
-        each = int(min(node["CPU"] // node["GPU"] for node in some))
-        count = int(sum(node["GPU"] for node in some))
-        return (Place(min(threads or each, each) or 1, 1),) * count
+        each = int(min(gpus * node["CPU"] // node["GPU"] for node in some))
+        count = int(sum(node["GPU"] // gpus for node in some))
+        return (Place(min(threads or each, each) or 1, gpus),) * count
     smallest = int(min(node["CPU"] for node in some))
     each = min(threads or smallest, smallest)
     return (Place(each, 0),) * int(sum(node["CPU"] // each for node in some))

@@ -60,9 +60,10 @@ class LayerCalls:
             calls = self._kept[batch.index] = _share_tensors(calls, known)
             self.held += _count_bytes([*known, *calls]) - before
 
-    def of(self, batch: MicroBatch, layer: int) -> LayerCall:
-        """How `layer` is called on a micro-batch."""
-        return (self._kept.get(batch.index) or self._record(batch))[layer]
+    def of(self, batch: MicroBatch, layer: int, device: torch.device) -> LayerCall:
+        """How `layer` is called on a micro-batch, on the device that it is on."""
+        call = (self._kept.get(batch.index) or self._record(batch))[layer]
+        return call if device == self._device else LayerCall(*move_tensors(tuple(call), device))
 
     def _record(self, batch: MicroBatch) -> list[LayerCall]:
         calls: list[LayerCall] = []
@@ -107,6 +108,17 @@ def replace_layers(model: Any, stand_ins: Sequence[nn.Module]) -> Iterator[None]
         yield
     finally:
         base.layers = layers
+
+
+def move_tensors(value: Any, device: torch.device) -> Any:
+    """A value with all tensors in its tuples, lists and dictionaries on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: move_tensors(part, device) for name, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(move_tensors(part, device) for part in value)
+    return value
 
 
 def _share_tensors(calls: list[LayerCall], known: list[LayerCall]) -> list[LayerCall]:

@@ -36,11 +36,17 @@ def build_skeleton(source: WeightSource, backend: Backend | None = None) -> Any:
     if backend is None:
         return _build(source.config)
     model = _build(source.config, backend.dtype)
+    _move_buffers(model, backend.device)
+    for number, layer in enumerate(get_decoder_layers(model)):
+        _move_buffers(layer, backend.of_layer(number).device)
+    return model
+
+
+def _move_buffers(model: nn.Module, device: torch.device) -> None:
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and not buffer.is_meta:
-                module._buffers[name] = buffer.to(backend.device)
-    return model
+                module._buffers[name] = buffer.to(device)
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -143,14 +149,14 @@ def fill_parameters(model: Any, names: dict[str, str], source: WeightSource) -> 
 def load_decoder_layer(
     model: Any, layer: int, weights: PlacedWeights, backend: Backend
 ) -> Iterator[nn.Module]:
-    """A decoder layer of the skeleton with its weights, ready to run; the next layer's are asked
-    for."""
+    """A decoder layer of the skeleton with its weights, ready to run; those of the layers after it
+    are asked for."""
     layers = get_decoder_layers(model)
     module = layers[layer]
     with fill_parameters(module, name_layer_tensors(model, layer), weights):
-        if layer + 1 < len(layers):
-            weights.prefetch(*_split_names(layers[layer + 1], name_layer_tensors(model, layer + 1)))
-        with backend.adapt(module, find_routers(model, weights.family, [layer])):
+        for coming in range(layer + 1, min(layer + 1 + backend.layers_ahead, len(layers))):
+            weights.prefetch(*_split_names(layers[coming], name_layer_tensors(model, coming)))
+        with backend.of_layer(layer).adapt(module, find_routers(model, weights.family, [layer])):
             yield module
 
 

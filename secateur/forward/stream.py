@@ -166,9 +166,11 @@ class ForwardPass:
         group: Group,
         observe: Callable[[Group], ExpertObserver | None],
     ) -> _Step:
+        device = self.backend.of_layer(layer).device
+
         def call(batch: MicroBatch) -> tuple[Tensor, Tensor]:
-            recorded = self._calls.of(batch, layer)
-            hidden = self._hidden[batch.index].to(self.backend.device, non_blocking=True)
+            recorded = self._calls.of(batch, layer, device)
+            hidden = self._bring(batch, device)
             output = module(hidden, *recorded.args, **recorded.kwargs)
             output = output[0] if isinstance(output, tuple) else output
             broken = ~torch.isfinite(output.sum(-1))
@@ -180,6 +182,15 @@ class ForwardPass:
 
         work = self._session.begin(rank, group, call, observe(group))
         return _Step(layer, rank, group, work)
+
+    def _bring(self, batch: MicroBatch, device: torch.device) -> Tensor:
+        """The hidden states of a micro-batch on the device of a layer. Those that are kept on a
+        device stay on the last one."""
+        state = self._hidden[batch.index]
+        there = state.to(device, non_blocking=True)
+        if state.device.type == device.type:
+            self._hidden[batch.index] = there
+        return there
 
     def _end(
         self,

@@ -7,19 +7,30 @@ from typing import NamedTuple
 
 from secateur.errors import RequestError
 
-DEVICE_WORDS = "auto, cpu, cuda, cuda:N or mps"
+DEVICE_WORDS = "auto, cpu, cuda, cuda:N, several such as cuda:0,cuda:1, or mps"
 
 
 class DeviceName(NamedTuple):
-    """`kind` is auto, cpu, cuda or mps; `number` counts the GPUs from 0."""
+    """`kind` is auto, cpu, cuda or mps; `numbers` count the GPUs from 0: those that share the
+    layers of one model."""
 
     kind: str
-    number: int
+    numbers: tuple[int, ...]
 
 
 def read_device(word: str) -> DeviceName:
-    """The device that a word names. Raises RequestError for another word."""
-    found = re.fullmatch(r"(auto|cpu|mps|cuda)(?::(\d+))?", word)
-    if not found or (found[2] is not None and found[1] != "cuda"):
+    """The device, or devices, that a word names. Raises RequestError for another word."""
+    found = re.fullmatch(r"(auto|cpu|mps|cuda)(?::(\d{1,4}))?", word)
+    if found and (found[2] is None or found[1] == "cuda"):
+        return DeviceName(found[1], (int(found[2] or 0),))
+    numbers = re.findall(r"cuda:(\d{1,4})", word)
+    if ",".join(f"cuda:{number}" for number in numbers) != word or not numbers:
         raise RequestError(f"device {word!r}: expected {DEVICE_WORDS}")
-    return DeviceName(found[1], int(found[2] or 0))
+    if len(set(map(int, numbers))) < len(numbers):
+        raise RequestError(f"device {word!r}: the same GPU twice: name each once")
+    return DeviceName("cuda", tuple(map(int, numbers)))
+
+
+def first_gpus(count: int) -> str:
+    """The word for so many GPUs that share the layers of one model."""
+    return ",".join(f"cuda:{number}" for number in range(count)) if count > 1 else "cuda"

@@ -60,9 +60,10 @@ Parts = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        metavar="auto|cpu|cuda[:N]|mps",
+        metavar="auto|cpu|cuda[:N]|cuda:0,cuda:1|mps",
         autocompletion=complete(devices),
-        help="Where the model runs: `auto` is the first CUDA GPU, or the CPU where there is none.",
+        help="Where the model runs: `auto` is the first CUDA GPU, or the CPU where there is none; "
+        "of several GPUs each holds its share of the layers.",
         rich_help_panel=RUNNING,
     ),
 ]

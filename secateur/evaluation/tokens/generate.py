@@ -28,6 +28,7 @@ from secateur.evaluation.tokens.prompts import Prompt, PromptSet, check_lengths,
 from secateur.evaluation.whole_model import whole_model
 from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
+from secateur.forward.backends.memory import FittingPieces
 from secateur.system.progress import Counter, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ def generate_answers(
     `stop_ids`: tokens that end a turn (see `stop_tokens`). `memory`: bytes that may be used,
     by default what is free on the backend's device. Peak memory: all weights, experts in their own
     type and all else in the backend's, and the cache of one batch per worker; the number of workers
-    does not change the answers. Raises EngineError when the weights do not fit, InputError for a
-    prompt that leaves no room to answer; `progress` counts tokens as they come, and those that an
-    answer could have had when it ends earlier.
+    does not change the answers. A batch that a device has no memory for is answered in pieces,
+    which changes no more than rounding does. Raises EngineError when the weights do not fit,
+    InputError for a prompt that leaves no room to answer; `progress` counts tokens as they come,
+    and those that an answer could have had when it ends earlier.
     """
     from transformers import GenerationConfig
 
@@ -102,8 +104,9 @@ def generate_answers(
         with whole_model(checkpoint, backend) as model, mapping(backend) as each:
             # The model's own defaults would be merged into ours.
             model.generation_config = cast(Any, GenerationConfig)()
-            work = partial(answer_batch, model, stop_ids=stop_ids, settings=settings, count=count)
-            yield from each(work, pending)
+            pieces = FittingPieces("answers", backend.name, lambda said: progress(said, 1, 1, ""))
+            answer = partial(answer_batch, model, stop_ids=stop_ids, settings=settings)
+            yield from each(partial(_answer_pieces, pieces, answer, count), pending)
 
     provenance = _provenance(checkpoint, prompts, stop_ids, settings, backend)
     return collect_answers(prompts, path, provenance, generate, progress)
@@ -135,6 +138,33 @@ def _make_batches(asked: Sequence[Prompt], size: int) -> list[list[Prompt]]:
     """Prompts of similar length together, long ones first: decided by the prompts alone."""
     ordered = sorted(asked, key=lambda prompt: -len(prompt.input_ids))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _answer_pieces(
+    pieces: FittingPieces,
+    answer: Callable[..., list[Answer]],
+    count: Callable[[int], None],
+    batch: Sequence[Prompt],
+) -> list[Answer]:
+    """Answer a batch, in pieces where there is too little memory; its steps are counted once,
+    though a piece may have been begun before."""
+    finished = reported = 0
+
+    def work(piece: Sequence[Prompt]) -> list[Answer]:
+        nonlocal finished
+        now = finished
+
+        def count_new(step: int) -> None:
+            nonlocal now, reported
+            now += step
+            count(max(0, now - reported))
+            reported = max(now, reported)
+
+        answers = answer(piece, count=count_new)
+        finished = now
+        return answers
+
+    return pieces.run(work, batch)
 
 
 def answer_batch(

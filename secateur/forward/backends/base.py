@@ -75,7 +75,7 @@ class Backend(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where weights and running hidden states lie."""
+        """Where weights and running hidden states lie, but for layers that are elsewhere."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,6 +100,13 @@ class Backend(Protocol):
     @property
     def logits_bytes(self) -> int:
         """Bytes of float32 logits that one call of `Session.map` makes at once."""
+
+    @property
+    def layers_ahead(self) -> int:
+        """Layers whose weights are read while one computes."""
+
+    def of_layer(self, layer: int) -> Backend:
+        """Where a layer runs: this backend, unless it is several devices."""
 
     def open(self, source: WeightSource) -> AbstractContextManager[PlacedWeights]:
         """The source, placed for this backend."""

@@ -53,6 +53,10 @@ class CpuBackend:
     queued: bool = False
     states_limit: int = 2 << 30
     logits_bytes: int = LOGITS_BYTES
+    layers_ahead: int = 1
+
+    def of_layer(self, layer: int) -> CpuBackend:
+        return self
 
     @contextmanager
     def open(self, source: WeightSource) -> Iterator[WidenedWeights]:

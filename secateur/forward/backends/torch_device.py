@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.forward.backends.base import LayerCall
+from secateur.forward.backends.base import LayerCall, PlacedWeights, Session
 from secateur.forward.backends.device_experts import DeviceMember, Projections, run_chosen_experts
-from secateur.forward.backends.device_weights import DeviceWeights, open_on_device
+from secateur.forward.backends.device_weights import open_on_device
 from secateur.forward.backends.grouped_products import GroupedProducts
 from secateur.forward.batches import ON_DEVICE, BatchSize, Group, MicroBatch
 from secateur.forward.expert_work import ExpertObserver
@@ -58,8 +58,15 @@ class TorchDevice:
             return 2 << 30
         return int(STATES_SHARE * torch.cuda.get_device_properties(self.device).total_memory)
 
+    @property
+    def layers_ahead(self) -> int:
+        return 1
+
+    def of_layer(self, layer: int) -> TorchDevice:
+        return self
+
     @contextmanager
-    def open(self, source: WeightSource) -> Iterator[DeviceWeights]:
+    def open(self, source: WeightSource) -> Iterator[PlacedWeights]:
         """The source's tensors on the device; the next layer's are copied while one computes."""
         with open_on_device(source, self.device, self.dtype, self.workers) as weights:
             yield weights
@@ -73,10 +80,10 @@ class TorchDevice:
             yield
 
     @contextmanager
-    def start(self, groups: Sequence[Group]) -> Iterator[_Session]:
+    def start(self, groups: Sequence[Group]) -> Iterator[Session]:
         """Products sum in float32 inside."""
         with self._exact_products():
-            yield _Session(self._products, self.device)
+            yield _Session(self._products)
 
     @contextmanager
     def run_alone(self, model: nn.Module, routers: Sequence[nn.Module]) -> Iterator[None]:
@@ -123,7 +130,6 @@ def _widen_inputs(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
 @dataclass(frozen=True)
 class _Session:
     products: GroupedProducts
-    device: torch.device
     in_flight: int = _IN_FLIGHT
     unchecked: int = _IN_FLIGHT
 
@@ -133,7 +139,9 @@ class _Session:
         """Queue the layer on every micro-batch."""
         member = DeviceMember(self.products, observer)
         token = CURRENT_MEMBER.set(member)
-        outputs, broken = [], []
+        outputs: list[Tensor] = []
+        broken: list[Tensor] = []
+        bad = torch.empty(0)
         try:
             with torch.inference_mode():
                 for member.number, batch in enumerate(group):
@@ -142,7 +150,7 @@ class _Session:
                     broken.append(_copy_to_host(bad))
         finally:
             CURRENT_MEMBER.reset(token)
-        return _Queued(outputs, broken, _mark(self.device))
+        return _Queued(outputs, broken, _mark(bad.device))
 
     def map(
         self, work: Callable[[MicroBatch], Any], batches: Sequence[MicroBatch]
@@ -183,5 +191,5 @@ def _mark(device: torch.device) -> torch.cuda.Event | None:
     if device.type != "cuda":
         return None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
