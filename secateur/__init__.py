@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         Releasing as Releasing,
         Running as Running,
         ShrinkRequest as ShrinkRequest,
+        Solving as Solving,
     )
     from secateur.api.serving import serve as serve
     from secateur.api.shrink import shrink as shrink
@@ -130,6 +131,7 @@ _HOMES = {
     "Audit": "api.audit",
     "audit_model": "api.audit",
     "ShrinkRequest": "api.requests",
+    "Solving": "api.requests",
     "Job": "api.requests",
     "run": "api.job",
     "shrink": "api.shrink",

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from test_calibrate import corpus, parts_of
 from tiny_line import Line, Run
 
+from secateur.api.requests import Solving
 from secateur.api.statistics import merge as merge_api
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.shards import Shard, read_shard
@@ -19,9 +22,12 @@ from secateur.calibration.token_sample import Sampling, draw
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, make_corpus
-from secateur.errors import CorpusError, StatisticsError
+from secateur.errors import CorpusError, RequestError, StatisticsError
+from secateur.forward.backends.base import Backend
 from secateur.forward.backends.cpu import CpuBackend
-from secateur.forward.batches import ON_CPU, make_micro_batches
+from secateur.forward.backends.grouped_products import GroupedProducts, multiply_in_loop
+from secateur.forward.backends.torch_device import TorchDevice
+from secateur.forward.batches import ON_CPU, ON_DEVICE, make_micro_batches
 from secateur.statistics.file import load, save
 from secateur.statistics.sample_file import SampleFile, sample_path
 from secateur.statistics.token_sample import document_key, hash_places
@@ -40,11 +46,17 @@ def long_corpus() -> Corpus:
     return corpus(names)
 
 
-def run_part(checkpoint: Checkpoint, whole: Corpus, path: Path, shard: Shard | None = None) -> Path:
+def run_part(
+    checkpoint: Checkpoint,
+    whole: Corpus,
+    path: Path,
+    shard: Shard | None = None,
+    backend: Backend = BACKEND,
+) -> Path:
     """Calibrate (a part of) a corpus and keep the sample."""
     sampling = Sampling(TOKENS, keep=sample_path(path))
     options = {} if shard is None else {"shard": shard}
-    save(calibrate(checkpoint, whole, sampling=sampling, backend=BACKEND, **options), path)
+    save(calibrate(checkpoint, whole, sampling=sampling, backend=backend, **options), path)
     return path
 
 
@@ -59,7 +71,7 @@ def test_merged_shards_are_one_pass_to_the_byte(form: str, tiny: TINY, tmp_path:
         ]
         assert not load(shards[0]).has("rerouted.pooled.scores")
         for order in permutations(shards):
-            merge_api(order, tmp_path / "merged", model=model, workers=1, force=True)
+            merge_api(order, tmp_path / "merged", model=model, force=True)
             assert (tmp_path / "merged").read_bytes() == once.read_bytes()
             merged = sample_path(tmp_path / "merged")
             assert merged.read_bytes() == sample_path(once).read_bytes()
@@ -76,6 +88,35 @@ def test_merging_in_steps_gives_the_same_bytes(tiny: TINY, tmp_path: Path) -> No
     merge_api([b, tmp_path / "two"], tmp_path / "all", model=model, on_message=said.append)
     assert len(said) == 2
     assert (tmp_path / "all").read_bytes() == once.read_bytes()
+
+
+def test_what_devices_made_is_solved_where_a_pass_on_one_solves_it(
+    tiny: TINY, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `auto` only what the CPU made is solved on the CPU; a device has other operations."""
+    device = TorchDevice(torch.device("cpu"), batch_size=replace(ON_DEVICE, most=256, least=256))
+    device = replace(device, _products=cast(GroupedProducts, multiply_in_loop))
+    model, asked = tiny("gemma4"), []
+
+    def choose(word: str, **_: Any) -> Backend:
+        asked.append(word)
+        return CpuBackend(1) if word == "cpu" else device
+
+    monkeypatch.setattr("secateur.forward.backends.choose.choose_backend", choose)
+    monkeypatch.setattr(TorchDevice, "name", "cuda: one of a test")
+    once = run_part(model, long_corpus(), tmp_path / "once", backend=device)
+    parts = [
+        run_part(model, long_corpus(), tmp_path / f"{n}", Shard(n, 2), backend=device)
+        for n in (1, 2)
+    ]
+    merge_api(parts, tmp_path / "merged", model=model)
+    assert (tmp_path / "merged").read_bytes() == once.read_bytes()
+    merge_api(parts, tmp_path / "cpu", model=model, solving=Solving(device="cpu"))
+    assert asked == ["auto", "cpu"]
+    monkeypatch.undo()
+    with pytest.raises(RequestError, match="sees .* CUDA devices here"):
+        merge_api(parts, tmp_path / "gpu", model=model, solving=Solving(device="cuda:99"))
+    assert not (tmp_path / "gpu").exists()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur.api.requests import Calibration
+from secateur.api.requests import Calibration, Solving
 from secateur.api.statistics import merge
 from secateur.api.statistics_key import statistics_key
 from secateur.checkpoint.reader import Checkpoint
@@ -98,9 +98,10 @@ def calibrate_in_parts(
         place.make(Work(open_inputs, job.make, shared, left), folder, done)
         paths = [folder / name / STATISTICS for name in names]
         model = checkpoint if request.reroute_tokens else None
+        here = request.device if running.engine == "here" else "auto"
         found = merge(
-            paths, out, model=model, workers=running.threads, force=True, on_message=on_message,
-            progress=progress,
+            paths, out, model=model, solving=Solving(workers=running.threads, device=here),
+            force=True, on_message=on_message, progress=progress,
         )  # fmt: skip
     if not request.keep_sample:
         sample_path(out).unlink(missing_ok=True)

@@ -82,6 +82,21 @@ def read_words(given: Words) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Solving:
+    """How `rerouted` is solved for merged statistics: of which `revision` of a hub's model, by how
+    many threads (default: all cores), and on which `device`: with `auto` on a GPU where GPUs made
+    the sums and there is one, else on the CPU."""
+
+    revision: str | None = None
+    workers: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        read_device(self.device)
+        check_least("workers", self.workers, 1, RequestError)
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What to calibrate on, and how. One of `corpus` (a mix, or its name or path) and `rows`.
 
@@ -93,7 +108,7 @@ class Calibration:
     layers' inputs next to the statistics, for rounding with error feedback: "shared" has one of a
     layer for what its experts' `down` sees, "own" one for each expert; of the other inputs about
     `gram_tokens` count (0: all), drawn by hashes. `device` is where the model
-    runs: auto, cpu, cuda, cuda:N or mps (forward.backends.choose). `held_out` is the share of the
+    runs: auto, cpu, cuda, cuda:N, several as in cuda:0,cuda:1, or mps. `held_out` is the share of the
     documents that is left out, to be measured on later (corpus.held_out).
     """
 

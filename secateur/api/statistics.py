@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from secateur.api.models import File, Model, check_file, open_weights
-from secateur.api.requests import Pruning
+from secateur.api.requests import Pruning, Solving
+from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import StatisticsError
 from secateur.pruning.choose import scores_of
 from secateur.statistics import file as statistics_file
 from secateur.statistics.coverage import LEAST, Coverage
 from secateur.statistics.coverage import coverage as coverage_of
 from secateur.statistics.merge_files import (
+    Merged,
     merge_files,
     write_merged_grams,
     write_merged_sample,
@@ -21,14 +24,19 @@ from secateur.statistics.merge_files import (
 from secateur.statistics.statistics import Statistics
 from secateur.system.progress import Progress, no_progress
 
+if TYPE_CHECKING:
+    from secateur.forward.backends.base import Backend
+
+CPU = "cpu"
+"""The device of sums that were made on CPUs (Backend.name), and the word for it."""
+
 
 def merge(
     paths: Sequence[File],
     out: File,
     *,
     model: Model | None = None,
-    revision: str | None = None,
-    workers: int | None = None,
+    solving: Solving = Solving(),  # noqa: B008 - frozen
     force: bool = False,
     on_message: Callable[[str], None] = lambda sentence: None,
     progress: Progress = no_progress,
@@ -36,41 +44,58 @@ def merge(
     """Merge statistics files of one model into one; exact, whatever the order.
 
     With `model` the criterion `rerouted` is solved again, from the token samples next to the
-    files. Those, Gram matrices and hashes of the text are merged as well, where every file has
-    them. `force` overwrites what is there.
-    `on_message` is called with what the merged file lacks. Raises StatisticsError for files that
-    cannot be merged, for the same text twice, and when `model` is given but a file has no sample.
+    files, as `solving` says. Those, Gram matrices and hashes of the text are merged as well, where
+    every file has them. `force` overwrites what is there. `on_message` is called with what the
+    merged file lacks. Raises StatisticsError for files that cannot be merged, for the same text twice, and when `model` is given but a file has no sample;
+    RequestError for a device that is not there.
     """
     out = Path(out)
     check_file(out, force)
     merged = merge_files([Path(path) for path in paths])
     statistics = merged.statistics
-    checkpoint = None
-    if model is not None:
-        if merged.without_sample:
-            raise StatisticsError(
-                f"{merged.without_sample[0]} has no token sample next to it to solve 'rerouted' "
-                "from: calibrate again with --keep-sample, or merge without --model"
-            )
-        checkpoint = open_weights(model, revision, "solving 'rerouted'")
-        if checkpoint.identity() != statistics.model["identity"]:
-            raise StatisticsError(
-                f"the statistics were made on {statistics.model['source']}, not on "
-                f"{checkpoint.source}: name that model, or merge without --model"
-            )
+    opened = None if model is None else _open_to_solve(model, merged, solving)
     sample = write_merged_sample(merged, out)
     write_merged_grams(merged, out)
     write_merged_text([Path(path) for path in paths], out)
-    if checkpoint is not None and sample is not None:
+    if opened is not None and sample is not None:
         from secateur.calibration.solve import solve_sample
+        from secateur.forward.backends.memory import fit_memory
 
-        statistics = solve_sample(
-            checkpoint, statistics, sample, workers=workers, progress=progress
+        checkpoint, chosen = opened
+        statistics = fit_memory(
+            chosen,
+            lambda backend: solve_sample(
+                checkpoint, merged.statistics, sample, backend=backend, progress=progress
+            ),
+            on_message,
         )
     statistics_file.save(statistics, out)
     for note in merged.notes(statistics):
         on_message(note)
     return statistics
+
+
+def _open_to_solve(model: Model, merged: Merged, solving: Solving) -> tuple[Checkpoint, Backend]:
+    """The model, and where its experts run; raises as `merge`."""
+    statistics = merged.statistics
+    if merged.without_sample:
+        raise StatisticsError(
+            f"{merged.without_sample[0]} has no token sample next to it to solve 'rerouted' "
+            "from: calibrate again with --keep-sample, or merge without --model"
+        )
+    checkpoint = open_weights(model, solving.revision, "solving 'rerouted'")
+    if checkpoint.identity() != statistics.model["identity"]:
+        raise StatisticsError(
+            f"the statistics were made on {statistics.model['source']}, not on "
+            f"{checkpoint.source}: name that model, or merge without --model"
+        )
+    from secateur.forward.backends.choose import choose_backend, product_type
+
+    by_cpu = solving.device == "auto" and statistics.devices == (CPU,)
+    device = CPU if by_cpu else solving.device
+    return checkpoint, choose_backend(
+        device, workers=solving.workers, dtype=product_type(checkpoint)
+    )
 
 
 def coverage(statistics: File, least: int = LEAST) -> Coverage:

@@ -106,16 +106,16 @@ def solve_sample(
     statistics: Statistics,
     sample: SampleFile,
     *,
-    workers: int | None = None,
     backend: Backend | None = None,
     progress: Progress = no_progress,
 ) -> Statistics:
-    """The statistics with `rerouted` solved from their token sample.
+    """The statistics with `rerouted` solved from their token sample, on a backend (default: all
+    cores of the CPU).
 
-    The same bytes as a pass over the whole corpus gives. Reads every MoE layer's weights once.
-    Peak memory: one layer of the sample, and that of block_error.
+    The same bytes as a pass over the whole corpus gives on a backend of that kind. Reads every MoE
+    layer's weights once. Peak memory: one layer of the sample, and that of block_error.
     """
-    backend = backend or CpuBackend(workers or cores())
+    backend = backend or CpuBackend(cores())
     source = CheckpointWeights(checkpoint)
     model = build_skeleton(source, backend)
     arrays = dict(statistics.arrays)

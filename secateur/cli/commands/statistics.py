@@ -18,7 +18,7 @@ from secateur.cli.options.pruning import (
     RandomSeed,
     RoutingWeight,
 )
-from secateur.cli.options.running import Revision, Workers
+from secateur.cli.options.running import Revision, SolvingDevice, Workers
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.terminal import note, show
@@ -57,6 +57,7 @@ def merge(
         ),
     ] = None,
     revision: Revision = None,
+    device: SolvingDevice = "auto",
     workers: Workers = None,
     force: Force = False,
     as_json: Json = False,
@@ -66,12 +67,14 @@ def merge(
     Without --model the merged file lacks the default criterion `rerouted`. Files that share a
     document are refused: it would count twice.
     """
+    from secateur.api.requests import Solving
     from secateur.api.statistics import merge as run
 
+    solving = Solving(revision, workers, device)
     with show_progress() as progress:
         merged = run(
-            statistics, out, model=model, revision=revision, workers=workers, force=force,
-            on_message=note, progress=progress,
+            statistics, out, model=model, solving=solving, force=force, on_message=note,
+            progress=progress,
         )  # fmt: skip
     summary = {"statistics": str(out), "tokens": dict(merged.tokens), "merged": len(statistics)}
     total = sum(merged.tokens.values())

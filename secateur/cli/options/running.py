@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from secateur.api.requests import Running
 
 RUNNING = "Running"
+DEVICES = "auto|cpu|cuda[:N]|cuda:0,cuda:1|mps"
 
 Revision = Annotated[
     str | None,
@@ -60,10 +61,20 @@ Parts = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        metavar="auto|cpu|cuda[:N]|cuda:0,cuda:1|mps",
+        metavar=DEVICES,
         autocompletion=complete(devices),
         help="Where the model runs: `auto` is the first CUDA GPU, or the CPU where there is none; "
         "of several GPUs each holds its share of the layers.",
+        rich_help_panel=RUNNING,
+    ),
+]
+SolvingDevice = Annotated[
+    str,
+    typer.Option(
+        metavar=DEVICES,
+        autocompletion=complete(devices),
+        help="Where `rerouted` is solved: `auto` is a GPU where GPUs made the sums and one is "
+        "here, else the CPU.",
         rich_help_panel=RUNNING,
     ),
 ]

@@ -55,8 +55,8 @@ def fit_memory(
 
 @dataclass
 class FittingPieces:
-    """Makes lists of `what` in pieces that a device has memory for: of half as many, where it turned
-    out to have too little, which `say` is told the first time."""
+    """Makes lists of `what` in pieces that a device has memory for: of half as many, where it
+    turned out to have too little, which `say` is told the first time."""
 
     what: str
     device: str
