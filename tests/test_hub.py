@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 from hub_server import COMMIT, REPOSITORY, hub_serving
+from tiny_line import Run
 from tiny_models import save_tiny
 
+import secateur
+from secateur import Calibration, Formats, Pruning, read_plan
+from secateur.api.requests import Job
 from secateur.checkpoint import identity
 from secateur.checkpoint.reader import INDEX, SINGLE, open_checkpoint, open_shape
 from secateur.errors import CheckpointError
+from secateur.release.manifest import read_manifest
 
 
 @pytest.fixture
@@ -100,6 +105,55 @@ def test_the_hubs_hashes_are_the_identity(
 
     monkeypatch.setattr(identity, "_hash", unexpected)
     assert checkpoint.identity() == local
+
+
+def test_a_revision_of_what_is_here_is_refused(served: Path, run: Run, tmp_path: Path) -> None:
+    for ran in (
+        run("inspect", served, revision=COMMIT),
+        run("inspect", served / "config.json", revision=COMMIT),
+        run("inspect", "gemmule", revision="main"),
+        run("synth", served / "config.json", revision=COMMIT, out=tmp_path / "out"),
+        run("family", "draft", served, revision=COMMIT),
+        run("calibrate", served, revision=COMMIT, corpus="gemmule", out=tmp_path / "out"),
+    ):
+        assert ran.code == 2
+        assert "is on this machine, where there is one state of it" in ran.said[-1]
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    ran = run("audit", tmp_path / "a.gguf", revision=COMMIT)
+    assert ran.code == 2 and "is not on the hub: leave the revision out" in ran.said[-1]
+
+
+@pytest.mark.slow
+def test_a_copy_that_a_plan_or_job_knows_is_recorded_as_the_commit(
+    served: Path, fetched: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its content is compared, so that it is that commit; without that the revision is refused."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"input_ids": list(range(4, 40))}) + "\n")
+    job = Job(
+        model=REPOSITORY,
+        calibration=Calibration(rows=tmp_path / "rows.jsonl", reroute_tokens=0),
+        pruning=Pruning(drop=0.25, criterion="random"),
+        formats=Formats(to="safetensors"),
+        measuring=None,
+    )
+    secateur.run(job, tmp_path / "first")
+    resolved = tmp_path / "first" / "job.yaml"
+    assert COMMIT in resolved.read_text()
+    secateur.run(resolved, tmp_path / "copy", set=[f"model={served}"])
+    with pytest.raises(CheckpointError, match=f"revision {COMMIT}: .* is on this machine"):
+        secateur.run(resolved, tmp_path / "any", set=[f"model={served}", "content=null"])
+    again = tmp_path / "copy" / "job.yaml"
+    assert COMMIT in again.read_text()
+    secateur.run(again, tmp_path / "again")
+    plan = read_plan(tmp_path / "first" / "plan.json")
+    secateur.apply(plan, tmp_path / "applied", model=served)
+    for name in ("copy", "again", "applied"):
+        made = read_manifest(tmp_path / name)
+        first = read_manifest(tmp_path / "first")
+        assert made["model"]["revision"] == COMMIT
+        assert made["origin"]["steps"][-1]["revision"] == COMMIT
+        assert made["files"][SINGLE] == first["files"][SINGLE]
 
 
 @pytest.mark.parametrize("name", [INDEX, SINGLE, "config.json"])

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from secateur.api.grams import load_gram
 from secateur.api.held_out import evidence_files
-from secateur.api.models import File, Model, load_imatrix, load_statistics, open_weights
+from secateur.api.models import File, Model, load_imatrix, load_statistics, open_same
 from secateur.checkpoint.reader import FAMILY_FILE, Checkpoint
 from secateur.cluster.running import Running, running_with
 from secateur.errors import CheckpointError, FamilyError, PlanError, StatisticsError
@@ -91,7 +91,7 @@ def open_planned(decided: Plan, model: Model | None, family: File | None) -> Che
     refuse_shape(decided.model)
     origin = model if model is not None else decided.model.get(PATH, decided.model["source"])
     try:
-        return open_weights(origin, decided.model.get("revision"), "applying a plan", family)
+        return open_same(origin, decided.model.get("revision"), "applying a plan", family)
     except FamilyError as error:
         needed = decided.model.get(FAMILY_FILE)
         if needed is None:

@@ -33,7 +33,7 @@ def draft_family(model: str | Path, revision: str | None = None) -> str:
     Reads no weights. Raises FamilyError for a model without layers or experts, CheckpointError
     for one without safetensors.
     """
-    path = gemmule_folder() if str(model) == GEMMULE else resolve(model, revision)[0]
+    path = resolve(gemmule_folder() if str(model) == GEMMULE else model, revision)[0]
     return draft(read_config(path), {name: spec.shape for name, spec in read_specs(path).items()})
 
 

@@ -33,8 +33,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur import __version__
+from secateur.api.job_content import MODEL
 from secateur.api.job_file import read_job
-from secateur.api.models import File, with_family
+from secateur.api.models import File, Model, open_same, with_family
 from secateur.api.requests import Job
 from secateur.api.shrink import estimate_shrink, shrink
 from secateur.errors import RequestError
@@ -76,7 +77,7 @@ def run(
             "may have other bytes"
         )
     return shrink(
-        with_family(asked.model, asked.revision, asked.family, weights=True),
+        _open_model(asked),
         place_of(asked, out),
         asked,
         revision=asked.revision,
@@ -89,10 +90,17 @@ def run(
 def estimate(job: Job, out: File | None = None, *, progress: Progress = no_progress) -> Estimate:
     """What a job would take; see `api.shrink.estimate_shrink`."""
     return estimate_shrink(
-        with_family(job.model, job.revision, job.family, weights=True),
+        _open_model(job),
         place_of(job, out),
         job,
         revision=job.revision,
         workers=job.running,
         progress=progress,
     )
+
+
+def _open_model(job: Job) -> Model:
+    """The model as `shrink` takes it. What a resolved job knows by its hash may be a copy."""
+    if MODEL in (job.content or {}):
+        return open_same(job.model, job.revision, "shrinking", job.family)
+    return with_family(job.model, job.revision, job.family, weights=True)

@@ -72,11 +72,12 @@ def input_files(request: ShrinkRequest, checkpoint: Checkpoint) -> dict[str, Pat
 def check_files(
     request: ShrinkRequest, checkpoint: Checkpoint, progress: Progress = no_progress
 ) -> dict[str, str]:
-    """{what names it: sha256} of all files that a request reads.
+    """{what names it: sha256} of all files that a request reads, but of rows, which are known by
+    their tokens (ROWS).
 
     Raises RequestError for one that a resolved job knows with another content.
     """
-    files = input_files(request, checkpoint)
+    files = {k: path for k, path in input_files(request, checkpoint).items() if k != ROWS}
     hashes = file_hashes(set(files.values()), progress)
     found = {
         key: check_content(request, key, hashes[path], path.name) for key, path in files.items()

@@ -4,6 +4,7 @@ importance matrix. What is open already is taken as it is."""
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint, open_shape
@@ -32,6 +33,14 @@ def open_weights(
     opened = model if isinstance(model, Checkpoint) else open_checkpoint(model, revision, own)
     opened.need_weights(purpose)
     return opened
+
+
+def open_same(model: Model, revision: str | None, purpose: str, family: File | None) -> Checkpoint:
+    """As `open_weights`, for those who check afterwards that it has the content that they know: of
+    commit `revision` of a hub id, which a folder with a copy is recorded as, too."""
+    if isinstance(model, Checkpoint) or not Path(model).is_dir():
+        return open_weights(model, revision, purpose, family)
+    return replace(open_weights(model, None, purpose, family), revision=revision)
 
 
 def open_headers(model: Model, revision: str | None) -> Checkpoint:

@@ -108,8 +108,8 @@ class Calibration:
     layers' inputs next to the statistics, for rounding with error feedback: "shared" has one of a
     layer for what its experts' `down` sees, "own" one for each expert; of the other inputs about
     `gram_tokens` count (0: all), drawn by hashes. `device` is where the model
-    runs: auto, cpu, cuda, cuda:N, several as in cuda:0,cuda:1, or mps. `held_out` is the share of the
-    documents that is left out, to be measured on later (corpus.held_out).
+    runs: auto, cpu, cuda, cuda:N, several as in cuda:0,cuda:1, or mps. `held_out` is the share of
+    the documents that is left out, to be measured on later (corpus.held_out).
     """
 
     corpus: str | Mix | None = None

@@ -46,8 +46,9 @@ def merge(
     With `model` the criterion `rerouted` is solved again, from the token samples next to the
     files, as `solving` says. Those, Gram matrices and hashes of the text are merged as well, where
     every file has them. `force` overwrites what is there. `on_message` is called with what the
-    merged file lacks. Raises StatisticsError for files that cannot be merged, for the same text twice, and when `model` is given but a file has no sample;
-    RequestError for a device that is not there.
+    merged file lacks. Raises StatisticsError for files that cannot be merged, for the same text
+    twice, and when `model` is given but a file has no sample; RequestError for a device that is not
+    there.
     """
     out = Path(out)
     check_file(out, force)

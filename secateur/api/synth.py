@@ -9,7 +9,7 @@ from pathlib import Path
 from secateur.api.models import File
 from secateur.checkpoint.companion_files import companion_files
 from secateur.checkpoint.config_check import check_config
-from secateur.checkpoint.hub import CONFIG, GEMMULE, gemmule_folder, resolve
+from secateur.checkpoint.hub import CONFIG, GEMMULE, gemmule_folder, refuse_revision, resolve
 from secateur.checkpoint.reader import read_config
 from secateur.checkpoint.synthetic.design import Form, design
 from secateur.checkpoint.synthetic.fewer_layers import keep_layers
@@ -104,7 +104,9 @@ def synth(
 
 def _find_config(source: str | Path, revision: str | None) -> Path:
     if Path(source).is_file():
+        refuse_revision(source, revision)
         return Path(source)
     if str(source) == GEMMULE:
+        refuse_revision(source, revision)
         return gemmule_folder() / CONFIG
     return resolve(source, revision, weights=False)[0] / CONFIG

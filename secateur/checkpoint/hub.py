@@ -53,17 +53,18 @@ def is_hub_id(text: str) -> bool:
 def resolve(
     source: str | Path, revision: str | None, *, weights: bool = True
 ) -> tuple[Path, str | None]:
-    """(folder, revision) of a local folder or a hub id.
+    """(folder, revision) of a local folder, which has none, or a hub id.
 
     A hub id (`owner/name`) is fetched with huggingface_hub into its own cache, which honours
     HF_HUB_OFFLINE; the revision returned is the commit that was fetched. First come the small
     files, then the shards that the index names, and nothing else. Without `weights` no shards are
     fetched, but used when the cache has them. Raises CheckpointError when it is neither a folder
-    nor a repository that can be had.
+    nor a repository that can be had, and for a revision of a folder.
     """
     path = Path(source)
     if path.is_dir():
-        return path, revision
+        refuse_revision(source, revision)
+        return path, None
     text = str(source)
     if not is_hub_id(text):
         raise CheckpointError(
@@ -84,6 +85,15 @@ def resolve(
         raise _unreachable(text, error) from None
     # The cache keeps every snapshot under its commit hash.
     return folder, folder.name
+
+
+def refuse_revision(source: str | Path, revision: str | None) -> None:
+    """Raise CheckpointError where a revision is asked of what is on this machine."""
+    if revision is not None:
+        raise CheckpointError(
+            f"revision {revision}: {source} is on this machine, where there is one state of it: "
+            "leave the revision out, or name the hub id (owner/name)"
+        )
 
 
 def _download(source: str, revision: str | None, patterns: Sequence[str], **options: Any) -> Path:

@@ -19,7 +19,14 @@ from secateur.checkpoint.config_check import check_config
 from secateur.checkpoint.config_edit import without_leftovers
 from secateur.checkpoint.expected_tensors import expected_tensors
 from secateur.checkpoint.headers import TensorSpec, read_header
-from secateur.checkpoint.hub import CONFIG, GEMMULE, gemmule_folder, has_shards, resolve
+from secateur.checkpoint.hub import (
+    CONFIG,
+    GEMMULE,
+    gemmule_folder,
+    has_shards,
+    refuse_revision,
+    resolve,
+)
 from secateur.checkpoint.identity import shape_identity, stamps, weights_identity
 from secateur.checkpoint.links import is_there
 from secateur.checkpoint.tensor_check import match_tensors
@@ -199,6 +206,7 @@ def open_checkpoint(
             "is enough for inspect, plan and fit)"
         )
     if str(source) == GEMMULE:
+        refuse_revision(source, revision)
         path, revision = gemmule_folder(), None
     else:
         path, revision = resolve(source, revision)
@@ -214,9 +222,10 @@ def open_shape(
     the cache only the small files are fetched.
     """
     if Path(source).is_file():
+        refuse_revision(source, revision)
         path, file = Path(source).parent, Path(source)
     elif str(source) == GEMMULE:
-        return open_checkpoint(source, None, family)
+        return open_checkpoint(source, revision, family)
     else:
         path, revision = resolve(source, revision, weights=False)
         file = path / CONFIG

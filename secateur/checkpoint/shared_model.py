@@ -33,7 +33,7 @@ class SharedModel:
 
 def share_model(checkpoint: Checkpoint) -> SharedModel:
     """A model that is open here; a folder is looked for under the same path."""
-    source = checkpoint.source
+    source, revision = checkpoint.source, checkpoint.revision
     if source != GEMMULE and (Path(source).exists() or not is_hub_id(source)):
-        source = str(checkpoint.path.absolute())
-    return SharedModel(source, checkpoint.revision, checkpoint.family, checkpoint.identity())
+        source, revision = str(checkpoint.path.absolute()), None
+    return SharedModel(source, revision, checkpoint.family, checkpoint.identity())

@@ -49,13 +49,20 @@ def read_source(source: str, revision: str | None = None) -> Header:
     """Read the header of a local file, `hf://owner/name/file.gguf` or an http(s) URL.
 
     `owner/name/file.gguf` without `hf://` works as well when there is no such local file. Raises
-    FormatError for what is no GGUF or cannot be found, EngineError when a server fails.
+    FormatError for what is no GGUF or cannot be found, and for a revision of what is not on the
+    hub; EngineError when a server fails.
     """
     path = Path(source)
+    url = re.match(r"https?://", source)
+    if revision is not None and (url or path.is_file()):
+        raise FormatError(
+            f"revision {revision}: {source} is not on the hub: leave the revision out, or name a "
+            "file there (owner/name/file.gguf)"
+        )
     if path.is_file():
         gguf, size = read_local_header(path)
         return Header(source, path.name, gguf, size)
-    if re.match(r"https?://", source):
+    if url:
         return _remote(source, source, {})
     return _on_hub(source, revision)
 
