@@ -50,3 +50,10 @@ def refuse(shared: object, part: int, folder: Path, threads: int) -> None:
     if part == 0:
         raise CorpusError("row 7 is empty: drop it")
     time.sleep(600)
+
+
+class Idle:
+    """Another's actor, which has cores and does nothing with them."""
+
+    def wait(self) -> None:
+        """Return when it is there."""

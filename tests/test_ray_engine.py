@@ -11,6 +11,7 @@ import made_parts
 import pytest
 from ray_cluster import kill_a_worker, ray_nodes
 
+from secateur.cluster import ray_engine
 from secateur.cluster.base import Work
 from secateur.cluster.parts_queue import ATTEMPTS, PartsQueue, Taken
 from secateur.cluster.ray_engine import ray_cluster
@@ -58,6 +59,7 @@ def test_one_cluster_brings_files_follows_lost_workers_and_gives_each_its_gpu(
         _an_error_of_ours_ends_all_at_once(tmp_path / "error")
         _every_actor_has_a_gpu_of_its_own(tmp_path / "gpus")
         _workers_that_do_not_start_are_an_error(tmp_path / "starts")
+        _it_is_said_once_that_there_is_no_room(tmp_path / "room")
 
 
 def _files_come_whole_though_a_worker_is_killed(folder: Path) -> None:
@@ -134,3 +136,26 @@ def _workers_that_do_not_start_are_an_error(folder: Path) -> None:
             workers.make(work, folder, lambda step: None)
     finally:
         del sys.modules["only_here"]
+
+
+def _it_is_said_once_that_there_is_no_room(folder: Path) -> None:
+    """While others have all cores; when they give them back, the parts are made."""
+    import ray
+
+    folder.mkdir()
+    others = [ray.remote(made_parts.Idle).options(num_cpus=1).remote() for _ in range(2)]
+    ray.get([one.wait.remote() for one in others])
+    parts = {f"part{n}": n for n in range(2)}
+    said: list[str] = []
+
+    def free(sentence: str) -> None:
+        said.append(sentence)
+        for one in others:
+            ray.kill(one)
+
+    with ray_cluster("cpu", 1, free) as workers, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_engine, "_SILENCE", 2.0)
+        work = Work(made_parts.prepare, made_parts.note_place, str(folder), parts)
+        workers.make(work, folder, lambda step: None)
+    assert len(said) == 1
+    assert "a worker needs 1 core; free are 0 cores and 2 GPUs of 2 cores and 2 GPUs" in said[0]

@@ -83,7 +83,7 @@ def calibrate_in_parts(
     """
     checkpoint, corpus, request = job.checkpoint, job.corpus, job.request
     running = job.running
-    engine = ENGINES[running.engine](request.device, running.workers)
+    engine = ENGINES[running.engine](request.device, running.workers, on_message)
     with work_folder(out, replaces=True) as work, engine as place:
         count = count_parts(running, checkpoint, corpus, place.device)
         decided = replace(request, device=place.device)

@@ -181,9 +181,12 @@ class MeasuringInParts:
         if self.running.engine == "here":
             yield _Place(Here(self.device, self.backend.workers), self.backend.name)
             return
-        engine = ENGINES[self.running.engine](self.device, self.running.workers)
+        engine = ENGINES[self.running.engine](self.device, self.running.workers, self._say)
         with engine as workers:
             yield _Place(workers, _name_device(workers))
+
+    def _say(self, sentence: str) -> None:
+        self.progress(sentence, 1, 1, "")
 
     def _split(self, answers: AnswerSet, place: _Place, parts: int) -> tuple[AnswersPart, ...]:
         hidden = self.original.family.number(self.original.config, "hidden")

@@ -46,9 +46,12 @@ class Workers(Protocol):
 
 
 class Engine(Protocol):
-    """A way to get workers for a device (or `auto`), with so many threads each (None: all)."""
+    """A way to get workers for a device (or `auto`), with so many threads each (None: all), who
+    say what keeps them waiting."""
 
-    def __call__(self, device: str, threads: int | None, /) -> AbstractContextManager[Workers]: ...
+    def __call__(
+        self, device: str, threads: int | None, say: Callable[[str], None], /
+    ) -> AbstractContextManager[Workers]: ...
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ class Here:
 
 
 @contextmanager
-def here(device: str = "auto", threads: int | None = None) -> Iterator[Workers]:
-    """The engine that needs nothing."""
+def here(
+    device: str = "auto",
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Iterator[Workers]:
+    """The engine that needs nothing, and waits for nobody."""
     yield Here(device, threads or cores())

@@ -13,6 +13,8 @@ import logging
 import os
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -36,6 +38,8 @@ _AHEAD = 4
 """Pieces that a worker sends before they are fetched."""
 _PATIENCE = 1.0
 """Seconds between two looks at whether a worker has been given a machine."""
+_SILENCE = 10.0
+"""Seconds after which it is said that there is no room for any worker."""
 
 _GREETING = 10.0
 """Seconds in which a cluster has to answer."""
@@ -51,13 +55,17 @@ class Place:
     cores: int
     gpus: int
 
+    def __str__(self) -> str:
+        return _name_resources({"CPU": self.cores, "GPU": self.gpus})
+
 
 @dataclass(frozen=True)
 class RayWorkers:
-    """An actor for each of the places."""
+    """An actor for each of the places; `say` is told when there is no room for any."""
 
     device: str
     places: tuple[Place, ...]
+    say: Callable[[str], None] = lambda sentence: None
 
     def make(self, work: Work, folder: Path, count: Callable[[int], None]) -> None:
         """As `Workers.make`. Raises EngineError when an actor fails for a reason of its own, and
@@ -69,7 +77,8 @@ class RayWorkers:
             return
         queue = PartsQueue(work.parts)
         try:
-            run = _Run(work, ray.put(work.shared), folder, queue, count)
+            waiting = _Waiting(self.say)
+            run = _Run(work, ray.put(work.shared), folder, queue, count, waiting)
             some = self.places[: len(work.parts)]
             with ThreadPoolExecutor(len(some), thread_name_prefix="ray-worker") as pool:
                 try:
@@ -83,7 +92,11 @@ class RayWorkers:
 
 
 @contextmanager
-def ray_cluster(device: str = "auto", threads: int | None = None) -> Iterator[Workers]:
+def ray_cluster(
+    device: str = "auto",
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Iterator[Workers]:
     """The engine: the cluster at RAY_ADDRESS, or the one that runs on this machine.
 
     With `auto` the workers are its GPUs where it has any, else its cores; with several GPUs named,
@@ -118,7 +131,8 @@ def ray_cluster(device: str = "auto", threads: int | None = None) -> Iterator[Wo
             kind = "cuda" if any(node.get("GPU", 0) >= 1 for node in nodes) else "cpu"
         gpus = len(numbers) if kind == "cuda" else 0
         # Ray lets a worker see its own GPUs alone, counted from 0.
-        yield RayWorkers(first_gpus(gpus) if gpus else kind, find_places(nodes, threads, gpus=gpus))
+        places = find_places(nodes, threads, gpus=gpus)
+        yield RayWorkers(first_gpus(gpus) if gpus else kind, places, say)
     finally:
         if ours:
             ray.shutdown()
@@ -163,6 +177,45 @@ def find_places(
     return (Place(each, 0),) * int(sum(node["CPU"] // each for node in some))
 
 
+def _name_resources(amounts: Mapping[str, float]) -> str:
+    """What Ray counts, in words: "4 cores and 1 GPU"; GPUs where there are any."""
+    words = []
+    for name, one in (("CPU", "core"), ("GPU", "GPU")):
+        if name == "CPU" or amounts.get(name):
+            amount = amounts.get(name, 0)
+            words.append(f"{amount:g} {one}{'' if amount == 1 else 's'}")
+    return " and ".join(words)
+
+
+@dataclass
+class _Waiting:
+    """Says once that there has been no room for any worker for some time."""
+
+    say: Callable[[str], None]
+    begun: float = field(default_factory=time.monotonic)
+    ended: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def end(self) -> None:
+        """There is a worker, or it was said."""
+        self.ended = True
+
+    def look(self, place: Place) -> None:
+        """Called by all who wait for a worker at `place`."""
+        import ray
+
+        with self.lock:
+            if self.ended or time.monotonic() - self.begun < _SILENCE:
+                return
+            self.end()
+        there, free = ray.cluster_resources(), ray.available_resources()
+        self.say(
+            f"waiting for room on the Ray cluster: a worker needs {place}; free are "
+            f"{_name_resources(free)} of {_name_resources(there)}, maybe on several machines "
+            "(`ray status` says who has the others)"
+        )
+
+
 @dataclass(frozen=True)
 class _Run:
     """Making the parts of one work: a thread here for every place, which fetches what its actor
@@ -173,6 +226,7 @@ class _Run:
     folder: Path
     queue: PartsQueue
     count: Callable[[int], None]
+    waiting: _Waiting
     actors: set[Any] = field(default_factory=set)
 
     def stop(self) -> None:
@@ -199,6 +253,8 @@ class _Run:
                 while not ray.wait([ready], timeout=_PATIENCE)[0]:
                     if self.queue.is_empty:
                         return
+                    self.waiting.look(place)
+                self.waiting.end()
                 starts += 1
                 ray.get(ready)
                 starts = 0

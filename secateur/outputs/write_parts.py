@@ -139,7 +139,10 @@ def write_in_parts(
     parts = dict(_divide(shared.plan, running.parts))
     left = {name: ids for name, ids in parts.items() if not _is_whole(home / name)}
     count = Counter(progress, "write", len(parts), "parts", before=len(parts) - len(left))
-    with ENGINES[running.engine]("cpu", running.workers) as workers:
+    engine = ENGINES[running.engine](
+        "cpu", running.workers, lambda sentence: progress(sentence, 1, 1, "")
+    )
+    with engine as workers:
         workers.make(Work(open_plan, write_part, shared, left), home, count)
     content: dict[str, str | None] = {}
     for name in parts:
