@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from tiny_line import Line, Run
 from secateur.api import estimating
 from secateur.api.asking_work import asking_notes
 from secateur.api.estimating import Task
+from secateur.api.estimating import _scoring as scored_in_parts
 from secateur.api.estimating import estimate as estimate_task
 from secateur.api.measuring import Measuring
 from secateur.api.models import open_weights
@@ -21,6 +23,7 @@ from secateur.calibration.cost import cost_of
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint
+from secateur.cluster.running import Running
 from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus
 from secateur.errors import RequestError
@@ -29,22 +32,24 @@ from secateur.estimation.arithmetic import (
     calibrating,
     hidden_file,
     kept_states,
+    knowing,
     shape_of,
     stages,
     writing,
 )
 from secateur.estimation.assumed import assumed_rates
-from secateur.estimation.probe import encode_seconds, probe_pass
+from secateur.estimation.probe import Passes, encode_seconds, probe_pass
 from secateur.estimation.rates import Rates
 from secateur.estimation.stage import Amount, Estimate, Need, Stage
 from secateur.estimation.table import show_duration, table
-from secateur.estimation.work import Answering, Calibrating, Scoring, Work, Writing
+from secateur.estimation.work import Answering, Calibrating, Scoring, Work, Writing, writing_of
 from secateur.evaluation.asking.request import Serving
 from secateur.evaluation.robustness.request import Loops
 from secateur.evaluation.tasks.request import Tasks
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.outputs.feedback import FACTOR_BYTES
+from secateur.planning.document import read_plan
 from secateur.statistics.gram import GramKind
 from secateur.system.disk_speed import read_speed, write_speed
 from secateur.system.progress import Progress
@@ -185,13 +190,37 @@ def test_a_probe_times_the_pass_and_solving(text: tuple[Checkpoint, Corpus], sam
             checkpoint, part, sampling=Sampling(some), backend=CpuBackend(1), progress=progress
         )
 
-    layers = shape_of(checkpoint).layers
-    found = probe_pass(checkpoint, corpus, Calibrating(corpus.tokens, sampled, 1e6), layers, run)
+    layers, wanted = shape_of(checkpoint).layers, Calibrating(corpus.tokens, sampled, 1e6)
+    found = probe_pass(checkpoint, corpus, wanted, layers, Passes(run))
     assert set(found.layers) == set(found.rest) == set(range(checkpoint.layers))
     assert all(seconds > 0 for seconds in found.layers.values())
     assert (found.solve + found.solve_layer > 0) == (sampled > 0)
     assert ran[0] == ran[1] and ran[2][0] > ran[1][0]
     assert max(some for _, some in ran) <= sampled
+
+
+@pytest.mark.parametrize("tokens", [0, 100])
+def test_what_gram_matrices_add_is_tried(
+    tokens: int, text: tuple[Checkpoint, Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On as large a share of the tokens as will count."""
+    checkpoint, corpus = text
+    asked: list[Sampling] = []
+
+    def run(*_: object, sampling: Sampling, progress: Progress, **__: object) -> None:
+        asked.append(sampling)
+        for step in range(30):
+            progress("calibrate", step, 30, "tokens")
+            time.sleep(0.02 if sampling.gram else 0.001)
+
+    monkeypatch.setattr("secateur.calibration.layer_pass.calibrate", run)
+    task = Task(tmp_path, corpus, Calibration(gram="own", gram_tokens=tokens))
+    passes = estimating._passes_of(checkpoint, task, 1)
+    wanted, layers = Calibrating(corpus.tokens, 0, 1e6, gram=1.0), shape_of(checkpoint).layers
+    found = probe_pass(checkpoint, corpus, wanted, layers, passes)
+    assert found.gram > 0
+    assert [one.gram for one in asked] == [None, None, None, "own"]
+    assert asked[-1].gram_tokens <= tokens and (asked[-1].gram_tokens > 0) == (tokens > 0)
 
 
 def test_encoders_and_disks_are_tried(tmp_path: Path) -> None:
@@ -313,6 +342,45 @@ def test_a_part_needs_room_for_a_part(
     assert after[statistics] == before[statistics] * (1 if by_hand else 1 + 4)
     seconds = [one.stages[-1].seconds for one in (whole, found)]
     assert seconds[1] < seconds[0] if by_hand else seconds[1] > seconds[0]
+
+
+def test_parts_of_answers_and_of_outputs_each_read_the_model(
+    line: Line, made: Path, tmp_path: Path
+) -> None:
+    shape, many = shape_of(open_weights(line.model, None, "measuring")), 10**6
+    rates = replace(assumed_rates(shape, None, 2), read=1e-4 * shape.bytes)
+    task = Task(tmp_path, scoring=Scoring(many, 10**5), running=Running(parts=4))
+    whole, parts = (knowing(shape, one, rates, 2) for one in (task.scoring, scored_in_parts(task)))
+    assert parts.seconds == pytest.approx(whole.seconds + 3 * 1e4 + 3 * rates.start, rel=0.01)
+    assert parts.memory <= whole.memory and parts.disk == whole.disk
+    few = replace(task, scoring=Scoring(100, 50))
+    assert scored_in_parts(few) == few.scoring  # too few for two groups
+    plan = read_plan(made / "plan.json")
+    shared = {one.name: one.read for one in writing_of(plan, 1000)}
+    apart = {one.name: one.read for one in writing_of(plan, 1000, 0, [[n] for n in plan.formats])}
+    count = sum(one.startswith("gguf") for one in plan.formats)
+    assert count > 1
+    assert apart == {"safetensors": shared["safetensors"], "gguf": count * shared["gguf"]}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_gram_matrices_that_go_to_the_cache_need_room_there(
+    same: bool, line: Line, made: Path, text: tuple[Checkpoint, Corpus],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    """They are on the output's disk twice while they are made; on one disk the move takes none."""
+    monkeypatch.setattr(estimating, "SHORT", 1e9)
+    monkeypatch.setattr(estimating, "same_disk", lambda *_: same)
+    alone = Task(tmp_path / "out", text[1], Calibration(gram="shared"))
+    task = replace(alone, plan=read_plan(made / "plan.json"))
+    gram = cost_of(*text, 0, "shared").gram_bytes
+    before, after = (
+        {need.what: need.bytes for need in estimate_task(text[0], one, workers=1).needs}
+        for one in (alone, task)
+    )
+    assert "cache" not in before and after["cache"] == gram
+    what = "statistics and Gram matrices"
+    assert before[what] - after[what] == (gram if same else 0)
 
 
 def test_what_is_not_this_machines_cpu_is_not_estimated(

@@ -9,7 +9,7 @@ from secateur.api.apply import open_planned
 from secateur.api.asking_work import asking_notes
 from secateur.api.calibrate import check_parts, load_libraries
 from secateur.api.calibrate_parts import count_parts
-from secateur.api.estimating import MEASURED_IN_PARTS, Task, check_can_estimate, estimate
+from secateur.api.estimating import Task, check_can_estimate, estimate
 from secateur.api.held_out import Text, find_questions, held_out_prompts, statistics_of
 from secateur.api.measuring import Measuring
 from secateur.api.models import File, Model, open_weights
@@ -64,7 +64,7 @@ def estimate_applying(
     checkpoint = open_planned(decided, model, family)
     load_libraries(progress)
     check_can_estimate(running)
-    task = Task(Path(out), plan=decided)
+    task = Task(Path(out), plan=decided, running=running)
     return estimate(checkpoint, task, workers=running.workers, progress=progress)
 
 
@@ -98,6 +98,7 @@ def estimate_measuring(
     names = {path.name: f"{path.name}: " for path in artefacts_of(out)}
     quantized = sum(path != out for path in artefacts_of(out))
     notes = asking_notes(original, request, quantized)
-    notes += (MEASURED_IN_PARTS,) if running.in_parts else ()
-    task = Task(out, answering=answering, scoring=scoring, artefacts=names, notes=notes)
+    task = Task(
+        out, answering=answering, scoring=scoring, artefacts=names, notes=notes, running=running
+    )
     return estimate(original, task, workers=running.workers, progress=progress)

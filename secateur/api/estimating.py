@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur.api.requests import Calibration
+from secateur.api.requests import Calibration, Gram
 from secateur.checkpoint.identity import bytes_to_hash
 from secateur.checkpoint.reader import Checkpoint
-from secateur.cluster.running import Running
+from secateur.cluster.running import PARTS, Running
 from secateur.corpus.rows import Corpus
 from secateur.errors import RequestError
-from secateur.estimation.stage import SHORT, Estimate, Need, Stage
+from secateur.estimation.stage import SHORT, Estimate, Need, Stage, same_disk
 from secateur.estimation.table import table
-from secateur.estimation.work import Answering, Calibrating, Scoring, Work, writing_of
+from secateur.estimation.work import Answering, Calibrating, Scoring, Work, Writing, writing_of
 from secateur.planning.document import Plan
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cache_folder, cores, free_memory
@@ -28,13 +29,7 @@ from secateur.system.workdir import SUFFIX
 
 if TYPE_CHECKING:
     from secateur.estimation.arithmetic import Shape
-    from secateur.estimation.probe import RunPass
-
-
-MEASURED_IN_PARTS = (
-    "measuring in parts reads the model once more for every part, which these times leave out"
-)
-"""What an estimate says where measuring is done so."""
+    from secateur.estimation.probe import Passes
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,8 @@ class Task:
     what all of it has), in so many `parts` one after the other, `plan` is written to `out`, with
     `feedback` or not, `answering` and `scoring` are what measuring will ask and run; `artefacts`
     {name: how its stages are called}. `hashes`: whether the model has to be identified first.
-    `notes`: what the times leave out.
+    `notes`: what the times leave out. `running` says in how many parts answers are measured and
+    outputs are written.
     """
 
     out: Path
@@ -60,6 +56,7 @@ class Task:
     feedback: bool = False
     notes: tuple[str, ...] = ()
     parts: int = 1
+    running: Running = Running()
 
 
 def estimate(
@@ -86,7 +83,7 @@ def estimate(
             shape,
             work,
             task.corpus,
-            _pass_of(checkpoint, task.calibration, workers),
+            _passes_of(checkpoint, task, workers),
             plan=task.plan,
             folder=task.out.parent,
             workers=workers,
@@ -110,25 +107,37 @@ def check_can_estimate(running: Running, *devices: str) -> None:
             raise RequestError(f"device {device}: estimates are made for the CPU: add --device cpu")
 
 
-def _pass_of(checkpoint: Checkpoint, request: Calibration, workers: int) -> RunPass:
-    """A calibration of the request, on whatever corpus."""
+def _passes_of(checkpoint: Checkpoint, task: Task, workers: int) -> Passes:
+    """A calibration as the task's, on whatever corpus: of its tokens as large a share counts for
+    Gram matrices as of the whole."""
     from secateur.calibration.layer_pass import calibrate
     from secateur.calibration.observers.registry import find_observers
     from secateur.calibration.token_sample import Sampling
+    from secateur.estimation.probe import Passes
     from secateur.forward.backends.cpu import CpuBackend
 
-    def run(corpus: Corpus, sampled: int, progress: Progress) -> object:
+    request = task.calibration
+    whole = task.tokens or (task.corpus.tokens if task.corpus is not None else 0)
+
+    def run(corpus: Corpus, sampled: int, progress: Progress, gram: Gram = "none") -> object:
+        counted = request.gram_tokens * corpus.tokens // max(1, whole)
+        sampling = Sampling(
+            sampled,
+            gram=None if gram == "none" else gram,
+            gram_tokens=max(1, counted) if request.gram_tokens else 0,
+        )
         return calibrate(
             checkpoint,
             corpus,
-            sampling=Sampling(sampled),
+            sampling=sampling,
             backend=CpuBackend(workers),
             skip_bad=True,
             observers=find_observers(request.observe),
             progress=progress,
         )
 
-    return run
+    makes = task.corpus is not None and request.gram != "none"
+    return Passes(run, partial(run, gram=request.gram) if makes else None)
 
 
 def _work(checkpoint: Checkpoint, task: Task) -> Work:
@@ -154,11 +163,30 @@ def _work(checkpoint: Checkpoint, task: Task) -> Work:
     return Work(
         unhashed=bytes_to_hash(checkpoint.shards) if task.hashes else 0,
         calibrating=calibrating,
-        writing=() if task.plan is None else writing_of(task.plan, checkpoint.nbytes, widest),
+        writing=() if task.plan is None else _writing(checkpoint, task.plan, widest, task.running),
         answering=task.answering,
-        original=task.scoring,
+        original=_scoring(task),
         artefacts=task.artefacts,
     )
+
+
+def _writing(
+    checkpoint: Checkpoint, plan: Plan, widest: int, running: Running
+) -> tuple[Writing, ...]:
+    from secateur.outputs.write_parts import divide_outputs
+
+    parts = dict(divide_outputs(plan, running.parts)).values() if running.in_parts else ()
+    return writing_of(plan, checkpoint.nbytes, widest, parts)
+
+
+def _scoring(task: Task) -> Scoring | None:
+    """What is scored, in about as many parts as its tokens make groups of."""
+    from secateur.forward.batches import ON_CPU
+
+    if task.scoring is None or not task.running.in_parts:
+        return task.scoring
+    groups = -(-task.scoring.tokens // ON_CPU.group)
+    return replace(task.scoring, parts=max(1, min(task.running.parts or PARTS, groups)))
 
 
 def _needs(
@@ -170,16 +198,22 @@ def _needs(
     out = sum(size for name, size in disk.items() if name.startswith("write"))
     cached = sum(s for name, s in disk.items() if name == "original" or name.startswith("measure"))
     at_a_time = 0 if calibrating is None else calibrating.at_a_time
-    tokens = max(at_a_time, 0 if task.scoring is None else task.scoring.tokens)
+    scoring = _scoring(task)
+    tokens = max(at_a_time, 0 if scoring is None else scoring.at_a_time)
     hidden = Path(tempfile.gettempdir())
+    # While their file is made the disk holds the Gram matrices twice. With an output they are moved
+    # into the cache in the end.
+    twice = gram = 0 if calibrating is None else calibrating.gram_bytes
+    if task.plan is not None:
+        cached += gram
+        twice = 0 if same_disk(task.out.parent, cache_folder()) else gram
     kept = kept_states(shape, at_a_time) - _begun_states(task.out)
     needs = (
         Need("output", task.out.parent, out, "make room, or choose another disk for the output"),
         Need(
             "statistics" if task.calibration.gram == "none" else "statistics and Gram matrices",
             task.out.parent,
-            # While their file is made the disk holds the Gram matrices twice.
-            disk.get("calibrate", 0) + (0 if calibrating is None else calibrating.gram_bytes),
+            disk.get("calibrate", 0) + twice,
             "make room, or choose another disk for the output",
         ),
         Need(

@@ -24,7 +24,6 @@ from secateur.api.calibrate import check_model, load_libraries, observe
 from secateur.api.calibrate_parts import count_parts
 from secateur.api.early_checks import check_shrink, needs_calibration
 from secateur.api.estimating import (
-    MEASURED_IN_PARTS,
     Task,
     announce,
     check_can_estimate,
@@ -218,8 +217,7 @@ def _task(
 
     backend = CpuBackend(job.running.threads or cores())
     task = work_of(job.checkpoint, job.request, planned, out, text, backend)
-    if job.running.in_parts and task.scoring is not None:
-        task = replace(task, notes=(*task.notes, MEASURED_IN_PARTS))
+    task = replace(task, running=job.running)
     if text[0] is None:
         return task
     device = job.request.calibration.device

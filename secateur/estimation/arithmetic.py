@@ -12,7 +12,7 @@ solving `rerouted` holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from secateur.calibration.block_error import GRAMS_LIMIT, OUTPUTS_LIMIT
 from secateur.checkpoint.reader import Checkpoint
@@ -127,13 +127,12 @@ def hashing(unhashed: int, rates: Rates) -> Stage:
 
 
 def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> Stage:
-    """The calibration pass, and solving `rerouted` in every MoE layer. Products of Gram matrices
-    are taken to be as quick as the pass's own: for gemmule 1.42 passes in all, where 1.08 were
-    measured; 26B's width took 1.48 (benchmarks/rounding_cost.json)."""
+    """The calibration pass, and solving `rerouted` in every MoE layer. Gram matrices are written
+    layer by layer, and once more into their file."""
     per_token = sum(layer.flops for layer in shape.layers)
-    more = 1 + work.gram / per_token
+    computed = _pass_seconds(work.at_a_time, rates) + work.at_a_time * rates.gram * (work.gram > 0)
     passed = work.parts * (
-        rates.start + max(more * _pass_seconds(work.at_a_time, rates), _read_seconds(shape, rates))
+        rates.start + max(computed, _read_seconds(shape, rates)) + 2 * work.gram_bytes / rates.write
     )
     solved = (rates.solve * work.sampled + rates.solve_layer) * shape.moe_layers
     flops = work.tokens * (per_token + work.gram) + work.sampled * work.solving * shape.moe_layers
@@ -153,16 +152,16 @@ def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> 
 
 
 def writing(work: Writing, rates: Rates, workers: int) -> Stage:
-    """One pass over the weights that writes outputs."""
+    """The passes over the weights that write outputs. Blocks are read ahead, and what is written
+    is flushed, while others are encoded and hashed: what takes longer counts, disks or cores."""
     slowest = max(rates.encode.values(), default=0.0)
-    seconds = sum(
+    computed = work.written / rates.hash + sum(
         n
         * rates.encode.get(kind, slowest)
         * (FEEDBACK if work.feedback and _takes_feedback(kind) else 1)
         for kind, n in work.elements.items()
     )
-    seconds += work.read / rates.read + work.written / rates.write
-    seconds += (work.read + work.written) / rates.hash
+    seconds = max(computed, work.read / rates.read + work.written / rates.write)
     memory = LIBRARIES // 2 + workers * _BLOCKS
     if work.feedback:
         memory += FACTOR_BYTES + workers * _GRAMS * 8 * work.feedback**2
@@ -199,7 +198,7 @@ def knowing(shape: Shape, work: Scoring, rates: Rates, workers: int) -> Stage:
 def flooring(shape: Shape, work: Scoring, rates: Rates, workers: int) -> Stage:
     """The original in another kernel, over a part of the tokens."""
     share = min(1.0, FLOOR_TOKENS / max(1, work.scored))
-    part = replace(work, tokens=int(share * work.tokens), scored=int(share * work.scored))
+    part = Scoring(int(share * work.tokens), int(share * work.scored))
     return _scoring("floor", shape, part, rates, workers, 40 * part.scored, ("floor",))
 
 
@@ -219,11 +218,11 @@ def _scoring(
     disk: int,
     reports: Sequence[str],
 ) -> Stage:
-    seconds = max(_pass_seconds(work.tokens, rates), _read_seconds(shape, rates)) + rates.start
-    seconds += work.scored * rates.head
+    each = max(_pass_seconds(work.at_a_time, rates), _read_seconds(shape, rates)) + rates.start
+    seconds = work.parts * each + work.scored * rates.head
     flops = work.tokens * sum(layer.flops for layer in shape.layers)
     flops += 2.0 * work.scored * shape.vocab * shape.hidden
-    memory = _forward_memory(shape, work.tokens, workers)
+    memory = _forward_memory(shape, work.at_a_time, workers)
     memory += workers * _PIECES * min(LOGITS_BYTES, 4 * ROWS * shape.vocab)
     memory += work.scored * 8 * min(TOP_K, shape.vocab)
     return Stage(

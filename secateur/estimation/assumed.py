@@ -29,5 +29,6 @@ def assumed_rates(shape: Shape, work: Calibrating | None, workers: int) -> Rates
         write=COPIED,
         hash=HASHED * workers,
         encode={"": 1 / (ENCODED * workers)},
+        gram=work.gram / speed if work is not None else 0.0,
         probed=False,
     )

@@ -13,7 +13,7 @@ from secateur.corpus.rows import Corpus, Row, Sample, make_corpus
 from secateur.errors import WriteError
 from secateur.estimation.arithmetic import Shape
 from secateur.estimation.assumed import assumed_rates
-from secateur.estimation.probe import PassRates, RunPass, encode_seconds, probe_pass
+from secateur.estimation.probe import Passes, PassRates, encode_seconds, probe_pass
 from secateur.estimation.rates import COPIED, Rates
 from secateur.estimation.work import Calibrating, Work
 from secateur.forward.batches import ON_CPU
@@ -31,13 +31,13 @@ def measure_rates(
     shape: Shape,
     work: Work,
     corpus: Corpus | None,
-    run: RunPass,
+    passes: Passes,
     *,
     plan: Plan | None = None,
     folder: Path,
     workers: int,
 ) -> Rates:
-    """Try the parts of the work on this machine. `run` calibrates on a few rows of `corpus`
+    """Try the parts of the work on this machine. `passes` calibrate on a few rows of `corpus`
     (random ones, where there is none); `plan` tells types and widths; `folder` is on the disk that
     is written to.
     """
@@ -46,7 +46,7 @@ def measure_rates(
     if work.runs_model:
         wanted = work.calibrating or Calibrating(_tokens(work), 0, 0.0)
         rows = corpus or _random_corpus(checkpoint, wanted.tokens)
-        passed = probe_pass(checkpoint, rows, wanted, shape.layers, run)
+        passed = probe_pass(checkpoint, rows, wanted, shape.layers, passes)
     head, step = assumed.head, assumed.step
     if work.original is not None:
         from secateur.evaluation.tokens.speed import head_seconds
@@ -70,9 +70,10 @@ def measure_rates(
         head=head,
         step=step,
         read=read_speed(checkpoint.shards),
-        write=_write_speed(folder) if work.writing else COPIED,
+        write=_write_speed(folder) if work.writing or passes.with_gram else COPIED,
         hash=_hash_speed() * workers,
         encode=encode_seconds(_widths(plan), workers) if plan is not None else {},
+        gram=passed.gram,
     )
 
 

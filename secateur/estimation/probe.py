@@ -1,10 +1,11 @@
 """A few seconds of the real work on this machine: the pass over a few tokens, the head, encoders.
 
 What is timed is what will run: the calibration pass itself, stopped after a few layers, so that
-whatever it does for a token (but for Gram matrices, which arithmetic.calibrating adds) is in its
-time. Layers of one kind (the same tensors in the same shapes) are taken to last equally long, other
-kinds in proportion to their operations. The pass is run on two numbers of tokens, because a group
-of tokens costs something however few it has: each expert is widened once for the group.
+whatever it does for a token is in its time. What Gram matrices add is the difference to a pass that
+makes them, since scoring makes none. Layers of one kind (the same tensors in the same shapes) are
+taken to last equally long, other kinds in proportion to their operations. The pass is run on two
+numbers of tokens, because a group of tokens costs something however few it has: each expert is
+widened once for the group.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +37,18 @@ small passes says little of a whole group."""
 _ENCODED = 1 << 19
 """Elements that every worker encodes: a block of the writer."""
 
+_ENCODING = 0.2
+"""Seconds that each type is encoded for, at least."""
+
 RunPass = Callable[[Corpus, int, Progress], object]
 """Calibrates on a corpus with so many sampled tokens, reporting to a Progress."""
+
+
+class Passes(NamedTuple):
+    """The pass, and the same with Gram matrices, where they are wanted."""
+
+    plain: RunPass
+    with_gram: RunPass | None = None
 
 
 class _EnoughError(Exception):
@@ -64,6 +76,7 @@ class PassRates:
     rest: Mapping[int, float]
     solve: float
     solve_layer: float
+    gram: float = 0.0
 
 
 def probe_pass(
@@ -71,9 +84,10 @@ def probe_pass(
     corpus: Corpus,
     wanted: Calibrating,
     layers: Sequence[LayerWork],
-    run: RunPass,
+    passes: Passes,
 ) -> PassRates:
     """Time the pass on few tokens of the corpus. `wanted`: what will be run."""
+    run, with_gram = passes
     few = _cut(corpus, _TOKENS)
     sampled = min(_SAMPLED, wanted.sampled)
     # The first pass meets weights that nobody has read, and compiles: it is not counted.
@@ -85,8 +99,16 @@ def probe_pass(
     if sampled:
         more = max(2.0, BUDGET / max(small.solving.values()))
         sampled = int(min(more * sampled, wanted.sampled, tokens))
-    large = _time_pass(checkpoint, _cut(corpus, tokens), sampled, run, 2 * BUDGET)
-    return _fit(small, large, layers)
+    part = _cut(corpus, tokens)
+    large = _time_pass(checkpoint, part, sampled, run, 2 * BUDGET)
+    found = _fit(small, large, layers)
+    if with_gram is None:
+        return found
+    longer = _time_pass(checkpoint, part, 0, with_gram, 2 * BUDGET).running
+    both = large.running.keys() & longer.keys()
+    added = sum(longer[layer] - large.running[layer] for layer in both)
+    each = max(0.0, added) / max(1, part.tokens) / len(both)
+    return replace(found, gram=each * len(layers))
 
 
 def encode_seconds(types: Mapping[str, int], workers: int) -> dict[str, float]:
@@ -106,10 +128,12 @@ def encode_seconds(types: Mapping[str, int], workers: int) -> dict[str, float]:
             ) -> None:
                 encode(rows, kind, weights)
 
-            encode(rows[:8], kind, weights)  # compiled now, if it has to be
-            start = time.perf_counter()
-            list(pool.map(work, range(2 * workers)))
-            rates[kind] = (time.perf_counter() - start) / (2 * workers * rows.size)
+            list(pool.map(work, range(workers)))  # compiles, where it has to be; memory is new
+            start, done = time.perf_counter(), 0
+            while (taken := time.perf_counter() - start) < _ENCODING:
+                list(pool.map(work, range(2 * workers)))
+                done += 2 * workers
+            rates[kind] = taken / (done * rows.size)
     return rates
 
 

@@ -12,7 +12,8 @@ class Rates:
 
     `layers` {layer: seconds for a full group of tokens}, `group` the tokens of such a group,
     `rest` {layer: seconds per token of a group that is not full}; `solve` seconds per sampled token
-    of solving `rerouted` in one layer and `solve_layer` what it takes besides; `head` seconds per
+    of solving `rerouted` in one layer and `solve_layer` what it takes besides; `gram` seconds per
+    token that Gram matrices take in all layers; `head` seconds per
     scored token for its logits and what is made of them; `encode` {type: seconds per element};
     `step` seconds for one more token of every answer of one batch. `read`, `write` and `hash` are
     bytes per second.
@@ -30,6 +31,7 @@ class Rates:
     write: float
     hash: float
     encode: Mapping[str, float] = field(default_factory=dict)
+    gram: float = 0.0
     probed: bool = True
 
 

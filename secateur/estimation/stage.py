@@ -155,10 +155,20 @@ def _by_disk(needs: tuple[Need, ...]) -> Iterator[tuple[int, list[Need]]]:
     disks: defaultdict[int, list[Need]] = defaultdict(list)
     folders: dict[int, Path] = {}
     for need in needs:
-        path = Path(os.path.abspath(need.folder))
-        there = next(folder for folder in (path, *path.parents) if folder.is_dir())
-        device = there.stat().st_dev
+        device, there = _disk_of(need.folder)
         disks[device].append(need)
         folders[device] = there
     for device, wanted in disks.items():
         yield shutil.disk_usage(folders[device]).free, wanted
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether two folders, which may not be there yet, are on one disk."""
+    return _disk_of(one)[0] == _disk_of(other)[0]
+
+
+def _disk_of(folder: Path) -> tuple[int, Path]:
+    """(the number of its disk, the nearest folder above that is there)"""
+    path = Path(os.path.abspath(folder))
+    there = next(one for one in (path, *path.parents) if one.is_dir())
+    return there.stat().st_dev, there

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from secateur.checkpoint.reader import Checkpoint
@@ -44,9 +44,9 @@ class Calibrating:
 
 @dataclass(frozen=True)
 class Writing:
-    """The outputs that one writer makes in one pass: elements by the type that they are encoded
-    in, and bytes. `feedback`: the columns of the widest Gram matrix that levels are chosen with; 0:
-    they are the nearest ones."""
+    """The outputs that one writer makes: elements by the type that they are encoded in, and bytes
+    that are written, and read in all passes. `feedback`: the columns of the widest Gram matrix that
+    levels are chosen with; 0: they are the nearest ones."""
 
     name: str
     elements: Mapping[str, int]
@@ -67,10 +67,17 @@ class Answering:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Tokens that a model is run over, and those whose probabilities are compared."""
+    """Tokens that a model is run over, and those whose probabilities are compared, in so many
+    `parts`, each of which reads the model."""
 
     tokens: int
     scored: int
+    parts: int = 1
+
+    @property
+    def at_a_time(self) -> int:
+        """Tokens of a part."""
+        return -(-self.tokens // self.parts)
 
 
 @dataclass(frozen=True)
@@ -116,13 +123,18 @@ def layers_of(checkpoint: Checkpoint) -> tuple[LayerWork, ...]:
     )
 
 
-def writing_of(plan: Plan, source_bytes: int, feedback: int = 0) -> tuple[Writing, ...]:
-    """The passes over the weights that write a plan; each reads the bytes of the experts kept.
-    `feedback` as in Writing."""
+def writing_of(
+    plan: Plan, source_bytes: int, feedback: int = 0, parts: Collection[Collection[str]] = ()
+) -> tuple[Writing, ...]:
+    """What writes a plan. Outputs of one writer share a pass over the weights, which reads the
+    bytes of the experts kept, unless they are in different `parts`. `feedback` as in Writing."""
     groups: dict[str, list[str]] = {}
-    for format_id in plan.formats:
-        writer = planned_format(plan, format_id).written_with
-        groups.setdefault(writer, []).append(format_id)
+    passes: Counter[str] = Counter()
+    for part in parts or (plan.formats,):
+        writers = {one: planned_format(plan, one).written_with for one in part}
+        for format_id, writer in writers.items():
+            groups.setdefault(writer, []).append(format_id)
+        passes.update(set(writers.values()))
     kept = plan.experts / int(plan.model["experts"])
     found = []
     for writer, ids in groups.items():
@@ -131,7 +143,7 @@ def writing_of(plan: Plan, source_bytes: int, feedback: int = 0) -> tuple[Writin
             if tensor.format in ids and tensor.action not in ("copy", "select", "generate"):
                 elements[tensor.type] += math.prod(tensor.shape)
         written = sum(size or 0 for one in ids for size in plan.files[one].values())
-        read = int(source_bytes * kept)
+        read = passes[writer] * int(source_bytes * kept)
         found.append(Writing(writer, dict(elements), written, read, feedback))
     return tuple(found)
 

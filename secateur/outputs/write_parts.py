@@ -136,7 +136,7 @@ def write_in_parts(
     """
     home = folder / PARTS_FOLDER
     home.mkdir(exist_ok=True)
-    parts = dict(_divide(shared.plan, running.parts))
+    parts = dict(divide_outputs(shared.plan, running.parts))
     left = {name: ids for name, ids in parts.items() if not _is_whole(home / name)}
     count = Counter(progress, "write", len(parts), "parts", before=len(parts) - len(left))
     engine = ENGINES[running.engine](
@@ -166,7 +166,7 @@ def keep_parts(plan: Plan, folder: Path, parts: int | None) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def _divide(plan: Plan, parts: int | None) -> Iterator[tuple[str, tuple[str, ...]]]:
+def divide_outputs(plan: Plan, parts: int | None) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(name, outputs) of every part: one output each, or as many parts as asked for, in which those
     of one writer are together."""
     ids = sorted(plan.formats, key=lambda one: planned_format(plan, one).written_with)
