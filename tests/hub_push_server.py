@@ -47,6 +47,12 @@ class Hub:
         """{file: bytes} of the repository."""
         return {path: entry["size"] for path, entry in self.files.items()}
 
+    def forget(self) -> None:
+        """Be as on the first day."""
+        self.private = None
+        for held in (self.files, self.objects, self.puts, self.asked, self.commits):
+            held.clear()
+
 
 class _Handler(BaseHTTPRequestHandler):
     def __init__(self, *args: Any, hub: Hub, **kwargs: Any) -> None:

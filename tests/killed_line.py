@@ -54,6 +54,13 @@ class Killer:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
+    def kill_run(self) -> None:
+        """SIGKILL for the command line that runs now, from another thread."""
+        import psutil
+
+        for child in psutil.Process(self._process.pid).children():
+            child.kill()
+
     def run(
         self,
         *argv: object,

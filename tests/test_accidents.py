@@ -16,7 +16,10 @@ from tiny_line import Line, Run, files_of
 POINTS = 18
 """Places in each of the commands where it is killed."""
 
+FEWER = 7
+"""In those that keep nothing of a run that was stopped, or little."""
 NAMES = ("calibrate", "apply gguf", "apply mlx", "apply safetensors", "measure", "release")
+OTHERS = ("merge", "synth")
 
 
 class Command(NamedTuple):
@@ -97,6 +100,28 @@ def commands(line: Line, made: Path, run: Run, tmp_path: Path) -> dict[str, Comm
     return found
 
 
+@pytest.fixture
+def others(line: Line, run: Run, tmp_path: Path) -> dict[str, Command]:
+    parts = [tmp_path / f"{name}.safetensors" for name in ("corpus", "rows")]
+    for path, text in zip(parts, ({"corpus": line.corpus}, {"rows": line.rows}), strict=True):
+        ran = run("calibrate", line.model, "--keep-sample", gram="shared", out=path, **text)
+        assert ran.code == 0, ran.err
+    return {
+        "merge": Command(
+            lambda room: ["merge", *parts, "--model", line.model, "-o", room / "all.safetensors"],
+            Path.mkdir,
+            all_files,
+            again=0,
+        ),
+        "synth": Command(
+            lambda room: ["synth", line.model / "config.json", "-o", room / "out"],
+            Path.mkdir,
+            folder_files,
+            again=2,
+        ),
+    }
+
+
 def spread(changes: int, points: int) -> list[int]:
     """So many of the changes, from the first to the last."""
     assert changes >= points
@@ -110,6 +135,14 @@ def test_killed_at_a_hundred_places_it_ends_the_same(
 ) -> None:
     assert POINTS * len(NAMES) >= 100
     assert kill(commands[name], forks, tmp_path, POINTS) == POINTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_quick_is_killed_at_some_places_too(
+    name: str, forks: Killer, others: dict[str, Command], tmp_path: Path
+) -> None:
+    assert kill(others[name], forks, tmp_path, FEWER) == FEWER
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from hub_push_server import TOKEN, Hub, hub_to_push_to, point_client_at
+from killed_line import Cut, killer
 from tiny_line import Line, Run
 
 import secateur
@@ -28,6 +31,8 @@ from secateur.release.upload import push as push_module
 # The hub's client without xet calls a form of its HTTP library that is about to go.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+PUSH_KILLS = 4
+"""Requests at which a push is killed, from the first to the last."""
 PUSH = Releasing(repository="me/tiny-6e", push=True)
 
 
@@ -442,3 +447,37 @@ def test_a_push_that_is_killed_goes_on_where_it_was(out: Path, hub: Hub, run: Ru
     assert max(hub.puts.values()) == 1
     assert {entry["lfs"]["oid"] for entry in hub.files.values() if "lfs" in entry} == set(hub.puts)
     assert TOKEN not in done.err
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_at_any_request_ends_the_same(
+    out: Path, hub: Hub, tmp_path: Path
+) -> None:
+    there = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    with killer(**there, HF_HUB_OFFLINE="0") as forks:
+
+        def push(at: int = 0) -> Cut:
+            """Kill it when it asks for the `at`-th time."""
+            asked = itertools.count(1)
+
+            def fail(method: str, path: str) -> int | None:
+                if next(asked) != at:
+                    return None
+                forks.kill_run()
+                return 500
+
+            hub.fail = fail
+            return forks.run("release", out, "--push", "me/tiny-6e", folder=tmp_path / "no")
+
+        whole = push()
+        assert whole.code == 0, whole.err
+        requests, expected = len(hub.asked), dict(hub.files)
+        assert requests >= PUSH_KILLS and set(hub.puts.values()) == {1}
+        for number in range(PUSH_KILLS):
+            hub.forget()
+            cut = push(1 + number * (requests - 1) // (PUSH_KILLS - 1))
+            assert cut.code == -signal.SIGKILL, cut.err
+            done = push()
+            assert done.code == 0, done.err
+            assert hub.files == expected
+            assert set(hub.puts.values()) == {1}  # what arrived is not sent again

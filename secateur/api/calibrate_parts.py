@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.api.requests import Calibration, Solving
-from secateur.api.statistics import merge
+from secateur.api.statistics import merge_inside
 from secateur.api.statistics_key import statistics_key
 from secateur.checkpoint.reader import Checkpoint
 from secateur.checkpoint.shared_model import SharedModel, share_model
 from secateur.cluster.base import Work
 from secateur.cluster.registry import ENGINES
 from secateur.cluster.running import PARTS, Running
-from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
 from secateur.system.progress import Counter, Progress
-from secateur.system.workdir import work_folder
+from secateur.system.workdir import publish_files, work_folder
 
 if TYPE_CHECKING:
     from secateur.corpus.rows import Corpus
@@ -99,12 +98,11 @@ def calibrate_in_parts(
         paths = [folder / name / STATISTICS for name in names]
         model = checkpoint if request.reroute_tokens else None
         here = request.device if running.engine == "here" else "auto"
-        found = merge(
-            paths, out, model=model, solving=Solving(workers=running.threads, device=here),
-            force=True, on_message=on_message, progress=progress,
+        found, files = merge_inside(
+            work, paths, out, model=model, solving=Solving(workers=running.threads, device=here),
+            on_message=on_message, progress=progress,
         )  # fmt: skip
-    if not request.keep_sample:
-        sample_path(out).unlink(missing_ok=True)
+        publish_files(files if request.keep_sample else files[1:], out.parent)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from secateur.pruning.choose import scores_of
 from secateur.statistics import file as statistics_file
 from secateur.statistics.coverage import LEAST, Coverage
 from secateur.statistics.coverage import coverage as coverage_of
+from secateur.statistics.gram_file import gram_path
 from secateur.statistics.merge_files import (
     Merged,
     merge_files,
@@ -21,8 +23,12 @@ from secateur.statistics.merge_files import (
     write_merged_sample,
     write_merged_text,
 )
+from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
+from secateur.statistics.text_file import text_path
+from secateur.system.atomic import writing
 from secateur.system.progress import Progress, no_progress
+from secateur.system.workdir import publish_files, work_folder
 
 if TYPE_CHECKING:
     from secateur.forward.backends.base import Backend
@@ -52,12 +58,36 @@ def merge(
     """
     out = Path(out)
     check_file(out, force)
+    with work_folder(out, replaces=True) as work:
+        found, files = merge_inside(
+            work, paths, out, model=model, solving=solving, on_message=on_message, progress=progress
+        )
+        publish_files(files, out.parent)
+    return found
+
+
+def merge_inside(
+    work: Path,
+    paths: Sequence[File],
+    out: Path,
+    *,
+    model: Model | None,
+    solving: Solving,
+    on_message: Callable[[str], None],
+    progress: Progress,
+) -> tuple[Statistics, tuple[Path, ...]]:
+    """As `merge`, in a folder of its own in `work`: the statistics, and the files that belong next
+    to `out`, its own the last of them."""
     merged = merge_files([Path(path) for path in paths])
-    statistics = merged.statistics
     opened = None if model is None else _open_to_solve(model, merged, solving)
-    sample = write_merged_sample(merged, out)
-    write_merged_grams(merged, out)
-    write_merged_text([Path(path) for path in paths], out)
+    folder = work / "merged"
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted run's
+    with writing(folder):
+        folder.mkdir()
+    made = folder / out.name
+    statistics, sample = merged.statistics, write_merged_sample(merged, made)
+    write_merged_grams(merged, made)
+    write_merged_text([Path(path) for path in paths], made)
     if opened is not None and sample is not None:
         from secateur.calibration.solve import solve_sample
         from secateur.forward.backends.memory import fit_memory
@@ -70,10 +100,10 @@ def merge(
             ),
             on_message,
         )
-    statistics_file.save(statistics, out)
+    statistics_file.save(statistics, made)
     for note in merged.notes(statistics):
         on_message(note)
-    return statistics
+    return statistics, (sample_path(made), gram_path(made), text_path(made), made)
 
 
 def _open_to_solve(model: Model, merged: Merged, solving: Solving) -> tuple[Checkpoint, Backend]:
