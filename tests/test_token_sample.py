@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import torch
+from pretend_devices import FIRST, SECOND, PretendDevices
 from test_calibrate import corpus, parts_of
 from tiny_line import Line, Run
 
@@ -24,9 +24,9 @@ from secateur.corpus.load import load_corpus, load_tokenizer
 from secateur.corpus.rows import Corpus, make_corpus
 from secateur.errors import CorpusError, RequestError, StatisticsError
 from secateur.forward.backends.base import Backend
+from secateur.forward.backends.choose import share_layers
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.backends.grouped_products import GroupedProducts, multiply_in_loop
-from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.batches import ON_CPU, ON_DEVICE, make_micro_batches
 from secateur.statistics.file import load, save
 from secateur.statistics.sample_file import SampleFile, sample_path
@@ -93,9 +93,13 @@ def test_merging_in_steps_gives_the_same_bytes(tiny: TINY, tmp_path: Path) -> No
 def test_what_devices_made_is_solved_where_a_pass_on_one_solves_it(
     tiny: TINY, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `auto` only what the CPU made is solved on the CPU; a device has other operations."""
-    device = TorchDevice(torch.device("cpu"), batch_size=replace(ON_DEVICE, most=256, least=256))
-    device = replace(device, _products=cast(GroupedProducts, multiply_in_loop))
+    """With `auto` only what the CPU made is solved on the CPU; here two pretended devices share the
+    layers."""
+    device = replace(
+        share_layers([FIRST, SECOND]),
+        batch_size=replace(ON_DEVICE, most=256, least=256),
+        _products=cast(GroupedProducts, multiply_in_loop),
+    )
     model, asked = tiny("gemma4"), []
 
     def choose(word: str, **_: Any) -> Backend:
@@ -103,13 +107,13 @@ def test_what_devices_made_is_solved_where_a_pass_on_one_solves_it(
         return CpuBackend(1) if word == "cpu" else device
 
     monkeypatch.setattr("secateur.forward.backends.choose.choose_backend", choose)
-    monkeypatch.setattr(TorchDevice, "name", "cuda: one of a test")
-    once = run_part(model, long_corpus(), tmp_path / "once", backend=device)
-    parts = [
-        run_part(model, long_corpus(), tmp_path / f"{n}", Shard(n, 2), backend=device)
-        for n in (1, 2)
-    ]
-    merge_api(parts, tmp_path / "merged", model=model)
+    with PretendDevices():
+        once = run_part(model, long_corpus(), tmp_path / "once", backend=device)
+        parts = [
+            run_part(model, long_corpus(), tmp_path / f"{n}", Shard(n, 2), backend=device)
+            for n in (1, 2)
+        ]
+        merge_api(parts, tmp_path / "merged", model=model)
     assert (tmp_path / "merged").read_bytes() == once.read_bytes()
     merge_api(parts, tmp_path / "cpu", model=model, solving=Solving(device="cpu"))
     assert asked == ["auto", "cpu"]
