@@ -60,10 +60,13 @@ class LayerCalls:
             calls = self._kept[batch.index] = _share_tensors(calls, known)
             self.held += _count_bytes([*known, *calls]) - before
 
-    def of(self, batch: MicroBatch, layer: int, device: torch.device) -> LayerCall:
-        """How `layer` is called on a micro-batch, on the device that it is on."""
+    def of(self, batch: MicroBatch, layer: int, device: torch.device | None = None) -> LayerCall:
+        """How `layer` is called on a micro-batch, on the `device` that it is on (default: that of
+        the recorded calls)."""
         call = (self._kept.get(batch.index) or self._record(batch))[layer]
-        return call if device == self._device else LayerCall(*move_tensors(tuple(call), device))
+        if device in (None, self._device):
+            return call
+        return LayerCall(*move_tensors(tuple(call), device))
 
     def _record(self, batch: MicroBatch) -> list[LayerCall]:
         calls: list[LayerCall] = []
@@ -110,7 +113,7 @@ def replace_layers(model: Any, stand_ins: Sequence[nn.Module]) -> Iterator[None]
         base.layers = layers
 
 
-def move_tensors(value: Any, device: torch.device) -> Any:
+def move_tensors(value: Any, device: torch.device | None) -> Any:
     """A value with all tensors in its tuples, lists and dictionaries on `device`."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
