@@ -158,7 +158,7 @@ def keep_parts(plan: Plan, folder: Path, parts: int | None) -> int:
     """Bytes of the parts that an earlier run left in the folder of an output, once those of another
     division are removed."""
     home = folder / PARTS_FOLDER
-    names = {name for name, _ in _divide(plan, parts)}
+    names = {name for name, _ in divide_outputs(plan, parts)}
     for path in list(home.iterdir()) if home.is_dir() else ():
         if path.name.partition(".")[0] not in names:  # one that is not whole has a suffix
             shutil.rmtree(path)
