@@ -465,3 +465,6 @@ def test_a_type_edited_in_the_plan_is_what_is_written(
     assert edits_of(checked.plan).sentences() == ["types of mlx-4bit"]
     layout = checked.decisions["mlx-4bit"].layout
     assert layout.quantization["model.embed_tokens"] == {"group_size": 64, "bits": 8}
+    alone = tuple(replace(t, type="BF16") if t.name == name else t for t in edited.tensors)
+    left = check_plan(replace(edited, tensors=alone), PlanSources(checkpoint)).plan
+    assert {t.name: t.action for t in left.of("mlx-4bit")}[name] == "copy"

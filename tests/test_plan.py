@@ -246,6 +246,17 @@ def test_an_edited_type_that_needs_importance_is_refused(gguf: tuple[Checkpoint,
         check_plan(edited_type(plan, tensor, "IQ2_XS"), PlanSources(checkpoint))
 
 
+def test_a_vector_in_a_type_that_llama_cpp_does_not_compute_with_is_refused(
+    gguf: tuple[Checkpoint, Plan],
+) -> None:
+    checkpoint, plan = gguf
+    name = "blk.0.attn_norm.weight"
+    tensor = next(t for t in plan.of("gguf-Q8_0") if t.name == name)
+    for kind in ("Q8_0", "F16"):
+        with pytest.raises(PlanError, match=f"the vector '{name}' the type '{kind}', .* in F32 "):
+            check_plan(edited_type(plan, tensor, kind), PlanSources(checkpoint))
+
+
 def test_an_edited_keep_list_is_checked(gguf: tuple[Checkpoint, Plan]) -> None:
     checkpoint, plan = gguf
     first = min(plan.keep)

@@ -133,14 +133,17 @@ def settle(plan: Plan, right: Plan) -> Plan:
         theirs = {tensor.name: tensor for tensor in right.of(format_id)}
         if not kept_edited:
             _refuse_other_names(format_id, mine, theirs)
+        was_edited = format_id in edits.formats
+        follow = (
+            ("shape", "sources", "action") if kept_edited else ("action",) if was_edited else ()
+        )
         for name in mine.keys() & theirs.keys():
-            _refuse_other_choices(mine[name], theirs[name], kept_edited)
+            _refuse_other_choices(mine[name], theirs[name], follow)
         odd = [n for n in theirs if n not in mine or mine[n].bytes != theirs[n].bytes]
         if odd:
             changed.append(f"bytes of {len(odd)} tensors of {format_id} (first: {odd[0]})")
         if dict(plan.files[format_id]) != dict(right.files[format_id]):
             changed.append(f"files of {format_id}")
-        was_edited = format_id in edits.formats
         tensors += right.of(format_id) if was_edited else _explain(right.of(format_id), mine)
     if dict(plan.memory) != dict(right.memory):
         changed.append("memory")
@@ -178,11 +181,11 @@ def _refuse_other_names(
         )
 
 
-def _refuse_other_choices(mine: PlannedTensor, right: PlannedTensor, kept_edited: bool) -> None:
-    follows = () if kept_edited else ("shape", "sources", "action")
-    for what in (*follows, "type"):
+def _refuse_other_choices(mine: PlannedTensor, right: PlannedTensor, follow: Sequence[str]) -> None:
+    """Raise PlanError where they differ in more than what may `follow` from an edit."""
+    for what in ("shape", "sources", "action", "type"):
         got, expected = getattr(mine, what), getattr(right, what)
-        if got != expected:
+        if got != expected and what not in follow:
             raise PlanError(
                 f"the plan gives tensor {mine.name!r} of {mine.format} the {what} "
                 f"{_json(got)}, expected {_json(expected)}: correct it, or plan again"

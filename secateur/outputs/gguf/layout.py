@@ -213,7 +213,10 @@ def typed_layout(
         tensors = padded_tensors(checkpoint, tensors, widths)
     choices = choose_types([tensor.info for tensor in tensors], base.traits, request)
     if chosen is not None:
-        choices = [edit_type(choice, chosen) for choice in choices]
+        choices = [
+            edit_type(choice, tensor.info, chosen)
+            for choice, tensor in zip(choices, tensors, strict=True)
+        ]
     number = FILE_TYPES[recipe.base].number
     metadata = {
         **model_metadata(checkpoint.family, config, base.infos, base.model, number),
@@ -294,11 +297,17 @@ def _request(
     )
 
 
-def edit_type(choice: TypeChoice, chosen: Mapping[str, str]) -> TypeChoice:
-    """The choice, or the type that a plan gives the tensor instead."""
+def edit_type(choice: TypeChoice, info: TensorInfo, chosen: Mapping[str, str]) -> TypeChoice:
+    """The choice, or the type that a plan gives the tensor instead; `info` is as the converter
+    writes it. Raises PlanError for a vector in another type than F32."""
     wanted = chosen.get(choice.name, choice.type)
     if wanted == choice.type:
         return choice
+    if len(info.shape) == 1 and wanted != info.type:
+        raise PlanError(
+            f"the plan gives the vector {choice.name!r} the type {wanted!r}, and llama.cpp "
+            f"computes with vectors in {info.type} only: correct it"
+        )
     return TypeChoice(
         choice.name, wanted, "edited by hand", needs_importance=needs_importance(wanted)
     )

@@ -103,7 +103,10 @@ def mmproj_layout(
         f"{MMPROJ}{name}-{recipe.name}.gguf",
         metadata,
         tensors,
-        tuple(choice if chosen is None else edit_type(choice, chosen) for choice in choices),
+        tuple(
+            choice if chosen is None else edit_type(choice, tensor.info, chosen)
+            for choice, tensor in zip(choices, tensors, strict=True)
+        ),
         tokenizer_bytes=0,
     )
 
