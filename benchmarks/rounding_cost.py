@@ -125,14 +125,15 @@ def encodings(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for width in WIDTHS:
         rows = (chance.standard_normal((ELEMENTS // width, width)) * 0.02).astype(np.float32)
-        inputs = chance.standard_normal((width + 500, width)).astype(np.float32)
+        tokens = width + 500
+        inputs = chance.standard_normal((tokens, width)).astype(np.float32)
         gram = inputs.T @ inputs
         importance = np.ones(width, np.float32)
-        seconds = spent(lambda g=gram: factorize(g, Groups(32)))
+        seconds = spent(lambda g=gram, t=tokens: factorize(g, Groups(32), t))
         entry: dict[str, Any] = {"factor_cpu_seconds": round(seconds, 2)}
         for name in TYPES:
             grid, ratios = FEEDBACK_GRIDS[name], []
-            factor = factorize(gram, grid.groups)
+            factor = factorize(gram, grid.groups, tokens)
             assert factor is not None
             for turn in range(rounds + 1):
                 nearest = encode(rows, name, importance)

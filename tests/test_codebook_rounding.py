@@ -12,9 +12,9 @@ from secateur.formats.ggml.codec import decode, encode
 from secateur.formats.ggml.grid_layout import GRID_LAYOUTS, SUPER, GridParts
 from secateur.formats.ggml.types import bytes_of
 from secateur.rounding.codebook_grids import CODEBOOK_GRIDS, SHIFT
-from secateur.rounding.factor import DAMPING, Factor, Groups, factorize
+from secateur.rounding.factor import Factor, Groups, damping_of, factorize
 
-ROWS, COLUMNS = 12, 512
+ROWS, COLUMNS, TOKENS = 12, 512, 2000
 Floats = NDArray[np.float32]
 
 
@@ -28,13 +28,13 @@ def weights() -> Floats:
 def gram() -> Floats:
     """Of inputs that depend on each other, some much larger than others."""
     chance = np.random.default_rng(1)
-    mixed = chance.standard_normal((2000, 64)) @ chance.standard_normal((64, COLUMNS))
+    mixed = chance.standard_normal((TOKENS, 64)) @ chance.standard_normal((64, COLUMNS))
     inputs = (mixed + chance.standard_normal(mixed.shape)) * np.geomspace(0.1, 3, COLUMNS)
     return (inputs.T @ inputs).astype(np.float32)
 
 
 def make_factor(gram: Floats, groups: Groups) -> Factor:
-    factor = factorize(gram, groups)
+    factor = factorize(gram, groups, TOKENS)
     assert factor is not None
     return factor
 
@@ -42,7 +42,7 @@ def make_factor(gram: Floats, groups: Groups) -> Factor:
 def cost(off: NDArray[np.floating], gram: Floats) -> NDArray[np.float64]:
     """[R]: what errors [R, C] cost, as the solver reckons."""
     damped = gram.astype(np.float64)
-    damped[np.diag_indices_from(damped)] += DAMPING * np.diagonal(damped).mean()
+    damped[np.diag_indices_from(damped)] += damping_of(np.diagonal(damped), TOKENS)
     return np.asarray(((off @ damped) * off).sum(1))
 
 

@@ -37,7 +37,7 @@ from secateur.outputs.feedback import Feedback
 from secateur.outputs.registry import open_artefact
 from secateur.planning.document import Plan
 from secateur.recipes.recipe import Recipe
-from secateur.rounding.factor import Groups, factorize
+from secateur.rounding.factor import LEAST_TOKENS, Groups, factorize
 from secateur.rounding.feedback import round_with_feedback
 from secateur.rounding.ggml_grids import GGML_GRIDS
 from secateur.statistics.file import save
@@ -101,7 +101,8 @@ def write(plan: Plan, stats: Path, out: Path, workers: int = 2) -> dict[str, byt
 def test_a_gguf_holds_the_solvers_codes_of_the_experts_kept(
     kind: GramKind, model: Checkpoint, observed: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Every observed tensor, from the Gram matrices as a calibration wrote them, by the solver."""
+    """Every observed tensor, from the Gram matrices as a calibration wrote them, by the solver; the
+    experts' `down` only from their own."""
     stats = observed(kind)
     plan = decide(model, stats, "feedback", drop=0.25)
     write(plan, stats, tmp_path / "out")
@@ -115,7 +116,9 @@ def test_a_gguf_holds_the_solvers_codes_of_the_experts_kept(
         if kind_of not in GGML_GRIDS or not stem.startswith(OBSERVED):
             continue
         running = model.family.running_name(model.family.classify(tensor.sources[0]))
-        found = gram.input(gram.description.shared_by[running])
+        observed_as = gram.description.shared_by.get(running)
+        found = None if observed_as is None else gram.input(observed_as)
+        assert (found is None) == (kind == "shared" and "down_exps" in tensor.name)
         layer = int(tensor.name.split(".")[1])
         stack = secateur_rows(model, plan, tensor.sources[0], tensor.name, layer)
         sums = imatrix.data(f"{tensor.name}.in_sum2").view(np.float32).reshape(len(stack), -1)
@@ -123,24 +126,20 @@ def test_a_gguf_holds_the_solvers_codes_of_the_experts_kept(
         data = file.data(tensor.name).reshape(len(stack), stack.shape[1], -1)
         for number, rows in enumerate(stack):
             means = np.divide(sums, counts, where=counts > 0, out=np.ones_like(sums))[number]
-            gram_of = expected_gram(found, plan.keep.get(layer, ()), number)
-            factor = factorize(gram_of, GGML_GRIDS[kind_of].groups)
-            assert factor is not None
             nearest = encode(rows, kind_of, means)
+            if found is None:
+                assert np.array_equal(data[number], nearest)
+                continue
+            which = plan.keep[layer][number] if len(found.sums) > 1 else 0
+            gram_of = whole_matrix(found.sums[which], found.columns)
+            factor = factorize(gram_of, GGML_GRIDS[kind_of].groups, int(found.tokens[which]))
+            assert factor is not None
             expected = round_with_feedback(rows, nearest, GGML_GRIDS[kind_of], factor)
             assert np.array_equal(data[number], expected), (tensor.name, number)
             assert not np.array_equal(data[number], nearest)
         rounded += 1
     assert rounded > 10
     assert file.value("secateur.rounding") == f"feedback ({kind})"
-
-
-def expected_gram(found: Any, kept: tuple[int, ...], number: int) -> NDArray[np.float64]:
-    total = whole_matrix(found.sums.sum(0), found.columns)
-    if len(found.sums) == 1:
-        return total
-    own = whole_matrix(found.sums[kept[number]], found.columns)
-    return own + found.columns * (total / found.tokens.sum())
 
 
 def secateur_rows(
@@ -221,10 +220,38 @@ def test_a_plan_names_its_gram_matrices_and_is_applied_with_no_others(
     other.write_bytes(stats.read_bytes())
     with pytest.raises(PlanError, match="the plan rounds with the Gram matrices of sha256"):
         secateur.apply(plan, tmp_path / "out", statistics=other)
-    with pytest.raises(PlanError, match="calibrate with --gram shared"):
+    with pytest.raises(PlanError, match="calibrate with --gram own"):
         decide(model, other, "feedback")
     assert "rounding" not in decide(model, other, None).selection
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_names_matrices_of_few_tokens_and_unseen_experts_are_to_nearest(
+    model: Checkpoint, observed: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert not [note for note in decide(model, observed("own"), None).notes if "fewer" in note]
+    stats = tmp_path / "few.safetensors"
+    sampling = Sampling(0, gram="own", gram_file=gram_path(stats))
+    save(calibrate(model, corpus([("code", "a", 60)]), sampling=sampling), stats)
+    tokens = GramFile(gram_path(stats)).tokens()
+    plan = decide(model, stats, "feedback")
+    (note,) = (note for note in plan.notes if note.startswith("feedback: "))
+    every = [count for counts in tokens.values() for count in counts]
+    assert note.startswith(f"feedback: {len(every)} of {len(every)} Gram matrices come of fewer")
+    unused = sum(count < LEAST_TOKENS for count in every)
+    assert f"; {unused} of fewer than {LEAST_TOKENS}, whose weights are rounded to nearest" in note
+    down = next(name for name in tokens if name.endswith("layers.0.experts.down_proj"))
+    name = min((name for name in tokens if len(tokens[name]) > 1), key=lambda one: min(tokens[one]))
+    least = min(tokens[name])
+    assert f"{name} of expert {tokens[name].index(least)}: {least} for 64 columns" in note
+    data = []
+    for rounding in ("feedback", "nearest"):
+        out = tmp_path / rounding
+        write(decide(model, stats, rounding), stats, out)
+        (path,) = out.glob("*Q4_0.gguf")
+        data.append(read_gguf(path).data("blk.0.ffn_down_exps.weight").reshape(model.experts, -1))
+    seen = np.array(tokens[down]) >= LEAST_TOKENS
+    assert (data[0] == data[1]).all(1).tolist() == (~seen).tolist() and 0 < seen.sum() < len(seen)
 
 
 def test_factors_are_dropped_when_there_are_too_many(
@@ -300,7 +327,7 @@ def test_the_command_line(model: Checkpoint, run: Run, tmp_path: Path) -> None:
     gram_path(stats).unlink()
     refused = run("plan", model.path, rounding="feedback", **options)
     assert (refused.code, refused.out) == (2, "")
-    assert "calibrate with --gram shared" in refused.err
+    assert "calibrate with --gram own" in refused.err
 
 
 def shrink(model: Checkpoint, out: Path, rounding: Any, **more: Any) -> list[str]:
@@ -332,10 +359,10 @@ def test_shrink_makes_keeps_and_finds_gram_matrices(
     said = shrink(model, first, "feedback", calibration=calibration)
     assert any("Gram matrices, kept in the cache to make other sizes with" in one for one in said)
     job = yaml.safe_load((first / "job.yaml").read_text())
-    assert (job["formats"]["rounding"], job["calibration"]["gram"]) == ("feedback", "shared")
+    assert (job["formats"]["rounding"], job["calibration"]["gram"]) == ("feedback", "own")
     assert not list(first.rglob("*gram*"))
     (made,) = (path for path in first.glob("*.gguf") if "imatrix" not in path.name)
-    assert read_gguf(made).value("secateur.rounding") == "feedback (shared)"
+    assert read_gguf(made).value("secateur.rounding") == "feedback (own)"
     kept = first / "evidence/statistics.safetensors"
     said = shrink(model, again, None, statistics=kept)
     assert yaml.safe_load((again / "job.yaml").read_text())["formats"]["rounding"] == "feedback"
@@ -343,7 +370,7 @@ def test_shrink_makes_keeps_and_finds_gram_matrices(
     (file,) = (file for file in list_cache() if file.entry.what == "Gram matrices")
     assert (file.damage, file.entry.model) == (None, model.name)
     file.entry.path.unlink()
-    with pytest.raises(PlanError, match="calibrate with --gram shared"):
+    with pytest.raises(PlanError, match="calibrate with --gram own"):
         shrink(model, tmp_path / "none", "feedback", statistics=kept)
     said = shrink(model, tmp_path / "nearest", None, statistics=kept)
     assert any(one.startswith("levels are the nearest ones") for one in said)

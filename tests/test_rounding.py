@@ -11,14 +11,21 @@ from secateur.formats.ggml.code_layout import FIELDS
 from secateur.formats.ggml.codec import decode, encode
 from secateur.formats.ggml.types import bytes_of
 from secateur.formats.mlx.codec import dequantize, mlx_type, quantize
-from secateur.rounding.factor import DAMPING, Groups, factorize, order_columns
+from secateur.rounding.factor import (
+    DAMPING,
+    LEAST_TOKENS,
+    Groups,
+    damping_of,
+    factorize,
+    order_columns,
+)
 from secateur.rounding.feedback import choose, round_with_feedback
 from secateur.rounding.ggml_grids import GGML_GRIDS
 from secateur.rounding.grid import Choices, Levels, Scales, integers
 from secateur.rounding.mlx_grids import MlxGrid
 from secateur.statistics.gram import stored_sums, whole_matrix
 
-ROWS, COLUMNS = 70, 512
+ROWS, COLUMNS, TOKENS = 70, 512, 2000
 MLX = ("affine-2-64", "affine-3-32", "affine-4-64", "affine-5-128", "affine-6-64", "affine-8-64")
 
 
@@ -32,7 +39,7 @@ def weights() -> NDArray[np.float32]:
 def gram() -> NDArray[np.float32]:
     """Of inputs that depend on each other, as hidden states do; some much larger than others."""
     chance = np.random.default_rng(1)
-    mixed = chance.standard_normal((2000, 64)) @ chance.standard_normal((64, COLUMNS))
+    mixed = chance.standard_normal((TOKENS, 64)) @ chance.standard_normal((64, COLUMNS))
     inputs = (mixed + chance.standard_normal(mixed.shape)) * np.geomspace(0.1, 3, COLUMNS)
     return (inputs.T @ inputs).astype(np.float32)
 
@@ -50,9 +57,10 @@ def by_definition(
 ) -> NDArray[np.float64]:
     """GPTQ as its paper writes it: errors spread by the Cholesky factor of the inverse, float64."""
     h = gram.astype(np.float64)
-    h[np.diag_indices_from(h)] += DAMPING * np.diagonal(h).mean()
+    diagonal = np.diagonal(gram).astype(np.float64)
+    h[np.diag_indices_from(h)] += diagonal * COLUMNS / TOKENS + DAMPING * diagonal.mean()
     group = rows.shape[1] // scales.scale.shape[1]
-    order = order_columns(np.diagonal(gram).astype(np.float64), Groups(group))
+    order = order_columns(diagonal, Groups(group))
     upper = np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
     left = rows.astype(np.float64)[:, order]
     found = np.empty_like(left)
@@ -75,7 +83,7 @@ def test_the_blocked_solver_is_gptq_in_float64(
     scale = np.ptp(weights.reshape(ROWS, -1, 32), axis=2) / size
     offset = weights.reshape(ROWS, -1, 32).min(2) - scale * levels.values[0]
     scales = Scales(scale, offset)
-    factor = factorize(gram, Groups(32))
+    factor = factorize(gram, Groups(32), TOKENS)
     assert factor is not None
     codes, kept = choose(weights, Choices(scale[None], offset[None]), levels, factor)
     assert np.array_equal(kept.scale, scale) and np.array_equal(kept.offset, offset)
@@ -90,7 +98,7 @@ def test_the_blocked_solver_is_gptq_in_float64(
 def test_rows_are_rounded_independently_of_each_other(
     weights: NDArray[np.float32], gram: NDArray[np.float32]
 ) -> None:
-    factor = factorize(gram, Groups(32))
+    factor = factorize(gram, Groups(32), TOKENS)
     assert factor is not None
     grid = GGML_GRIDS["Q4_K"]
     whole = round_with_feedback(weights, encode(weights, "Q4_K"), grid, factor)
@@ -100,7 +108,7 @@ def test_rows_are_rounded_independently_of_each_other(
 
 
 def test_inputs_that_were_always_zero_have_no_factor() -> None:
-    assert factorize(np.zeros((64, 64), np.float32), Groups(32)) is None
+    assert factorize(np.zeros((64, 64), np.float32), Groups(32), TOKENS) is None
 
 
 def test_inputs_so_small_that_their_sums_are_mostly_rounding_have_one() -> None:
@@ -115,11 +123,55 @@ def test_inputs_so_small_that_their_sums_are_mostly_rounding_have_one() -> None:
 
 
 def test_a_gram_matrix_counts_by_its_shape_and_not_its_size(gram: NDArray[np.float32]) -> None:
-    one, other = factorize(gram, Groups(16)), factorize(gram / np.float32(1024), Groups(16))
+    one, other = (factorize(part, Groups(16), TOKENS) for part in (gram, gram / np.float32(1024)))
     assert one is not None and other is not None
     assert (one.order == other.order).all()
     assert np.array_equal(one.feedback, other.feedback)
     assert np.array_equal(one.weight, other.weight)
+
+
+@pytest.mark.parametrize("tokens", [16, 64, 256, 1024])
+def test_from_little_text_it_is_never_worse_than_nearest_on_other_text(
+    weights: NDArray[np.float32], tokens: int
+) -> None:
+    """Inputs with a few common directions and much of their own, so that few tokens mislead: damped
+    as if there were plenty, feedback is worse than nearest with half as many as columns."""
+    chance = np.random.default_rng(2)
+    mixing = chance.standard_normal((24, COLUMNS)) * 0.15
+    sizes = np.geomspace(0.1, 3, COLUMNS)
+
+    def gram_of(count: int) -> NDArray[np.float64]:
+        own = chance.standard_normal((count, COLUMNS))
+        inputs = (chance.standard_normal((count, 24)) @ mixing + own) * sizes
+        return np.asarray(inputs.T @ inputs)
+
+    other, seen = gram_of(4000), gram_of(tokens)
+    for name in ("Q4_0", "Q4_K"):
+        grid = GGML_GRIDS[name]
+        nearest = encode(weights, name, np.diagonal(other).astype(np.float32))
+        plain = output_error(weights, decode(nearest, name, weights.shape), other)
+        errors = []
+        for said in (tokens, 1 << 40):
+            factor = factorize(seen, grid.groups, said)
+            assert factor is not None
+            rounded = round_with_feedback(weights, nearest, grid, factor)
+            errors.append(output_error(weights, decode(rounded, name, weights.shape), other))
+        assert errors[0] < plain and errors[0] < 0.95 * errors[1]
+        if tokens < COLUMNS:
+            assert errors[1] > plain
+
+
+def test_fewer_tokens_are_no_measure_of_columns(gram: NDArray[np.float32]) -> None:
+    assert factorize(gram, Groups(32), LEAST_TOKENS - 1) is None
+    assert factorize(gram, Groups(32), LEAST_TOKENS) is not None
+
+
+def test_columns_that_are_always_zero_ask_for_no_tokens(gram: NDArray[np.float32]) -> None:
+    """Rows that are padded get the codes that they have without."""
+    wider = np.pad(gram, (0, COLUMNS))
+    one, other = factorize(gram, Groups(32), 100), factorize(wider, Groups(32), 100)
+    assert one is not None and other is not None
+    assert np.array_equal(one.order, other.order[:COLUMNS])
 
 
 def test_groups_stay_together_and_the_largest_come_first(gram: NDArray[np.float32]) -> None:
@@ -135,12 +187,12 @@ def test_scales_are_those_of_all_that_are_tried_that_cost_least(
 ) -> None:
     """One group, so that its cost is the whole error; in float64, for all pairs that there are."""
     rows, part = weights[:, :32].copy(), gram[:32, :32].astype(np.float64)
-    part[np.diag_indices(32)] += DAMPING * np.diagonal(part).mean()
+    part[np.diag_indices(32)] += damping_of(np.diagonal(part), TOKENS)
     grid = GGML_GRIDS["Q4_K"]
     whole = np.concatenate([rows, np.zeros((ROWS, 224), np.float32)], axis=1)
     every = grid.choices(encode(whole, "Q4_K"), 256)
     choices = Choices(every.scale[:, :, :1], every.offset[:, :, :1])
-    factor = factorize(gram[:32, :32], Groups(32))
+    factor = factorize(gram[:32, :32], Groups(32), TOKENS)
     assert factor is not None
 
     def cost(tried: Choices) -> NDArray[np.float64]:
@@ -187,7 +239,7 @@ def test_every_ggml_grid_reads_and_writes_what_ggml_decodes(
         expected = np.repeat(scale, grid.group, 1) * grid.levels.values[places]
         expected += np.repeat(offset, grid.group, 1)
         assert np.allclose(decode(other, name, weights.shape), expected, atol=1e-7)
-    factor = factorize(gram, grid.groups)
+    factor = factorize(gram, grid.groups, TOKENS)
     assert factor is not None
     rounded = round_with_feedback(weights, nearest, grid, factor)
     assert rounded.shape == (ROWS, bytes_of(name, (COLUMNS,)))
@@ -209,7 +261,7 @@ def test_every_mlx_grid_reads_and_writes_what_mlx_decodes(
         of_biases = None if biases is None else NamedTensor("", "BF16", biases)
         return dequantize(codes, of_scales, of_biases, kind)
 
-    factor = factorize(gram, grid.groups)
+    factor = factorize(gram, grid.groups, TOKENS)
     assert factor is not None
     rounded = round_with_feedback(weights, nearest, grid, factor)
     assert rounded.codes.shape == nearest.codes.shape

@@ -144,7 +144,7 @@ def _work(checkpoint: Checkpoint, task: Task) -> Work:
     from secateur.calibration.cost import cost_of, limit_sample, list_inputs
     from secateur.calibration.shards import read_shard
 
-    inputs = list_inputs(checkpoint, "shared") if task.feedback else []
+    inputs = list_inputs(checkpoint, "own") if task.feedback else []
     widest = max((one.columns for one in inputs), default=0)
     calibrating = None
     if task.corpus is not None:

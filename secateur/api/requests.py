@@ -105,9 +105,9 @@ class Calibration:
     (calibration.observers.registry). `keep_sample` writes the token sample next to the statistics,
     from which `rerouted` is solved again after a merge. `shard` is a part of the corpus, as in
     "2/3": its sample is kept, and nothing is solved. `gram` writes Gram matrices of all linear
-    layers' inputs next to the statistics, for rounding with error feedback: "shared" has one of a
-    layer for what its experts' `down` sees, "own" one for each expert; of the other inputs about
-    `gram_tokens` count (0: all), drawn by hashes. `device` is where the model
+    layers' inputs next to the statistics, for rounding with error feedback: "own" has one for what
+    each expert's `down` sees, "shared" leaves these out, which are rounded to nearest then; of the
+    other inputs about `gram_tokens` count (0: all), drawn by hashes. `device` is where the model
     runs: auto, cpu, cuda, cuda:N, several as in cuda:0,cuda:1, or mps. `held_out` is the share of
     the documents that is left out, to be measured on later (corpus.held_out).
     """

@@ -234,8 +234,8 @@ def _complete(request: ShrinkRequest, checkpoint: Checkpoint) -> ShrinkRequest:
     if not (calibration.text or request.statistics) and checkpoint.source == GEMMULE:
         calibration = replace(calibration, corpus=GEMMULE)
     if not request.statistics and request.formats.rounding == "feedback":
-        shared = calibration.gram == "none"
-        calibration = replace(calibration, gram="shared") if shared else calibration
+        without = calibration.gram == "none"
+        calibration = replace(calibration, gram="own") if without else calibration
     if measuring is not None and calibration.text and not (measuring.corpus or measuring.rows):
         text = Text(calibration)
         if find_questions(checkpoint, measuring, text) is None:
@@ -300,7 +300,7 @@ def _with_rounding(job: _Job, decided: Plan, has_gram: bool) -> ShrinkRequest:
     if wanted is None and request.statistics is not None and not has_gram and decided.recipes:
         job.on_message(
             f"levels are the nearest ones: there are no Gram matrices of {request.statistics}, "
-            "neither next to it nor in the cache (`calibrate --gram shared` makes them)"
+            "neither next to it nor in the cache (`calibrate --gram own` makes them)"
         )
     word: Rounding = "feedback" if rounds else "nearest"
     return replace(request, formats=replace(request.formats, rounding=wanted or word))

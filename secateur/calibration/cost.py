@@ -100,8 +100,11 @@ def list_inputs(checkpoint: Checkpoint, kind: GramKind) -> list[LinearInput]:
         module = checkpoint.family.running_name(place).removesuffix(".weight").rpartition(".")[0]
         experts, _, part = place.role.rpartition(".")
         inner = experts == "expert" and part == "down"
-        matrices = checkpoint.experts if inner and kind == "own" else 1
-        one = LinearInput(shape[-1], matrices, checkpoint.top_k if inner else 0)
+        if inner and kind == "shared":
+            continue
+        one = LinearInput(
+            shape[-1], checkpoint.experts if inner else 1, checkpoint.top_k if inner else 0
+        )
         found[place.layer, module, part in ("o", "down"), shape[-1]] = one
     return list(found.values())
 

@@ -20,6 +20,7 @@ from secateur.outputs.base import (
     OutputFormat,
     PlanningAssumptions,
 )
+from secateur.outputs.feedback import describe_few
 from secateur.outputs.file_notes import file_notes
 from secateur.outputs.registry import FORMATS, format_id_of, format_of, planned_format
 from secateur.planning.document import FORMATS_IN_MEMORY, IMATRIX, IMATRIX_FROM, Plan
@@ -101,6 +102,7 @@ def make_plan(
             *checkpoint.notes,
             *choice.notes,
             *(importance.notes if importance else ()),
+            *(describe_few(inputs.gram, checkpoint, choice.keep) if inputs.gram else ()),
             *(note for decision in decisions for note in decision.notes),
             *file_notes(files),
         ),

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.families.schema import Family
 from secateur.pruning.selection import Keep
-from secateur.rounding.factor import Factor, Groups, factorize
-from secateur.statistics.added_grams import InputSums
+from secateur.rounding.factor import LEAST_TOKENS, Factor, Groups, factorize
 from secateur.statistics.gram import whole_matrix
 from secateur.statistics.gram_file import GramFile
 
@@ -56,8 +55,8 @@ class FactorOf:
         self._feedback, self._which = feedback, which
 
     def get(self, groups: Groups) -> Factor | None:
-        """For a type that divides rows so. None for inputs that were always zero: such a matrix is
-        rounded to nearest."""
+        """For a type that divides rows so. None for inputs that were always zero, or hardly seen:
+        such a matrix is rounded to nearest."""
         return self._feedback.factor(self._which._replace(groups=groups))
 
 
@@ -70,7 +69,6 @@ class Feedback:
         self._family = family
         self._keep = keep
         self._held: OrderedDict[_Input, _Held] = OrderedDict()
-        self._means: dict[str, NDArray[np.float64]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -81,7 +79,8 @@ class Feedback:
     def of(self, sources: Sequence[str], matrix: int, columns: int, right: int) -> FactorOf | None:
         """The factor for a tensor's matrix of so many columns, before `right` zeros.
 
-        None for a tensor whose inputs were not observed: an embedding, a router, the output head.
+        None for a tensor whose inputs were not observed: an embedding, a router, the output head,
+        and experts' `down` where the matrices are `shared`.
         Raises PlanError for Gram matrices of other columns.
         """
         name = observed_input(self._file, self._family, sources)
@@ -105,34 +104,16 @@ class Feedback:
             self._held.move_to_end(which)
         with held.lock:
             if not held.made:
-                held.factor = factorize(self._gram(which), which.groups)
+                held.factor = self._make(which)
                 held.made = True
         self._forget()
         return held.factor
 
-    def _gram(self, which: _Input) -> NDArray[np.float64]:
-        name, expert, right, _ = which
-        if expert is None:
-            found = self._file.input(name)
-            gram = whole_matrix(found.sums.sum(0), found.columns)
-        else:
-            gram = self._own_gram(name, expert)
-        return np.pad(gram, (0, right)) if right else gram
-
-    def _own_gram(self, name: str, expert: int) -> NDArray[np.float64]:
-        """An expert's own matrix, and that of all experts as if from as many tokens as it has
-        columns: one that saw few tokens, or none, takes that of the others."""
-        own = self._file.input(name, expert)
-        gram = whole_matrix(own.sums[0], own.columns)
-        return gram + own.columns * self._mean(name)
-
-    def _mean(self, name: str) -> NDArray[np.float64]:
-        """Per token, over all experts; the last that was asked for is kept."""
-        with self._lock:
-            if name not in self._means:
-                found = self._file.input(name)
-                self._means = {name: _mean_of(found)}
-            return self._means[name]
+    def _make(self, which: _Input) -> Factor | None:
+        name, expert, right, groups = which
+        found = self._file.input(name, expert)
+        gram = whole_matrix(found.sums[0], found.columns)
+        return factorize(np.pad(gram, (0, right)) if right else gram, groups, int(found.tokens[0]))
 
     def _forget(self) -> None:
         """Drop what was used longest ago, until the rest is small enough."""
@@ -158,6 +139,32 @@ def observed_input(file: GramFile, family: Family, sources: Sequence[str]) -> st
     return file.description.shared_by.get(running)
 
 
+def describe_few(file: GramFile, checkpoint: Checkpoint, keep: Keep) -> list[str]:
+    """For people: the Gram matrices of the experts kept that come of fewer tokens than columns."""
+    family = checkpoint.family
+    layers = {family.running_name(place): place.layer for place in checkpoint.matches.values()}
+    total, few = 0, []
+    for name, tokens in file.tokens().items():
+        layer, columns = layers[name], file.description.columns[name]
+        experts = keep[layer] if len(tokens) > 1 and layer is not None else None
+        for expert in experts or (0,):
+            total += 1
+            if tokens[expert] < columns:
+                whose = name if experts is None else f"{name} of expert {expert}"
+                few.append((tokens[expert], f"{whose}: {tokens[expert]} for {columns} columns"))
+    if not few:
+        return []
+    few.sort()
+    unused = sum(tokens < LEAST_TOKENS for tokens, _ in few)
+    text = (
+        f"feedback: {len(few)} of {total} Gram matrices come of fewer tokens than columns, and "
+        f"gain less ({'; '.join(said for _, said in few[:3])}{'; ...' if len(few) > 3 else ''})"
+    )
+    if unused:
+        text += f"; {unused} of fewer than {LEAST_TOKENS}, whose weights are rounded to nearest"
+    return [f"{text}: calibrate on more text, or with a larger --gram-tokens"]
+
+
 def describe_feedback(format_id: str, quantized: Mapping[str, bool]) -> str:
     """For people, of {quantized tensor: whether its codes are chosen with feedback}."""
     nearest = [name for name, chosen in quantized.items() if not chosen]
@@ -168,10 +175,6 @@ def describe_feedback(format_id: str, quantized: Mapping[str, bool]) -> str:
     if nearest:
         text += f"; to nearest: {', '.join(nearest[:3])}{', ...' if nearest[3:] else ''}"
     return text
-
-
-def _mean_of(found: InputSums) -> NDArray[np.float64]:
-    return whole_matrix(found.sums.sum(0), found.columns) / max(int(found.tokens.sum()), 1)
 
 
 def _bytes_of(held: _Held) -> int:

@@ -30,7 +30,7 @@ def decide_rounding(wanted: Rounding | None, gram: GramFile | None) -> GramFile 
     if gram is None and wanted == "feedback":
         raise PlanError(
             "rounding with feedback needs the Gram matrices next to the statistics: calibrate with "
-            "--gram shared, and name the statistics"
+            "--gram own, and name the statistics"
         )
     return gram
 

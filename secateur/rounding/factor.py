@@ -12,6 +12,14 @@ inverse of H is the inverse of F: the same numbers, with no inverse to compute. 
 damped by a share of its mean diagonal. Groups of columns that share a scale are taken by falling
 mean diagonal, and columns in a group by falling diagonal; as they lie in the file, where neighbours
 share a code.
+
+What makes up for column j is a regression of its inputs on those of the columns that follow, and
+F[j, j] ** 2 is what that leaves of them. From few tokens a regression finds what is not there, so
+it is a ridge regression in units of each column, H = X^T X + C / T diag(X^T X): as if C more tokens
+had been seen in which columns have nothing to do with each other. Hoerl, Kennard and Baldwin's ridge
+(Communications in Statistics 4, 1975), p s^2 / b^T b for p standardised predictors, is p / T where a
+regression explains half, as it does here; p is C / 2 on average, and tokens of one text, which
+resemble each other, count about half. The fewer tokens, the less is fed back.
 """
 
 from __future__ import annotations
@@ -35,6 +43,9 @@ class Groups(NamedTuple):
 DAMPING = 0.03
 """Of the mean diagonal; from 0.003 to 0.1 it hardly matters (docs/log.md)."""
 
+LEAST_TOKENS = 16
+"""From fewer, not even the sizes of columns are known, and nearest was as good or better."""
+
 
 class Factor(NamedTuple):
     """The order in which C columns are rounded, and the feedback between them."""
@@ -47,10 +58,9 @@ class Factor(NamedTuple):
     """[C]: what the square of a column's own error costs, F[j, j] ** 2 over the mean diagonal"""
 
 
-def factorize(
-    gram: NDArray[np.floating], groups: Groups, damping: float = DAMPING
-) -> Factor | None:
-    """The factor of a Gram matrix [C, C]; None for inputs that were always zero.
+def factorize(gram: NDArray[np.floating], groups: Groups, tokens: int) -> Factor | None:
+    """The factor of a Gram matrix [C, C] of so many tokens' inputs; None for inputs that were
+    always zero, and for fewer tokens than LEAST_TOKENS.
 
     Any multiple of the matrix gives the same. Only its upper triangle is read. A matrix that
     rounding has left indefinite (inputs below the unit of statistics.gram) is damped more, by
@@ -58,7 +68,7 @@ def factorize(
     """
     diagonal = np.diagonal(gram).astype(np.float64)
     mean = diagonal.mean()
-    if not mean > 0:
+    if not mean > 0 or tokens < LEAST_TOKENS:
         return None
     order = order_columns(diagonal, groups)
     # Reversed, so that LAPACK's lower factor of it is the upper one of the matrix, reversed.
@@ -67,21 +77,28 @@ def factorize(
     whole += np.triu(whole, 1).T
     whole = whole[np.ix_(turned, turned)]
     with one_blas_thread():
-        upper = _lower_factor(whole, damping * mean)[::-1, ::-1]
+        upper = _lower_factor(whole, damping_of(diagonal, tokens)[turned])[::-1, ::-1]
     own = np.diagonal(upper)
     feedback = np.ascontiguousarray(upper / own, dtype=np.float32)
     return Factor(order, feedback, (own**2 / mean).astype(np.float32))
 
 
-def _lower_factor(whole: NDArray[np.float64], damping: float) -> NDArray[np.floating]:
+def _lower_factor(whole: NDArray[np.float64], damping: NDArray[np.float64]) -> NDArray[np.floating]:
     """LAPACK's factor of the matrix, damped in place; the more, where there is none otherwise."""
-    diagonal, added = np.einsum("ii->i", whole), 0.0
+    diagonal, added = np.einsum("ii->i", whole), np.zeros(len(whole))
     while True:
         diagonal += damping - added
         try:
             return np.linalg.cholesky(whole)
         except np.linalg.LinAlgError:
             added, damping = damping, 10 * damping
+
+
+def damping_of(diagonal: NDArray[np.float64], tokens: int) -> NDArray[np.float64]:
+    """[C]: what is added to the diagonal of a Gram matrix of so many tokens. Columns that were
+    always zero take part in no regression."""
+    ridge = np.count_nonzero(diagonal) / tokens * diagonal
+    return np.asarray(ridge + DAMPING * diagonal.mean())
 
 
 def order_columns(diagonal: NDArray[np.float64], groups: Groups) -> NDArray[np.intp]:

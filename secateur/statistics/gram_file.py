@@ -33,10 +33,10 @@ from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import atomic_path
 
 METADATA = "secateur-gram"
-VERSION = 2
+VERSION = 3
 
 
-_KIND = FileKind("holds no Gram matrices", METADATA, VERSION, "--gram shared")
+_KIND = FileKind("holds no Gram matrices", METADATA, VERSION, "--gram own")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,22 @@ class GramFile:
     def matrices(self, name: str) -> int:
         """How many matrices there are of an input: one, or one for each expert."""
         return self.description.matrices[name]
+
+    def tokens(self) -> dict[str, list[int]]:
+        """{input: the tokens behind each of its matrices}.
+
+        Raises StatisticsError for a damaged file.
+        """
+        try:
+            with safe_open(self.path, "np") as file:
+                return {
+                    name: file.get_tensor(f"{name}.tokens").tolist()
+                    for name in self.description.columns
+                }
+        except (OSError, SafetensorError, ValueError):
+            raise StatisticsError(
+                f"{self.path} cannot be read: it is damaged, calibrate again"
+            ) from None
 
     def input(self, name: str, number: int | None = None) -> InputSums:
         """The matrices of an input, or the one of this number.

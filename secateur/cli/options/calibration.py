@@ -108,8 +108,8 @@ HeldOut = Annotated[
 Gram = Annotated[
     Literal["none", "shared", "own"],
     typer.Option(
-        help="Write Gram matrices next to the statistics, for --rounding feedback: of what the "
-        "experts' down projections see, one for the layer (shared) or one for each expert (own).",
+        help="Write Gram matrices next to the statistics, for --rounding feedback: of every input "
+        "(own), or of all but what the experts' down projections see (shared), a smaller file.",
         rich_help_panel=CALIBRATION,
     ),
 ]
