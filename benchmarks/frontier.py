@@ -151,7 +151,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         statistics = work / "statistics.safetensors"
         if not statistics.exists():
-            request = Calibration(corpus="gemmule", gram="shared")
+            request = Calibration(corpus="gemmule", gram="own")
             secateur.calibrate("gemmule", statistics, request)
         files = Files(statistics, options.per_domain, work)
         points: list[Point] = []

@@ -1,83 +1,119 @@
-"""How many tokens a Gram matrix needs for rounding with feedback: gram_tokens.json.
+"""How much text rounding with feedback needs: gram_tokens.json.
 
-gemmule, unpruned, calibrated on its own calibration set with Gram matrices of all tokens, and of
-fewer, which are drawn by hashes as `calibrate --gram-tokens` draws them. Whole files with feedback;
-divergence from the original on its own answers to the test set's prompts. The ratio of the mean KL
-to that with all tokens has a 95 % interval from resampling answers, the same for both.
+A model, unpruned, calibrated on every so many of the calibration set's records, so that Gram
+matrices and importance matrix come of as little text: each type to nearest and with feedback, as
+whole files, and their divergence from the original on its own answers to the test set's prompts.
+The mean KL with feedback over nearest's from the same text, and over that with feedback from all
+text, with 95 % intervals from resampling answers, the same for both.
 
-    python benchmarks/gram_tokens.py [--tokens 1024,4096,16384] [--types Q3_K_M,Q2_K] [--work DIR]
+    python benchmarks/gram_tokens.py gemmule gemmule [--every 240,60,1] [--types Q4_K_M]
+    python benchmarks/gram_tokens.py qwen3-moe WORK/qwen3-moe
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from goals import result_path, write_result
-from rounding import TEST_SET, Run, ratio, write
+import numpy as np
+from goals import result_path
+from rounding import ROUNDINGS, TEST_SET, Run, ratio, write
+from rounding_models import open_model, save, write_mix
 
 import secateur
 from secateur import Calibration, Measuring
+from secateur.checkpoint.reader import Checkpoint
+from secateur.corpus.mix import read_mix
+from secateur.evaluation.scores import Scores
 from secateur.statistics.gram_file import GramFile, gram_path
 
-TOKENS, TYPES = "1024,2048,4096,8192,16384", "Q3_K_M,Q2_K"
-OUTER = "model.layers.0.self_attn.q_proj.weight"
-MODEL = "gemmule"
+EVERY, TYPES = "240,120,60,30,15,1", "Q4_K_M,Q3_K_M,mlx-3"
+
+
+def calibrate(model: Checkpoint, every: int, work: Path) -> Path:
+    """Statistics with Gram matrices of every so many records."""
+    folder = work / f"every-{every}"
+    folder.mkdir(exist_ok=True)
+    statistics = folder / "statistics.safetensors"
+    if not statistics.exists():
+        mix = read_mix(write_mix(folder, [], every))
+        secateur.calibrate(model, statistics, Calibration(mix, reroute_tokens=0, gram="own"))
+    return statistics
+
+
+def describe(statistics: Path) -> dict[str, Any]:
+    """How many tokens a column Gram matrices come of: those of what a layer sees, and those of what
+    its experts' `down` see."""
+    file = GramFile(gram_path(statistics))
+    columns = file.description.columns
+    outer = {name: counts[0] for name, counts in file.tokens().items() if len(counts) == 1}
+    inner = {name: counts for name, counts in file.tokens().items() if len(counts) > 1}
+    experts = [count / columns[name] for name, counts in inner.items() for count in counts]
+    return {
+        "tokens": max(outer.values()),
+        "per_column_of_the_widest": _digits(min(outer[name] / columns[name] for name in outer)),
+        "per_column_of_experts": [_digits(np.quantile(experts, q)) for q in (0, 0.5, 1)],
+    }
+
+
+def _digits(value: Any) -> float:
+    return float(f"{float(value):.3g}")
+
+
+def measure(run: Run, model: Checkpoint, kind: str, files: dict[int, Path], work: Path) -> Any:
+    """{every: the ratios of a type}"""
+    scores: dict[tuple[int, str], Scores] = {}
+    for every, statistics in files.items():
+        for rounding in ROUNDINGS:
+            out = work / f"{kind}-{every}-{rounding}"
+            shutil.rmtree(out, ignore_errors=True)
+            path, _, _ = write(model, kind, rounding, statistics, out)
+            scores[every, rounding] = run.score(path)
+            shutil.rmtree(out)
+
+    def over(above: Scores, below: Scores) -> dict[str, Any]:
+        return ratio({"nearest": below, "feedback": above}, run.answers, "pooled")
+
+    found = {}
+    for every in files:
+        beside = over(scores[every, "feedback"], scores[every, "nearest"])
+        found[every] = {"kl_mean": beside["kl_mean"], "over_nearest": beside["ratio"]}
+        if every != min(files):
+            all_text = over(scores[every, "feedback"], scores[min(files), "feedback"])
+            found[every]["over_all_text"] = all_text["ratio"]
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", default=TOKENS)
+    parser.add_argument("name", help="what the model is called in the results")
+    parser.add_argument("model", help="its folder, or gemmule")
+    parser.add_argument("--every", default=EVERY, help="records; the least stands for all text")
     parser.add_argument("--types", default=TYPES)
     parser.add_argument("--per-domain", type=int, default=12)
     parser.add_argument("--work", type=Path, help="keeps statistics and scores for another run")
+    parser.add_argument("--out", type=Path, default=result_path("gram_tokens"))
     options = parser.parse_args()
+    model = open_model(options.model)
     with tempfile.TemporaryDirectory() as name:
         work = options.work or Path(name)
         work.mkdir(parents=True, exist_ok=True)
-        run = Run(MODEL, Measuring(prompts=TEST_SET, per_domain=options.per_domain), work)
-        counts = [0, *map(int, options.tokens.split(","))]
-        files = {count: calibrate(count, work) for count in counts}
-        report: dict[str, Any] = {
-            "model": MODEL,
-            "columns_of_the_widest": max(columns_of(files[0])),
-            "tokens_of_all": tokens_of(files[0]),
+        run = Run(model, Measuring(prompts=TEST_SET, per_domain=options.per_domain), work)
+        files = {
+            int(every): calibrate(model, int(every), work) for every in options.every.split(",")
+        }
+        entry: dict[str, Any] = {
+            "text": {every: describe(statistics) for every, statistics in files.items()},
             "types": {},
         }
         for kind in options.types.split(","):
-            scores = {}
-            for count, statistics in files.items():
-                out = work / f"{kind}-{count}"
-                path, _, _ = write(MODEL, kind, "feedback", statistics, out)
-                scores[count] = run.score(path)
-            report["types"][kind] = {
-                tokens_of(files[count]): ratio(
-                    {"nearest": scores[0], "feedback": scores[count]}, run.answers, "pooled"
-                )["ratio"]
-                for count in counts[1:]
-            }
-            print(kind, json.dumps(report["types"][kind]), flush=True)
-            write_result(result_path("gram_tokens"), report)
-
-
-def calibrate(count: int, work: Path) -> Path:
-    """Statistics with Gram matrices of so many tokens; 0: of all."""
-    statistics = work / f"gram-{count}.safetensors"
-    if not statistics.exists():
-        request = Calibration(corpus=MODEL, reroute_tokens=0, gram="shared", gram_tokens=count)
-        secateur.calibrate(MODEL, statistics, request)
-    return statistics
-
-
-def tokens_of(statistics: Path) -> int:
-    return int(GramFile(gram_path(statistics)).input(OUTER).tokens.sum())
-
-
-def columns_of(statistics: Path) -> list[int]:
-    return list(GramFile(gram_path(statistics)).description.columns.values())
+            entry["types"][kind] = measure(run, model, kind, files, work)
+            print(kind, json.dumps(entry["types"][kind]), flush=True)
+            save(options.out, options.name, entry)
 
 
 if __name__ == "__main__":

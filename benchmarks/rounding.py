@@ -7,7 +7,7 @@ and by domain. The ratio of the means (feedback over nearest) has a 95 % interva
 answers, the same for both. A type that is in rounding.json already is not measured again, except
 for those in its `before_scales`, which were measured when feedback left the scales as they were.
 
-    python benchmarks/rounding.py [--types Q2_K,Q4_K_M,mlx-4] [--gram shared] [--model FOLDER]
+    python benchmarks/rounding.py [--types Q2_K,Q4_K_M,mlx-4] [--gram own] [--model FOLDER]
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--model", default="gemmule", help="a folder: gemmule's sets are its text")
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--per-domain", type=int, default=12)
-    parser.add_argument("--gram", default="shared", choices=["shared", "own"])
+    parser.add_argument("--gram", default="own", choices=["shared", "own"])
     parser.add_argument("--rows", type=Path, help="calibrate on these rows, not on gemmule's set")
     parser.add_argument("--work", type=Path, help="keeps the statistics and scores for another run")
     parser.add_argument("--out", type=Path, default=result_path("rounding"))

@@ -95,7 +95,7 @@ def calibrate(model: Checkpoint, work: Path, mix: Path) -> Path:
     """Statistics with Gram matrices, kept in `work`."""
     statistics = work / "statistics.safetensors"
     if not statistics.exists():
-        request = Calibration(read_mix(mix), reroute_tokens=0, gram="shared")
+        request = Calibration(read_mix(mix), reroute_tokens=0, gram="own")
         secateur.calibrate(model, statistics, request)
     return statistics
 

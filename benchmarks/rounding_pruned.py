@@ -25,7 +25,7 @@ import secateur
 from secateur import Calibration, Formats, Measuring, Pruning
 from secateur.evaluation.scores import Scores
 
-TEXT = Calibration(corpus="gemmule", gram="shared")
+TEXT = Calibration(corpus="gemmule", gram="own")
 
 
 def write(

@@ -44,7 +44,7 @@ def prepare(folder: Path, workers: int) -> tuple[Path, Path]:
             for _ in range(ROWS)
         ]
         rows.write_text("\n".join(lines) + "\n")
-        request = Calibration(rows=rows, reroute_tokens=0, gram="shared")
+        request = Calibration(rows=rows, reroute_tokens=0, gram="own")
         secateur.calibrate(str(model), observed, request, workers=workers)
     return model, observed
 

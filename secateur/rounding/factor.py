@@ -16,10 +16,10 @@ share a code.
 What makes up for column j is a regression of its inputs on those of the columns that follow, and
 F[j, j] ** 2 is what that leaves of them. From few tokens a regression finds what is not there, so
 it is a ridge regression in units of each column, H = X^T X + C / T diag(X^T X): as if C more tokens
-had been seen in which columns have nothing to do with each other. Hoerl, Kennard and Baldwin's ridge
-(Communications in Statistics 4, 1975), p s^2 / b^T b for p standardised predictors, is p / T where a
-regression explains half, as it does here; p is C / 2 on average, and tokens of one text, which
-resemble each other, count about half. The fewer tokens, the less is fed back.
+had been seen in which columns have nothing to do with each other. The ridge of Hoerl, Kennard and
+Baldwin (Communications in Statistics 4, 1975), p s^2 / b^T b for p standardised predictors, is
+p / T where a regression explains half, as it does here; p is C / 2 on average, and tokens of one
+text, which resemble each other, count about half. The fewer tokens, the less is fed back.
 """
 
 from __future__ import annotations
