@@ -23,7 +23,7 @@ from results import (
     result,
     shares,
 )
-from rounding_pages import frontier, rounding_elsewhere, rounding_models
+from rounding_pages import SECTIONS as ROUNDING
 
 MIB = 1 << 20
 
@@ -177,9 +177,7 @@ def measured_page() -> str:
         goals_section,
         _criteria,
         _rounding,
-        rounding_models,
-        rounding_elsewhere,
-        frontier,
+        *ROUNDING,
         feedback_cost,
         _speed,
         _parity,
