@@ -90,7 +90,7 @@ class DeviceObserver:
         )
         self.norms = torch.linalg.vector_norm(tile.outputs, dim=-1, dtype=torch.float32)
         self.largest = torch.linalg.vector_norm(tile.outputs, torch.inf, dim=-1).float()
-        if self.gram is not None:
+        if self.gram is not None and self.gram.of_each_expert:
             owner = np.repeat(np.arange(len(self.tokens)), self.tokens.cpu().numpy())
             self.gram.add_inner(tile.inner.float(), owner)
         if any(one.measure for one in self.observers):

@@ -35,8 +35,8 @@ class GramSums:
     `inputs` are by the name of the first linear layer that has them; `shared_by` gives for every
     linear layer the name that its input has there. `chosen` {micro-batch: bool [tokens]} are the
     tokens that count for these; None: all. The experts' weights are `outer_name`, which see
-    the layer's input, and `inner_name`, whose inputs all count: few tokens come to an expert. Those
-    are added where each expert has its own matrix. Any thread may add.
+    the layer's input, and `inner_name`, whose inputs all count: few tokens come to an expert. Any
+    thread may add.
     """
 
     kind: GramKind
@@ -60,10 +60,13 @@ class GramSums:
         found = self._begin(name, rows.shape[-1], 1)
         self._add_product(name, found, 0, rows)
 
+    @property
+    def of_each_expert(self) -> bool:
+        """Whether what the experts' `down` saw is to be added."""
+        return self.kind == "own"
+
     def add_inner(self, rows: Tensor, owner: NDArray[np.int64]) -> None:
         """Add what the experts' `down` saw: [n, C], sorted by their experts `owner` [n]."""
-        if self.kind == "shared":
-            return
         name = self.inner_name
         found = self._begin(name, rows.shape[-1], self.experts)
         starts = np.flatnonzero(np.diff(owner, prepend=-1))

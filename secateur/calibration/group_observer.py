@@ -103,7 +103,7 @@ class GroupObserver:
         add_squares(self.inner_squares, inner, self._owner, tile.first)
         bits = self._largest.view(np.int32), outputs, outputs.view(np.int32)
         note_sizes(self._norms, *bits, tile.first)
-        if self.gram is not None:
+        if self.gram is not None and self.gram.of_each_expert:
             owner = self._owner[tile.first : tile.first + len(inputs)]
             self.gram.add_inner(tile.inner, owner)
         for observer, rows in zip(self.observers, self.measured, strict=True):
