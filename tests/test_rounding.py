@@ -111,14 +111,17 @@ def test_inputs_that_were_always_zero_have_no_factor() -> None:
     assert factorize(np.zeros((64, 64), np.float32), Groups(32), TOKENS) is None
 
 
-def test_inputs_so_small_that_their_sums_are_mostly_rounding_have_one() -> None:
+def test_inputs_so_small_that_their_sums_are_mostly_rounding_have_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The sums are kept in units of 2**-16: what is left of these is no sum of squares."""
     small = np.random.default_rng(2).standard_normal((300, 256)) * 1e-3
     kept = whole_matrix(stored_sums(small.T @ small), 256)
-    found = factorize(kept, Groups(32))
+    found = factorize(kept, Groups(32), 1 << 40)
     assert found is not None
     assert np.isfinite(found.feedback).all() and (found.weight > 0).all()
-    more = factorize(kept, Groups(32), 10 * DAMPING)
+    monkeypatch.setattr("secateur.rounding.factor.DAMPING", 10 * DAMPING)
+    more = factorize(kept, Groups(32), 1 << 40)
     assert more is not None and np.allclose(found.feedback, more.feedback)
 
 
@@ -276,7 +279,7 @@ def test_scales_next_to_the_largest_number_of_a_type_stay_in_it() -> None:
     """What is tried around them would be infinite; the encoder itself can store these rows."""
     rows = np.zeros((2, 64), np.float32)
     rows[:, :2] = -65504, 65000
-    kind, factor = mlx_type("affine-2-64"), factorize(np.eye(64), Groups(64))
+    kind, factor = mlx_type("affine-2-64"), factorize(np.eye(64), Groups(64), TOKENS)
     assert factor is not None
     nearest = quantize(rows, kind, "F16")
     rounded = MlxGrid(kind, "F16").round(rows, nearest, factor)
