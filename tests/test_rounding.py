@@ -21,6 +21,7 @@ from secateur.rounding.factor import (
 )
 from secateur.rounding.feedback import choose, round_with_feedback
 from secateur.rounding.ggml_grids import GGML_GRIDS
+from secateur.rounding.ggml_types import FEEDBACK_GRIDS
 from secateur.rounding.grid import Choices, Levels, Scales, integers
 from secateur.rounding.mlx_grids import MlxGrid
 from secateur.statistics.gram import stored_sums, whole_matrix
@@ -285,3 +286,14 @@ def test_scales_next_to_the_largest_number_of_a_type_stay_in_it() -> None:
     rounded = MlxGrid(kind, "F16").round(rows, nearest, factor)
     for one in (rounded.scales, rounded.biases):
         assert one is not None and np.isfinite(one).all()
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_K", "MXFP4", "NVFP4", "IQ2_S"])
+def test_zeros_stay_zeros(name: str, gram: NDArray[np.float32]) -> None:
+    """Also those of a type whose least scale is next to nothing, but no zero."""
+    grid = FEEDBACK_GRIDS[name]
+    factor = factorize(gram, grid.groups)
+    assert factor is not None
+    rows = np.zeros((3, COLUMNS), np.float32)
+    rounded = grid.round(rows, encode(rows, name), factor)
+    assert not decode(rounded, name, rows.shape).any()

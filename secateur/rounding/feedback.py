@@ -27,6 +27,9 @@ from secateur.system.jit import compiled, inlined, inner
 TO_INTEGER = np.float32(12582912)
 """Added to a small number and taken away again it leaves the nearest integer, or the even one."""
 
+LEAST_SCALE = np.float32(2.0**-127)
+"""Of a smaller one, MXFP4's for zeros, the inverse would be infinite."""
+
 LANES = 64
 """Rows that a loop takes at once."""
 
@@ -156,7 +159,7 @@ def _try(  # noqa: PLR0912 - a kernel has its loops
     most, low = np.float32(len(kind.values) - 1), kind.values[0]
     inverse, aim = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     for k in range(LANES):
-        inverse[k] = one / scale[k] if scale[k] != zero else zero
+        inverse[k] = one / scale[k] if abs(scale[k]) >= LEAST_SCALE else zero
         cost[k] = zero
     for j in range(group.wanted.shape[0]):
         for k in range(LANES):
