@@ -292,7 +292,7 @@ def test_scales_next_to_the_largest_number_of_a_type_stay_in_it() -> None:
 def test_zeros_stay_zeros(name: str, gram: NDArray[np.float32]) -> None:
     """Also those of a type whose least scale is next to nothing, but no zero."""
     grid = FEEDBACK_GRIDS[name]
-    factor = factorize(gram, grid.groups)
+    factor = factorize(gram, grid.groups, TOKENS)
     assert factor is not None
     rows = np.zeros((3, COLUMNS), np.float32)
     rounded = grid.round(rows, encode(rows, name), factor)

@@ -77,7 +77,10 @@ def encode(
         else:
             encode_by_ggml(rows[first:last], kind, weights, part)
         if not library.ggml_validate_row_data(kind.id, part.ctypes.data, part.nbytes):
-            raise NumericError(f"encoding to {kind.name} made scales that are not finite")
+            raise NumericError(
+                f"encoding to {kind.name} made scales that are not finite, as numbers beyond what "
+                "they can say do: keep this tensor in BF16 or F32"
+            )
 
     _run_in_threads(encode_rows, len(rows), rows.shape[1], workers)
     return out
