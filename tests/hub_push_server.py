@@ -41,6 +41,7 @@ class Hub:
     role: str | None = None
     organizations: list[str] = field(default_factory=list)
     address: str = ""
+    contents: dict[str, bytes] = field(default_factory=dict)
     fail: Callable[[str, str], int | None] = lambda method, path: None
 
     def sizes(self) -> dict[str, int]:
@@ -62,6 +63,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer("GET")
 
+    def do_HEAD(self) -> None:
+        self._answer("HEAD")
+
     def do_POST(self) -> None:
         self._answer("POST")
 
@@ -77,6 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": "on purpose"}, status)
         elif f"Bearer {TOKEN}" != self.headers.get("Authorization") and method != "PUT":
             self._json({"error": "no"}, 401)
+        elif "/resolve/" in path:
+            self._file(path.partition("/resolve/")[2].partition("/")[2], method)
         else:
             self._route(method, path, body)
 
@@ -118,6 +124,17 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json({"id": "me/name", "sha": f"{len(hub.commits):040x}",
                         "private": bool(hub.private), "siblings": []})  # fmt: skip
+
+    def _file(self, path: str, method: str) -> None:
+        """A file that is no LFS, as its client fetches it."""
+        data = self.hub.contents[path]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{self.hub.files[path]["oid"]}"')
+        self.send_header("X-Repo-Commit", f"{len(self.hub.commits):040x}")
+        self.end_headers()
+        if method != "HEAD":
+            self.wfile.write(data)
 
     def _mode(self, file: dict[str, Any]) -> dict[str, Any]:
         sample = base64.b64decode(file["sample"])
@@ -162,6 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
                 data = base64.b64decode(value["content"])
                 oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
                 self._add(value["path"], {"oid": oid, "size": len(data)})
+                self.hub.contents[value["path"]] = data
             elif entry["key"] == "lfsFile":
                 lfs = {"oid": value["oid"], "size": value["size"], "pointerSize": 134}
                 self._add(value["path"], {"oid": "0" * 40, "size": value["size"], "lfs": lfs})
@@ -213,6 +231,11 @@ def point_client_at(hub: Hub, monkeypatch: pytest.MonkeyPatch, *, xet: bool = Fa
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
     monkeypatch.setattr(hf_api.constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        hub.address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     for word in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(word, raising=False)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,31 @@ def test_a_readme_of_a_person_is_not_replaced_unasked(out: Path) -> None:
         release(out)
     release(out, Releasing(force=True))
     assert "# mine" not in (out / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_card_that_a_person_changed_on_the_hub_is_not_replaced_unasked(
+    out: Path, hub: Hub
+) -> None:
+    release(out, PUSH)
+    about = out.parent / "words.md"
+    about.write_text("It is mine.\n")
+    told = replace(PUSH, about=about)
+    assert release(out, told).pushed.sent > 0  # the card there was ours
+    words = hub.contents["README.md"] + b"\nMy own words.\n"
+    hub.contents["README.md"] = words
+    hub.files["README.md"].update(size=len(words), oid="0" * 40)
+    before = len(hub.commits)
+    for request in (told, PUSH):
+        with pytest.raises(OutputError, match="its README.md was written or changed by hand"):
+            release(out, request)
+    assert len(hub.commits) == before and hub.contents["README.md"] == words
+    release(out, replace(told, force=True))
+    assert b"My own words" not in hub.contents["README.md"]
+    del hub.files["evidence/card.json"]
+    hub.contents["README.md"] = b"---\nlicense: mit\n---\n"  # what the hub's own form makes
+    hub.files["README.md"]["oid"] = "0" * 40
+    assert release(out, told).pushed.sent == 2
 
 
 @pytest.mark.slow

@@ -159,7 +159,8 @@ def check_push(request: Releasing | None) -> str | None:
 def _target(request: Releasing, out: Path) -> Target | None:
     if not request.push or request.repository is None:
         return None
-    return Target(request.repository, not request.public, f"`{request.command(out)}`")
+    command = f"`{request.command(out)}`"
+    return Target(request.repository, not request.public, command, request.force)
 
 
 def _about(request: Releasing) -> str | None:

@@ -12,9 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from secateur.errors import EngineError, InputError, RequestError
+from secateur.checkpoint.model_card import MODEL_CARD
+from secateur.errors import EngineError, InputError, OutputError, RequestError
 from secateur.release.upload.bundle import Bundle, UploadFile
-from secateur.release.upload.remote import list_remote, missing
+from secateur.release.upload.remote import (
+    RemoteFile,
+    has_card_by_hand,
+    list_remote,
+    missing,
+)
 from secateur.system.progress import Counter, Progress, no_progress
 from secateur.system.sizes import show_bytes
 
@@ -31,11 +37,13 @@ _NEW_TOKEN = "make one with the right to write on huggingface.co/settings/tokens
 @dataclass(frozen=True)
 class Target:
     """Where a bundle goes, and the command that goes on after an interruption. A repository that
-    is there stays as visible as it is."""
+    is there stays as visible as it is, and a card there that a person wrote stays but for
+    `force`."""
 
     repository: str
     private: bool = True
     command: str = "the same command"
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,8 @@ def push(
 ) -> Pushed:
     """Send what the repository lacks, and compare what is there then with the bundle.
 
-    Makes the repository where there is none. Raises InputError for a login without the right,
+    Makes the repository where there is none. Raises OutputError where the repository has a card
+    that a person wrote (but for `force`), InputError for a login without the right,
     EngineError where the hub or the network fails, or has other bytes afterwards.
     """
     from huggingface_hub import HfApi
@@ -113,7 +122,10 @@ def push(
     sent: list[UploadFile] = []
     try:
         api.create_repo(target.repository, private=target.private, exist_ok=True)
-        lacking = missing(bundle.files, list_remote(api, target.repository))
+        there = list_remote(api, target.repository)
+        lacking = missing(bundle.files, there)
+        if any(file.path == MODEL_CARD for file in lacking):
+            _keep_card_by_hand(api, target, there)
         _tell_visibility(api, target, on_message)
         size = show_bytes(sum(file.size for file in lacking))
         on_message(f"sending {len(lacking)} of {len(bundle.files)} files, {size}")
@@ -122,6 +134,8 @@ def push(
             _commit(api, target.repository, batch, message, count)
             sent += batch
         remote = list_remote(api, target.repository)
+    except OutputError:
+        raise
     except KeyboardInterrupt as error:
         error.add_note(_how_to_go_on(bundle, sent, target))
         raise
@@ -174,6 +188,16 @@ def _commit(
         commit_message=f"{message}: {names}",
     )
     count(sum(file.size for file in batch if file.kind != "LFS"))
+
+
+def _keep_card_by_hand(api: HfApi, target: Target, there: Mapping[str, RemoteFile]) -> None:
+    """Raise OutputError where a card would be replaced that a person wrote or changed there."""
+    if not target.force and has_card_by_hand(api, target.repository, there):
+        raise OutputError(
+            f"push {target.repository}: its {MODEL_CARD} was written or changed by hand: put words "
+            "of your own into a file and name it with about (--about), and let --force replace "
+            "this one"
+        )
 
 
 def _tell_visibility(api: HfApi, target: Target, on_message: Callable[[str], None]) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from secateur.checkpoint.model_card import MODEL_CARD
+from secateur.release.card.card import LEDGER
 from secateur.release.upload.bundle import UploadFile
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+
+_FRONT_MATTER = re.compile(rb"\A---\s*\n.*?^---\s*$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,23 @@ def missing(files: Iterable[UploadFile], remote: Mapping[str, RemoteFile]) -> li
     return [
         file for file in files if (there := remote.get(file.path)) is None or not there.holds(file)
     ]
+
+
+def has_card_by_hand(api: HfApi, repository: str, remote: Mapping[str, RemoteFile]) -> bool:
+    """Whether the repository's card is a person's: it says more than front matter, and is not what
+    the ledger of a card of ours beside it was written with. Raises what the hub's client raises."""
+    if MODEL_CARD not in remote:
+        return False
+    with TemporaryDirectory() as folder:
+
+        def fetch(name: str) -> bytes:
+            return Path(api.hf_hub_download(repository, name, local_dir=folder)).read_bytes()
+
+        card = fetch(MODEL_CARD)
+        if not _FRONT_MATTER.sub(b"", card, count=1).strip():
+            return False
+        digest = hashlib.sha256(card).hexdigest().encode()
+        return LEDGER not in remote or digest not in fetch(LEDGER)
 
 
 def git_oid(file: UploadFile) -> str:
