@@ -39,6 +39,12 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.NotIn: lambda item, many: item not in many,
 }
 
+_PLAIN = (
+    ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.List, ast.IfExp, ast.BoolOp,
+)  # fmt: skip
+_LONGEST = 1000
+"""Characters of an expression: what Python can parse, and evaluate one call in the other."""
+
 
 def evaluate(text: str, lookup: Lookup) -> Any:
     """The value of an expression.
@@ -73,11 +79,32 @@ def entry(container: Any, key: Any) -> Any:
 
 @cache
 def parse(text: str) -> ast.expr:
-    """The syntax tree of an expression. Raises FamilyError for text that is none."""
+    """The syntax tree of an expression. Raises FamilyError for text that is none, or not of this
+    language."""
+    if len(text) > _LONGEST:
+        raise FamilyError(f"an expression of a family's table is longer than {_LONGEST} characters")
     try:
-        return ast.parse(text, mode="eval").body
+        tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
         raise FamilyError(f"expression {text!r} of a family's table: {error.msg}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.expr) and not _is_known(node):
+            raise FamilyError(
+                f"expression {text!r} of a family's table: {ast.unparse(node)!r} is not of its "
+                "language"
+            )
+    return tree
+
+
+def _is_known(node: ast.expr) -> bool:
+    match node:
+        case ast.UnaryOp():
+            return isinstance(node.op, ast.Not)
+        case ast.BinOp():
+            return type(node.op) in _ARITHMETIC
+        case ast.Compare():
+            return len(node.ops) == 1 and type(node.ops[0]) in _COMPARISONS
+    return isinstance(node, _PLAIN)
 
 
 def _evaluate(node: ast.expr, lookup: Lookup, text: str) -> Any:  # noqa: PLR0911 - one for each kind
@@ -95,18 +122,16 @@ def _evaluate(node: ast.expr, lookup: Lookup, text: str) -> Any:  # noqa: PLR091
         case ast.IfExp():
             chosen = node.body if _evaluate(node.test, lookup, text) else node.orelse
             return _evaluate(chosen, lookup, text)
-        case ast.UnaryOp(op=ast.Not()):
+        case ast.UnaryOp():
             return not _evaluate(node.operand, lookup, text)
         case ast.BoolOp():
             return _evaluate_logical(node, lookup, text)
-        case ast.BinOp() if type(node.op) in _ARITHMETIC:
+        case ast.BinOp():
             return _compute(_ARITHMETIC[type(node.op)], [node.left, node.right], lookup, text)
-        case ast.Compare() if len(node.ops) == 1 and type(node.ops[0]) in _COMPARISONS:
+        case ast.Compare():
             pair = [node.left, node.comparators[0]]
             return _compute(_COMPARISONS[type(node.ops[0])], pair, lookup, text)
-    raise FamilyError(
-        f"expression {text!r} of a family's table: {ast.unparse(node)!r} is not of its language"
-    )
+    raise AssertionError(text)  # `parse` knows no others
 
 
 def _evaluate_logical(node: ast.BoolOp, lookup: Lookup, text: str) -> Any:

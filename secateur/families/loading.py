@@ -48,6 +48,9 @@ _ROWS = {"tensor": "name", "also": "key", "gguf.key": "key", "gguf.generate": "n
 """Arrays of tables -> the key that names their rows."""
 
 _WORDS = re.compile(r"\{([^{}|]+(?:\|[^{}|]+)+)\}")
+_HOLE = re.compile(r"\{([^{}|]*)\}")
+_MODEL = "model"
+"""The hole that `prefixes` fill; _HOLES are the others."""
 _HOLES = {"layer": r"(?P<layer>\d+)", "expert": r"(?P<expert>\d+)", "rest": r"(?P<rest>.+)"}
 
 
@@ -168,6 +171,8 @@ def _family(source: FamilySource, table: Table) -> Family:
     if not read.prefixes:
         raise table.error("prefixes", 'prefixes is empty, expected the running model\'s, or ""')
     places = [entry.origins.get("name", entry.origin) for entry in table.entries["tensor"]]
+    for row, place in zip(read.rows, places, strict=True):
+        _check_names(row, place)
     rows = tuple(
         replace(one, pattern=_pattern(one.name, read.prefixes))
         for row in read.rows
@@ -195,6 +200,29 @@ def _family(source: FamilySource, table: Table) -> Family:
         packed=read.packed,
         vllm=read.vllm,
     )
+
+
+def _check_names(row: TensorRow, place: Origin) -> None:
+    """A row's name has holes that there are, each once, and its other names as many words."""
+    holes = _HOLE.findall(row.name)
+    for hole in holes:
+        if hole not in (_MODEL, *_HOLES):
+            raise FamilyError(
+                f"{place}: {row.name} has the hole {hole!r}{nearest(hole, (_MODEL, *_HOLES))}"
+            )
+        if holes.count(hole) > 1:
+            raise FamilyError(f"{place}: {row.name} has the hole {hole!r} twice")
+    words = [found.count("|") + 1 for found in _WORDS.findall(row.name)]
+    for name in row.gguf:
+        if [found.count("|") + 1 for found in _WORDS.findall(name)] != words:
+            raise FamilyError(
+                f"{place}: {name} has to have words in braces as {row.name} has them, one for each"
+            )
+    others: list[tuple[str, tuple[str, ...]]] = [(name, ("layer",)) for name in row.gguf]
+    others += [(name, (_MODEL, "layer")) for name in row.mlx]
+    for name, known in others:
+        if odd := [hole for hole in _HOLE.findall(name) if hole not in known]:
+            raise FamilyError(f"{place}: {name} has the hole {odd[0]!r}{nearest(odd[0], known)}")
 
 
 def _check_rows(table: Table, read: FamilyTable, places: Sequence[Origin], names: set[str]) -> None:
