@@ -33,6 +33,7 @@ from secateur.formats.gguf.reader import read_gguf
 from secateur.forward.batches import make_micro_batches
 from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import WeightSource
+from secateur.outputs.build import resolve
 from secateur.outputs.feedback import Feedback
 from secateur.outputs.registry import open_artefact
 from secateur.planning.document import Plan
@@ -214,6 +215,14 @@ def test_a_plan_names_its_gram_matrices_and_is_applied_with_no_others(
     assert all("token_embd" in note or "embed_tokens" in note for note in said)
     assert decide(model, stats, None) == plan  # the default, where there are Gram matrices
     assert "rounding" not in decide(model, stats, "nearest").selection
+    floats = Formats(types=("F16", "Q8_0"), to="gguf")
+    with_floats = secateur.plan(model, Pruning(drop=0.0), floats, statistics=stats)
+    assert not [note for note in with_floats.notes if note.startswith("gguf-F16: codes")]
+    says = {
+        name: "secateur.rounding" in decided.layout.metadata
+        for name, decided in resolve(with_floats, model).items()
+    }
+    assert says == {"gguf-F16": False, "gguf-Q8_0": True}
     pruned = secateur.plan(model, Pruning(drop=0.0), Formats(to="safetensors"), statistics=stats)
     assert "rounding" not in pruned.selection
     other = tmp_path / "other.safetensors"

@@ -114,8 +114,13 @@ class GgufLayout:
         return replace(self, metadata={**self.metadata, **written_by(plan_sha256)})
 
     def rounded_with(self, gram: GramKind | None) -> GgufLayout:
-        """The same, its metadata saying that levels were chosen with error feedback."""
+        """The same, its metadata saying that levels were chosen with error feedback, where it has
+        a type that this is done for."""
         if gram is None:
+            return self
+        from secateur.rounding.ggml_types import FEEDBACK_GRIDS
+
+        if not any(choice.type in FEEDBACK_GRIDS for choice in self.choices):
             return self
         return replace(self, metadata={**self.metadata, **rounded_by_feedback(gram)})
 

@@ -107,4 +107,4 @@ def rounding_notes(
         for tensor, info in zip(layout.tensors, layout.infos, strict=True)
         if TYPES[info.type].quantized
     }
-    return [describe_feedback(format_id, quantized)]
+    return [describe_feedback(format_id, quantized)] if quantized else []
