@@ -99,6 +99,7 @@ def devices() -> Choices:
     """Where a model may run."""
     yield "auto", "the first CUDA GPU, or the CPU where there is none"
     yield from ((name, "") for name in ("cpu", "cuda", "mps"))
+    yield "cuda:0,cuda:1", "GPUs that share the layers of the model"
 
 
 def task_suites() -> Choices:
