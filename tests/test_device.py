@@ -22,6 +22,7 @@ from secateur.calibration.observers.sample_norms import SAMPLE_NORMS
 from secateur.calibration.shards import Shard
 from secateur.calibration.token_sample import Sampling
 from secateur.checkpoint.reader import Checkpoint, open_checkpoint
+from secateur.checkpoint.shared_model import share_model
 from secateur.errors import EngineError, NumericError, RequestError
 from secateur.evaluation.tokens.generate import Generation, generate_answers
 from secateur.evaluation.tokens.prompts import Prompt, PromptSet
@@ -36,7 +37,7 @@ from secateur.forward.backends.choose import (
 from secateur.forward.backends.cpu import CpuBackend
 from secateur.forward.backends.grouped_products import GroupedProducts, multiply_in_loop
 from secateur.forward.backends.memory import fit_memory
-from secateur.forward.backends.torch_device import TorchDevice
+from secateur.forward.backends.torch_device import KEPT_SHARE, TorchDevice
 from secateur.forward.batches import Group
 from secateur.forward.weights import CheckpointWeights
 from secateur.statistics.merge import merge
@@ -281,6 +282,29 @@ def test_a_model_whose_layers_are_shared_answers_as_on_one_device(
         found, taught = ask("two", spread(FIRST, SECOND))
     assert pretended.moved and found == answers
     assert np.array_equal(taught.actual, teacher.actual)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_model_that_is_run_again_stays_where_there_is_room_for_it(
+    room: bool, tiny: TINY, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the worker that makes parts: the second one reads no layer again."""
+    shared, rows = share_model(tiny("gemma4")), corpus([("code", f"{n}", 64) for n in range(6)])
+    model, read = shared.open(), []
+    experts = CheckpointWeights.experts
+    monkeypatch.setattr(
+        CheckpointWeights, "experts", lambda self, name: read.append(name) or experts(self, name)
+    )
+    half = int(model.nbytes / 2 / KEPT_SHARE)
+    monkeypatch.setattr(TorchDevice, "free_memory", lambda _: half + 1 if room else half - 1000)
+    made = []
+    with PretendDevices():
+        for _ in range(2):
+            found = calibrate(model, rows, sampling=Sampling(0), backend=spread(FIRST, SECOND))
+            made.append(as_bytes(found, tmp_path))
+    assert made[0] == made[1]
+    assert len(read) == len(set(read)) * (1 if room else 2)
+    assert tiny("gemma4").placed is None
 
 
 def test_memory_of_devices_that_share_layers_is_that_of_the_fullest(

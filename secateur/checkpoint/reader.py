@@ -68,7 +68,8 @@ class Checkpoint:
 
     With `shape_only` there are no shards, and names and shapes are those that its config
     describes; `notes` then say what the config leaves open. `config_file` is where the config
-    was read.
+    was read. `placed` is where devices keep its tensors from pass to pass, for who runs it again
+    and again.
     """
 
     source: str
@@ -81,6 +82,7 @@ class Checkpoint:
     config_file: Path = field(repr=False)
     shape_only: bool = False
     notes: tuple[str, ...] = ()
+    placed: dict[Any, Any] | None = field(default=None, repr=False, compare=False)
     _computed: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property

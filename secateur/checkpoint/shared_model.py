@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from secateur.checkpoint.hub import GEMMULE, is_hub_id
@@ -28,7 +28,8 @@ class SharedModel:
                 f"{self.source} is another model on this machine (identity {found[:12]}, expected "
                 f"{self.identity[:12]}): copy the same files to every machine"
             )
-        return checkpoint
+        # Its parts are run one after the other.
+        return replace(checkpoint, placed={})
 
 
 def share_model(checkpoint: Checkpoint) -> SharedModel:

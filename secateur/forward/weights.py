@@ -119,6 +119,16 @@ class CheckpointWeights:
     def family(self) -> Family:
         return self._checkpoint.family
 
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return self._checkpoint.nbytes
+
+    @property
+    def placed(self) -> dict[Any, Any] | None:
+        """{device: its tensors by name, None where it has no room} (Checkpoint.placed)."""
+        return self._checkpoint.placed
+
     def names(self) -> Sequence[str]:
         return tuple(self._parts)
 

@@ -37,16 +37,23 @@ class DeviceWeights(WrappedWeights):
 
     Stacks of experts stay in their own type (grouped_products widens them where products need it);
     all else becomes `dtype`, and what belongs to a router float32, so that rounding sends no token
-    elsewhere. Memory on the device: what was asked for, and what was prefetched.
+    elsewhere. Memory on the device: what was asked for, and what was prefetched. What is in `kept`
+    {name: tensor} is not read again, and what is read is put there.
     """
 
     def __init__(
-        self, source: WeightSource, device: torch.device, dtype: torch.dtype, copier: _Copier | None
+        self,
+        source: WeightSource,
+        device: torch.device,
+        dtype: torch.dtype,
+        copier: _Copier | None,
+        kept: dict[str, Tensor] | None = None,
     ) -> None:
         self.source = source
         self.device = device
         self._dtype = dtype
         self._copier = copier
+        self._kept = kept
         self._coming: dict[str, _Coming] = {}
         layers = source.family.number(source.config, "layers")
         template = source.family.router.module
@@ -69,29 +76,40 @@ class DeviceWeights(WrappedWeights):
         }
         try:
             for name, read in opened.items():
-                if name not in self._coming:
+                if name not in self._coming and name not in (self._kept or ()):
                     self._coming[name] = self._copier.begin(read(name))
         except torch.OutOfMemoryError:
             pass  # it is copied when it is asked for, and others are gone
 
     def _take(self, name: str, read: Callable[[str], Stack | Tensor]) -> Tensor:
+        if self._kept is not None and name in self._kept:
+            return self._kept[name]
         coming = self._coming.pop(name, None)
         if self._copier is None:
-            return _read_whole(read(name)).to(self.device)
-        return self._copier.finish(coming or self._copier.begin(read(name)))
+            value = _read_whole(read(name)).to(self.device)
+        else:
+            value = self._copier.finish(coming or self._copier.begin(read(name)))
+        if self._kept is not None:
+            self._kept[name] = value
+        return value
 
 
 @contextmanager
 def open_on_device(
-    source: WeightSource, device: torch.device, dtype: torch.dtype, workers: int
+    source: WeightSource,
+    device: torch.device,
+    dtype: torch.dtype,
+    workers: int,
+    kept: dict[str, Tensor] | None = None,
 ) -> Iterator[DeviceWeights]:
-    """A source with its tensors on a device, and threads that copy while the device computes."""
+    """A source with its tensors on a device, and threads that copy while the device computes;
+    `kept` as in DeviceWeights."""
     if device.type != "cuda":
-        yield DeviceWeights(source, device, dtype, None)
+        yield DeviceWeights(source, device, dtype, None, kept)
         return
     with ThreadPoolExecutor(min(READERS, max(1, workers))) as pool:
         try:
-            yield DeviceWeights(source, device, dtype, _Copier(device, pool))
+            yield DeviceWeights(source, device, dtype, _Copier(device, pool), kept)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -50,7 +50,10 @@ class SpreadDevice(TorchDevice):
     @contextmanager
     def open(self, source: WeightSource) -> Iterator[SpreadWeights]:
         with ExitStack() as stack:
-            parts = [stack.enter_context(part.open(source)) for part in self._parts()]
+            parts = [
+                stack.enter_context(part.open_share(source, self.layers_ahead))
+                for part in self._parts()
+            ]
             yield SpreadWeights(source, parts)
 
     @contextmanager

@@ -24,11 +24,14 @@ from secateur.forward.batches import ON_DEVICE, BatchSize, Group, MicroBatch
 from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.experts import CURRENT_MEMBER
 from secateur.forward.norms import Known, fuse_norms, rms_norm_of
-from secateur.forward.weights import WeightSource
+from secateur.forward.weights import CheckpointWeights, WeightSource
 from secateur.system.resources import free_memory
 
 STATES_SHARE = 0.1
 """Share of a device's memory that hidden states may take."""
+KEPT_SHARE = 0.6
+"""Share of the free memory that weights may take which stay from pass to pass; what remains is for
+a layer's micro-batches."""
 _IN_FLIGHT = 3
 """Groups that the host has queued, or whose results it has not looked at."""
 
@@ -68,7 +71,20 @@ class TorchDevice:
     @contextmanager
     def open(self, source: WeightSource) -> Iterator[PlacedWeights]:
         """The source's tensors on the device; the next layer's are copied while one computes."""
-        with open_on_device(source, self.device, self.dtype, self.workers) as weights:
+        with self.open_share(source, 1) as weights:
+            yield weights
+
+    @contextmanager
+    def open_share(self, source: WeightSource, devices: int) -> Iterator[PlacedWeights]:
+        """The same for one of so many devices that share the layers. A model that is run again and
+        again stays, where its share takes at most KEPT_SHARE of the memory that was free."""
+        kept: dict[str, Tensor] | None = None
+        if isinstance(source, CheckpointWeights) and source.placed is not None:
+            if self.device not in source.placed:
+                fits = source.nbytes / devices <= KEPT_SHARE * self.free_memory()
+                source.placed[self.device] = {} if fits else None
+            kept = source.placed[self.device]
+        with open_on_device(source, self.device, self.dtype, self.workers, kept) as weights:
             yield weights
 
     @contextmanager
