@@ -303,6 +303,10 @@ def test_a_mix_without_usable_documents_is_refused(tmp_path, tokenizer):
     mix = write_mix(tmp_path, {"a": [{"text": " "}]})
     with pytest.raises(CorpusError, match=r"has only 0 of 1 samples \(1 empty\)"):
         load_corpus(mix, tokenizer)
+    for content in (" \n", None, [{"type": "text", "text": ""}]):
+        write_mix(tmp_path, {"a": [{"messages": [{"role": "user", "content": content}]}]})
+        with pytest.raises(CorpusError, match=r"has only 0 of 1 samples \(1 empty\)"):
+            load_corpus(mix, tokenizer)
     write_mix(tmp_path, {"a": [{"text": " "}]}, a={"allow_short": True})
     with pytest.raises(CorpusError, match="no usable documents, so it gives no rows"):
         load_corpus(mix, tokenizer)

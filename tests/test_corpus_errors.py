@@ -88,6 +88,14 @@ MIXES = {
         "sources: [{name: a, hub: x/y, revision: 123}]",
         "revision is 123, expected text (quote it)",
     ),
+    "separator of records": (
+        "sources: [{name: a, path: a.jsonl, separator: '---'}]",
+        "`separator` decides nothing for a .jsonl file",
+    ),
+    "split of a file": (
+        "sources: [{name: a, path: a.jsonl, split: test}]",
+        "`split` decides nothing for a .jsonl file",
+    ),
     "tags": (
         "sources: [{name: a, path: a.jsonl, thought_tags: [<think>]}]",
         "expected [opening, closing]",
@@ -264,6 +272,9 @@ def test_sources_that_cannot_be_read(tmp_path, tokenizer):
     assert "b.txt:2: not UTF-8" in refusal(mix, tokenizer)
     (tmp_path / "b.txt").write_bytes(b" \n")
     assert "b.txt holds no records" in refusal(mix, tokenizer)
+    (tmp_path / "b.json").write_text('[{"messages": []}]')
+    mix.write_text("sources: [{name: a, path: b.json}]")
+    assert "b.json is no plain text: give a .jsonl file" in refusal(mix, tokenizer)
 
 
 def test_a_tokenizer_of_another_model(tmp_path, tokenizer):

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 from test_statistics import MODEL
 
 from secateur.errors import PlanError
+from secateur.pruning.choose import Pruning
 from secateur.pruning.criteria.aggregations import AGGREGATIONS
-from secateur.pruning.criteria.base import Criterion, Settings
+from secateur.pruning.criteria.base import Criterion, Formula, Settings
 from secateur.pruning.criteria.base import score as score_by
 from secateur.pruning.criteria.registry import (
     CRITERIA,
@@ -100,7 +102,11 @@ def test_the_reference_gate_changes_what_has_a_gate() -> None:
     reference = Settings(gate="reference")
     assert score(table(), "reap", reference)[2] == pytest.approx([2, 2, 0.5, 0])
     assert score(table(), "weighted_frequency", reference)[2] == pytest.approx([4, 0.25, 2, 0])
-    assert score(table(), "ean_mean", reference)[2] == pytest.approx(BY_HAND["ean_mean"])
+    for without in ("ean_mean", "frequency", "contribution", "rerouted"):
+        with pytest.raises(PlanError, match=f"'{without}' is not made of routing weights"):
+            score(table(), without, reference)
+    with pytest.raises(PlanError, match="routing_weight is 'open', expected true or reference"):
+        score(table(), "reap", Settings(gate="open"))  # type: ignore[arg-type]
 
 
 def test_contribution_counts_the_samples_that_protect() -> None:
@@ -112,8 +118,6 @@ def test_contribution_counts_the_samples_that_protect() -> None:
     assert two == pytest.approx(np.array([2, 2, 2, 0]) + totals / 5.5)
     all_of_them = score(table(), "contribution", Settings(protect_per_sample=16))[2]
     assert all_of_them == pytest.approx(np.array([3, 2, 3, 0]) + totals / 5.5)
-    with pytest.raises(PlanError, match="true gate only"):
-        score(table(), "contribution", Settings(gate="reference"))
 
 
 def test_random_is_seeded_and_differs_by_layer() -> None:
@@ -133,7 +137,41 @@ def test_ranks_give_every_category_one_vote() -> None:
 
 def test_worst_category_keeps_what_any_category_needs() -> None:
     found = score(table(), "ean_mean", Settings(aggregation="worst-category"))[2]
-    assert found == pytest.approx([3.5 + 3.25 / 5, 4 + 2.75 / 5, 3.5 + 2.75 / 5, 1.5 + 1.25 / 5])
+    assert found == pytest.approx(
+        [3.5 + 3.25 / 10, 4 + 2.75 / 10, 3.5 + 2.75 / 10, 1.5 + 1.25 / 10]
+    )
+
+
+def test_the_mean_rank_decides_between_equal_best_ranks_only() -> None:
+    """Of 16 experts, 0 and 1 share the ranks 14 and 15 of one category and are last in the other;
+    2 is 14th where the others were not, and good in both."""
+    first = np.arange(16.0)
+    first[[13, 14]] = 13.5  # equals: both have the rank 14.5
+    second = np.arange(16.0)
+    second[[13, 0]], second[[12, 15]] = second[[0, 13]], second[[15, 12]]
+    columns = [first, second]
+    combined = AGGREGATIONS["worst-category"].combine(lambda chosen: columns[chosen[0]], 2)
+    best = np.maximum(rankdata(first), rankdata(second))
+    assert all(
+        combined[one] > combined[other]
+        for one in range(16)
+        for other in range(16)
+        if best[one] > best[other]
+    )
+
+
+@pytest.mark.parametrize("wrong", [[np.nan, 1.0, 2.0, 3.0], [1.0, 2.0]])
+def test_scores_that_are_no_numbers_are_refused(wrong: list[float]) -> None:
+    mine = Formula("mine", "a user's own", ("tokens",), lambda _, __: np.array(wrong))
+    with pytest.raises(PlanError, match="'mine' gives layer 2 scores of shape .*: correct its"):
+        score(table(), mine)
+
+
+def test_a_request_refuses_what_its_criterion_does_not_know_at_once() -> None:
+    with pytest.raises(PlanError, match="'rerouted' knows the aggregations"):
+        Pruning(experts=2, aggregation="mean-rank")
+    with pytest.raises(PlanError, match="'frequency' is not made of routing weights"):
+        Pruning(experts=2, criterion="frequency", routing_weight="reference")
 
 
 def test_unknown_names_list_the_known_ones() -> None:

@@ -158,6 +158,19 @@ def test_a_single_text_is_cut_at_its_end(
     assert [prompt.kind for prompt in prompts] == ["documents"] * len(pieces)
 
 
+def test_another_writing_of_a_text_that_is_cut_is_not_calibrated_on(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    book = saying(1, 8000)
+    split = load_corpus(
+        write(tmp_path, a=[{"text": book}, {"text": book.replace(" ", "  ").upper()}]),
+        tokenizer,
+        held_out=HoldOut(0.1),
+    )
+    assert len(split.samples) == 1 and split.description["held_out"]["copies_left_out"] == 1
+    assert {document.part_of for document in split.held_out} == {split.samples[0].sha256}
+
+
 def test_no_more_is_held_out_than_measuring_takes(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:

@@ -164,7 +164,9 @@ def test_a_written_job_is_read_as_it_was(project: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(project)
     job = Job(
         model="models/tiny",
-        pruning=Pruning(drop=0.25, routing_weight="reference", protect={1: (0, 3)}),
+        pruning=Pruning(
+            drop=0.25, criterion="reap", routing_weight="reference", protect={1: (0, 3)}
+        ),
         formats=Formats(types=("Q4_K_M", "Q8_0"), layer_importance=(2.0, 1.0), split_max_size="5G"),
         calibration=Calibration("texts/mix.yaml", observe=("sample_norms",)),
         measuring=Measuring(max_kl=0.5, gates=("kl_p99<=2",), temperature=0.0),

@@ -125,6 +125,10 @@ def test_a_config_of_another_model(changed: dict[str, Any], words: str, model: M
         ("mixtral", {"num_hidden_layers": 10**12}, "expected at most 10000"),
         ("mixtral", {"num_local_experts": 10**12}, "expected at most 500000 experts in all"),
         ("deepseek_v3", {"n_group": -1}, "n_group = -1"),
+        ("deepseek_v3", {"n_group": 3}, "8 experts in 3 groups"),
+        ("deepseek_v3", {"topk_group": 0}, "of which a token may use 0, expected equal groups"),
+        ("deepseek_v3", {"topk_group": 9}, "of which a token may use 9"),
+        ("deepseek_v3", {"n_group": 8, "topk_group": 1}, "which takes at least 16 in all"),
         ("deepseek_v3", {"num_nextn_predict_layers": -1}, "num_nextn_predict_layers = -1"),
     ],
 )  # fmt: skip

@@ -321,7 +321,9 @@ def test_choosing_needs_statistics_or_a_map(tiny: TINY) -> None:
     with pytest.raises(PlanError, match="choosing 4 of 8 experts needs statistics"):
         choose(tiny("gemma4"), None, Pruning(experts=4))
     everyone = choose(tiny("gemma4"), None, Pruning(experts=8))
-    assert set(everyone.keep.values()) == {tuple(range(8))}
+    assert set(everyone.keep.values()) == {tuple(range(8))} and not everyone.notes
+    (note,) = choose(tiny("gemma4"), None, Pruning(drop=0.1)).notes
+    assert note.startswith("a share of 0.1 of 8 experts is less than one expert")
     with pytest.raises(PlanError, match="layer 1 is protected, but has no routed"):
         choose(tiny("qwen3_moe"), None, Pruning(experts=8, protect={1: (0,)}))
 

@@ -326,6 +326,8 @@ def test_layers_can_be_named_in_many_ways() -> None:
         ("-7", "-1"),
         ("0-999999999", "no layer 999999999 among 6"),  # and a list of them is never made
         ("9" * 5000, "expected numbers"),
+        ("4-1", "4-1 ends before it begins"),
+        ("0,-1-2", "-1-2 ends before it begins among 6"),
     ):
         with pytest.raises(PlanError, match=message):
             layers_named(text, 6, none)
@@ -345,6 +347,8 @@ def test_tiers_take_the_most_important_layers_first() -> None:
         ({"a": "0-1", "b": "1"}, None, "names layer 1, which another tier has"),
         ({"a": 1.5}, [1.0] * 4, "expected a share"),
         ({"a": math.nan}, [1.0] * 4, "expected a share"),
+        ({"a": 0.75, "b": 0.5}, [1.0] * 4, "a share of 1.25 of the layers, expected at most 1"),
+        ({"rest": 0.5}, [1.0] * 4, "cannot be called 'rest'"),
     ):
         with pytest.raises(PlanError, match=message):
             tiers_of(tiers, 4, importance)

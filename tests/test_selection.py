@@ -133,6 +133,8 @@ def test_a_drop_map_reads_back(tmp_path: Path) -> None:
         ('{"layers": {"1": {"keep": [4]}, "4": {}}}', "'keep' must list expert numbers 0 to 3"),
         ('{"layers": {"1": {"drop": [true]}, "4": {}}}', "'drop' must list expert numbers"),
         ('{"layers": {"1": {"keep": [0], "drop": [1]}, "4": {}}}', "contradict each other"),
+        ('{"layers": {"1": {"keep": [0, 0]}, "4": {}}}', "'keep' lists an expert twice"),
+        ('{"experts": 8, "layers": {}}', "made for 8 experts per layer, but the model has 4"),
     ],
 )
 def test_a_drop_map_that_is_wrong_is_one_line(text: str, message: str, tmp_path: Path) -> None:

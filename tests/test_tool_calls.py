@@ -6,7 +6,9 @@ import pytest
 from test_corpus import texts, write_mix
 from tiny_tokenizer import save_tokenizer
 
+from secateur.corpus.check import check_sources
 from secateur.corpus.load import load_corpus, load_tokenizer
+from secateur.corpus.mix import read_mix
 
 BEFORE = (
     "{{ bos_token }}{% for message in messages %}{{ message.content or '' }}"
@@ -60,3 +62,5 @@ def test_tool_calls_that_the_template_does_not_write_give_a_warning(tmp_path):
     (warning,) = load_corpus(mix, tokenizer).description["warnings"]
     assert "'a': the chat template writes nothing of some tool calls in 2 of" in warning
     assert "(the first is a.jsonl:" in warning
+    (told,) = check_sources(read_mix(mix), tokenizer).sources[0].problems
+    assert told == warning.removeprefix("source 'a': ")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import CheckpointError
+from secateur.families.router_limits import fewest_experts
 from secateur.families.schema import Family
 
 _NEEDED = ("layers", "experts", "top_k")
@@ -52,6 +53,7 @@ def check_config(config: Mapping[str, Any], family: Family, file: Path) -> None:
             f"{file} sends every token to {top_k} experts, but there are {experts}: "
             "correct one of the two numbers"
         )
+    _check_groups(numbers, family, file)
     for key, value in part.items():
         if PER_LAYER.fullmatch(key) and value is not None:
             _check_list(key, value, layers, family, file)
@@ -63,6 +65,28 @@ def check_config(config: Mapping[str, Any], family: Family, file: Path) -> None:
                 f"{file} has {LAYERS_BY_NUMBER} for layer {beyond[0]}, but {_layers_key(family)} "
                 f"says {layers}: make the two agree"
             )
+
+
+def _check_groups(numbers: Mapping[str, int | None], family: Family, file: Path) -> None:
+    """Groups of experts are equal, and those that a token may use hold what it is sent to."""
+    experts, top_k = int(numbers["experts"] or 0), int(numbers["top_k"] or 0)
+    groups = numbers.get("groups") or 1
+    if groups == 1:
+        return
+    used = numbers.get("used_groups")
+    used = groups if used is None else used
+    said = f"{file} has {experts} experts in {groups} groups, of which a token may use {used}"
+    if experts % groups or not 1 <= used <= groups:
+        raise CheckpointError(
+            f"{said}, expected equal groups, and 1 to {groups} of them: correct the numbers as the "
+            "model's publisher has them"
+        )
+    least = fewest_experts(top_k, groups, used, family.router.group_best)
+    if experts < least:
+        raise CheckpointError(
+            f"{said}, and sends it to {top_k} experts, which takes at least {least} in all: "
+            "correct the numbers as the model's publisher has them"
+        )
 
 
 def _number(part: Mapping[str, Any], what: str, keys: tuple[str, ...], file: Path) -> int | None:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.corpus.chat_template import loses_tool_calls
 from secateur.corpus.evaluation_sets import find_evaluation_set
 from secateur.corpus.fields import Content, hash_content, read_content
 from secateur.corpus.load import choose_thought_format
 from secateur.corpus.mix import Mix, Source
 from secateur.corpus.records import Records, open_records
 from secateur.corpus.render import tokenize
-from secateur.corpus.sampling import read_category
+from secateur.corpus.sampling import is_empty, read_category, warn_of_lost_calls
 from secateur.errors import SecateurError
 from secateur.system.progress import Progress, no_progress
 
@@ -159,12 +160,13 @@ def _check_source(source: Source, index: int, view: _View) -> SourceCheck:
         problems.append(f"reads {known}, a set that models are scored on")
     documents: list[_Document] = []
     counts: Counter[str] = Counter()
+    lost: list[str] = []
     example = ""
     try:
         found = open_records(source)
         order = np.random.Generator(np.random.PCG64([view.mix.seed, index]))
         for position in order.permutation(len(found.records))[: view.sample]:
-            made = _read(source, found, int(position), view, counts)
+            made = _read(source, found, int(position), view, counts, lost)
             if made is not None:
                 documents.append(made[1])
                 example = example or made[0]
@@ -175,16 +177,24 @@ def _check_source(source: Source, index: int, view: _View) -> SourceCheck:
     short = _shortage(source, checked)
     return replace(
         checked,
-        problems=(*problems, *short),
+        problems=(*problems, *short, *warn_of_lost_calls(lost)),
         fails=bool(short) and not source.allow_short,
         example=example,
     )
 
 
 def _read(
-    source: Source, found: Records, position: int, view: _View, counts: Counter[str]
+    source: Source,
+    found: Records,
+    position: int,
+    view: _View,
+    counts: Counter[str],
+    lost: list[str],
 ) -> tuple[str, _Document] | None:
-    """The document of a record with its text; None for one that is not used, which is counted."""
+    """The document of a record with its text; None for one that is not used, which is counted.
+
+    `lost` gets the place of a conversation whose tool calls are not written.
+    """
     record, where = found.records[position], found.place(position)
     content = read_content(record, source.fields, source.thought_tags, where)
     counts["sampled"] += 1
@@ -193,11 +203,16 @@ def _read(
         counts["duplicates"] += 1
         return None
     view.seen.add(sha256)
-    words = content.text is not None and content.text.strip()
-    if not (words or any(m.get("content") or m.get("tool_calls") for m in content.messages)):
+    ids = (
+        np.empty(0, np.int64)
+        if is_empty(content)
+        else tokenize(content, view.tokenizer, source.template, view.thought, where)
+    )
+    if not len(ids):
         counts["empty"] += 1
         return None
-    ids = tokenize(content, view.tokenizer, source.template, view.thought, where)
+    if loses_tool_calls(view.tokenizer, content.messages, content.tools, source.template):
+        lost.append(where.rsplit("/", 1)[-1])
     category = read_category(record, source, where)
     text = str(view.tokenizer.decode(ids[:_SHOWN].tolist()))[:_SHOWN]
     return text, _Document(category, ids, _count_assistant(content, view.tokenizer, len(ids)))

@@ -73,8 +73,8 @@ def hold_out(documents: Sequence[Chosen], wanted: HoldOut) -> Split:
     for number in sorted(range(len(keys)), key=lambda number: documents[number].sample.sha256):
         first.setdefault(keys[number], number)
     whole, cut = _choose(documents, [first[key] for key in sorted(first)], wanted)
-    chosen = {keys[number] for number in whole}
-    rest = [number for number, key in enumerate(keys) if key not in chosen]
+    chosen = {keys[number] for number in (*whole, *cut)}
+    rest = [number for number, key in enumerate(keys) if key not in chosen or number in cut]
     pieces = {number: _cut(documents[number], count) for number, count in cut.items()}
     held = [documents[number] for number in whole]
     held += [piece for _, ends in pieces.values() for piece in ends]

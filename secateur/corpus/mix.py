@@ -217,6 +217,12 @@ def _parse_source(entry: object, where: str, folder: Path, total: int | None) ->
         raise CorpusError(f"{where}: give either `path` or `hub`")
     if hub is None and "revision" in given.values:
         raise CorpusError(f"{where}: `revision` goes with `hub`; a path is pinned by its hash")
+    if path is not None and path.endswith(".jsonl"):
+        for key in ("separator", "config", "split"):
+            if key in given.values:
+                raise CorpusError(
+                    f"{where}: `{key}` decides nothing for a .jsonl file: leave it out"
+                )
     category, category_field = given.text("category"), given.text("category_field")
     if category is not None and category_field is not None:
         raise CorpusError(f"{where}: give `category` or `category_field`, not both")

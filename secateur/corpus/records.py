@@ -12,6 +12,9 @@ from secateur.corpus.json_lines import Record, read_bytes, read_json_lines
 from secateur.corpus.mix import Source
 from secateur.errors import CorpusError
 
+_NO_TEXT = (".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst", ".zip")
+"""Endings of files that hold records or are packed: read as text, a model would see their marks."""
+
 
 class Records(NamedTuple):
     """The records of one source, read at need, and where each stands (for messages).
@@ -39,6 +42,11 @@ def open_records(source: Source) -> Records:
             lines.records,
             lambda index: f"{source.path}:{lines.lines[index]}",
             {"path": source.location, "sha256": lines.sha256},
+        )
+    elif source.path.suffix.lower() in _NO_TEXT:
+        raise CorpusError(
+            f"source {source.name!r}: {source.location} is no plain text: give a .jsonl file (one "
+            "JSON object a line), a text file, or a folder that `datasets` reads"
         )
     else:
         found = _open_text(source, source.path)

@@ -119,14 +119,7 @@ def take_documents(source: Source, index: int, sampling: Sampling, seen: set[str
 def _warn_of_source(source: Source, origin: Mapping[str, Any], lost: Sequence[str]) -> list[str]:
     """What may be wrong with a corpus that is made of it; `lost` are conversations whose tool
     calls the chat template does not write."""
-    warnings = []
-    if lost:
-        warnings.append(
-            f"source {source.name!r}: the chat template writes nothing of some tool calls in "
-            f"{len(lost)} of its conversations (the first is {lost[0]}), so the model is not "
-            "calibrated on them; give those messages another content, or use a template that "
-            "writes them"
-        )
+    warnings = [f"source {source.name!r}: {lack}" for lack in warn_of_lost_calls(lost)]
     if source.hub is not None and not is_commit(origin["revision"]):
         warnings.append(
             f"source {source.name!r}: which revision of {source.hub} was read is not known, so "
@@ -139,11 +132,7 @@ def _tokenize(
     content: Content, source: Source, sampling: Sampling, where: str
 ) -> NDArray[np.int64]:
     """The tokens [token] of a document; none if there is not a word in it."""
-    if content.text is not None and not content.text.strip():
-        return np.empty(0, np.int64)
-    if content.text is None and not any(
-        message.get("content") or message.get("tool_calls") for message in content.messages
-    ):
+    if is_empty(content):
         return np.empty(0, np.int64)
     ids = tokenize(content, sampling.tokenizer, source.template, sampling.thought, where)
     if sampling.vocab_size is not None and len(ids) and ids.max() >= sampling.vocab_size:
@@ -152,6 +141,33 @@ def _tokenize(
             f"{sampling.vocab_size - 1}; the tokenizer is of another model"
         )
     return ids
+
+
+def is_empty(content: Content) -> bool:
+    """Whether there is not a word in a document, and no tool call."""
+    if content.text is not None:
+        return not content.text.strip()
+    return not any(
+        message.get("tool_calls") or _has_words(message.get("content"))
+        for message in content.messages
+    )
+
+
+def _has_words(content: Any) -> bool:
+    """Whether a message says anything: its content is text, or a list of parts with text."""
+    parts = [content] if isinstance(content, str) else [part["text"] for part in content or ()]
+    return any(part.strip() for part in parts)
+
+
+def warn_of_lost_calls(lost: Sequence[str]) -> list[str]:
+    """What to say of conversations, by their places, whose tool calls are not written."""
+    if not lost:
+        return []
+    return [
+        f"the chat template writes nothing of some tool calls in {len(lost)} of its "
+        f"conversations (the first is {lost[0]}), so the model is not calibrated on them; give "
+        "those messages another content, or use a template that writes them"
+    ]
 
 
 def read_category(record: Record, source: Source, where: str) -> str:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import PlanError
 from secateur.pruning.criteria.aggregations import POOLED, Scores
-from secateur.pruning.criteria.base import Criterion, Gate, Settings, score
+from secateur.pruning.criteria.base import Criterion, Gate, Settings, check_settings, score
 from secateur.pruning.criteria.registry import DEFAULT, check_aggregation, find_criterion
 from secateur.pruning.drop_map import read_drop_map
 from secateur.pruning.selection import (
     Constraints,
     Keep,
     check_count,
+    check_protected,
     check_share,
     hints,
     kept_count,
@@ -35,6 +36,9 @@ ALL_KEPT = (
     "a drop map is named"
 )
 
+_TOO_SMALL = (
+    "a share of {share:g} of {experts} experts is less than one expert: all of each layer are kept"
+)
 
 _COUNTS = ("experts", "drop", "drop_map")
 
@@ -73,8 +77,8 @@ class Pruning:
             raise PlanError(
                 f"drop_map {self.drop_map} says which experts are kept: leave out {odd[0]}"
             )
-        find_criterion(self.criterion)
         check_aggregation(self.aggregation)
+        check_settings(find_criterion(self.criterion), self.settings)
         if self.drop is not None:
             check_share(self.drop)
         for name, least in (("experts", 1), ("random_seed", 0), ("protect_per_sample", 1)):
@@ -126,7 +130,10 @@ def check_request(checkpoint: Checkpoint, request: Pruning) -> None:
         choose(checkpoint, None, request)
     else:
         limits = constraints_of(checkpoint, replace(request, protect_super_experts=False), None)
-        check_count(kept_count(checkpoint.experts, keep=request.experts, drop=request.drop), limits)
+        count = kept_count(checkpoint.experts, keep=request.experts, drop=request.drop)
+        check_count(count, limits)
+        for layer in limits.protected:
+            check_protected(layer, count, limits)
 
 
 def choose(checkpoint: Checkpoint, statistics: Statistics | None, request: Pruning) -> Choice:
@@ -149,12 +156,10 @@ def choose(checkpoint: Checkpoint, statistics: Statistics | None, request: Pruni
     check_count(count, limits)
     if count == checkpoint.experts:
         all_experts = tuple(range(checkpoint.experts))
-        unasked = not request.counts
-        return Choice(
-            dict.fromkeys(checkpoint.moe_layers, all_experts),
-            {"criterion": None},
-            (ALL_KEPT.format(count),) if unasked else (),
-        )
+        notes = () if request.counts else (ALL_KEPT.format(count),)
+        if request.drop:
+            notes = (_TOO_SMALL.format(share=request.drop, experts=count),)
+        return Choice(dict.fromkeys(checkpoint.moe_layers, all_experts), {"criterion": None}, notes)
     if statistics is None and checkpoint.shape_only:
         return _stand_in(checkpoint, count, limits)
     if statistics is None:

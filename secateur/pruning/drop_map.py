@@ -17,7 +17,7 @@ from secateur.pruning.selection import Keep
 from secateur.system.text_files import explain, read_json
 
 DROP_MAP_KEYS = {
-    "experts": "experts of a layer of the unpruned model; not read",
+    "experts": "experts of a layer of the unpruned model; where it is there, it has to agree",
     "layers": "the layers by number, in quotes",
     "layers.*.keep": "list of the experts to keep",
     "layers.*.drop": "list of the experts to drop; one of the two is enough",
@@ -46,6 +46,12 @@ def read_drop_map(path: Path, experts: int, layers: Sequence[int]) -> dict[int, 
     layer out, or contradicts itself.
     """
     data = read_json(path, "a drop map", PlanError)
+    made_for = data.get("experts") if isinstance(data, dict) else None
+    if made_for is not None and made_for != experts:
+        raise PlanError(
+            f"{path} was made for {made_for!r:.20} experts per layer, but the model has {experts}: "
+            "name a drop map of this model"
+        )
     try:
         entries = {int(layer): entry for layer, entry in data["layers"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,6 +79,8 @@ def _resolve_layer(path: Path, layer: int, entry: Any, experts: int) -> tuple[in
             raise PlanError(
                 f"{path}, layer {layer}: {word!r} must list expert numbers 0 to {experts - 1}"
             )
+        if len(set(numbers)) < len(numbers):
+            raise PlanError(f"{path}, layer {layer}: {word!r} lists an expert twice")
         named[word] = set(numbers)
     if not named:
         raise PlanError(f"{path}, layer {layer}: has neither 'keep' nor 'drop'")

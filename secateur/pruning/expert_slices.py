@@ -27,9 +27,6 @@ def select_experts(checkpoint: Checkpoint, keep: Keep) -> Iterator[SlicedTensor]
     Peak memory: the descriptions; one piece per run of neighbouring kept experts.
     """
     check_keep(checkpoint, keep)
-    for layer, kept in keep.items():
-        if list(kept) != sorted(kept):
-            raise PlanError(f"layer {layer}: kept experts must ascend, got {list(kept)}")
     return arrange_experts(checkpoint, keep)
 
 
@@ -51,9 +48,9 @@ def arrange_experts(checkpoint: Checkpoint, order: Keep) -> Iterator[SlicedTenso
 def check_keep(checkpoint: Checkpoint, keep: Keep) -> None:
     """Raise PlanError unless `keep` gives a checkpoint that its own config can describe.
 
-    Every MoE layer is there; all keep the same number, since config.json holds one count; that
-    number is at least top_k; where the router works in groups, every group keeps equally many,
-    and the groups a token may use still hold top_k experts.
+    Every MoE layer is there, with its experts ascending; all keep the same number, since
+    config.json holds one count; that number is at least top_k; where the router works in groups,
+    every group keeps equally many, and the groups a token may use still hold top_k experts.
     """
     layers = checkpoint.moe_layers
     if missing := sorted(set(layers) ^ set(keep)):
@@ -74,6 +71,8 @@ def check_keep(checkpoint: Checkpoint, keep: Keep) -> None:
                     f"layer {layer} keeps expert {expert}, but the model has experts "
                     f"0 to {experts - 1}"
                 )
+        if kept != sorted(kept):
+            raise PlanError(f"layer {layer}: kept experts must ascend, got {kept}")
     counts = {layer: len(keep[layer]) for layer in layers}
     if len(set(counts.values())) > 1:
         few, many = min(layers, key=counts.__getitem__), max(layers, key=counts.__getitem__)

@@ -102,6 +102,19 @@ def check_count(keep: int, limits: Constraints) -> None:
     )
 
 
+def check_protected(layer: int, keep: int, limits: Constraints) -> None:
+    """Raises PlanError when more experts of a layer are protected than are kept."""
+    size, share = limits.experts // limits.groups, keep // limits.groups
+    places = [expert // size for expert in set(limits.protected.get(layer, ()))]
+    for group in range(limits.groups):
+        if (protected := places.count(group)) > share:
+            raise PlanError(
+                f"layer {layer} protects {protected} experts"
+                f"{f' of group {group}' if limits.groups > 1 else ''}, but only {share} "
+                "are kept: protect fewer, or keep more"
+            )
+
+
 def select(
     scores: Mapping[int, NDArray[np.float64]],
     keep: int,
@@ -122,15 +135,10 @@ def select(
         best_first = np.lexsort((np.arange(values.size), -seen, -values, ~safe))
         size = values.size // constraints.groups
         share = keep // constraints.groups
+        check_protected(layer, keep, constraints)
         kept: list[int] = []
         for group in range(constraints.groups):
             members = best_first[best_first // size == group]
-            if int(safe[members].sum()) > share:
-                raise PlanError(
-                    f"layer {layer} protects {int(safe[members].sum())} experts"
-                    f"{f' of group {group}' if constraints.groups > 1 else ''}, but only {share} "
-                    "are kept: protect fewer, or keep more"
-                )
             kept.extend(int(expert) for expert in members[:share])
         chosen[layer] = tuple(sorted(kept))
     return chosen

@@ -17,6 +17,9 @@ from collections.abc import Mapping, Sequence
 
 from secateur.errors import PlanError
 
+REST = "rest"
+"""The name of the layers that no tier takes."""
+
 
 def layers_named(text: str, count: int, tiers: Mapping[str, frozenset[int]]) -> frozenset[int]:
     """The layers, of `count`, that `text` means. Raises PlanError when it means nothing."""
@@ -41,6 +44,11 @@ def layers_named(text: str, count: int, tiers: Mapping[str, frozenset[int]]) -> 
         for layer in (start, stop):
             if not 0 <= layer < count:
                 raise PlanError(f"layers {text!r:.80}: there is no layer {layer} among {count}")
+        if stop < start:
+            raise PlanError(
+                f"layers {text!r:.80}: {part.strip()} ends before it begins among {count} layers: "
+                "name the lower one first"
+            )
         layers.update(range(start, stop + 1))
     return frozenset(layers)
 
@@ -50,8 +58,11 @@ def tiers_of(
 ) -> dict[str, frozenset[int]]:
     """{tier: layers}, `rest` among them; `importance` has one number per layer, more is higher.
 
-    Raises PlanError when a share is asked for and no importance is known, or tiers overlap.
+    Raises PlanError when a share is asked for and no importance is known, shares add up to more
+    than all layers, tiers overlap, or one has the name of what is left.
     """
+    if REST in tiers:
+        raise PlanError(f"a tier cannot be called {REST!r}: that is what no other tier takes")
     found: dict[str, frozenset[int]] = {}
     order = sorted(range(count), key=lambda layer: -importance[layer]) if importance else None
     taken: set[int] = set()
@@ -75,8 +86,10 @@ def tiers_of(
             raise PlanError(f"tier {name!r} names layer {both[0]}, which another tier has already")
         taken |= layers
         found[name] = layers
+    if (shares := sum(share for share in tiers.values() if isinstance(share, float))) > 1 + 1e-9:
+        raise PlanError(f"the tiers take a share of {shares:g} of the layers, expected at most 1")
     if tiers:
-        found["rest"] = frozenset(range(count)) - taken
+        found[REST] = frozenset(range(count)) - taken
     return found
 
 

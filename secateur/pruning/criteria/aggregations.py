@@ -45,9 +45,12 @@ def _mean_rank(scores: ScoreCategories, categories: int) -> Scores:
 
 
 def _best_rank(scores: ScoreCategories, categories: int) -> Scores:
-    """Ties (each category has an expert of every rank) go to the higher mean rank."""
+    """Ties (each category has an expert of every rank) go to the higher mean rank.
+
+    Ranks are multiples of 1/2, since equals share their mean; the mean rank adds less than that.
+    """
     ranks = _rank(scores, categories)
-    return np.asarray(ranks.max(0) + ranks.mean(0) / (1.0 + ranks.shape[1]))
+    return np.asarray(ranks.max(0) + ranks.mean(0) / (2.0 + 2.0 * ranks.shape[1]))
 
 
 AGGREGATIONS: Mapping[str, Aggregation] = {

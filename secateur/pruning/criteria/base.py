@@ -133,6 +133,23 @@ def per_token(total: Scores, tokens: Scores) -> Scores:
     return np.asarray(np.divide(total, tokens, out=np.zeros_like(total), where=tokens > 0))
 
 
+def check_settings(criterion: Criterion, settings: Settings) -> None:
+    """Raise PlanError for a setting that the criterion does not know, or that decides nothing."""
+    if settings.gate not in GATES:
+        raise PlanError(f"routing_weight is {settings.gate!r}, expected {' or '.join(GATES)}")
+    if settings.aggregation not in criterion.aggregations:
+        raise PlanError(
+            f"the criterion {criterion.name!r} knows the aggregations "
+            f"{', '.join(criterion.aggregations)}, not {settings.aggregation!r}"
+        )
+    gates = {*_REFERENCE, *_REFERENCE.values()}
+    if settings.gate == "reference" and gates.isdisjoint(criterion.sums):
+        raise PlanError(
+            f"the criterion {criterion.name!r} is not made of routing weights of the reference: "
+            "leave out routing_weight (--routing-weight), or name another criterion"
+        )
+
+
 def score(
     statistics: Statistics,
     criterion: Criterion,
@@ -140,17 +157,23 @@ def score(
 ) -> dict[int, Scores]:
     """{MoE layer: float64 [E]}: what each expert is worth; higher is kept.
 
-    Raises PlanError for an aggregation that the criterion does not know, and for statistics that
-    lack one of its sums.
+    Raises PlanError for settings that the criterion does not know (`check_settings`), for
+    statistics that lack one of its sums, and for scores that are not one number an expert.
     """
-    if settings.aggregation not in criterion.aggregations:
-        raise PlanError(
-            f"the criterion {criterion.name!r} knows the aggregations "
-            f"{', '.join(criterion.aggregations)}, not {settings.aggregation!r}"
-        )
+    check_settings(criterion, settings)
     if lacking := [name for name in criterion.sums if not statistics.has(name)]:
         raise PlanError(
             f"these statistics lack {lacking[0]!r}, which the criterion {criterion.name!r} needs: "
             f"{criterion.remedy}, or name another criterion with --criterion"
         )
-    return {layer: criterion.score(statistics, layer, settings) for layer in statistics.layers}
+    found = {}
+    for layer in statistics.layers:
+        scores = criterion.score(statistics, layer, settings)
+        if np.shape(scores) != (statistics.experts,) or np.isnan(scores).any():
+            raise PlanError(
+                f"the criterion {criterion.name!r} gives layer {layer} scores of shape "
+                f"{list(np.shape(scores))}, {int(np.isnan(scores).sum())} of them NaN, expected "
+                f"one number for each of {statistics.experts} experts: correct its formula"
+            )
+        found[layer] = scores
+    return found

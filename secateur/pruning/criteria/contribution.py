@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from secateur.errors import PlanError
 from secateur.pruning.criteria.aggregations import Scores
 from secateur.pruning.criteria.base import Formula, LayerSums, Settings
 
@@ -14,13 +13,7 @@ def _contribution(sums: LayerSums, settings: Settings) -> Scores:
 
     In each sample the experts are ranked by their summed |gate * output|, and the first
     `protect_per_sample` of those that did anything are protected. The total adds less than one.
-    Raises PlanError for the reference's routing weight, on which it is not defined.
     """
-    if settings.gate != "true":
-        raise PlanError(
-            "the criterion 'contribution' is defined on the true gate only: leave out "
-            "--routing-weight reference"
-        )
     norms = sums["sample_norms"]
     protect = min(settings.protect_per_sample, norms.shape[1])
     order = np.argsort(-norms, axis=1, kind="stable")[:, :protect]
