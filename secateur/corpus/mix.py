@@ -63,6 +63,8 @@ SOURCE_KEYS = {
 }
 """The keys of a source of a mix, and what each holds."""
 
+_DEFAULT_SPLIT = "train"
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -218,11 +220,11 @@ def _parse_source(entry: object, where: str, folder: Path, total: int | None) ->
     if hub is None and "revision" in given.values:
         raise CorpusError(f"{where}: `revision` goes with `hub`; a path is pinned by its hash")
     if path is not None and path.endswith(".jsonl"):
-        for key in ("separator", "config", "split"):
-            if key in given.values:
-                raise CorpusError(
-                    f"{where}: `{key}` decides nothing for a .jsonl file: leave it out"
-                )
+        named = {key: value for key, value in given.values.items() if value != _DEFAULT_SPLIT}
+        if odd := [key for key in ("separator", "config", "split") if key in named]:
+            raise CorpusError(
+                f"{where}: `{odd[0]}` decides nothing for a .jsonl file: leave it out"
+            )
     category, category_field = given.text("category"), given.text("category_field")
     if category is not None and category_field is not None:
         raise CorpusError(f"{where}: give `category` or `category_field`, not both")
@@ -232,7 +234,7 @@ def _parse_source(entry: object, where: str, folder: Path, total: int | None) ->
         path=None if path is None else folder / path,
         hub=hub,
         config=given.text("config"),
-        split=given.text("split") or "train",
+        split=given.text("split") or _DEFAULT_SPLIT,
         revision=given.text("revision"),
         category=name if category is None and category_field is None else category,
         category_field=category_field,
