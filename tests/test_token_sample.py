@@ -121,6 +121,8 @@ def test_what_devices_made_is_solved_where_a_pass_on_one_solves_it(
     with pytest.raises(RequestError, match="sees .* CUDA devices here"):
         merge_api(parts, tmp_path / "gpu", model=model, solving=Solving(device="cuda:99"))
     assert not (tmp_path / "gpu").exists()
+    with pytest.raises(RequestError, match="are of solving 'rerouted': name the model"):
+        merge_api(parts, tmp_path / "gpu", solving=Solving(workers=1))
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from secateur.checkpoint.shared_model import SharedModel, share_model
 from secateur.cluster.base import Work
 from secateur.cluster.registry import ENGINES
 from secateur.cluster.running import PARTS, Running
+from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
 from secateur.system.progress import Counter, Progress
 from secateur.system.workdir import publish_files, work_folder
@@ -102,7 +103,10 @@ def calibrate_in_parts(
             work, paths, out, model=model, solving=Solving(workers=running.threads, device=here),
             on_message=on_message, progress=progress,
         )  # fmt: skip
-        publish_files(files if request.keep_sample else files[1:], out.parent)
+        if not request.keep_sample:
+            files[0].unlink(missing_ok=True)
+            sample_path(out).unlink(missing_ok=True)  # of an earlier run: it is of other statistics
+        publish_files(files, out.parent)
     return found
 
 

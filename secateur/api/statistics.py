@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from secateur.api.models import File, Model, check_file, open_weights
 from secateur.api.requests import Pruning, Solving
 from secateur.checkpoint.reader import Checkpoint
-from secateur.errors import StatisticsError
+from secateur.errors import RequestError, StatisticsError
 from secateur.pruning.choose import scores_of
 from secateur.statistics import file as statistics_file
 from secateur.statistics.coverage import LEAST, Coverage
@@ -54,10 +54,15 @@ def merge(
     every file has them. `force` overwrites what is there. `on_message` is called with what the
     merged file lacks. Raises StatisticsError for files that cannot be merged, for the same text
     twice, and when `model` is given but a file has no sample; RequestError for a device that is not
-    there.
+    there, and for `solving` without a model.
     """
     out = Path(out)
     check_file(out, force)
+    if model is None and solving != Solving():
+        raise RequestError(
+            "revision, device and workers are of solving 'rerouted': name the model, or leave them "
+            "out"
+        )
     with work_folder(out, replaces=True) as work:
         found, files = merge_inside(
             work, paths, out, model=model, solving=solving, on_message=on_message, progress=progress
