@@ -223,6 +223,10 @@ def test_a_plan_names_its_gram_matrices_and_is_applied_with_no_others(
         for name, decided in resolve(with_floats, model).items()
     }
     assert says == {"gguf-F16": False, "gguf-Q8_0": True}
+    assert "rounding" in with_floats.selection
+    alone = Formats(types="F16", to="gguf", rounding="feedback")
+    unrounded = secateur.plan(model, Pruning(drop=0.0), alone, statistics=stats)
+    assert "rounding" not in unrounded.selection
     pruned = secateur.plan(model, Pruning(drop=0.0), Formats(to="safetensors"), statistics=stats)
     assert "rounding" not in pruned.selection
     other = tmp_path / "other.safetensors"

@@ -17,6 +17,8 @@ from secateur.checkpoint.reader import Checkpoint, open_checkpoint
 from secateur.errors import CheckpointError
 from secateur.formats.gguf.reader import GgufFile, read_gguf
 from secateur.formats.gguf.row_order import RowView
+from secateur.formats.gguf.sentencepiece import read_pieces
+from secateur.formats.gguf.sentencepiece_vocabulary import pieces_vocabulary
 from secateur.formats.gguf.tensors import gguf_tensors
 from secateur.outputs import blocks
 from secateur.outputs.base import WriteJob
@@ -176,3 +178,12 @@ def test_a_damaged_model_of_pieces_is_refused(damage, message: str, tmp_path: Pa
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CheckpointError, match=message):
         written(open_checkpoint(folder), tmp_path / "out", "F16")
+
+
+def test_an_added_token_without_a_row_takes_the_place_of_none(tmp_path: Path) -> None:
+    folder = folder_of("pieces", tmp_path)
+    rows = len(read_pieces(folder / "tokenizer.model")) + 1
+    (folder / "added_tokens.json").write_text(json.dumps({"<none>": -1, "<far>": rows}))
+    words = pieces_vocabulary(folder / "tokenizer.model", {}, rows)
+    assert words.tokens[-1] == f"[PAD{rows - 1}]"
+    assert not {"<none>", "<far>"} & set(words.tokens)

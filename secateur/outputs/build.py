@@ -5,6 +5,7 @@ Everything is known from headers: names, shapes, exact sizes of the files. No we
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,8 +75,6 @@ def make_plan(
     for output in outputs:
         wanted.setdefault(format_id_of(output), output)
     formats = {format_id: format_of(output) for format_id, output in wanted.items()}
-    gram = inputs.gram if any(isinstance(one, Recipe) for one in outputs) else None
-    inputs = replace(inputs, gram=gram)
     with_matrix = any(found.llama_quantize for found in formats.values())
     importance = _importance(checkpoint, choice, inputs) if with_matrix else None
     context = DecisionContext(
@@ -89,6 +88,8 @@ def make_plan(
         inputs.gram,
     )
     decisions = _decide(context, wanted)
+    if not any(_is_rounded(found, formats[found.format_id]) for found in decisions):
+        inputs = replace(inputs, gram=None)
     files = {decision.format_id: decision.files for decision in decisions}
     _check_file_names(files)
     plan = Plan(
@@ -131,6 +132,14 @@ def _decide(context: DecisionContext, wanted: Mapping[str, Output]) -> list[Deci
         if recipes:
             made |= {found.format_id: found for found in known.decide(context, recipes)}
     return [made[format_id] for format_id in wanted]
+
+
+def _is_rounded(decision: Decision[Any], output_format: OutputFormat[Any]) -> bool:
+    """Whether an output holds numbers in fewer than 16 bits that a Gram matrix may be of: what
+    belongs to another output, a tower, has none."""
+    if decision.facts is None or output_format.goes_with is not None:
+        return False
+    return any(tensor.bytes < 2 * math.prod(tensor.shape) for tensor in decision.tensors)
 
 
 def _check_file_names(files: Mapping[str, Mapping[str, object]]) -> None:

@@ -37,9 +37,9 @@ class Vocabulary(NamedTuple):
 def pieces_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> Vocabulary:
     """The vocabulary of a SentencePiece model and of the tokens added to it.
 
-    `settings` is tokenizer_config.json. As llama.cpp's converter has it, added tokens beyond the
-    embedding's `rows` are left out. Raises CheckpointError as `read_pieces` does, for more pieces
-    than rows, and for damaged files next to it.
+    `settings` is tokenizer_config.json. As llama.cpp's converter has it, added tokens without one
+    of the embedding's `rows` are left out. Raises CheckpointError as `read_pieces` does, for more
+    pieces than rows, and for damaged files next to it.
     """
     pieces = read_pieces(path)
     if len(pieces) > rows:
@@ -53,7 +53,7 @@ def pieces_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> Voc
         kind = piece.type if piece.type in _OF_THE_PIECES else NORMAL
         tokens[number], kinds[number], scores[number] = piece.text, kind, piece.score
     for number, text, kind in _added(path.parent, settings):
-        if number < rows:
+        if number in range(rows):  # a number below 0 would be counted from the end
             tokens[number], kinds[number], scores[number] = text, kind, _ADDED
     return Vocabulary(tokens, kinds, scores)
 
