@@ -8,9 +8,8 @@ from results import Spread, result
 
 MODELS = {
     "qwen3-moe": "a Qwen3-MoE of 21 million weights, trained for this (`models/qwen3_moe.py`)",
-    "smollm2": "SmolLM2-135M, a dense model, as one expert (`models/smollm2.py`); its weights come "
-    "from a file in Q4_1 and lie on that file's levels, which MLX's types of 4 bits can find "
-    "again: its rows of MLX say nothing of other models",
+    "smollm2": "SmolLM2-135M, a dense model, as one expert, its columns in another order than in "
+    "the package (`models/smollm2.py --wide --shuffle`)",
     "smollm2-moe": "SmolLM2-135M upcycled into 4 experts (`models/upcycle.py`)",
     "gemmule-on-code": "gemmule, calibrated on code alone and measured on all domains",
     "gemmule-on-a-sixth": "gemmule, calibrated on as little text of all domains; codes alone",
