@@ -7,11 +7,12 @@ Every model, type by type, to nearest and with feedback, as rounding.py does for
     python benchmarks/rounding_models.py gemmule-on-code gemmule --only code
 
 The models are made by the scripts in models/; SmolLM2 with --wide and --shuffle, as the file that
-it comes from is in Q4_1, whose levels feedback would find again. `--documents`: measured on pieces of documents of
-gemmule's test set, for a model that writes other text than gemmule does; else on the model's own
-answers to that set's prompts. `--only`: calibrated on documents of these domains alone, and tested
-on all. A type that is in the file already is not measured again. `--engines`: files of these types
-in llama.cpp and mlx-lm as well, over two pieces of each domain, beside our decoded weights.
+it comes from is in Q4_1, whose levels feedback would find again. `--documents`: measured on pieces
+of documents of gemmule's test set, for a model that writes other text than gemmule does; else on
+the model's own answers to that set's prompts. `--only`: calibrated on documents of these domains
+alone, and tested on all. A type that is in the file already is not measured again. `--engines`:
+files of these types in llama.cpp and mlx-lm as well, over two pieces of each domain, beside our
+decoded weights.
 """
 
 from __future__ import annotations
