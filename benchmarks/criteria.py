@@ -64,7 +64,7 @@ SEEDS = (0, 1, 2)
 CRITERIA: Mapping[str, dict[str, Any]] = {
     **{name: {"criterion": name} for name in REGISTRY if name not in ("contribution", "random")},
     "rerouted, worst category": {"criterion": "rerouted", "aggregation": "worst-category"},
-    "reap, reference gate": {"criterion": "reap", "gate": "reference"},
+    "reap, reference gate": {"criterion": "reap", "routing_weight": "reference"},
     # 16 of 128 experts, as card 001 has it, and twice that share.
     "contribution, 4 protected": {"criterion": "contribution", "protect_per_sample": 4},
     "contribution, 8 protected": {"criterion": "contribution", "protect_per_sample": 8},

@@ -298,7 +298,9 @@ def test_a_plan_edited_wrongly(what: str, run: Run, plan: Path, stats: Path, roo
     assert list(room.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", [None, [], {}, "x", 7])
+@pytest.mark.parametrize(
+    "value", [None, *(pytest.param(one, marks=pytest.mark.slow) for one in ([], {}, "x", 7))]
+)
 def test_a_plan_with_a_foreign_value_is_never_a_traceback(
     value: Any, run: Run, plan: Path, stats: Path, room: Path
 ) -> None:

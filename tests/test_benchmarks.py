@@ -9,6 +9,8 @@ from pathlib import Path
 import goals
 import pytest
 
+from secateur import Pruning
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 
@@ -16,6 +18,11 @@ SCRIPTS = sorted(FOLDER.glob("*.py"))
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_benchmark_asks_for_nothing_that_is_gone(script: Path) -> None:
     assert importlib.import_module(script.stem).__doc__
+
+
+def test_every_criterion_that_is_compared_can_be_asked_for() -> None:
+    for asked in importlib.import_module("criteria").CRITERIA.values():
+        assert Pruning(drop=0.25, **asked).settings
 
 
 @pytest.mark.parametrize("goal", goals.GOALS, ids=lambda goal: goal.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-OURS, THEIRS = "rerouted", "reap"
+OURS, THEIRS, NEAREST = "rerouted", "reap", "weighted_frequency"
 
 
 @cache
@@ -55,10 +55,21 @@ class Spread(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What dropping a share of the experts by a criterion cost."""
+    """What dropping a share of the experts by a criterion cost, also as a share of two others."""
 
     kl: Spread
     of_reap: Spread
+    of_ours: Spread
+
+    @property
+    def like_ours(self) -> bool:
+        """Whether it cannot be told apart from ours."""
+        return self.of_ours.low <= 1 <= self.of_ours.high
+
+    @property
+    def ours_of_it(self) -> Spread:
+        """Ours as a share of it: the same ratio, turned over."""
+        return Spread(1 / self.of_ours.value, 1 / self.of_ours.high, 1 / self.of_ours.low)
 
 
 def losses(calibrated_on: str = "all") -> dict[tuple[str, float], Loss]:
@@ -67,7 +78,7 @@ def losses(calibrated_on: str = "all") -> dict[tuple[str, float], Loss]:
     for name in ("criteria", "criteria_some"):
         for row in result(name)[f"calibrated_on_{calibrated_on}"]:
             rows[row["criterion"], row["dropped"]] = Loss(
-                Spread(**row["divergence"]), Spread(**row["of_reap"])
+                Spread(**row["divergence"]), Spread(**row["of_reap"]), Spread(**row["of_rerouted"])
             )
     return rows
 

@@ -36,7 +36,8 @@ _ALL: tuple[Criterion, ...] = (
 CRITERIA: Mapping[str, Criterion] = {criterion.name: criterion for criterion in _ALL}
 
 DEFAULT = REROUTED.name
-"""What is used when the user names none: it wins (benchmarks/criteria.json)."""
+"""What is used when the user names none: on gemmule less is lost than by all others but
+`weighted_frequency`, which is not told apart from it (benchmarks/criteria.json)."""
 
 
 def find_criterion(criterion: str | Criterion) -> Criterion:
