@@ -24,7 +24,7 @@ import tempfile
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from goals import result_path, write_result
 from models import smollm2
@@ -39,6 +39,8 @@ from secateur.statistics.file import load_header
 
 TYPES = "Q2_K,Q3_K_M,Q4_K_M,Q4_0,IQ4_XS,mlx-2,mlx-3,mlx-4"
 CALIBRATION_SET = TEST_SET.with_name("calibration.jsonl")
+GRAM: Literal["own"] = "own"
+"""Types that do not name it in the results were measured with a mean over experts for `down`."""
 CHARACTERS = 240
 """Of a document that is measured on."""
 SEQUENCE = 512
@@ -97,7 +99,7 @@ def calibrate(model: Checkpoint, work: Path, mix: Path) -> Path:
     """Statistics with Gram matrices, kept in `work`."""
     statistics = work / "statistics.safetensors"
     if not statistics.exists():
-        request = Calibration(read_mix(mix), reroute_tokens=0, gram="own")
+        request = Calibration(read_mix(mix), reroute_tokens=0, gram=GRAM)
         secateur.calibrate(model, statistics, request)
     return statistics
 
@@ -178,7 +180,7 @@ def main() -> None:
         run = Run(model, Measuring(**asked), work) if wanted else None
         for kind in wanted:
             assert run is not None
-            found = entry["types"][kind] = run.measure(kind, statistics)
+            found = entry["types"][kind] = {"gram": GRAM, **run.measure(kind, statistics)}
             print(kind, json.dumps({k: found[k] for k in ("kl_mean", "ratio")}), flush=True)
             save(options.out, options.name, entry)
 

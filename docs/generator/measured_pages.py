@@ -126,9 +126,10 @@ def _rounding() -> str:
     ]  # fmt: skip
     return (
         "## Rounding with feedback (`rounding.py`)\n\n"
-        f"{found['model']}, all experts kept, Gram matrices {found['gram']}, files of the same "
-        f"size, {first['answers']} of its own answers, {first['tokens']:,} tokens: mean KL in nats "
-        "per token.\n\n"
+        f"{found['model']}, all experts kept, Gram matrices {found['gram']}"
+        f"{' (a mean over experts for `down`)' if found['gram'] == 'shared' else ''}, files of the "
+        f"same size, {first['answers']} of its own answers, {first['tokens']:,} tokens: mean KL in "
+        "nats per token.\n\n"
         + table(("type", "nearest", "feedback", "ratio [95 %]", "same next token"), rows)
         + ("\n\n\\* before feedback chose scales as well as levels" if older else "")
     )
