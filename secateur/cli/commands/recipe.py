@@ -17,7 +17,7 @@ from secateur.cli.options.planning import WithImatrix
 from secateur.cli.options.running import RunOptions
 from secateur.cli.register import add_command, new_app
 from secateur.cli.terminal import show
-from secateur.errors import GateError
+from secateur.errors import GateError, RequestError
 
 EXPORT_EXAMPLES = """
 secateur recipe export plan.json -o types.txt
@@ -119,13 +119,20 @@ def export(
     from secateur.api import recipes as recipe_verbs
     from secateur.cli.render.recipes import export_lines
 
+    if force and out is None:
+        raise RequestError("force overwrites a file that is there: name it with --out")
     if Path(what).suffix == ".json":
         if model is not None:
             raise typer.BadParameter("a plan names its model already: leave it out")
+        _refuse(
+            "a plan has its types already", base=base, with_imatrix=with_imatrix, stats=stats,
+            layer_importance=layer_importance, revision=running.revision, family=running.family,
+        )  # fmt: skip
         types = recipe_verbs.export_plan(what, form)
     elif model is None:
         raise typer.BadParameter(f"which model shall {what!r} be applied to?", param_hint="MODEL")
     else:
+        _refuse("a recipe is of one format", format=form)
         types = recipe_verbs.export_recipe(
             what, running.open(model), base=base, imatrix=with_imatrix,
             layers=recipe_verbs.Layers(layer_importance, stats), revision=running.revision,
@@ -137,6 +144,12 @@ def export(
         show(facts, export_lines(types, out), running.as_json)
     else:
         sys.stdout.write(types.text)
+
+
+def _refuse(because: str, **options: object) -> None:
+    """Raise RequestError for an option that was given and decides nothing."""
+    if odd := [name for name, value in options.items() if value not in (None, False)]:
+        raise RequestError(f"{because}: leave out --{odd[0].replace('_', '-')}")
 
 
 app = new_app("Recipes: which type every tensor gets.", epilog="secateur recipe list")
