@@ -16,6 +16,7 @@ from secateur.evaluation.tokens.answers import Answer, AnswerSet, Kind
 
 QUESTION = " ".join(f"q{number}" for number in range(20))
 REPLY = " ".join(f"r{number}" for number in range(60))
+TOOLS = " ".join(f"t{number}" for number in range(90))
 RULES = " ".join(f"s{number}" for number in range(40))
 
 
@@ -26,6 +27,7 @@ RULES = " ".join(f"s{number}" for number in range(40))
         (f"{RULES} {QUESTION} {REPLY}", "answers", True),
         (REPLY, "answers", False),  # the original wrote its own
         (RULES, "answers", False),  # a system prompt that many share
+        (TOOLS, "answers", False),  # and tools
         (REPLY, "turns", True),
         (" ".join(REPLY.split()[:20]), "turns", False),  # a phrase of it
         (RULES, "turns", False),
@@ -35,7 +37,8 @@ RULES = " ".join(f"s{number}" for number in range(40))
 def test_what_counts_as_seen(calibrated: str, kind: Kind, seen: bool, tmp_path: Path) -> None:
     save_tokenizer(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
-    before = f"<|turn>system\n{RULES}<turn|>\n<|turn>user\n{QUESTION}<turn|>\n<|turn>model\n"
+    rules = f"<|turn>system\n{RULES}<|tool>{TOOLS}<tool|><turn|>\n"
+    before = f"{rules}<|turn>user\n{QUESTION}<turn|>\n<|turn>model\n<|channel>thought\n"
     ids = tokenizer(before + f"{REPLY}<turn|>")["input_ids"]
     begin = len(tokenizer(before)["input_ids"])
     answers = AnswerSet((Answer("a", "all", kind, tuple(ids), begin, "stop"),), {})
@@ -67,3 +70,14 @@ def test_turns_come_with_their_roles(tmp_path: Path) -> None:
     ids = tokenizer("<|turn>user\nHow?<turn|>\n<|turn>model\nSo.<turn|>\nuser of it")["input_ids"]
     turns = read_turns(np.array(ids, np.int64), tokenizer, control_ids(tokenizer))
     assert turns == [("user", "How?"), ("model", "So."), ("", "\nuser of it")]
+
+
+def test_a_short_question_is_found_as_a_whole(tmp_path: Path) -> None:
+    """What a chat template writes for the answer to begin with is no part of it."""
+    save_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    asked = "<|turn>user\nHow late is it?<turn|>\n<|turn>model\n<|channel>thought\n"
+    ids = tuple(tokenizer(asked)["input_ids"])
+    answers = AnswerSet((Answer("a", "all", "answers", (*ids, 20), len(ids), "stop"),), {})
+    assert find_seen("out", answers, tokenizer, hashes_of(["How late is it?"])).seen == 1
+    assert find_seen("out", answers, tokenizer, hashes_of(["How late?"])).seen == 0

@@ -137,7 +137,8 @@ def _check_serving(target: str, against: str | None, serving: Serving) -> None:
             "retry_errors": serving.retry_errors,
         }
     if odd := [name for name, is_given in unused.items() if is_given]:
-        raise RequestError(f"{target} is as it is, whatever is asked of it: leave out {odd[0]}")
+        kind = "a server of its own" if is_url(target) else "a log, in which all is answered"
+        raise RequestError(f"{target} is {kind}: leave out {odd[0]}")
 
 
 def _measure_servers(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secateur.corpus.text_hashes import TextHashes, control_ids, read_turns
+from secateur.corpus.text_hashes import TextHashes, Turn, control_ids, read_turns
 from secateur.evaluation.tasks.contamination import find_overlap
-from secateur.evaluation.tokens.answers import AnswerSet
+from secateur.evaluation.tokens.answers import Answer, AnswerSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,15 +72,24 @@ def find_seen(
     """Look for what is measured on in the text that an artefact was calibrated on.
 
     Of an answer of the original it is the conversation before it that is looked for, of turns and
-    documents all that is said. Seen is what is a passage there, or has half of its runs of words
-    in it.
+    documents all that is said, but for what stands before the first user's turn. Seen is what is a
+    passage there, or has half of its runs of words in it.
     """
     control = control_ids(tokenizer)
     texts = {}
     for number, answer in enumerate(answers.answers):
         ids = answer.input_ids[: answer.begin if answer.kind == "answers" else None]
         turns = read_turns(np.array(ids, np.int64), tokenizer, control)
-        texts[str(number)] = " ".join(turn.text for turn in turns if turn.role not in _NOT_SAID)
+        texts[str(number)] = _said(answer, turns)
     found = find_overlap(artefact, texts, calibrated).found
     seen = [one for one in found if one.whole or (one.share or 0.0) >= MOST_OF_IT]
     return SeenText(artefact, len(answers.answers), len(seen))
+
+
+def _said(answer: Answer, turns: list[Turn]) -> str:
+    """What a conversation says of its own: instructions and declarations of tools, before its first
+    user's turn, are those of many. What is asked of the original ends with the last one."""
+    asked = [place for place, turn in enumerate(turns) if turn.role == "user"]
+    begin = asked[0] if asked else 0
+    end = asked[-1] + 1 if asked and answer.kind == "answers" else len(turns)
+    return " ".join(turn.text for turn in turns[begin:end] if turn.role not in _NOT_SAID)
