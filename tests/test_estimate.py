@@ -136,6 +136,10 @@ def test_feedback_takes_time_and_memory_to_write() -> None:
         nearest, chosen = (writing(one, rates, 2) for one in (plain, replace(plain, feedback=8192)))
         assert chosen.seconds == pytest.approx(times * nearest.seconds), kind
         assert chosen.memory - nearest.memory == FACTOR_BYTES + 2 * 4 * 8 * 8192**2
+    # Q4_K and Q5_K divide rows alike; the factors of all divisions of two inputs are kept.
+    kinds = dict.fromkeys(("Q4_K", "Q5_K", "Q6_K", "IQ2_XS", "F16"), 1)
+    several = writing(Writing("gguf", kinds, 0, 0, feedback=8192), rates, 2)
+    assert several.memory - nearest.memory == 2 * 3 * 4 * 8192**2 + 2 * 4 * 8 * 8192**2
 
 
 @pytest.mark.parametrize("kind", ["shared", "own"])

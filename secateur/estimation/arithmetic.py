@@ -36,7 +36,7 @@ from secateur.forward.backends.cpu import LOGITS_BYTES, count_in_flight
 from secateur.forward.batches import ON_CPU
 from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.forward.weights import EAGER_STACK_BYTES
-from secateur.outputs.feedback import FACTOR_BYTES
+from secateur.outputs.feedback import FACTOR_BYTES, IN_USE
 from secateur.rounding.ggml_types import FEEDBACK_GRIDS
 
 LIBRARIES = 600 << 20
@@ -164,7 +164,9 @@ def writing(work: Writing, rates: Rates, workers: int) -> Stage:
     seconds = max(computed, work.read / rates.read + work.written / rates.write)
     memory = LIBRARIES // 2 + workers * _BLOCKS
     if work.feedback:
-        memory += FACTOR_BYTES + workers * _GRAMS * 8 * work.feedback**2
+        factor = 4 * work.feedback**2
+        factors = IN_USE * len(set(map(_division_of, filter(_takes_feedback, work.elements))))
+        memory += max(FACTOR_BYTES, factors * factor) + workers * _GRAMS * 2 * factor
     return Stage(
         f"write {work.name}",
         (Amount(work.written, "bytes"),),
@@ -244,6 +246,11 @@ def hidden_file(shape: Shape, tokens: int) -> int:
 def _takes_feedback(kind: str) -> bool:
     """Whether feedback chooses the codes of a type: those of MLX's all."""
     return kind in FEEDBACK_GRIDS or kind not in TYPES
+
+
+def _division_of(kind: str) -> object:
+    """How a type divides a row: each division has a factor of its own."""
+    return FEEDBACK_GRIDS[kind].groups if kind in FEEDBACK_GRIDS else kind.rpartition("-")[2]
 
 
 def kept_states(shape: Shape, tokens: int) -> int:

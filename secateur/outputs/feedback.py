@@ -23,9 +23,9 @@ from secateur.statistics.gram import whole_matrix
 from secateur.statistics.gram_file import GramFile
 
 FACTOR_BYTES = 512 << 20
-"""Bytes of factors that are kept for later blocks. Those of the last _IN_USE inputs are kept in any
+"""Bytes of factors that are kept for later blocks. Those of the last IN_USE inputs are kept in any
 case: every type that a matrix is written in asks for its own again with each block of rows."""
-_IN_USE = 2
+IN_USE = 2
 """Threads may be at the end of one matrix and at the beginning of the next."""
 
 
@@ -121,7 +121,7 @@ class Feedback:
             sizes = {key: _bytes_of(held) for key, held in self._held.items()}
             total = sum(sizes.values())
             inputs = dict.fromkeys((key.name, key.expert) for key in reversed(sizes))
-            in_use = list(inputs)[:_IN_USE]
+            in_use = list(inputs)[:IN_USE]
             for key, size in sizes.items():
                 if total <= FACTOR_BYTES:
                     return
