@@ -31,7 +31,7 @@ from secateur.corpus.mix import read_mix
 from secateur.evaluation.scores import Scores
 from secateur.statistics.gram_file import GramFile, gram_path
 
-EVERY, TYPES = "240,120,60,30,15,1", "Q4_K_M,Q3_K_M,mlx-3"
+EVERY, TYPES = "240,60,15,1", "Q4_K_M,mlx-3"
 
 
 def calibrate(model: Checkpoint, every: int, work: Path) -> Path:

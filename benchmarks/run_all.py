@@ -73,7 +73,7 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "frontier": Slow("two files for every number of experts and type: half an hour"),
     "rounding_cost": Slow("calibrations in turns, of which each takes a minute"),
     "rounding_pruned": Slow("two calibrations and six files: half an hour"),
-    "gram_tokens": Slow("six calibrations with Gram matrices, twelve files: half an hour"),
+    "gram_tokens": Slow("four calibrations and sixteen files of each model: an hour"),
     "rounding_speed": Slow("makes a checkpoint of 2.4 GB and writes it in turns: six minutes"),
     "width": Slow("makes 27 GB of weights and takes every step with 2, 4, 8 layers: half an hour"),
     "experts_or_bits": Slow("measures every type at every number of experts: an hour"),

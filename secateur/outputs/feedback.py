@@ -145,7 +145,7 @@ def describe_few(file: GramFile, checkpoint: Checkpoint, keep: Keep) -> list[str
     layers = {family.running_name(place): place.layer for place in checkpoint.matches.values()}
     total, few = 0, []
     for name, tokens in file.tokens().items():
-        layer, columns = layers[name], file.description.columns[name]
+        layer, columns = layers.get(name), file.description.columns[name]
         experts = keep[layer] if len(tokens) > 1 and layer is not None else None
         for expert in experts or (0,):
             total += 1
