@@ -12,7 +12,7 @@ from secateur.errors import CorpusError, InputError
 from secateur.evaluation.robustness.detectors.base import Call, Exchange, Finding
 from secateur.evaluation.robustness.plan import plan_names
 from secateur.evaluation.robustness.prompts import loop_prompts, share
-from secateur.evaluation.robustness.registry import all_detectors, detector_named
+from secateur.evaluation.robustness.registry import all_detectors
 from secateur.evaluation.robustness.verdict import Verdict, judge
 
 HARD = {"cases", "inserts", "accessors", "schedule", "log", "json_array", "tests"}
@@ -113,11 +113,6 @@ def test_calls_are_the_same_whatever_the_order_of_their_arguments() -> None:
     assert finding(found, "repeated_tool_calls").strength == 3
     other = (Call("get", '{"a": 2}'),)
     assert judge(Exchange("Get it.", calls=calls, earlier_calls=(*calls, *other))).word == "sound"
-
-
-def test_an_unknown_detector_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InputError, match="repeated_suffix"):
-        detector_named("loops")
 
 
 def test_the_shipped_plan_has_hundreds_of_different_prompts_in_five_domains() -> None:

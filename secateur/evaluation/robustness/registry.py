@@ -6,7 +6,6 @@ from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
-from secateur.errors import InputError
 from secateur.evaluation.robustness import detectors as package
 from secateur.evaluation.robustness.detectors.base import Detector
 
@@ -23,12 +22,3 @@ def all_detectors() -> tuple[Detector, ...]:
         if names.count(name) > 1:
             raise ValueError(f"the name of a detector, {name!r}, is used twice")
     return tuple(found)
-
-
-def detector_named(name: str) -> Detector:
-    """The detector of that name. Raises InputError with the names there are."""
-    for detector in all_detectors():
-        if detector.name == name:
-            return detector
-    names = ", ".join(detector.name for detector in all_detectors())
-    raise InputError(f"there is no detector {name!r}: the detectors are {names}")
