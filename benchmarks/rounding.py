@@ -4,8 +4,8 @@ gemmule, unpruned, calibrated on its own calibration set: every type to nearest 
 the importance matrix) and with feedback, as whole files. Divergence from the original on its own
 answers to the test set's prompts: mean KL, its 99th percentile, agreement of the best token; pooled
 and by domain. The ratio of the means (feedback over nearest) has a 95 % interval from resampling
-answers, the same for both. A type that is in rounding.json already is not measured again, except
-for those in its `before_scales`, which were measured when feedback left the scales as they were.
+answers, the same for both. A type that is in rounding.json already, with as many Gram matrices, is
+not measured again.
 
     python benchmarks/rounding.py [--types Q2_K,Q4_K_M,mlx-4] [--gram own] [--model FOLDER]
 """
@@ -39,6 +39,7 @@ from secateur.system.progress import no_progress
 
 TYPES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q5_K_M", "Q6_K", "mlx-2", "mlx-3", "mlx-4")
 TYPES += ("mlx-8", "mlx-mixed-4-8", "mlx-mxfp4", "Q8_0")
+TYPES += ("IQ3_XXS", "IQ2_S", "IQ3_S", "IQ2_XXS", "IQ1_M")
 GROUP = 32
 """Of MLX's types here: 64 does not divide gemmule's experts (96) and dense layers (288)."""
 ROUNDINGS = ("nearest", "feedback")
@@ -162,8 +163,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     if options.out.exists():
         found = json.loads(options.out.read_text())
-        older = found.get("before_scales", ())
-        results = {kind: one for kind, one in found["types"].items() if kind not in older}
+        results = found["types"] if found["gram"] == options.gram else {}
     with tempfile.TemporaryDirectory() as name:
         work = options.work or Path(name)
         work.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,6 @@ def main() -> None:
             report = {
                 "model": Path(options.model).name,
                 "gram": options.gram,
-                "before_scales": [],
                 "types": results,
             }
             write_result(options.out, report)

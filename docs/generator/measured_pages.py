@@ -113,10 +113,9 @@ def types_table() -> str:
 def _rounding() -> str:
     found = result("rounding")
     first = next(iter(found["types"].values()))
-    older = found["before_scales"]
     rows = [
         (
-            f"{name} *" if name in older else name,
+            name,
             f"{one['kl_mean']['nearest']:.4f}", f"{one['kl_mean']['feedback']:.4f}",
             str(Spread(*one["ratio"])),
             f"{100 * one['top1_agreement']['nearest']:.1f} %, "
@@ -131,7 +130,6 @@ def _rounding() -> str:
         f"same size, {first['answers']} of its own answers, {first['tokens']:,} tokens: mean KL in "
         "nats per token.\n\n"
         + table(("type", "nearest", "feedback", "ratio [95 %]", "same next token"), rows)
-        + ("\n\n\\* before feedback chose scales as well as levels" if older else "")
     )
 
 

@@ -151,8 +151,7 @@ def frontier() -> str:
     return (
         "## What feedback is worth in bytes (`frontier.py`)\n\n"
         f"gemmule, {found['answers']} of its own answers, {found['tokens']:,} tokens. A file with "
-        "feedback loses what one to nearest with as many experts loses that is larger by"
-        f"{' (codes alone, before scales were chosen)' if 'before_scales' in found else ''}:\n\n"
+        "feedback loses what one to nearest with as many experts loses that is larger by:\n\n"
         + table(
             ("experts", "type", "MB", "KL nearest", "KL feedback", "larger by", "bits per weight"),
             rows,
