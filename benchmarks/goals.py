@@ -200,8 +200,8 @@ GOALS = (
         "rounding_cost",
         1.25,
         lambda found: [
-            found["calibration"]["gemmule"]["over_none"]["shared"],
-            found["calibration"]["26B"]["over_none"]["shared, half of the tokens"],
+            found["calibration"]["gemmule"]["over_none"]["own"],
+            found["calibration"]["26B"]["over_none"]["own, half of the tokens"],
         ],
     ),
     Goal(

@@ -2,8 +2,8 @@
 
 Processor seconds, in turns. Calibration, without the criterion `rerouted`, with no Gram matrices,
 shared and own ones; of the pass alone, without opening the model: of gemmule on its own calibration
-set, and, but for own ones, of layers of Gemma 4 26B-A4B's width on random tokens, of which all
-count for them, and half, as of a text of 262,144 (`--gram-tokens`). Encoding: rows as wide as the
+set, and of layers of Gemma 4 26B-A4B's width on random tokens, of which all count for them, and
+half, as of a text of 262,144 (`--gram-tokens`). Encoding: rows as wide as the
 real Gemma 4 26B-A4B's (2816; its experts' 704 and 2112 as 768 and 2048, which superblocks divide),
 in one thread, blocks of rows as `apply` makes them; the factor is made once for a layer.
 
@@ -40,11 +40,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "shared": {"gram": "shared", "gram_tokens": 0},
     "own": {"gram": "own", "gram_tokens": 0},
 }
-HALF = "shared, half of the tokens"
+HALF = "own, half of the tokens"
 WIDE_KINDS = {
     "none": KINDS["none"],
-    "shared": KINDS["shared"],
-    HALF: {"gram": "shared", "gram_tokens": TOKENS // 2},
+    "own": KINDS["own"],
+    HALF: {"gram": "own", "gram_tokens": TOKENS // 2},
 }
 FULL, SLIDING = 5, 25
 """Layers of Gemma 4 26B-A4B by what they attend to."""
