@@ -43,6 +43,7 @@ from secateur.outputs.gguf.write import write_ggufs
 from secateur.outputs.registry import artefacts_of
 from secateur.planning.document import Plan, from_json, read_plan, to_json
 from secateur.serving.engine_server import EngineServer, serve_model
+from secateur.serving.identity import hash_file
 from secateur.serving.settings import ServerSettings
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/mmproj.json").read_text())
@@ -403,7 +404,7 @@ def test_an_output_is_served_with_its_tower(folder: Path, run: Run, tmp_path: Pa
         return int(server.ask("/v1/chat/completions", fields)["usage"]["prompt_tokens"])
 
     with serve_model(model, settings, None) as server:
-        assert server.identity.flags["mmproj"] == tower
+        assert server.identity.flags["mmproj_sha256"] == hash_file(out / tower)
         assert tokens(server, seen) - tokens(server) >= 70
     with (
         serve_model(model, replace(settings, mmproj=None), None) as blind,
