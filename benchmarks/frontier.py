@@ -36,6 +36,7 @@ EXPERTS = (24, 28, 30, 32)
 TYPES = ("IQ2_M", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K")
 ANCHOR = "Q8_0"
 """To nearest only: what the best files with feedback are compared with."""
+GRAM = "own"
 
 
 class Point(NamedTuple):
@@ -133,6 +134,7 @@ def summarise(points: list[Point], files: Files) -> dict[str, Any]:
     """The result, of the files that there are."""
     return {
         "model": "gemmule",
+        "gram": GRAM,
         "answers": points[0].kl.answers,
         "tokens": len(next(token_groups(files.answers)).tokens),
         "files": [describe(points, one) for one in points if one.rounding == "feedback"],
@@ -151,7 +153,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         statistics = work / "statistics.safetensors"
         if not statistics.exists():
-            request = Calibration(corpus="gemmule", gram="own")
+            request = Calibration(corpus="gemmule", gram=GRAM)
             secateur.calibrate("gemmule", statistics, request)
         files = Files(statistics, options.per_domain, work)
         points: list[Point] = []

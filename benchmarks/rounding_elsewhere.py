@@ -41,6 +41,7 @@ from models import smollm2
 from rounding import ROUNDINGS, TEST_SET, Run, ratio, write_formats
 from rounding_models import (
     CALIBRATION_SET,
+    GRAM,
     calibrate,
     describe,
     open_model,
@@ -356,6 +357,7 @@ def main() -> None:
     if options.documents:
         asked = {"prompts": write_documents(work / "documents.jsonl", options.per_domain)}
     entry = results.setdefault(options.name, {"types": {}})
+    entry["gram"] = GRAM
     entry.update(
         describe(model, statistics),
         calibrate_cpu_seconds=spent,

@@ -86,7 +86,7 @@ def main() -> None:
                 for name, (one, other) in pairs.items()
             }
             print(kind, json.dumps({n: e["ratio"] for n, e in types[kind].items()}), flush=True)
-        report = {"model": "gemmule", "drop": options.drop, "types": types}
+        report = {"model": "gemmule", "drop": options.drop, "gram": TEXT.gram, "types": types}
         write_result(result_path("rounding_pruned"), report)
 
 

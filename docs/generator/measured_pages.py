@@ -1,4 +1,4 @@
-"""docs/measured.md, docs/criteria.md and README's table of results, from benchmarks/*.json."""
+"""docs/measured.md, docs/criteria.md and the table of types, from benchmarks/*.json."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 from cost_pages import feedback_cost, width
 from evidence_pages import claims, engine_speed, loops, tasks_and_divergence
-from goals_page import goals_met, goals_section
+from goals_page import goals_section
 from page_parts import code, table
 from results import (
-    NEAREST,
     OURS,
     THEIRS,
     Spread,
@@ -20,76 +19,15 @@ from results import (
     gib,
     held_out,
     losses,
+    peak_of,
     percent,
     result,
     shares,
+    written_of,
 )
 from rounding_pages import SECTIONS as ROUNDING
 
 MIB = 1 << 20
-
-
-def readme_table() -> str:
-    """Ours against theirs, in a screen."""
-    quarter = losses()[OURS, 0.25]
-    theirs, nearest = losses()[THEIRS, 0.25], losses()[NEAREST, 0.25]
-    documents, _ = held_out()
-    speed = result("gguf_speed")["results"]["Q4_K_M"]
-    parity = result("type_parity")["all"]
-    passes = result("calibration")
-    memory = result("memory")["runs"][0]
-    sizes = result("sizes")
-    rounding = result("rounding")["types"]["Q4_K_M"]
-    rows = [
-        (
-            f"KL after dropping 25 % of gemmule's experts, nats per token ({documents} documents)",
-            f"{quarter.kl.value:.3f}",
-            f"{theirs.kl.value:.3f} (REAP), {nearest.kl.value:.3f} (`{NEAREST}`)",
-            f"{quarter.of_reap}, {nearest.ours_of_it} of it",
-        ),
-        (
-            f"KL of gemmule in Q4_K_M, the same size ({rounding['answers']} answers)",
-            f"{rounding['kl_mean']['feedback']:.4f} (`--rounding feedback`)",
-            f"{rounding['kl_mean']['nearest']:.4f} (as llama-quantize rounds)",
-            f"{Spread(*rounding['ratio'])} of it",
-        ),
-        (
-            "safetensors to Q4_K_M, time and peak memory, two layers of Gemma 4 26B's size",
-            f"{_seconds(speed['ours'])}, {gb(_peak(speed['ours']))}",
-            f"{_seconds(speed['theirs'])}, {gb(_peak(speed['theirs']))} (converter and "
-            "llama-quantize)",
-            f"{speed['median_ratio']:.2f} of the time (median of {speed['rounds']})",
-        ),
-        (
-            f"GGUF tensors whose bytes differ from llama-quantize's ({len(parity['file_types'])} "
-            "file types)",
-            f"{parity['differing_bytes']} of {parity['tensors']:,}", "", "",
-        ),
-        (
-            "calibration (expert statistics and imatrix in one pass) over a plain forward",
-            "", "transformers, fp32, its best way",
-            " and ".join(
-                f"{passes[shape]['calibrate_over_forward']['median']:.2f}"
-                for shape in ("gemmule", "wide")
-            ) + " of it (two shapes)",
-        ),
-        (
-            f"peak memory, calibrating a checkpoint of 26B width, {memory['layers']} layer"
-            + "s" * (memory["layers"] > 1),
-            gib(memory["peak_resident_mib"] * MIB), "",
-            f"{gib(memory['checkpoint_bytes'])} of weights, {memory['tokens']:,} tokens",
-        ),
-        (
-            "sizes published on five model cards that the config predicts",
-            f"{sizes['reproduced']} of {sizes['rows']}", "",
-            f"{sum(sizes['only_with'].values())} more with what their cards do not say",
-        ),
-        (
-            "goals of the project that are met", goals_met(), "",
-            "[each](docs/measured.md#the-goals-goalspy)",
-        ),
-    ]  # fmt: skip
-    return table(("", "secateur", "against", "ratio, sample"), rows)
 
 
 def types_table() -> str:
@@ -237,8 +175,8 @@ def _speed() -> str:
     rows = [
         (
             name, f"{one['median_ratio']:.2f}", str(one["rounds"]),
-            f"{_written(one['ours']) / _written(one['theirs']):.2f}",
-            f"{gb(_peak(one['ours']))}, {gb(_peak(one['theirs']))}",
+            f"{written_of(one['ours']) / written_of(one['theirs']):.2f}",
+            f"{gb(peak_of(one['ours']))}, {gb(peak_of(one['theirs']))}",
             str(sum(one["differing_tensor_bytes"].values())),
         )
         for name, one in speed["results"].items()
@@ -390,19 +328,3 @@ def _gemmule() -> str:
         f"{min(between):.2f} to {max(between):.2f} between domains.\n\n"
         + table(("domain", "perplexity", "95 %", "documents", "tokens"), rows)
     )
-
-
-def _median(runs: list[dict[str, Any]], key: str) -> float:
-    return sorted(float(run[key]) for run in runs)[len(runs) // 2]
-
-
-def _seconds(runs: list[dict[str, Any]]) -> str:
-    return f"{_median(runs, 'seconds'):.0f} s"
-
-
-def _peak(runs: list[dict[str, Any]]) -> float:
-    return max(float(run["peak_rss_bytes"]) for run in runs)
-
-
-def _written(runs: list[dict[str, Any]]) -> float:
-    return _median(runs, "bytes_written")

@@ -16,10 +16,11 @@ from pathlib import Path
 from command_page import commands
 from file_pages import FILES
 from machines_page import one_trillion
-from measured_pages import criteria_page, measured_page, readme_table, types_table
+from measured_pages import criteria_page, measured_page, types_table
 from name_page import names
 from picture import PICTURES
 from python_page import python
+from readme_table import readme_table
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -114,3 +114,23 @@ def gib(nbytes: float) -> str:
 def gb(nbytes: float) -> str:
     """0.33 GB"""
     return f"{nbytes / 1e9:.2f} GB"
+
+
+def median_of(runs: list[dict[str, Any]], key: str) -> float:
+    """The median of a number of repeated runs."""
+    return sorted(float(run[key]) for run in runs)[len(runs) // 2]
+
+
+def seconds_of(runs: list[dict[str, Any]]) -> str:
+    """How long runs took, by their median."""
+    return f"{median_of(runs, 'seconds'):.0f} s"
+
+
+def peak_of(runs: list[dict[str, Any]]) -> float:
+    """The largest resident memory of runs, in bytes."""
+    return max(float(run["peak_rss_bytes"]) for run in runs)
+
+
+def written_of(runs: list[dict[str, Any]]) -> float:
+    """The bytes that runs wrote, by their median."""
+    return median_of(runs, "bytes_written")

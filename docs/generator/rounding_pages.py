@@ -9,6 +9,9 @@ from typing import Any
 from page_parts import table
 from results import Spread, result
 
+GIVEN_UP = ", with a mean over experts of what `down` sees, which was given up"
+"""Of results whose JSON does not say which Gram matrices they are of."""
+
 MODELS = {
     "qwen3-moe": "a Qwen3-MoE of 21 million weights, trained for this (`models/qwen3_moe.py`)",
     "smollm2": "SmolLM2-135M, a dense model, as one expert, its columns in another order than in "
@@ -46,7 +49,7 @@ def rounding_models() -> str:
         "## Rounding with feedback on other models (`rounding_models.py`)\n\n"
         "Mean KL with feedback over that of a file of the same size to nearest [95 %].\n\n"
         + table(("type", *names), rows)
-        + "\n\n\\* with a mean over experts of what `down` sees, which was given up\n\n"
+        + f"\n\n\\*{GIVEN_UP.removeprefix(',')}\n\n"
         + "\n".join(lines)
     )
 
@@ -109,7 +112,8 @@ def rounding_elsewhere() -> str:
         first = next(iter(kinds.values()))
         lines.append(
             f"- {name}: {words}; {sum(text.values()):,} tokens calibrated on, {first['answers']} "
-            f"{model['measured_on'].split()[-1]} of {first['tokens']:,} tokens measured."
+            f"{model['measured_on'].split()[-1]} of {first['tokens']:,} tokens measured"
+            + ("." if "gram" in model or name.startswith("smollm2") else f"{GIVEN_UP}.")
         )
     versions = {
         tool: model["elsewhere"][tool]
@@ -150,7 +154,8 @@ def frontier() -> str:
     ]
     return (
         "## What feedback is worth in bytes (`frontier.py`)\n\n"
-        f"gemmule, {found['answers']} of its own answers, {found['tokens']:,} tokens. A file with "
+        f"gemmule, {found['answers']} of its own answers, {found['tokens']:,} tokens"
+        f"{'' if 'gram' in found else GIVEN_UP}. A file with "
         "feedback loses what one to nearest with as many experts loses that is larger by:\n\n"
         + table(
             ("experts", "type", "MB", "KL nearest", "KL feedback", "larger by", "bits per weight"),

@@ -139,7 +139,8 @@ def prepare_search(
     """Do all that needs the weights; what is returned gives the search, in any thread.
 
     `norm` is the RMSNorm behind the block (`read_norm`), `skip_bad` and `device` are make_grams'.
-    That raises NumericError when the routing does not reproduce the sample's experts and gates.
+    What is returned raises NumericError when the routing does not reproduce the sample's experts
+    and gates.
     Memory and cost: `make_grams`, `count_flops`.
     """
     ranked = rank_experts(routing, sample.scores, sample.experts)

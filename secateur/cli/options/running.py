@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from secateur.api.requests import Running
 
 RUNNING = "Running"
-DEVICES = "auto|cpu|cuda[:N]|cuda:0,cuda:1|mps"
+
+
+def _device(help_text: str) -> Any:
+    """An option that names a device."""
+    return typer.Option(
+        metavar="auto|cpu|cuda[:N]|cuda:0,cuda:1|mps",
+        autocompletion=complete(devices),
+        help=help_text,
+        rich_help_panel=RUNNING,
+    )
+
 
 Revision = Annotated[
     str | None,
@@ -60,22 +70,16 @@ Parts = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option(
-        metavar=DEVICES,
-        autocompletion=complete(devices),
-        help="Where the model runs: `auto` is the first CUDA GPU, or the CPU where there is none; "
-        "of several GPUs each holds its share of the layers.",
-        rich_help_panel=RUNNING,
+    _device(
+        "Where the model runs: `auto` is the first CUDA GPU, or the CPU where there is none; "
+        "of several GPUs each holds its share of the layers."
     ),
 ]
 SolvingDevice = Annotated[
     str,
-    typer.Option(
-        metavar=DEVICES,
-        autocompletion=complete(devices),
-        help="Where `rerouted` is solved: `auto` is a GPU where GPUs made the sums and one is "
-        "here, else the CPU.",
-        rich_help_panel=RUNNING,
+    _device(
+        "Where `rerouted` is solved: `auto` is a GPU where GPUs made the sums and one is here, "
+        "else the CPU."
     ),
 ]
 

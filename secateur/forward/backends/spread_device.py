@@ -93,8 +93,8 @@ class SpreadWeights(WrappedWeights):
 
     def prefetch(self, tensors: Sequence[str], stacks: Sequence[str]) -> None:
         """Begin to copy a layer's tensors to its device."""
-        for name in (*tensors, *stacks)[:1]:
-            self._of(name).prefetch(tensors, stacks)
+        if names := (*tensors, *stacks):
+            self._of(names[0]).prefetch(tensors, stacks)
 
     def _of(self, name: str) -> PlacedWeights:
         """Where a tensor goes: by its layer; to the first device outside of layers."""
