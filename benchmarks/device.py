@@ -35,6 +35,7 @@ from device_timing import (
     read_rate,
     summary,
     time_calibration,
+    time_grams,
     time_plain,
     time_transformers,
 )
@@ -139,6 +140,12 @@ def measure_tokens(
             return [time_calibration(checkpoint, backend, corpus, options.sampled)]
 
         note("rerouted", solved)
+    if options.gram:
+
+        def with_grams() -> list[float]:
+            return best_of(times, lambda: time_grams(checkpoint, backend, corpus, options.gram))
+
+        note(f"gram {options.gram}", with_grams)
     if options.only_ours:
         return
     note("plain", lambda: best_of(times, lambda: time_plain(source, backend, corpus)))
@@ -199,6 +206,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--together", type=int, default=16384, help="tokens of transformers' calls")
     parser.add_argument("--sampled", type=int, default=0, help="tokens that rerouted is solved on")
+    parser.add_argument("--gram", choices=("shared", "own"), help="Gram matrices that are timed")
     parser.add_argument("--write-seconds", type=float, default=1.0)
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--profile", type=Path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.batches import make_micro_batches
 from secateur.forward.skeleton import build_skeleton, fill_parameters
 from secateur.forward.stream import ForwardPass
+from secateur.statistics.gram import GramKind
 
 
 class Clock:
@@ -64,6 +66,17 @@ def time_calibration(
     clock = Clock(backend.device)
     with clock.watch():
         layer_pass.calibrate(checkpoint, corpus, sampling=Sampling(sampled), backend=backend)
+    return clock.seconds
+
+
+def time_grams(
+    checkpoint: Checkpoint, backend: TorchDevice, corpus: Corpus, kind: GramKind
+) -> float:
+    """The pass with Gram matrices of as many tokens as `calibrate` takes, written to their file."""
+    clock = Clock(backend.device)
+    with tempfile.TemporaryDirectory() as folder, clock.watch():
+        sampling = Sampling(0, gram=kind, gram_file=Path(folder) / "gram.safetensors")
+        layer_pass.calibrate(checkpoint, corpus, sampling=sampling, backend=backend)
     return clock.seconds
 
 

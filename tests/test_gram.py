@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from secateur.api.statistics import merge as merge_api
 from secateur.calibration.cost import cost_of
+from secateur.calibration.device_gram_sums import DeviceGramSums
+from secateur.calibration.gram_sums import GramSums
 from secateur.calibration.layer_pass import calibrate
 from secateur.calibration.shards import WHOLE, Shard
 from secateur.calibration.token_sample import Sampling
@@ -237,9 +239,34 @@ def test_a_damaged_file_is_one_line(size: int, tiny: TINY, tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_inputs_that_are_too_large_are_refused(tiny: TINY, tmp_path: Path) -> None:
-    from secateur.calibration.gram_sums import GramSums
-
-    sums = GramSums("shared")
+@pytest.mark.parametrize("sums", [GramSums("shared"), DeviceGramSums("shared")])
+@pytest.mark.parametrize("value", [1e9, float("nan")])
+def test_inputs_that_are_too_large_are_refused(
+    sums: GramSums | DeviceGramSums, value: float
+) -> None:
     with pytest.raises(NumericError, match="--gram none"):
-        sums.add_rows("layer.weight", torch.full((4, 8), 1e9))
+        sums.add_rows("layer.weight", torch.full((4, 8), value))
+        sums.fetch()()
+
+
+def test_sums_on_a_device_are_those_of_the_host_in_parts_too() -> None:
+    """Of integers, whose products and sums are exact."""
+    chance = torch.Generator().manual_seed(5)
+    rows = torch.randint(-9, 9, (90, 300), generator=chance).float()
+    counts = [30, 0, 25, 35]
+    host, device, part = (
+        kind("own", None, len(counts), "outer", "inner")
+        for kind in (GramSums, DeviceGramSums, DeviceGramSums)
+    )
+    host.add_inner(rows, np.repeat(np.arange(len(counts)), counts))
+    device.add_inner(rows[:30].to(torch.bfloat16), [30, 0, 0, 0])
+    part.add_inner(rows[30:], [0, 0, 25, 35])
+    part.add_rows("other", rows)
+    device.merge(part)
+    host.add_rows("other", rows)
+    expected, got = host.fetch()(), device.fetch()()
+    assert got.shared_by == expected.shared_by
+    for name, one in expected.inputs.items():
+        assert (got.inputs[name].sums == one.sums).all()
+        assert (got.inputs[name].tokens == one.tokens).all()
+        assert got.inputs[name].columns == one.columns

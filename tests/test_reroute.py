@@ -23,6 +23,7 @@ from secateur.calibration.block_error import (
     most_tokens,
     read_norm,
 )
+from secateur.calibration.removal_kernels import list_candidates, update
 from secateur.calibration.removal_search import (
     LayerSample,
     Search,
@@ -185,10 +186,10 @@ def test_ranks_beyond_the_first_change_no_token_that_finds_its_experts(
     whole = search_of(layer)
     monkeypatch.setattr(routing_file, "SPARE_RANKS", 2)
     part = search_of(layer)
-    assert [len(one._tokens.raw[0]) for one in (whole, part)] == [EXPERTS + 1, 5]
+    assert [len(one.tokens.raw[0]) for one in (whole, part)] == [EXPERTS + 1, 5]
     for alive in survivors(3, layer.routing):
         expected, got = whole.state(alive), part.state(alive)
-        covered = alive[whole._tokens.order[:, :4]].sum(-1) >= TOP_K
+        covered = alive[whole.tokens.order[:, :4]].sum(-1) >= TOP_K
         np.testing.assert_allclose(
             got.terms[covered, 0], expected.terms[covered, 0], rtol=1e-5, atol=1e-9
         )
@@ -206,7 +207,7 @@ def test_price_of_a_removal_is_the_error_after_it(form: str, tiny: TINY) -> None
 
 def check_removals(search: Search, alive: NDArray[np.bool_]) -> None:
     _, errors = search.errors(search.state(alive))
-    for expert in search.order_candidates(errors, alive, "pooled"):
+    for expert in np.flatnonzero(list_candidates(alive, search.routing.groups)):
         less = alive.copy()
         less[expert] = False
         expected, _ = search.errors(search.state(less))
@@ -219,7 +220,10 @@ def test_prices_kept_from_step_to_step_are_those_made_anew(form: str, tiny: TINY
     keep = search.remove("pooled").keep
     state = search.state(keep[EXPERTS])
     for kept in range(EXPERTS - 1, search.routing.fewest - 1, -1):
-        search.drop(state, int(np.flatnonzero(keep[kept + 1] & ~keep[kept])[0]))
+        gone = int(np.flatnonzero(keep[kept + 1] & ~keep[kept])[0])
+        state.alive[gone] = False
+        candidates = list_candidates(state.alive, search.routing.groups)
+        update(search.tokens, search.rule, state, candidates, gone)
         anew = search.state(keep[kept])
         for one, other in zip(search.errors(state), search.errors(anew), strict=True):
             assert np.array_equal(one, other)

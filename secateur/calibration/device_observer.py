@@ -1,22 +1,23 @@
 """What the experts of one layer do on one group of micro-batches, noted on their device.
 
 The same notes as group_observer makes, as torch operations: no number is brought to the host, and
-nothing waits. Sums over tokens are made in float32 in an order that depends on the group alone;
-from there on they are exact (device_sums).
+nothing waits, but for how many rows each expert has, where Gram matrices are made. Sums over tokens
+are made in float32 in an order that depends on the group alone; from there on they are exact
+(device_sums).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.calibration.gram_sums import GramSums
+from secateur.calibration.device_gram_sums import DeviceGramSums
 from secateur.calibration.group_observer import reference_gates
 from secateur.calibration.observers.base import Observations, Observer, Values
 from secateur.calibration.token_sample import Drawn, Seen, join_drawn, see
+from secateur.forward.backends.host_copy import HostCopy
 from secateur.forward.batches import Group
 from secateur.forward.expert_work import Assignments, Tile
 
@@ -31,7 +32,7 @@ class DeviceObserver:
         drawn: Mapping[int, Drawn],
         observers: Sequence[Observer],
         device: torch.device,
-        gram: GramSums | None = None,
+        gram: DeviceGramSums | None = None,
     ) -> None:
         self.group = group
         self.mask = torch.cat([part.reshape(-1) for part in masks])
@@ -44,6 +45,7 @@ class DeviceObserver:
         self.assignments: Assignments | None = None
         self.norms = self.largest = self.reference = torch.empty(0)
         self._measured: list[Tensor | None] = []
+        self._counts: HostCopy | None = None
         self._kept = [_kept_rows(part, device) for part in masks]
         self._counted = self._kept
         if gram is not None:
@@ -75,6 +77,8 @@ class DeviceObserver:
         all_scores = torch.cat(scores)
         self.assignments = assignments
         self.tokens = assignments.counts
+        if self.gram is not None and self.gram.of_each_expert:
+            self._counts = HostCopy(self.tokens)
         self.reference = reference_gates(all_scores, experts)[assignments.token, assignments.slot]
         self.outer_squares = _squares_by_expert(hidden, experts, len(self.tokens), self._all_kept)
         if self._drawn is not None:
@@ -90,9 +94,8 @@ class DeviceObserver:
         )
         self.norms = torch.linalg.vector_norm(tile.outputs, dim=-1, dtype=torch.float32)
         self.largest = torch.linalg.vector_norm(tile.outputs, torch.inf, dim=-1).float()
-        if self.gram is not None and self.gram.of_each_expert:
-            owner = np.repeat(np.arange(len(self.tokens)), self.tokens.cpu().numpy())
-            self.gram.add_inner(tile.inner.float(), owner)
+        if self.gram is not None and self._counts is not None:
+            self.gram.add_inner(tile.inner, self._counts.wait().tolist())
         if any(one.measure for one in self.observers):
             wide = Tile(0, tile.inputs.float(), tile.inner.float(), tile.outputs.float())
             self._measured = [one.measure(wide) if one.measure else None for one in self.observers]
@@ -107,15 +110,12 @@ class DeviceObserver:
         self.linears[path] = squares if path not in self.linears else self.linears[path] + squares
 
     def gram_inputs(self, member: int, name: str, inputs: Tensor) -> None:
-        """Gram matrix of a linear's inputs; those that follow with the same inputs share it.
-
-        The products are made on the device, and added up on the host, which waits for them.
-        """
+        """Gram matrix of a linear's inputs; those that follow with the same inputs share it."""
         if self.gram is None:
             return
         if self._gram_inputs is None or self._gram_inputs[0] is not inputs:
             rows = _take_rows(inputs, self._counted[member])
-            self.gram.add_rows(name, rows.float())
+            self.gram.add_rows(name, rows)
             self._gram_inputs = inputs, name
         self.gram.share(name, self._gram_inputs[1])
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.calibration.device_gram_sums import DeviceGramSums
 from secateur.calibration.device_observer import DeviceObserver
 from secateur.calibration.documents import Documents
-from secateur.calibration.gram_sums import GramSums
 from secateur.calibration.layer_sums import ExpertNames, list_kinds
 from secateur.calibration.observers.base import Observer
 from secateur.calibration.token_sample import Drawn
@@ -69,7 +69,7 @@ class DeviceSums:
         group: Group,
         masks: Sequence[Tensor],
         drawn: Mapping[int, Drawn],
-        gram: GramSums | None,
+        gram: DeviceGramSums | None,
     ) -> DeviceObserver:
         """What notes the experts' work on a group."""
         return DeviceObserver(group, masks, drawn, self._observers, self._device, gram)

@@ -9,7 +9,7 @@ Shapes: n rows of C inputs, M matrices (1, or one for each expert).
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,14 +29,13 @@ FITS = 4e18
 
 
 @dataclass
-class GramSums:
-    """What one layer's linear layers saw, of all groups so far, or of one that may be run again.
+class CountedInputs:
+    """Whose inputs are added up, and what of them.
 
-    `inputs` are by the name of the first linear layer that has them; `shared_by` gives for every
-    linear layer the name that its input has there. `chosen` {micro-batch: bool [tokens]} are the
-    tokens that count for these; None: all. The experts' weights are `outer_name`, which see
-    the layer's input, and `inner_name`, whose inputs all count: few tokens come to an expert. Any
-    thread may add.
+    `shared_by` gives for every linear layer the name under which its input is: that of the first
+    with this input. `chosen` {micro-batch: bool [tokens]} are the tokens that count; None: all. The
+    experts' weights are `outer_name`, which see the layer's input, and `inner_name`, whose inputs
+    all count: few tokens come to an expert.
     """
 
     kind: GramKind
@@ -44,26 +43,39 @@ class GramSums:
     experts: int = 0
     outer_name: str = ""
     inner_name: str = ""
-    inputs: dict[str, InputSums] = field(default_factory=dict)
     shared_by: dict[str, str] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _panel_locks: tuple[threading.Lock, ...] = field(
-        default_factory=lambda: tuple(threading.Lock() for _ in range(64)), repr=False
-    )
 
     def counted(self, batch: int, unmasked: Tensor) -> Tensor:
         """bool [tokens]: those of a micro-batch that are not masked, and chosen."""
         return unmasked if self.chosen is None else unmasked & self.chosen[batch]
 
-    def add_rows(self, name: str, rows: Tensor) -> None:
-        """Add float32 inputs [n, C] of the linear layer `name`."""
-        found = self._begin(name, rows.shape[-1], 1)
-        self._add_product(name, found, 0, rows)
-
     @property
     def of_each_expert(self) -> bool:
         """Whether what the experts' `down` saw is to be added."""
         return self.kind == "own"
+
+    def share(self, name: str, first: str) -> None:
+        """Note that `name` sees what `first` saw."""
+        self.shared_by[name] = first
+
+
+@dataclass
+class GramSums(CountedInputs):
+    """What one layer's linear layers saw, of all groups so far, or of one that may be run again.
+
+    `inputs` are by the names of `shared_by`. Any thread may add.
+    """
+
+    inputs: dict[str, InputSums] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _panel_locks: tuple[threading.Lock, ...] = field(
+        default_factory=lambda: tuple(threading.Lock() for _ in range(64)), repr=False
+    )
+
+    def add_rows(self, name: str, rows: Tensor) -> None:
+        """Add float32 inputs [n, C] of the linear layer `name`."""
+        found = self._begin(name, rows.shape[-1], 1)
+        self._add_product(name, found, 0, rows)
 
     def add_inner(self, rows: Tensor, owner: NDArray[np.int64]) -> None:
         """Add what the experts' `down` saw: [n, C], sorted by their experts `owner` [n]."""
@@ -73,10 +85,6 @@ class GramSums:
         for first, last in zip(starts, [*starts[1:], len(owner)], strict=True):
             self._add_product(name, found, int(owner[first]), rows[first:last])
 
-    def share(self, name: str, first: str) -> None:
-        """Note that `name` sees what `first` saw."""
-        self.shared_by[name] = first
-
     def merge(self, other: GramSums) -> None:
         """Add another group's sums."""
         for name, (sums, tokens, columns) in other.inputs.items():
@@ -84,12 +92,12 @@ class GramSums:
             np.add(mine.sums, sums, out=mine.sums)
             np.add(mine.tokens, tokens, out=mine.tokens)
             if max(int(mine.sums.max()), -int(mine.sums.min())) >= LARGEST:
-                raise _too_large(name)
+                raise too_large(name)
         self.shared_by.update(other.shared_by)
 
-    def layer(self) -> LayerGrams:
-        """The sums, in an order that does not depend on threads."""
-        return LayerGrams(dict(sorted(self.inputs.items())), self.shared_by)
+    def fetch(self) -> Callable[[], LayerGrams]:
+        """What gives the sums, in an order that does not depend on threads."""
+        return lambda: LayerGrams(dict(sorted(self.inputs.items())), self.shared_by)
 
     def _begin(self, name: str, columns: int, matrices: int) -> InputSums:
         with self._lock:
@@ -105,16 +113,17 @@ class GramSums:
     def _add_product(self, name: str, found: InputSums, number: int, rows: Tensor) -> None:
         for place, panel in enumerate(panels(found.columns), start=number):
             product = torch.mm(rows[:, : panel.last].T, rows[:, panel.first : panel.last])
-            values = product.reshape(-1).cpu().numpy()
+            values = product.reshape(-1).numpy()
             with self._panel_locks[place % len(self._panel_locks)]:
                 fits = _add_rounded(found.sums[number, panel.place], values)
             if not fits:
-                raise _too_large(name)
+                raise too_large(name)
         with self._lock:
             found.tokens[number] += len(rows)
 
 
-def _too_large(name: str) -> NumericError:
+def too_large(name: str) -> NumericError:
+    """That the inputs `name` have no sums."""
     return NumericError(
         f"the inputs of {name!r} are too large, or NaN, for their Gram matrix: calibrate with "
         "--gram none, or mend the checkpoint"

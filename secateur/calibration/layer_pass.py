@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from secateur.calibration.cost import cost_of, limit_sample
+from secateur.calibration.device_gram_sums import DeviceGramSums
 from secateur.calibration.device_sums import DeviceSums
 from secateur.calibration.documents import Documents, list_documents
 from secateur.calibration.gram_sums import GramSums
@@ -68,6 +69,9 @@ from secateur.statistics.sums import Array
 from secateur.system.progress import Counter, Progress, no_progress
 from secateur.system.resources import cores
 
+_KeepGrams = Callable[[Callable[[], LayerGrams]], Callable[[], None]]
+"""Begins to write a layer's Gram matrices, given what fetches them; what it returns waits for it"""
+
 
 @dataclass(frozen=True)
 class _Task:
@@ -91,7 +95,7 @@ class _Task:
     gram: GramKind | None
     gram_tokens: Mapping[int, Tensor] | None
     """{micro-batch: bool [tokens]}: those that count for Gram matrices; None: all"""
-    grams: Callable[[LayerGrams], None] | None
+    grams: _KeepGrams | None
     resume: PassFolder | None
 
 
@@ -219,16 +223,27 @@ def _keep_sample(
 
 
 @contextmanager
-def _keep_grams(
-    sampling: Sampling, begun: Statistics
-) -> Iterator[Callable[[LayerGrams], None] | None]:
-    """What takes the layers' Gram matrices for their file; None where none are asked for."""
+def _keep_grams(sampling: Sampling, begun: Statistics) -> Iterator[_KeepGrams | None]:
+    """What takes the layers' Gram matrices for their file; None where none are asked for. A layer's
+    are written while the next one is run, and no third layer's are fetched before."""
     if sampling.gram is None or sampling.gram_file is None:
         yield None
         return
     origin, done = origin_of(begun), _done_layers(sampling)
-    with write_grams(sampling.gram_file, sampling.gram, origin, done) as grams:
-        yield grams
+    with (
+        write_grams(sampling.gram_file, sampling.gram, origin, done) as add,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        last: Callable[[], None] | None = None
+
+        def keep(fetched: Callable[[], LayerGrams]) -> Callable[[], None]:
+            nonlocal last
+            if last is not None:
+                last()
+            last = writer.submit(lambda: add(fetched())).result
+            return last
+
+        yield keep
 
 
 def _done_layers(sampling: Sampling) -> int | None:
@@ -292,7 +307,7 @@ def _calibrate_layer(
     solution: Callable[[], dict[str, Array]] = dict
     with forward.load_layer(number) as module:
         layer = LoadedLayer(module, prefix, number, forward.family, forward.config)
-        seen = _observe_layer(forward, layer, sums, task)
+        seen, written = _observe_layer(forward, layer, sums, task)
         if routed and task.keep:
             task.keep(join_seen(seen, len(task.tokens.batch), task.sizes))
         if routed and task.solve and seen:
@@ -306,6 +321,7 @@ def _calibrate_layer(
     def finish() -> dict[str, Array]:
         forward.check_layer(number)
         found = {**sums.arrays(routed=routed), **solution()}
+        written()
         if routed and task.solve:
             task.count(task.solving)
         return found
@@ -320,16 +336,18 @@ def _make_sums(backend: Backend, layer: int, task: _Task) -> LayerSums | DeviceS
 
 def _observe_layer(
     forward: ForwardPass, layer: LoadedLayer, sums: LayerSums | DeviceSums, task: _Task
-) -> list[Seen]:
-    """Run one layer and add up what it did; returns what the sampled tokens brought to it."""
+) -> tuple[list[Seen], Callable[[], None]]:
+    """Run one layer and add up what it did; returns what the sampled tokens brought to it, and what
+    waits until its Gram matrices are written."""
     names = _name_experts(layer)
     observers: dict[int, Any] = {}
     seen: list[Seen] = []
 
-    def begin_gram() -> GramSums | None:
+    def begin_gram() -> Any:
         if task.gram is None:
             return None
-        return GramSums(task.gram, task.gram_tokens, task.checkpoint.experts, *(names or ()))
+        kind = GramSums if isinstance(sums, LayerSums) else DeviceGramSums
+        return kind(task.gram, task.gram_tokens, task.checkpoint.experts, *(names or ()))
 
     total = begin_gram()
 
@@ -356,9 +374,9 @@ def _observe_layer(
 
     with hook_layer(layer.module, layer.prefix, layer.family, layer.number):
         forward.run(layer.module, layer.number, observe, add)
-    if total is not None and task.grams is not None:
-        task.grams(total.layer())
-    return seen
+    if total is None or task.grams is None:
+        return seen, lambda: None
+    return seen, task.grams(total.fetch())
 
 
 def _name_experts(layer: LoadedLayer) -> ExpertNames | None:

@@ -317,3 +317,79 @@ def add_errors(tokens: Tokens, rule: Rule, state: State, now: Numbers, less: Num
         for expert in state.relevant[token]:
             if expert >= 0:
                 mine[expert] = False
+
+
+@compiled
+def list_candidates(alive: Flags, groups: int) -> Flags:
+    """bool [E]: survivors that may be removed next: groups stay of equal size."""
+    size = len(alive) // groups
+    left = np.zeros(groups, np.int64)
+    for expert in range(len(alive)):
+        left[expert // size] += alive[expert]
+    most = left.max()
+    candidates = alive.copy()
+    for expert in range(len(alive)):
+        candidates[expert] &= left[expert // size] == most
+    return candidates
+
+
+@compiled
+def errors_of(tokens: Tokens, rule: Rule, state: State, energy: Numbers) -> tuple[Numbers, Numbers]:
+    """Relative error per category, [C], and after removing each expert as well, [C, E]; `energy`
+    [C] is that of the original's outputs."""
+    now = np.zeros(len(energy))
+    less = np.zeros((len(energy), len(state.alive)))
+    add_errors(tokens, rule, state, now, less)
+    for category in range(len(energy)):
+        for expert in range(len(state.alive)):
+            less[category, expert] = (now[category] + less[category, expert]) / energy[category]
+    return now / energy, less
+
+
+@compiled
+def least_missed(errors: Numbers, share: Numbers, candidates: Flags, worst: bool) -> int:
+    """The candidate whose removal leaves the smallest error of all that `errors` [C, E] tells:
+    over all tokens, or in the worst category and then over all. The lower number among equals.
+    """
+    best, least, least_pooled = -1, np.inf, np.inf
+    for expert in range(len(candidates)):
+        if candidates[expert]:
+            pooled = highest = 0.0
+            for category in range(len(share)):
+                pooled += share[category] * errors[category, expert]
+                highest = max(highest, errors[category, expert])
+            key = highest if worst else pooled
+            if best < 0 or key < least or (key == least and pooled < least_pooled):
+                best, least, least_pooled = expert, key, pooled
+    return best
+
+
+@compiled
+def remove_all(
+    tokens: Tokens,
+    rule: Rule,
+    state: State,
+    energy: Numbers,
+    share: Numbers,
+    worst: bool,
+    fewest: int,
+    found: tuple[Flags, Numbers, Numbers],
+) -> None:
+    """Remove survivors one by one down to `fewest`, and put into `found` who is kept [E + 1, E],
+    the errors [E + 1, C] and the scores [E] of removal_search.Removal."""
+    keep, by_category, scores = found
+    experts = len(state.alive)
+    for kept in range(experts, fewest - 1, -1):
+        now, errors = errors_of(tokens, rule, state, energy)
+        keep[kept], by_category[kept] = state.alive, now
+        candidates = list_candidates(state.alive, rule.groups)
+        if kept > fewest:
+            gone = least_missed(errors, share, candidates, worst)
+            scores[gone] = experts - kept
+            state.alive[gone] = False
+            update(tokens, rule, state, list_candidates(state.alive, rule.groups), gone)
+        else:
+            for place in range(experts - kept, experts):
+                gone = least_missed(errors, share, candidates, worst)
+                scores[gone] = place
+                candidates[gone] = False

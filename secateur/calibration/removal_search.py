@@ -38,7 +38,9 @@ from secateur.calibration.removal_kernels import (
     Rule,
     State,
     Tokens,
-    add_errors,
+    errors_of,
+    list_candidates,
+    remove_all,
     update,
 )
 from secateur.calibration.routing import (
@@ -188,7 +190,8 @@ def count_flops(
 class Search:
     """Sets of survivors of one layer, evaluated on its sample.
 
-    `share` is [C]: what each category has of the weighted energy of the block's outputs.
+    `share` is [C]: what each category has of the weighted energy of the block's outputs; `tokens`
+    and `rule` are what the kernels take.
     """
 
     def __init__(
@@ -200,11 +203,11 @@ class Search:
     ) -> None:
         self.routing, scored = error.routing, error.scored
         self.experts = scored.order.shape[-1]
-        self._tokens = Tokens(
+        self.tokens = Tokens(
             error.plain, error.weighted, error.along, error.raw, error.strength, error.energy,
             scored.order, scored.ranks, scored.choice, scored.strength, categories, weights,
         )  # fmt: skip
-        self._rule = _rule_of(error)
+        self.rule = _rule_of(error)
         energy = np.bincount(categories, weights * error.energy, count)
         self._energy = np.where(energy > 0, energy, 1.0)
         self.share = energy / max(float(energy.sum()), np.finfo(np.float64).tiny)
@@ -221,21 +224,21 @@ class Search:
         keep = np.zeros((experts + 1, experts), np.bool_)
         by_category = np.full((experts + 1, len(self.share)), np.nan)
         scores = np.zeros(experts)
-        state = self.state(np.ones(experts, np.bool_))
-        for kept in range(experts, self.routing.fewest - 1, -1):
-            keep[kept] = state.alive
-            by_category[kept], less = self.errors(state)
-            ordered = self.order_candidates(less, state.alive, objective)
-            if kept > self.routing.fewest:
-                scores[ordered[0]] = experts - kept
-                self.drop(state, int(ordered[0]))
-            else:
-                scores[ordered] = np.arange(experts - kept, experts)
+        remove_all(
+            self.tokens,
+            self.rule,
+            self.state(np.ones(experts, np.bool_)),
+            self._energy,
+            self.share,
+            objective == "worst",
+            self.routing.fewest,
+            (keep, by_category, scores),
+        )
         return Removal(keep, by_category @ self.share, by_category, scores)
 
     def state(self, alive: NDArray[np.bool_]) -> State:
         """Evaluate a set of survivors."""
-        tokens = len(self._tokens.energy)
+        tokens = len(self.tokens.energy)
         groups = self.routing.groups
         relevant = self.routing.top_k + (groups * self.routing.group_best if groups > 1 else 0)
         state = State(
@@ -246,34 +249,12 @@ class Search:
             np.zeros((tokens, 1 + relevant)),
             np.ones(tokens),
         )
-        update(self._tokens, self._rule, state, self._candidates(alive), -1)
+        update(self.tokens, self.rule, state, list_candidates(alive, self.routing.groups), -1)
         return state
-
-    def drop(self, state: State, expert: int) -> None:
-        """Take a survivor out of a state."""
-        state.alive[expert] = False
-        update(self._tokens, self._rule, state, self._candidates(state.alive), expert)
 
     def errors(self, state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Relative error per category, [C], and after removing each expert as well, [C, E]."""
-        now = np.zeros(len(self.share))
-        less = np.zeros((len(now), self.experts))
-        add_errors(self._tokens, self._rule, state, now, less)
-        return now / self._energy, (now[:, None] + less) / self._energy[:, None]
-
-    def order_candidates(
-        self, errors: NDArray[np.float64], alive: NDArray[np.bool_], objective: Objective
-    ) -> NDArray[np.int64]:
-        """Experts that may be removed next, the least missed first, from errors [C, E]."""
-        pooled = self.share @ errors
-        keys = (pooled, errors.max(0)) if objective == "worst" else (pooled,)
-        candidates = np.flatnonzero(self._candidates(alive))
-        return candidates[np.lexsort(tuple(key[candidates] for key in keys))]
-
-    def _candidates(self, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """bool [E]: survivors that may be removed next: groups stay of equal size."""
-        size = alive.reshape(self.routing.groups, -1).sum(-1)
-        return np.repeat(size == size.max(), self.experts // self.routing.groups) & alive
+        return errors_of(self.tokens, self.rule, state, self._energy)
 
 
 def _rule_of(error: BlockError) -> Rule:

@@ -20,6 +20,7 @@ from secateur.forward.backends.base import LayerCall, PlacedWeights, Session
 from secateur.forward.backends.device_experts import DeviceMember, Projections, run_chosen_experts
 from secateur.forward.backends.device_weights import open_on_device
 from secateur.forward.backends.grouped_products import GroupedProducts
+from secateur.forward.backends.host_copy import HostCopy
 from secateur.forward.batches import ON_DEVICE, BatchSize, Group, MicroBatch
 from secateur.forward.expert_work import ExpertObserver
 from secateur.forward.experts import CURRENT_MEMBER
@@ -156,17 +157,16 @@ class _Session:
         member = DeviceMember(self.products, observer)
         token = CURRENT_MEMBER.set(member)
         outputs: list[Tensor] = []
-        broken: list[Tensor] = []
-        bad = torch.empty(0)
+        broken: list[HostCopy] = []
         try:
             with torch.inference_mode():
                 for member.number, batch in enumerate(group):
                     output, bad = call(batch)
                     outputs.append(output)
-                    broken.append(_copy_to_host(bad))
+                    broken.append(HostCopy(bad))
         finally:
             CURRENT_MEMBER.reset(token)
-        return _Queued(outputs, broken, _mark(bad.device))
+        return _Queued(outputs, broken)
 
     def map(
         self, work: Callable[[MicroBatch], Any], batches: Sequence[MicroBatch]
@@ -177,35 +177,16 @@ class _Session:
 
 @dataclass(frozen=True)
 class _Queued:
-    """A group whose operations were given to the device; `_done` is past when it did them."""
+    """A group whose operations were given to the device."""
 
     _outputs: list[Tensor]
-    _broken: list[Tensor]
-    _done: torch.cuda.Event | None
+    _broken: list[HostCopy]
 
     def outputs(self) -> list[Tensor]:
         return self._outputs
 
     def broken(self) -> list[Tensor]:
-        if self._done is not None:
-            self._done.synchronize()
-        return self._broken
+        return [one.wait() for one in self._broken]
 
     def abort(self, error: BaseException) -> None:
         """Nothing: what is queued ends by itself."""
-
-
-def _copy_to_host(value: Tensor) -> Tensor:
-    """A copy in host memory; on CUDA it is there only when the device has come so far."""
-    if value.device.type != "cuda":
-        return value.cpu()
-    return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
-
-
-def _mark(device: torch.device) -> torch.cuda.Event | None:
-    """The place in the device's work that has been reached so far."""
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return event
