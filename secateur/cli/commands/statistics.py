@@ -115,6 +115,8 @@ def scores(
     from secateur.pruning.criteria.aggregations import POOLED
     from secateur.pruning.criteria.registry import find_criterion
 
+    if everything and layer is not None:
+        raise RequestError(f"--all is of all layers: leave out --all or --layer {layer}")
     request = Pruning(
         criterion=criterion,
         aggregation=aggregation,

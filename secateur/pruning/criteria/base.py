@@ -28,11 +28,11 @@ _REFERENCE = {"gate": "reference_gate", "gate_norm": "reference_gate_norm"}
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may choose about a criterion; each reads what concerns it.
+    """What a user may choose about a criterion.
 
     `gate`: the routing weight that really multiplied the output, or the reference's; `aggregation`
-    one of `AGGREGATIONS`; `protect_per_sample` experts for `contribution`; `random_seed` for
-    `random`.
+    one of `AGGREGATIONS`. The others are of the criteria that name them (`own_settings`):
+    `protect_per_sample` experts of `contribution`, `random_seed` of `random`.
     """
 
     gate: Gate = "true"
@@ -41,12 +41,16 @@ class Settings:
     random_seed: int = 0
 
 
+_OF_SOME = ("protect_per_sample", "random_seed")
+"""The settings that a criterion reads only where it says so."""
+
+
 class Criterion(Protocol):
     """What an expert is worth.
 
     `help` is one line for `--help`. `sums` are the arrays of the statistics that `score` reads, by
-    name; `remedy` is what to do when they lack one. `aggregations` are the names that it knows;
-    `unit` is that of a pooled score.
+    name; `remedy` is what to do when they lack one. `aggregations` are the names that it knows,
+    `own_settings` those of Settings that it reads besides; `unit` is that of a pooled score.
     """
 
     @property
@@ -59,6 +63,8 @@ class Criterion(Protocol):
     def remedy(self) -> str: ...
     @property
     def aggregations(self) -> tuple[str, ...]: ...
+    @property
+    def own_settings(self) -> tuple[str, ...]: ...
     @property
     def unit(self) -> str: ...
 
@@ -92,6 +98,7 @@ class Formula:
     formula: Callable[[LayerSums, Settings], Scores]
     remedy: str = "calibrate again with this version of secateur"
     aggregations: tuple[str, ...] = tuple(AGGREGATIONS)
+    own_settings: tuple[str, ...] = ()
     unit: str = "none given"
 
     def score(self, statistics: Statistics, layer: int, settings: Settings) -> Scores:
@@ -148,6 +155,13 @@ def check_settings(criterion: Criterion, settings: Settings) -> None:
             f"the criterion {criterion.name!r} is not made of routing weights of the reference: "
             "leave out routing_weight (--routing-weight), or name another criterion"
         )
+    for name in _OF_SOME:
+        differs = getattr(settings, name) != getattr(Settings, name)
+        if differs and name not in criterion.own_settings:
+            raise PlanError(
+                f"{name} (--{name.replace('_', '-')}) decides nothing for the criterion "
+                f"{criterion.name!r}: leave it out, or name a criterion that reads it"
+            )
 
 
 def score(

@@ -29,5 +29,6 @@ CONTRIBUTION = Formula(
     ("sample_norms",),
     _contribution,
     remedy="calibrate again with --observe sample_norms",
+    own_settings=("protect_per_sample",),
     unit="samples",
 )

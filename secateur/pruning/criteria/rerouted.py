@@ -29,6 +29,7 @@ class Rerouted:
         "`secateur merge FILES --model MODEL` of files with token samples"
     )
     aggregations: tuple[str, ...] = tuple(_SCORES)
+    own_settings: tuple[str, ...] = ()
     unit: str = "place in the order of removal, 0 for what went first"
 
     def score(self, statistics: Statistics, layer: int, settings: Settings) -> Scores:
