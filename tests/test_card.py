@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from tiny_line import Line
 
 import secateur
 from secateur import Formats, Pruning, audit_model
@@ -255,6 +257,20 @@ def test_parts_are_fetched_all_and_files_of_one_label_are_pulled_by_their_names(
     assert "llama-server -m gemmule-Q8_0-00001-of-00003.gguf" in parts
     assert "Ollama pulls no model in parts from the Hub." in parts
     assert "ollama run" not in parts
+
+
+def test_names_neither_end_a_cell_nor_a_word_of_a_command(line: Line, tmp_path: Path) -> None:
+    odd = replace(find_recipe("Q8_0"), name="this|that it")
+    formats = Formats("gguf", recipes=(odd,))
+    secateur.apply(secateur.plan(line.model, Pruning(), formats), tmp_path / "out", workers=1)
+    card = make_card(tmp_path / "out", REPOSITORY)
+    (file,) = (path.name for path in (tmp_path / "out").glob("*.gguf"))
+    in_cell = file.replace("|", "\\|")
+    (row,) = (one for one in card.text.split("\n") if one.startswith("| `") and "llama.cpp" in one)
+    assert row.startswith(f"| `{in_cell}` | this\\|that it |")
+    assert len(re.findall(r"(?<!\\)\|", row)) == 7
+    assert f"\nllama-server -m {shlex.quote(file)}" in card.text
+    check_numbers(card.text, card.ledger, Results(tmp_path / "out", REPOSITORY))
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_K_M"])

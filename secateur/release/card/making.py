@@ -51,9 +51,8 @@ def files_of(scope: Scope, measured: Mapping[str, Measured]) -> list[File]:
 
 
 def recipe_of(output: Output) -> Shown:
-    """The name of an output's recipe; of a format without recipes the format's."""
-    facts = output.facts if output.recipe is None else output.recipe["recipe"]
-    return show(facts, "key" if output.recipe is None else "code")
+    """The name of an output's recipe, as text; of a format without recipes the format's."""
+    return show(output.facts, "key") if output.recipe is None else show(output.recipe["recipe"])
 
 
 def making_of(scope: Scope) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 from secateur.errors import CardError
-from secateur.release.card.shown import MARKS, Shown
+from secateur.release.card.shown import MARKS, Shown, show_in_cell
 
 TEMPLATE = "card.md.jinja"
 DIGIT = re.compile(r"\d")
@@ -55,6 +55,7 @@ def render(template: str, values: Mapping[str, Any]) -> tuple[str, tuple[Place, 
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=finalize
     )
+    environment.filters["in_cell"] = show_in_cell
     try:
         marked = environment.from_string(template).render(values)
     except jinja2.TemplateError as error:

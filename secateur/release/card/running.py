@@ -56,7 +56,7 @@ def running_of(scope: Scope) -> Mapping[str, Any]:
         "thinks": _thinks(scope),
         "ggufs": ggufs,
         "pulls": [one.tag for one in ggufs if one.tag],
-        "mmproj": [show(file, "key") for one in scope.of("mmproj") for file in one.files],
+        "mmproj": [show(file, "shell word") for one in scope.of("mmproj") for file in one.files],
         "ollama": [show(file, "key") for file in _ollama_files(scope)],
         "renderer": _has_renderer(scope),
         "transformers": bool(safetensors),
@@ -98,7 +98,7 @@ def _ggufs(scope: Scope, outputs: Sequence[Output]) -> list[Gguf]:
 
 
 def _gguf(file: Fact, labels: Mapping[str | None, int]) -> Gguf:
-    name, label = show(file, "key"), label_of(file.key)
+    name, label = show(file, "shell word"), label_of(file.key)
     if part_name(file.key) is not None:
         return Gguf(name, show(file, "all parts"), None)
     by_label = label is not None and labels[label] == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,11 @@ def _key(fact: Fact) -> str:
     return text
 
 
+def _shell_word(fact: Fact) -> str:
+    """The last key of a path as one word of a shell's command."""
+    return shlex.quote(_key(fact))
+
+
 def _title(fact: Fact) -> str:
     """What people call a metric; another measurement's name in words."""
     name = str(fact.value)
@@ -151,11 +157,12 @@ def _scalar(fact: Fact) -> str:
     )
 
 
-HOW: Mapping[str, Callable[[Fact], str]] = {
+_ANYWHERE: Mapping[str, Callable[[Fact], str]] = {
     "text": _words,
     "code": _plain,
     "short name": lambda fact: _words(fact).rpartition("/")[2],
     "key": _key,
+    "shell word": _shell_word,
     "base name": lambda fact: _key(fact).rpartition("/")[2],
     "picture": _picture,
     "words of key": lambda fact: _key(fact).replace("_", " "),
@@ -174,4 +181,20 @@ HOW: Mapping[str, Callable[[Fact], str]] = {
     "gguf label": lambda fact: str(label_of(str(fact.path[-1]))),
     "scalar": _scalar,
 }
+
+
+def _in_cell(how: str) -> Callable[[Fact], str]:
+    return lambda fact: _ANYWHERE[how](fact).replace("|", "\\|")
+
+
+_CELL = ", in a table"
+HOW: Mapping[str, Callable[[Fact], str]] = {
+    **_ANYWHERE,
+    **{f"{how}{_CELL}": _in_cell(how) for how in ("code", "key", "base name", "kind of tensor")},
+}
 """{how: the words of a fact}."""
+
+
+def show_in_cell(shown: Shown) -> Shown:
+    """Code as it stands in a table, where `|` ends the cell within code, too."""
+    return show(shown.fact, f"{shown.how}{_CELL}") if "|" in shown.text else shown
