@@ -25,7 +25,7 @@ from secateur import Releasing
 from secateur import release_output as release
 from secateur.errors import EngineError, GateError, InputError, OutputError, RequestError
 from secateur.release.card.shown import PICTURES
-from secateur.release.manifest import amend_manifest, sha256_of
+from secateur.release.manifest import amend_manifest, read_manifest, sha256_of
 from secateur.release.pages import write_pages
 from secateur.release.upload import push as push_module
 
@@ -127,8 +127,13 @@ def test_all_files_arrive_by_their_hashes(out: Path, hub: Hub, run: Run) -> None
     assert max(hub.puts.values()) == 1
 
 
-def test_how_far_a_push_is_is_told_file_by_file(out: Path, hub: Hub) -> None:
-    """Weights take long, and all of them may go in one commit."""
+def test_how_far_a_push_is_is_told_file_by_file(
+    out: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights take long, and all of them may go in one commit; what takes longest is named."""
+    longest = max((out / name).stat().st_size for name in read_manifest(out)["files"])
+    monkeypatch.setattr(push_module, "LONG", longest)
+    said: list[str] = []
     told: list[tuple[int, int]] = []
 
     def progress(stage: str, done: int, total: int, unit: str) -> None:
@@ -136,7 +141,10 @@ def test_how_far_a_push_is_is_told_file_by_file(out: Path, hub: Hub) -> None:
             told.append((done, len(hub.commits)))
             assert unit == "bytes"
 
-    done = release(out, PUSH, progress=progress)
+    done = release(out, PUSH, on_message=said.append, progress=progress)
+    named = [file.path for file in done.bundle.files if file.size >= longest]
+    assert [one for one in said if one.startswith(f"sending {named[0]}, ")]
+    assert sum(one.startswith("sending ") for one in said) == 2
     before = sorted({bytes for bytes, commits in told if not commits})
     weights = [file.size for file in done.bundle.files if file.kind == "LFS"]
     assert len(weights) >= 3

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 BATCH = 8_000_000_000
 """Bytes of weights in a commit at most, unless one file has more: what an interruption costs."""
 
+LONG = 1_000_000_000
+"""Bytes from which a file is named before it is sent: the hub's client has no public way to tell a
+program how much of it is there, so that the progress counts it when all of it is."""
+
 _LOGIN = "log in (hf auth login), or set HF_TOKEN"
 _NEW_TOKEN = "make one with the right to write on huggingface.co/settings/tokens"
 
@@ -131,7 +135,7 @@ def push(
         on_message(f"sending {len(lacking)} of {len(bundle.files)} files, {size}")
         count = Counter(progress, "push", sum(file.size for file in lacking), "bytes")
         for batch in _batches(lacking):
-            _commit(api, target.repository, batch, message, count)
+            _commit(api, target.repository, batch, message, count, on_message)
             sent += batch
         remote = list_remote(api, target.repository)
     except OutputError:
@@ -168,7 +172,12 @@ def _batches(files: Sequence[UploadFile]) -> Iterator[list[UploadFile]]:
 
 
 def _commit(
-    api: HfApi, repository: str, batch: Sequence[UploadFile], message: str, count: Counter
+    api: HfApi,
+    repository: str,
+    batch: Sequence[UploadFile],
+    message: str,
+    count: Counter,
+    on_message: Callable[[str], None],
 ) -> None:
     """One commit; of weights each file is sent, and counted, before it."""
     from huggingface_hub import CommitOperationAdd
@@ -179,6 +188,8 @@ def _commit(
     ]
     for file, addition in zip(batch, additions, strict=True):
         if file.kind == "LFS":
+            if file.size >= LONG:
+                on_message(f"sending {file.path}, {show_bytes(file.size)}")
             api.preupload_lfs_files(repository, [addition])
             count(file.size)
     names = batch[0].path if len(batch) == 1 else f"{batch[0].path} and {len(batch) - 1} more"
