@@ -29,6 +29,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "gemmule"))
 from muon import Muon
+from sorted_experts import sorted_experts
 from train import MIX, Recipe, rate, rows
 
 TOKENIZER = Path(__file__).parents[2] / "secateur" / "gemmule"
@@ -55,21 +56,6 @@ SHAPE: dict[str, Any] = {
 }
 RECIPE = Recipe(seed=7, batch=8192, micro=8192, muon_rate=0.02, adam_rate=0.004)
 SAVE_SECONDS = 240.0
-
-
-def sorted_experts(
-    module: Any, hidden: Tensor, chosen: Tensor, gates: Tensor, *_: Any, **__: Any
-) -> Tensor:
-    """Every expert multiplies one slice of token-expert pairs sorted by expert. [N, H]."""
-    order = chosen.flatten().argsort(stable=True)
-    token = order // chosen.shape[1]
-    counts = torch.bincount(chosen.flatten(), minlength=module.gate_up_proj.shape[0]).tolist()
-    outputs = []
-    for expert, rows_of in enumerate(hidden[token].split(counts)):
-        gate, up = functional.linear(rows_of, module.gate_up_proj[expert]).chunk(2, -1)
-        outputs.append(functional.linear(functional.silu(gate) * up, module.down_proj[expert]))
-    weighted = torch.cat(outputs) * gates.flatten()[order, None]
-    return torch.zeros_like(hidden).index_add(0, token, weighted)
 
 
 def build() -> Any:

@@ -59,14 +59,16 @@ def family() -> Family:
 
 
 class Gguf:
-    """The file: values of keys, and tensors as float32 in the order of transformers."""
+    """The file: values of keys, and tensors as float32 in the order of transformers. `layers` keeps
+    only the first so many, to try."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, layers: int | None = None) -> None:
         self._file = GGUFReader(path)
         self._tensors = {one.name: one for one in self._file.tensors}
+        self._changed = {} if layers is None else {"llama.block_count": layers}
 
     def value(self, key: str) -> Any:
-        return self._file.fields[key].contents()
+        return self._changed.get(key) or self._file.fields[key].contents()
 
     def tensor(self, name: str) -> Tensor:
         found = self._tensors[name]

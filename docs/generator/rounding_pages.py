@@ -16,7 +16,8 @@ MODELS = {
     "qwen3-moe": "a Qwen3-MoE of 21 million weights, trained for this (`models/qwen3_moe.py`)",
     "smollm2": "SmolLM2-135M, a dense model, as one expert, its columns in another order than in "
     "the package (`models/smollm2.py --wide --shuffle`)",
-    "smollm2-moe": "SmolLM2-135M upcycled into 4 experts (`models/upcycle.py`)",
+    "smollm2-upcycled": "SmolLM2-135M upcycled into 4 experts and trained on "
+    "(`models/upcycle.py --wide --shuffle`)",
     "gemmule-on-code": "gemmule, calibrated on code alone and measured on all domains",
     "gemmule-on-a-sixth": "gemmule, calibrated on as little text of all domains; codes alone",
     "qwen3-moe-on-code": "the Qwen3-MoE, calibrated on code alone",
