@@ -148,9 +148,10 @@ def test_text_becomes_ids_of_two_bytes(tmp_path: Path) -> None:
     records.append({"domain": "chat", "messages": said})
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in records))
-    drawn = token_ids.draw_documents(path, 10)
+    most = {"code": 10, "chat": 10}
+    drawn = token_ids.draw_documents(path, most)
     assert [len(drawn[name]) for name in ("code", "chat")] == [1, 1]  # enough with the first
-    assert drawn == token_ids.draw_documents(path, 10)
+    assert drawn == token_ids.draw_documents(path, most)
     assert drawn["chat"][0].startswith("<|im_start|>user\na<|im_end|>\n")
     ids = token_ids.encode(["a b", "c"], tokenizer)
     assert ids.dtype == np.uint16

@@ -36,20 +36,12 @@ from mixture import Look, compare, forward, look
 from numpy.typing import NDArray
 from smollm2 import Gguf, config_of, save, shuffle, weights_of, widen
 from sorted_experts import sorted_experts
+from token_ids import MIX
 from torch import Tensor
 from torch.nn import functional
 from transformers import MixtralForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-MIX = {
-    "code": 0.32,
-    "prose": 0.31,
-    "definitions": 0.16,
-    "arithmetic": 0.09,
-    "chat": 0.08,
-    "tools": 0.04,
-}
-"""Shares of the domains, those of gemmule's training."""
 EXPERTS, TOP_K = 4, 2
 NOISE = 0.1
 """Added to every expert, of the standard deviation of its weights."""
