@@ -629,7 +629,10 @@ def test_commands_and_options_that_are_none(run: Run, line: Line) -> None:
         ("plan gemmule --protect 0:1", "protect decides nothing where all experts are kept"),
         ("plan gemmule --drop-map x --criterion reap", "leave out criterion"),
         ("plan gemmule --drop-map x --protect 0:1", "leave out protect"),
-        ("plan gemmule --drop 0.25 --random-seed 3", "decides nothing for the criterion 'rerouted'"),
+        (
+            "plan gemmule --drop 0.25 --random-seed 3",
+            "decides nothing for the criterion 'rerouted'",
+        ),
         ("scores x --protect-per-sample 3", "(--protect-per-sample) decides nothing"),
         ("scores x --layer 3 --all", "leave out --all or --layer 3"),
         ("plan gemmule --pad", "pad is about GGUF files"),

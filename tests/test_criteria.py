@@ -174,7 +174,9 @@ def test_a_request_refuses_what_its_criterion_does_not_know_at_once() -> None:
         Pruning(experts=2, criterion="frequency", routing_weight="reference")
     for criterion, odd in (("reap", {"random_seed": 1}), ("random", {"protect_per_sample": 4})):
         (name,) = odd
-        with pytest.raises(PlanError, match=f"^{name} .--{name.replace('_', '-')}. decides nothing"):
+        with pytest.raises(
+            PlanError, match=f"^{name} .--{name.replace('_', '-')}. decides nothing"
+        ):
             Pruning(experts=2, criterion=criterion, **odd)
     assert Pruning(experts=2, criterion="random", random_seed=1).settings.random_seed == 1
 
