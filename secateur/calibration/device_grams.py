@@ -18,8 +18,8 @@ from secateur.calibration.sketch import Sketch
 from secateur.forward.backends.device_experts import Projections
 from secateur.forward.backends.torch_device import TorchDevice
 
-INPUTS_LIMIT = 1 << 30
-"""Bytes of experts' inputs held at once."""
+INPUTS_LIMIT = 256 << 20
+"""Bytes of experts' inputs held at once: enough rows for each expert, and room on a small GPU."""
 _TOGETHER = 16
 """Experts whose down projections are sketched at once."""
 

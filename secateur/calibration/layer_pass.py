@@ -139,7 +139,8 @@ def calibrate(
         )
         grams = stack.enter_context(_keep_grams(sampling, begun))
         solve = shard.parts == 1 and wanted > 0
-        aside = stack.enter_context(ThreadPoolExecutor(backend.workers))
+        # A search takes two threads, one for each objective.
+        aside = stack.enter_context(ThreadPoolExecutor(max(1, backend.workers // 2)))
         count, solving = _count_steps(
             checkpoint, documents, wanted if solve else 0, progress, _done_layers(sampling)
         )

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from secateur.errors import StatisticsError
 from secateur.statistics.gram import Sums
+from secateur.system.resources import cores
 
 
 class InputSums(NamedTuple):
@@ -41,13 +43,15 @@ class LayerGrams(NamedTuple):
 
 
 def hash_matrices(found: InputSums) -> list[str]:
-    """sha256 (hex) of every matrix of an input with its tokens and columns."""
-    hashes = []
-    for sums, tokens in zip(found.sums, found.tokens, strict=True):
+    """sha256 (hex) of every matrix of an input with its tokens and columns; in several threads."""
+
+    def hash_matrix(sums: Sums, tokens: int) -> str:
         digest = hashlib.sha256(np.ascontiguousarray(sums).data)
         digest.update(f" {tokens} {found.columns}".encode())
-        hashes.append(digest.hexdigest())
-    return hashes
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor(max(1, min(cores(), len(found.tokens)))) as pool:
+        return list(pool.map(hash_matrix, found.sums, found.tokens))
 
 
 @dataclass(frozen=True)
