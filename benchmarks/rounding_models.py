@@ -5,6 +5,7 @@ Every model, type by type, to nearest and with feedback, as rounding.py does for
     python benchmarks/rounding_models.py smollm2 WORK/smollm2 --documents
     python benchmarks/rounding_models.py qwen3-moe WORK/qwen3-moe
     python benchmarks/rounding_models.py gemmule-on-code gemmule --only code
+    python benchmarks/rounding_models.py gemmule-on-a-sixth gemmule --every 6 --types Q2_K
 
 The models are made by the scripts in models/; SmolLM2 with --wide and --shuffle, as the file that
 it comes from is in Q4_1, whose levels feedback would find again. `--documents`: measured on pieces
@@ -40,7 +41,6 @@ from secateur.statistics.file import load_header
 TYPES = "Q2_K,Q3_K_M,Q4_K_M,Q4_0,IQ4_XS,mlx-2,mlx-3,mlx-4"
 CALIBRATION_SET = TEST_SET.with_name("calibration.jsonl")
 GRAM: Literal["own"] = "own"
-"""Types that do not name it in the results were measured with a mean over experts for `down`."""
 CHARACTERS = 240
 """Of a document that is measured on."""
 SEQUENCE = 512

@@ -3,14 +3,11 @@ other tools, and its worth in bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from page_parts import table
 from results import Spread, result
 
-GIVEN_UP = ", with a mean over experts of what `down` sees, which was given up"
-"""Of results whose JSON does not say which Gram matrices they are of."""
+GIVEN_UP = ", feedback with a mean over experts of what `down` sees, which was given up"
+"""Of a result whose JSON does not say which Gram matrices it is of."""
 
 MODELS = {
     "qwen3-moe": "a Qwen3-MoE of 21 million weights, trained for this (`models/qwen3_moe.py`)",
@@ -19,8 +16,7 @@ MODELS = {
     "smollm2-upcycled": "SmolLM2-135M upcycled into 4 experts and trained on "
     "(`models/upcycle.py --wide --shuffle`)",
     "gemmule-on-code": "gemmule, calibrated on code alone and measured on all domains",
-    "gemmule-on-a-sixth": "gemmule, calibrated on as little text of all domains; codes alone",
-    "qwen3-moe-on-code": "the Qwen3-MoE, calibrated on code alone",
+    "gemmule-on-a-sixth": "gemmule, calibrated on as little text of all domains",
 }
 
 
@@ -32,7 +28,7 @@ def rounding_models() -> str:
     rows = []
     for kind in types:
         cells = (found[name]["types"].get(kind) for name in names)
-        rows.append((kind, *("" if one is None else _cell(one) for one in cells)))
+        rows.append((kind, *("" if one is None else str(Spread(*one["ratio"])) for one in cells)))
     lines = []
     for name in names:
         measured = list(found[name]["types"].values())
@@ -50,13 +46,9 @@ def rounding_models() -> str:
         "## Rounding with feedback on other models (`rounding_models.py`)\n\n"
         "Mean KL with feedback over that of a file of the same size to nearest [95 %].\n\n"
         + table(("type", *names), rows)
-        + f"\n\n\\*{GIVEN_UP.removeprefix(',')}\n\n"
+        + "\n\n"
         + "\n".join(lines)
     )
-
-
-def _cell(one: Mapping[str, Any]) -> str:
-    return str(Spread(*one["ratio"])) + ("" if "gram" in one else " \\*")
 
 
 def gram_tokens() -> str:
@@ -155,8 +147,7 @@ def frontier() -> str:
     ]
     return (
         "## What feedback is worth in bytes (`frontier.py`)\n\n"
-        f"gemmule, {found['answers']} of its own answers, {found['tokens']:,} tokens"
-        f"{'' if 'gram' in found else GIVEN_UP}. A file with "
+        f"gemmule, {found['answers']} of its own answers, {found['tokens']:,} tokens. A file with "
         "feedback loses what one to nearest with as many experts loses that is larger by:\n\n"
         + table(
             ("experts", "type", "MB", "KL nearest", "KL feedback", "larger by", "bits per weight"),
