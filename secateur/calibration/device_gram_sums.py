@@ -32,6 +32,8 @@ class _Input:
     tokens: list[int]
     """[M]"""
     columns: int
+    places: Tensor
+    """[stored_numbers(C)]: where what is stored lies in a product"""
     bound: Tensor
     """float32 []: no sum is larger; NaN where a product was"""
 
@@ -84,7 +86,8 @@ class DeviceGramSums(CountedInputs):
             columns, where = rows.shape[-1], rows.device
             sums = torch.zeros(matrices, stored_numbers(columns), dtype=torch.int64, device=where)
             bound = torch.zeros((), device=where)
-            self._inputs[name] = _Input(sums, [0] * matrices, columns, bound)
+            places = _places(columns, where)
+            self._inputs[name] = _Input(sums, [0] * matrices, columns, places, bound)
         return self._inputs[name]
 
     def _add(self, found: _Input, parts: Sequence[Tensor]) -> None:
@@ -100,11 +103,17 @@ class DeviceGramSums(CountedInputs):
             # An integer beyond what 64 bits hold would wrap around: whoever fetches them is told.
             low, high = torch.aminmax(products)
             found.bound = found.bound + torch.maximum(-low, high)
-            part = slice(first, first + len(some))
-            for panel in panels(size):
-                values = products[:, : panel.last, panel.first : panel.last]
-                found.sums[part, panel.place] += values.reshape(len(some), -1).long()
+            stored = products.view(len(some), -1).index_select(1, found.places)
+            found.sums[first : first + len(some)] += stored.long()
         found.tokens = [n + len(rows) for n, rows in zip(found.tokens, parts, strict=True)]
+
+
+def _places(columns: int, where: torch.device) -> Tensor:
+    kind = torch.int32 if columns**2 < 1 << 31 else torch.int64
+    numbers = torch.arange(columns**2, dtype=kind, device=where).view(columns, columns)
+    return torch.cat(
+        [numbers[: panel.last, panel.first : panel.last].reshape(-1) for panel in panels(columns)]
+    )
 
 
 def _multiply(rows: Tensor, product: Tensor) -> None:

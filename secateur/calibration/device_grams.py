@@ -18,7 +18,7 @@ from secateur.calibration.sketch import Sketch
 from secateur.forward.backends.device_experts import Projections
 from secateur.forward.backends.torch_device import TorchDevice
 
-INPUTS_LIMIT = 256 << 20
+INPUTS_LIMIT = 512 << 20
 """Bytes of experts' inputs held at once: enough rows for each expert, and room on a small GPU."""
 _TOGETHER = 16
 """Experts whose down projections are sketched at once."""
