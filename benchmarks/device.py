@@ -1,7 +1,7 @@
 """The streamed pass on a device: its speed at the full width of Gemma 4 26B-A4B, and its agreement.
 
     python benchmarks/device.py                       # what there is: a CUDA GPU, or the CPU, small
-    python benchmarks/device.py --device cuda --tokens 32768 262144 --checkpoint-gb 52
+    python benchmarks/device.py --device cuda --tokens 32768 262144
 
 Random weights are made on the device. Measured are: the pass with all sums, without sums and with
 `rerouted` solved, with resident weights and streamed from a checkpoint on disk that is written

@@ -5,7 +5,7 @@ them, the last one of full attention as in the real model, and a vocabulary cut 
 process calibrates on rows of random ids; its resident memory is sampled, split into anonymous and
 file-mapped, with the peak of every layer: what a further layer adds would show there.
 
-    python benchmarks/memory.py [FOLDER] [--layers 3] [--rows 16] [--reroute-tokens 0]
+    python benchmarks/memory.py [FOLDER] [--layers 4] [--rows 16] [--reroute-tokens 16384]
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def watch(command: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("out/memory"))
-    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--reroute-tokens", type=int, default=0)
+    parser.add_argument("--reroute-tokens", type=int, default=16384)
     parser.add_argument("--child", action="store_true")
     options = parser.parse_args()
     rows = options.folder / "rows.jsonl"

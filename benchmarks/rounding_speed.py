@@ -5,7 +5,7 @@ calibrated on a few rows of random tokens with Gram matrices. Q4_K_M is written 
 feedback, in turns, by as many threads; wall and processor time of `apply`, which reads, encodes,
 syncs and hashes. What is made before the clock starts is kept in FOLDER for another run.
 
-    python benchmarks/rounding_speed.py FOLDER [--types Q4_K_M] [--turns 2] [--workers 2]
+    python benchmarks/rounding_speed.py [FOLDER] [--types Q4_K_M] [--turns 2] [--workers 2]
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def write(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("out/rounding_speed"))
     parser.add_argument("--types", default="Q4_K_M")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)

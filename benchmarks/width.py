@@ -6,7 +6,7 @@ files are dropped from the page cache before), most bytes of temporary files. Th
 in one large float32 product is taken in the same process, before and after. `line` is the least
 squares fit through the numbers of layers, and what it says of 30.
 
-    python benchmarks/width.py [FOLDER] [--layers 2 4 8] [--tokens 2048] [--steps calibrate ...]
+    python benchmarks/width.py [FOLDER] [--layers 2 4 8] [--tokens 4096] [--steps calibrate ...]
 
 Steps that are not run again keep what was measured. FOLDER keeps the checkpoints, 27 GB for 2, 4
 and 8 layers; what a step writes is removed once all steps of as many layers are done.
@@ -255,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("out/width"))
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
     parser.add_argument("--child", nargs=2)
     options = parser.parse_args()

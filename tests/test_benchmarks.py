@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
+import re
 from pathlib import Path
 
 import goals
@@ -13,11 +15,49 @@ from secateur import Pruning
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
+ROOT = FOLDER.parent
+USAGE = re.compile(r"python ((?:benchmarks|gemmule)/[\w/]+\.py)((?:\\\n|\n +(?=\[)|[^\n`#])*)")
+"""A script of ours in a docstring or a page, and what stands after it."""
+TEXTS = [
+    path
+    for folder in ("benchmarks", "gemmule", "docs", "secateur/gemmule")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in (".py", ".md") and USAGE.search(path.read_text("utf-8"))
+]
+"""All files that show how a script is run."""
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_benchmark_asks_for_nothing_that_is_gone(script: Path) -> None:
     assert importlib.import_module(script.stem).__doc__
+
+
+def options_of(script: Path) -> set[str]:
+    """What a script's parser takes, as its code has it."""
+    return {
+        name.value
+        for call in ast.walk(ast.parse(script.read_text("utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument"
+        for name in call.args
+        if isinstance(name, ast.Constant)
+    }
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_usage_names_scripts_and_options_that_there_are(path: Path) -> None:
+    for script, words in USAGE.findall(path.read_text("utf-8")):
+        assert (ROOT / script).is_file(), script
+        named = set(re.findall(r"(?<=[ \[])--?[a-z][\w-]*", words))
+        assert named <= options_of(ROOT / script), script
+
+
+def test_a_usage_of_an_option_that_is_gone_is_found() -> None:
+    text = "`python benchmarks/width.py [FOLDER] [--layers 2]\n    [--gone 3]` (-x)"
+    ((script, words),) = USAGE.findall(text)
+    assert (script, words.split()[-2:]) == ("benchmarks/width.py", ["[--gone", "3]"])
+    assert {"--layers", "folder"} <= options_of(ROOT / script) and "--gone" not in options_of(
+        ROOT / script
+    )
 
 
 def test_every_criterion_that_is_compared_can_be_asked_for() -> None:

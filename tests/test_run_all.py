@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 import goals
 import pytest
 import run_all
-from run_all import SCRIPTS, Quick, Slow
+from run_all import SCRIPTS, ByHand, Quick, Slow
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 MAIN = 'if __name__ == "__main__":\n    '
@@ -88,6 +89,37 @@ def test_the_full_size_is_asked_for(scripts: Path, monkeypatch: pytest.MonkeyPat
     assert run_all.main() == 0
     assert json.loads((scripts / "measuring.json").read_text())["goals"]
     assert not (scripts / "out").exists()
+
+
+@pytest.mark.parametrize("script", run_all.benchmarks())
+def test_the_full_size_needs_no_argument(script: str) -> None:
+    """What does is run by hand."""
+    tree = ast.parse((FOLDER / f"{script}.py").read_text("utf-8"))
+    needed = [
+        call
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "add_argument"
+        and (
+            any(one.arg == "required" for one in call.keywords)
+            or (
+                not ast.literal_eval(call.args[0]).startswith("-")
+                and all(one.arg != "nargs" for one in call.keywords)
+            )
+        )
+    ]
+    assert not needed or isinstance(SCRIPTS.get(script), ByHand)
+
+
+def test_what_is_run_by_hand_is_not_run_from_here(
+    scripts: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (scripts / "device.py").write_text(f"{MAIN}raise SystemExit(3)")
+    monkeypatch.setattr(run_all, "SCRIPTS", {"device": ByHand("needs a GPU")})
+    monkeypatch.setattr("sys.argv", ["run_all.py", "--full", "device"])
+    assert run_all.main() == 0
+    assert "device: not run: needs a GPU" in capfd.readouterr().out
 
 
 def test_a_name_that_is_no_benchmark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,8 +144,9 @@ def measured_page() -> str:
         "# What is measured\n\nEvery number here is read from the JSON of `benchmarks/` when this "
         "page is made (`make reference`); the script beside each heading makes it again. `make "
         "bench` runs what can be quick at a small size, into `out/bench`; `python "
-        "benchmarks/run_all.py --full` runs all as they are here, which takes many hours; `make "
-        "llama-tools` first builds llama.cpp's own tools. Ratios are of runs in alternation on one "
+        "benchmarks/run_all.py --full` runs all but those that need a GPU, other tools or other "
+        "models as they are here, which takes many hours; `make llama-tools` first builds "
+        "llama.cpp's own tools. Ratios are of runs in alternation on one "
         "machine. What did not work is in [log.md](log.md).\n\n"
         + "\n\n".join(make() for make in makers)
         + "\n"
