@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,7 +170,8 @@ def main() -> None:
     (args.out / "tokenizer_config.json").write_text(
         json.dumps(tokenizer_config(), indent=1), encoding="utf-8"
     )
-    shutil.copyfile(args.template, args.out / "chat_template.jinja")
+    # Read first: the template may be the one that lies there.
+    (args.out / "chat_template.jinja").write_bytes(args.template.read_bytes())
     print(f"{len(tokens)} ordinary tokens, {len(merges)} merges")
 
 

@@ -234,8 +234,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--tokens", type=int)
-    parser.add_argument("--until", help="UTC time of today, HH:MM")
+    how_long = parser.add_mutually_exclusive_group(required=True)
+    how_long.add_argument("--tokens", type=int)
+    how_long.add_argument("--until", help="UTC time of today, HH:MM")
     parser.add_argument(
         "--save-every", type=float, default=240.0, help="seconds between checkpoints"
     )

@@ -180,6 +180,23 @@ def test_every_expert_is_used(model: Any, tokenizer: Any) -> None:
     assert min(counts.min() for counts in used) > 0
 
 
+def test_a_tokenizer_is_learned_into_the_folder_of_its_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gemmule/README.md has it; its control tokens have the real model's ids."""
+    monkeypatch.syspath_prepend(str(FOLDER.parents[1] / "gemmule"))
+    monkeypatch.delitem(sys.modules, "tokenizer", raising=False)
+    (tmp_path / "corpus").mkdir()
+    shutil.copyfile(FOLDER / "sets/calibration.jsonl", tmp_path / "corpus/train.jsonl")
+    template = Path(shutil.copy(FOLDER / "chat_template.jinja", tmp_path))
+    words = ["--work", tmp_path, "--template", template, "--out", tmp_path]
+    monkeypatch.setattr("sys.argv", ["tokenizer.py", *map(str, words)])
+    importlib.import_module("tokenizer").main()
+    assert template.read_bytes() == (FOLDER / "chat_template.jinja").read_bytes()
+    learned = AutoTokenizer.from_pretrained(tmp_path)
+    assert learned.convert_tokens_to_ids("<|turn>") == 105
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the training forward compiles kernels")
