@@ -51,7 +51,8 @@ def load(
 ) -> dict[str, list[tuple[int, dict[str, Any]]]]:
     """(tokens, document) of a split by domain, in the order of the documents' hashes."""
     by_domain: dict[str, list[tuple[int, dict[str, Any]]]] = {domain: [] for domain in DOMAINS}
-    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
+    with path.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
     for record in sorted(rows, key=lambda r: hashlib.sha256(r["id"].encode()).hexdigest()):
         held = by_domain[record["domain"]]
         if usable(record) and len(held) < 1500:
@@ -68,10 +69,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    seen = {
-        digest(content(json.loads(line)))
-        for line in (args.work / "corpus/train.jsonl").open(encoding="utf-8")
-    }
+    with (args.work / "corpus/train.jsonl").open(encoding="utf-8") as lines:
+        seen = {digest(content(json.loads(line))) for line in lines}
     out = args.model / "sets"
     out.mkdir(exist_ok=True)
     for split in ("calibration", "selection", "test"):

@@ -51,12 +51,12 @@ WORDS = r"\n+|\t+|▁{2,}|▁?\p{L}+|\p{N}|▁?[^\p{L}\p{N}\s▁]+|▁"
 def training_texts(path: Path) -> Iterator[str]:
     """Texts of the train split, as many characters of each domain as SHARE says."""
     left: dict[str, int] = {}
-    for line in path.open(encoding="utf-8"):
-        row = json.loads(line)
-        texts = [row["text"]] if "text" in row else [m["content"] for m in row["messages"]]
-        if left.setdefault(row["domain"], SHARE.get(row["domain"], SHARE_MADE)) > 0:
-            left[row["domain"]] -= sum(map(len, texts))
-            yield from (text.replace(" ", "▁") for text in texts)
+    with path.open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            texts = [row["text"]] if "text" in row else [m["content"] for m in row["messages"]]
+            if left.setdefault(row["domain"], SHARE.get(row["domain"], SHARE_MADE)) > 0:
+                left[row["domain"]] -= sum(map(len, texts))
+                yield from (text.replace(" ", "▁") for text in texts)
 
 
 def learn(texts: Iterator[str]) -> tuple[list[str], list[tuple[str, str]]]:
