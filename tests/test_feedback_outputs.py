@@ -376,6 +376,10 @@ def test_shrink_makes_keeps_and_finds_gram_matrices(
     assert not list(first.rglob("*gram*"))
     (made,) = (path for path in first.glob("*.gguf") if "imatrix" not in path.name)
     assert read_gguf(made).value("secateur.rounding") == "feedback (own)"
+    plain = tmp_path / "plain"  # the same text again, which the matrices in the cache are of
+    shrink(model, plain, None, calibration=calibration)
+    assert "secateur.rounding" not in read_gguf(plain / made.name).metadata
+    assert yaml.safe_load((plain / "job.yaml").read_text())["formats"]["rounding"] == "nearest"
     kept = first / "evidence/statistics.safetensors"
     said = shrink(model, again, None, statistics=kept)
     assert yaml.safe_load((again / "job.yaml").read_text())["formats"]["rounding"] == "feedback"

@@ -225,22 +225,25 @@ def _task(
 
 
 def _complete(request: ShrinkRequest, checkpoint: Checkpoint) -> ShrinkRequest:
-    """The request with what follows from it: gemmule's own text, the share held out of it, and the
-    Gram matrices that rounding with feedback needs.
+    """The request with what follows from it: gemmule's own text, the share held out of it, the
+    Gram matrices that rounding with feedback needs, and the rounding where none are made.
 
     gemmule brings its own calibration set; for other models one has to be named.
     """
     calibration, measuring = request.calibration, request.measuring
     if not (calibration.text or request.statistics) and checkpoint.source == GEMMULE:
         calibration = replace(calibration, corpus=GEMMULE)
-    if not request.statistics and request.formats.rounding == "feedback":
-        without = calibration.gram == "none"
-        calibration = replace(calibration, gram="own") if without else calibration
+    formats = request.formats
+    if not request.statistics and calibration.gram == "none":
+        if formats.rounding == "feedback":
+            calibration = replace(calibration, gram="own")
+        else:  # also where an earlier run left Gram matrices of this very text in the cache
+            formats = replace(formats, rounding="nearest")
     if measuring is not None and calibration.text and not (measuring.corpus or measuring.rows):
         text = Text(calibration)
         if find_questions(checkpoint, measuring, text) is None:
             calibration = replace(calibration, held_out=share_of(measuring, calibration))
-    return replace(request, calibration=with_mix(calibration))
+    return replace(request, calibration=with_mix(calibration), formats=formats)
 
 
 def _corpus(job: _Job) -> Corpus:
