@@ -137,7 +137,7 @@ class ServerSettings:
         if self.host not in LOOPBACK and self.api_key is None:
             raise RequestError(
                 f"host {self.host} can be reached from other machines, so an API key is needed: "
-                "give api_key, or serve on 127.0.0.1"
+                "give api_key (--api-key-file FILE makes one), or serve on 127.0.0.1"
             )
 
 
