@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,34 @@ def test_no_option_is_invented(name: str) -> None:
                     read_options(arguments)
                 except typer.TyperException as error:
                     pytest.fail(f"{name}:{block.line}: {command.text}: {error.format_message()}")
+
+
+def every_option(command: Any) -> Iterator[str]:
+    """Of a command and of those below it."""
+    yield from (word for one in command.params for word in (*one.opts, *one.secondary_opts))
+    for below in getattr(command, "commands", {}).values():
+        yield from every_option(below)
+
+
+OPTIONS = {"--help", *every_option(COMMAND)}
+OTHERS = re.compile(r"--n-cpu-moe|pip install|models/|run_all\.py")
+"""What names options of other programs, in code within a sentence."""
+
+
+def options_in_sentences(text: str) -> set[str]:
+    sentences = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    spans = re.findall(r"`([^`]+)`", sentences)
+    return {
+        option
+        for span in spans
+        if not OTHERS.search(span)
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)
+    }
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_option_of_a_sentence_is_invented(name: str) -> None:
+    assert options_in_sentences(PAGES[name].read_text("utf-8")) <= OPTIONS
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -94,6 +123,7 @@ def test_every_page_is_on_the_map() -> None:
 
 
 def test_what_is_wrong_is_found() -> None:
+    assert options_in_sentences("`--gone` and\n```sh\nx --y\n```\n") == {"--gone"}
     with pytest.raises(typer.TyperException, match="--expert"):
         read_options(["plan", "gemmule", "--expertz", "3"])
     with pytest.raises(typer.TyperException, match="shrnik"):
