@@ -123,6 +123,12 @@ GOALS = (
     ),
     Goal("`rerouted` solved on a GPU, of the pass", "device", 0.5, _device("rerouted solved")),
     Goal(
+        "calibration with Gram matrices over without, on a GPU",
+        "device",
+        1.25,
+        _device("calibration with Gram matrices"),
+    ),
+    Goal(
         "memory to calibrate a 26B-shaped checkpoint, GiB",
         "memory",
         3.0,
