@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+from transcripts import ROOT, blocks
 
 from secateur.serving.engine_server import EngineServer
 
@@ -57,6 +58,26 @@ def test_a_conversation_is_answered(client: openai.OpenAI) -> None:
     assert getattr(found.choices[0].message, "reasoning_content", None) is None
     again = ask(client, [*QUESTION, found.choices[0].message.to_dict(), *QUESTION], extra_body=OFF)
     assert again.usage.prompt_tokens > found.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("thinking", [OFF, ON])
+def test_the_program_of_the_page_runs(
+    thinking: dict[str, Any], client: openai.OpenAI, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With a thought and without one."""
+    (block,) = (one for one in blocks(ROOT / "docs/how-to/serve.md") if one.language == "python")
+    ours = client.chat.completions.create
+
+    def create(**asked: Any) -> Any:
+        return ours(**{**asked, "extra_body": thinking, "max_tokens": 120, "temperature": 0})
+
+    monkeypatch.setattr(client.chat.completions, "create", create)
+    monkeypatch.setattr(openai, "OpenAI", lambda **_: client)
+    exec(block.text, {})
+    answer, *thought = capsys.readouterr().out.strip().split("\n")
+    assert "=" in answer
+    assert bool("".join(thought).strip()) == (thinking is ON)
 
 
 def test_a_thought_is_a_field_of_its_own(client: openai.OpenAI) -> None:
