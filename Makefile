@@ -47,7 +47,7 @@ bench: $(READY)  ## benchmarks at quick sizes into out/bench, and how they stand
 llama-tools: $(READY)  ## llama.cpp's converter and tools, into out/llama.cpp, for benchmarks that compare
 	benchmarks/llama_tools.sh
 
-size: $(READY)  ## lines of code by room
+size: $(READY)  ## lines of code by package
 	@wc -l $$(git ls-files 'secateur/*.py') | sort -n | tail -40
 
 clean:

@@ -1,4 +1,4 @@
-"""A job: the whole line in one file, and `run`, which does what it says.
+"""A job: all steps in one file, and `run`, which does what it says.
 
     model: google/gemma-4-26B-A4B-it
     pruning: {experts: 90}

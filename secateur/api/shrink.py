@@ -1,4 +1,4 @@
-"""The whole line in one go: calibrate, plan, apply, measure, report; resumes where it was stopped.
+"""All steps in one go: calibrate, plan, apply, measure, report; resumes where it was stopped.
 
 Everything is made in a work folder next to the output. A stage's result is a file that is whole
 or absent, under a name that holds the hash of all that decides it (of the corpus: its content);

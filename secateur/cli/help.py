@@ -14,7 +14,7 @@ from secateur.cli.choices import SHOWN
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Settings of the whole command line."""
 
-ONE_GO, STEPS = "The whole line in one go", "The same step by step"
+ONE_GO, STEPS = "All steps in one go", "The same step by step"
 USING, LOOKING, FILES = "To use a model", "To look and to check", "To work with files"
 COMMAND_GROUPS = (ONE_GO, STEPS, USING, LOOKING, FILES)
 """Groups of commands on the first page, in order."""

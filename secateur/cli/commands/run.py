@@ -1,4 +1,4 @@
-"""`secateur run`: the whole line from one file."""
+"""`secateur run`: all steps from one file."""
 
 from __future__ import annotations
 

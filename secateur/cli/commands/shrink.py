@@ -1,4 +1,4 @@
-"""`secateur shrink`: the whole line in one command."""
+"""`secateur shrink`: all steps in one command."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class CardOptions:
 
 @dataclass(frozen=True)
 class PushOptions:
-    """Sending what is made, at the end of the whole line."""
+    """Sending what is made, after all other steps."""
 
     push: Push = None
     public: Public = False
