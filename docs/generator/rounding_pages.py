@@ -112,7 +112,7 @@ def rounding_elsewhere() -> str:
         tool: model["elsewhere"][tool]
         for model in found.values()
         for tool in ("auto-round", "octuma")
-        if any(method.startswith(tool) for row in rows for method in row)
+        if tool in model["elsewhere"]
     }
     tools = " and ".join(f"{tool} {version}" for tool, version in versions.items())
     return (
