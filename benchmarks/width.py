@@ -2,9 +2,9 @@
 
 A step is a process of its own that estimates, works as the command does, and is watched: wall and
 processor seconds of its stages, peak of resident memory, bytes read from the disk (the model's
-files are dropped from the page cache before), most bytes of temporary files. The processor's rate
-in one large float32 product is taken in the same process, before and after. `line` is the least
-squares fit through the numbers of layers, and what it says of 30.
+files are dropped from the page cache before it estimates), most bytes of temporary files. The
+processor's rate in one large float32 product is taken in the same process, before and after. `line`
+is the least squares fit through the numbers of layers, and what it says of 30.
 
     python benchmarks/width.py [FOLDER] [--layers 2 4 8] [--tokens 4096] [--steps calibrate ...]
 
@@ -112,12 +112,12 @@ def child(step: str, folder: Path, layers: int) -> None:
 
     return_large_blocks()  # as the command line does
     estimating, working = work_of(step, folder, layers)
-    expected = estimating()
-    rates = [product_rate()]
     checkpoint = open_checkpoint(folder / f"layers{layers}")
-    for shard in checkpoint.shards:  # cold, as on the first day
+    for shard in checkpoint.shards:  # cold, as on the first day; the estimate finds them so too
         with shard.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    expected = estimating()
+    rates = [product_rate()]
     io, stages = read_bytes(), Stages()
     begun, cpu = time.perf_counter(), time.process_time()
     working(progress=stages)

@@ -51,7 +51,7 @@ from secateur.forward.stream import HIDDEN_LIMIT
 from secateur.outputs.feedback import FACTOR_BYTES
 from secateur.planning.document import read_plan
 from secateur.statistics.gram import GramKind
-from secateur.system.disk_speed import read_speed, write_speed
+from secateur.system.disk_speed import bytes_to_try, copy_speed, read_speed, write_speed
 from secateur.system.progress import Progress
 
 STAGES = (
@@ -123,7 +123,7 @@ def test_time_grows_with_tokens_and_memory_up_to_a_limit(text: tuple[Checkpoint,
 
 def test_feedback_takes_time_and_memory_to_write() -> None:
     """Of scalar and codebook types; floats and the others are written as they were."""
-    rates = Rates({}, 1, {}, 0, 0, 0, 0, 0, 1, 1, 1, encode={"": 1e-9})
+    rates = Rates({}, 1, {}, 0, 0, 0, 0, 0, 1, 1, 1, 1, encode={"": 1e-9})
     chosen_by = {
         "Q4_K": FEEDBACK,
         "affine-4-64": FEEDBACK,
@@ -233,7 +233,14 @@ def test_encoders_and_disks_are_tried(tmp_path: Path) -> None:
     (tmp_path / "shard").write_bytes(bytes(1 << 20))
     assert read_speed([tmp_path / "shard"]) > 0
     assert write_speed(tmp_path) > 0
+    assert copy_speed([tmp_path / "shard"], tmp_path) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["shard"]
+
+
+def test_a_disk_is_tried_for_longer_where_more_is_moved() -> None:
+    assert bytes_to_try(0) == bytes_to_try(1 << 30) == 64 << 20
+    assert bytes_to_try(4 << 30) == 256 << 20
+    assert bytes_to_try(50 << 30) == 512 << 20
 
 
 @pytest.mark.parametrize("probed", [False, True])

@@ -298,9 +298,9 @@ def test_factors_that_blocks_ask_for_in_turn_are_made_once(
     monkeypatch.setattr("secateur.outputs.feedback.FACTOR_BYTES", 1)
     made: list[Groups] = []
 
-    def count(gram: Any, groups: Groups, tokens: int) -> Any:
+    def count(gram: Any, groups: Groups, tokens: int, threads: int) -> Any:
         made.append(groups)
-        return factorize(gram, groups, tokens)
+        return factorize(gram, groups, tokens, threads)
 
     monkeypatch.setattr("secateur.outputs.feedback.factorize", count)
     file = GramFile(gram_path(observed("own")))

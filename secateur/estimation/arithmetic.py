@@ -161,7 +161,7 @@ def writing(work: Writing, rates: Rates, workers: int) -> Stage:
         * (FEEDBACK if work.feedback and _takes_feedback(kind) else 1)
         for kind, n in work.elements.items()
     )
-    seconds = max(computed, work.read / rates.read + work.written / rates.write)
+    seconds = max(computed, (work.read + work.written) / rates.copy)
     memory = LIBRARIES // 2 + workers * _BLOCKS
     if work.feedback:
         factor = 4 * work.feedback**2

@@ -27,6 +27,7 @@ def assumed_rates(shape: Shape, work: Calibrating | None, workers: int) -> Rates
         step=step,
         read=COPIED,
         write=COPIED,
+        copy=COPIED,
         hash=HASHED * workers,
         encode={"": 1 / (ENCODED * workers)},
         gram=work.gram / speed if work is not None else 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from secateur.estimation.rates import COPIED, Rates
 from secateur.estimation.work import Calibrating, Work
 from secateur.forward.batches import ON_CPU
 from secateur.planning.document import Plan
-from secateur.system.disk_speed import read_speed, write_speed
+from secateur.system.disk_speed import bytes_to_try, copy_speed, read_speed, write_speed
 
 _HASHED = 16 << 20
 """Bytes that are hashed to learn how fast that is."""
@@ -60,6 +61,11 @@ def measure_rates(
         mean = asked.prompt_tokens // max(1, asked.prompts)
         settings = Generation(temperature=1.0, batch_size=min(asked.batch, asked.prompts))
         step = step_seconds(checkpoint, mean, workers, settings)
+
+    def copy(there: Path) -> float:
+        moved = max(one.read + one.written for one in work.writing)
+        return copy_speed(checkpoint.shards, there, bytes_to_try(moved))
+
     return Rates(
         layers=passed.layers,
         group=ON_CPU.group,
@@ -69,8 +75,9 @@ def measure_rates(
         start=passed.start,
         head=head,
         step=step,
-        read=read_speed(checkpoint.shards),
-        write=_write_speed(folder) if work.writing or passes.with_gram else COPIED,
+        read=read_speed(checkpoint.shards, bytes_to_try(checkpoint.nbytes)),
+        write=_on_disk(folder, write_speed) if passes.with_gram else COPIED,
+        copy=_on_disk(folder, copy) if work.writing else COPIED,
         hash=_hash_speed() * workers,
         encode=encode_seconds(_widths(plan), workers) if plan is not None else {},
         gram=passed.gram,
@@ -91,10 +98,11 @@ def _widths(plan: Plan) -> dict[str, int]:
     return {kind: width for kind, (_, width) in largest.items()}
 
 
-def _write_speed(folder: Path) -> float:
+def _on_disk(folder: Path, speed: Callable[[Path], float]) -> float:
+    """What `speed` says of the disk of a folder that may not be there yet."""
     there = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
     try:
-        return write_speed(there)
+        return speed(there)
     except WriteError:
         return COPIED  # it is refused elsewhere, with a better reason
 

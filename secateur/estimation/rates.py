@@ -16,7 +16,7 @@ class Rates:
     token that Gram matrices take in all layers; `head` seconds per
     scored token for its logits and what is made of them; `encode` {type: seconds per element};
     `step` seconds for one more token of every answer of one batch. `read`, `write` and `hash` are
-    bytes per second.
+    bytes per second, and so is `copy`, of those read and those written together while both go on.
     """
 
     layers: Mapping[int, float]
@@ -29,6 +29,7 @@ class Rates:
     step: float
     read: float
     write: float
+    copy: float
     hash: float
     encode: Mapping[str, float] = field(default_factory=dict)
     gram: float = 0.0

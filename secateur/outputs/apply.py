@@ -110,14 +110,15 @@ def write_output(
     if running.in_parts:
         shared = share_plan(plan, checkpoint, imatrix, gram)
         return hashes | write_in_parts(shared, folder, running, progress)
+    threads = running.workers or cores()
     job = WriteJob(
         checkpoint,
         plan.keep,
         folder,
         plan.sha256(),
         imatrix,
-        Feedback(gram, checkpoint.family, plan.keep) if gram else None,
-        workers=running.workers or cores(),
+        Feedback(gram, checkpoint.family, plan.keep, threads) if gram else None,
+        workers=threads,
         progress=progress,
     )
     return hashes | write_decisions(plan, checked.decisions, job)

@@ -64,8 +64,10 @@ class Feedback:
     """The factors of an output of the experts kept. Peak memory: FACTOR_BYTES, or the factors of
     two inputs if they take more, and for every thread one Gram matrix four times in float64."""
 
-    def __init__(self, file: GramFile, family: Family, keep: Keep) -> None:
+    def __init__(self, file: GramFile, family: Family, keep: Keep, workers: int = 1) -> None:
+        """`workers` threads ask for factors; those that wait for one help to make it."""
         self._file = file
+        self._workers = workers
         self._family = family
         self._keep = keep
         self._held: OrderedDict[_Input, _Held] = OrderedDict()
@@ -113,7 +115,8 @@ class Feedback:
         name, expert, right, groups = which
         found = self._file.input(name, expert)
         gram = whole_matrix(found.sums[0], found.columns)
-        return factorize(np.pad(gram, (0, right)) if right else gram, groups, int(found.tokens[0]))
+        padded = np.pad(gram, (0, right)) if right else gram
+        return factorize(padded, groups, int(found.tokens[0]), self._workers)
 
     def _forget(self) -> None:
         """Drop what was used longest ago, until the rest is small enough."""

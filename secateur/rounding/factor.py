@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.rounding.blas import one_blas_thread
+from secateur.rounding.cholesky import BLOCK, lower_factor
 
 
 class Groups(NamedTuple):
@@ -58,40 +59,62 @@ class Factor(NamedTuple):
     """[C]: what the square of a column's own error costs, F[j, j] ** 2 over the mean diagonal"""
 
 
-def factorize(gram: NDArray[np.floating], groups: Groups, tokens: int) -> Factor | None:
+def factorize(
+    gram: NDArray[np.floating], groups: Groups, tokens: int, threads: int = 1
+) -> Factor | None:
     """The factor of a Gram matrix [C, C] of so many tokens' inputs; None for inputs that were
     always zero, and for fewer tokens than LEAST_TOKENS.
 
-    Any multiple of the matrix gives the same. Only its upper triangle is read. A matrix that
-    rounding has left indefinite (inputs below the unit of statistics.gram) is damped more, by
-    tenfold steps. Peak memory: three times the matrix in float64.
+    Any multiple of the matrix gives the same, and so does any number of threads. Only its upper
+    triangle is read. A matrix that rounding has left indefinite (inputs below the unit of
+    statistics.gram) is damped more, by tenfold steps. Peak memory: three times the matrix in
+    float32.
     """
     diagonal = np.diagonal(gram).astype(np.float64)
     mean = diagonal.mean()
     if not mean > 0 or tokens < LEAST_TOKENS:
         return None
     order = order_columns(diagonal, groups)
-    # Reversed, so that LAPACK's lower factor of it is the upper one of the matrix, reversed.
+    # Reversed, so that the lower factor of it is the upper one of the matrix, reversed.
     turned = order[::-1]
-    whole = np.triu(gram).astype(np.float64)
-    whole += np.triu(whole, 1).T
-    whole = whole[np.ix_(turned, turned)]
     with one_blas_thread():
-        upper = _lower_factor(whole, damping_of(diagonal, tokens)[turned])[::-1, ::-1]
-    own = np.diagonal(upper)
-    feedback = np.ascontiguousarray(upper / own, dtype=np.float32)
-    return Factor(order, feedback, (own**2 / mean).astype(np.float32))
+        lower = _lower_factor(
+            _symmetric(gram), turned, damping_of(diagonal, tokens)[turned], threads
+        )
+    own = np.diagonal(lower).copy()
+    lower /= own
+    feedback = np.ascontiguousarray(lower[::-1, ::-1])
+    weight = own[::-1].astype(np.float64) ** 2 / mean
+    return Factor(order, feedback, weight.astype(np.float32))
 
 
-def _lower_factor(whole: NDArray[np.float64], damping: NDArray[np.float64]) -> NDArray[np.floating]:
-    """LAPACK's factor of the matrix, damped in place; the more, where there is none otherwise."""
-    diagonal, added = np.einsum("ii->i", whole), np.zeros(len(whole))
+def _symmetric(gram: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The whole matrix of its upper triangle."""
+    whole = gram.astype(np.float32)
+    for first in range(0, len(whole), BLOCK):
+        last = first + BLOCK
+        own = np.triu(whole[first:last, first:last])
+        whole[first:last, first:last] = own + np.triu(own, 1).T
+        whole[last:, first:last] = whole[first:last, last:].T
+    return whole
+
+
+def _lower_factor(
+    whole: NDArray[np.float32],
+    turned: NDArray[np.intp],
+    damping: NDArray[np.float64],
+    threads: int,
+) -> NDArray[np.float32]:
+    """The factor of the matrix in the order asked for, damped; the more, where there is none
+    otherwise."""
     while True:
-        diagonal += damping - added
+        matrix = whole[np.ix_(turned, turned)]
+        diagonal = np.einsum("ii->i", matrix)
+        diagonal += damping.astype(np.float32)
         try:
-            return np.linalg.cholesky(whole)
+            return lower_factor(matrix, threads)
         except np.linalg.LinAlgError:
-            added, damping = damping, 10 * damping
+            damping = 10 * damping
 
 
 def damping_of(diagonal: NDArray[np.float64], tokens: int) -> NDArray[np.float64]:

@@ -17,17 +17,16 @@ from torch import nn
 from transformers import GenerationConfig
 
 from secateur.checkpoint.reader import Checkpoint
-from secateur.evaluation.tokens.answers import Answer, answer_set
+from secateur.evaluation.tokens.answers import Answer, AnswerSet
 from secateur.evaluation.tokens.generate import Generation, answer_batch, mapping
 from secateur.evaluation.tokens.prompts import Prompt
 from secateur.evaluation.tokens.teacher import teach
+from secateur.evaluation.tokens.teacher_forced import ROWS
 from secateur.evaluation.whole_model import whole_model
 from secateur.forward.backends.cpu import LOGITS_BYTES, CpuBackend
 from secateur.forward.skeleton import get_decoder_layers
 from secateur.forward.weights import CheckpointWeights
 
-_MOST_TOKENS = 1024
-"""Scored tokens that the head is tried on, or a piece of logits on every worker."""
 _PIECES = 3
 """Pieces of logits that every worker makes."""
 _STEPS = 6
@@ -37,16 +36,18 @@ _LOADED = 2 << 30
 
 
 def head_seconds(checkpoint: Checkpoint, workers: int) -> float:
-    """Seconds per scored token: its logits, and what the original says of it. Of three pieces of
-    logits on every worker the first is left out, which reads the head, compiles, and has memory
-    that is new."""
+    """Seconds per scored token: its logits, and what the original says of it. Every worker has an
+    answer of three pieces of logits, of which the first is left out: it reads the head, compiles,
+    and has memory that is new."""
     vocab = checkpoint.family.number(checkpoint.config, "vocab")
-    tokens = max(1, min(_MOST_TOKENS, LOGITS_BYTES // (4 * vocab)))
-    ids = np.random.default_rng(0).integers(0, vocab, (_PIECES * workers, tokens + 1))
+    tokens = max(1, min(ROWS, LOGITS_BYTES // (4 * vocab)))
+    ids = np.random.default_rng(0).integers(0, vocab, (workers, _PIECES * tokens + 1))
     answers = [
         Answer(str(number), "all", "answers", tuple(row.tolist()), 1, "given")
         for number, row in enumerate(ids)
     ]
+    # A worker takes a micro-batch; short answers would share one.
+    groups = (tuple((number,) for number in range(workers)),)
     marks: list[tuple[int, float]] = []
 
     def mark(stage: str, done: int, total: int, unit: str) -> None:
@@ -56,7 +57,7 @@ def head_seconds(checkpoint: Checkpoint, workers: int) -> float:
     teach(
         CheckpointWeights(checkpoint),
         "",
-        answer_set(answers, {}),
+        AnswerSet(tuple(answers), {}, groups),
         backend=CpuBackend(workers),
         layers=0,
         progress=mark,
