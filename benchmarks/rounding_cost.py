@@ -28,7 +28,7 @@ from random_models import gemma26, random_rows
 import secateur
 from secateur import Calibration
 from secateur.formats.ggml.codec import encode
-from secateur.outputs.blocks import ELEMENTS
+from secateur.outputs.blocks import rows_of_block
 from secateur.rounding.factor import Groups, factorize
 from secateur.rounding.ggml_types import FEEDBACK_GRIDS
 
@@ -124,7 +124,7 @@ def encodings(rounds: int) -> dict[str, Any]:
     chance = np.random.default_rng(0)
     found: dict[str, Any] = {}
     for width in WIDTHS:
-        rows = (chance.standard_normal((ELEMENTS // width, width)) * 0.02).astype(np.float32)
+        rows = (chance.standard_normal((rows_of_block(width), width)) * 0.02).astype(np.float32)
         tokens = width + 500
         inputs = chance.standard_normal((tokens, width)).astype(np.float32)
         gram = inputs.T @ inputs

@@ -21,6 +21,9 @@ from secateur.outputs.feedback import FactorOf, Feedback
 ELEMENTS = 1 << 19
 """Elements of a block, or one row: 1 MiB in 16 bits, 2 MiB as float32, so that a processor's
 cache holds it from reading to encoding."""
+_LANES = 64
+"""Rows of a block are a multiple of this, where there are more: the solver works on so many at
+once (rounding.feedback)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def blocks_of(
         shape = tensor.matrix
         rows = (shape[-2] if len(shape) > 1 else 1) - zeros.parts * zeros.below
         part = rows // zeros.parts
-        step = max(1, ELEMENTS // shape[-1])
+        step = rows_of_block(shape[-1])
         matrix = 0
         sources = [sliced[name] for name in tensor.sources]
         for source in sources if tensor.values is None else [tensor.values]:
@@ -100,6 +103,12 @@ def blocks_of(
                             tensor.channels, factor,
                         )  # fmt: skip
                 matrix += 1
+
+
+def rows_of_block(width: int) -> int:
+    """Rows of so many numbers that make a block."""
+    rows = max(1, ELEMENTS // width)
+    return round(rows / _LANES) * _LANES if rows > _LANES else rows
 
 
 def _importance(imatrix: Imatrix | None, name: str, right: int) -> NDArray[np.float32] | None:

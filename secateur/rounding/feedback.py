@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from secateur.rounding.blas import one_blas_thread
 from secateur.rounding.factor import Factor
 from secateur.rounding.grid import Choices, Codes, E, Floats, Levels, ScalarGrid, Scales
-from secateur.system.jit import compiled, inlined, inner
+from secateur.system.jit import apart, compiled, inlined, inner
 
 TO_INTEGER = np.float32(12582912)
 """Added to a small number and taken away again it leaves the nearest integer, or the even one."""
@@ -33,9 +33,9 @@ LEAST_SCALE = np.float32(2.0**-127)
 LANES = 64
 """Rows that a loop takes at once."""
 
-WIDE, COLUMNS = 512, 64
-"""Columns of a wide block, for whose product BLAS is at its fastest, and of a narrow one (or one
-group), whose loop is slower."""
+WIDE, COLUMNS = 256, 32
+"""Columns of a wide block, whose product with all columns before is at BLAS's fastest, and of a
+narrow one (or one group), whose loop takes what is left."""
 
 
 def round_with_feedback(rows: Floats, encoded: E, grid: ScalarGrid[E], factor: Factor) -> E:
@@ -61,9 +61,7 @@ def choose(rows: Floats, choices: Choices, levels: Levels, factor: Factor) -> tu
         (factor.order[::group] // group).astype(np.int64),
     )
     values, steps = levels.values, np.diff(levels.values)
-    kind = _Levels(
-        values, values[:-1] + steps / np.float32(2), steps, values.mean(), levels.uniform
-    )
+    kind = _Levels(values, values[:-1] + steps / np.float32(2), values.mean(), levels.uniform)
     width = max(COLUMNS, group)
     with one_blas_thread():
         for start in range(0, columns, WIDE):
@@ -100,11 +98,10 @@ class _Work(NamedTuple):
 
 
 class _Levels(NamedTuple):
-    """Levels [L], and between neighbours [L - 1] the middles and the distances."""
+    """Levels [L], and the middles between neighbours [L - 1]."""
 
     values: Floats
     middles: Floats
-    steps: Floats
     middle: np.float32
     """of all levels"""
     uniform: bool
@@ -131,33 +128,49 @@ class _Group(NamedTuple):
     errors: Floats
     """[n, LANES]: of the last trial"""
     places: Floats
-    """[n, LANES]: of the last trial"""
+    """[n, LANES]: of the trial that is kept"""
 
 
 @inlined
 def _add_shares(aim: Floats, errors: Floats, shares: Floats, last: int) -> None:
-    """aim [LANES] += the errors of the rows before `last`, each times its share; four at a time."""
-    fours = last // 4 * 4
-    for i in range(0, fours, 4):
+    """aim [LANES] += the errors of the rows before `last`, each times its share; eight at a time,
+    so that `aim` is seldom read and written."""
+    eights = last // 8 * 8
+    for i in range(0, eights, 8):
         a, b, c, d = shares[i], shares[i + 1], shares[i + 2], shares[i + 3]
+        e, f, g, h = shares[i + 4], shares[i + 5], shares[i + 6], shares[i + 7]
         for k in range(LANES):
-            aim[k] += (errors[i, k] * a + errors[i + 1, k] * b) + (
-                errors[i + 2, k] * c + errors[i + 3, k] * d
+            aim[k] += (
+                (errors[i, k] * a + errors[i + 1, k] * b)
+                + (errors[i + 2, k] * c + errors[i + 3, k] * d)
+            ) + (
+                (errors[i + 4, k] * e + errors[i + 5, k] * f)
+                + (errors[i + 6, k] * g + errors[i + 7, k] * h)
             )
-    for i in range(fours, last):
+    for i in range(eights, last):
         share = shares[i]
         for k in range(LANES):
             aim[k] += errors[i, k] * share
 
 
-@inner
+@inlined
+def _nearest(wanted: np.float32, most: np.float32) -> np.float32:
+    """The place nearest to a number of steps from the lowest of levels that are one apart."""
+    at = most if wanted > most else wanted
+    at = at if at > np.float32(0) else np.float32(0)
+    return (at + TO_INTEGER) - TO_INTEGER
+
+
+@apart
 def _try(  # noqa: PLR0912 - a kernel has its loops
-    group: _Group, scale: Floats, offset: Floats, kind: _Levels, cost: Floats
+    group: _Group, scale: Floats, offset: Floats, kind: _Levels, cost: Floats, keep: bool
 ) -> None:
-    """Places and errors of a group with a scale and an offset [LANES], and what they cost."""
+    """Errors of a group with a scale and an offset [LANES], and what they cost; the places as well
+    where they are to be kept."""
     one, zero = np.float32(1), np.float32(0)
     most, low = np.float32(len(kind.values) - 1), kind.values[0]
     inverse, aim = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    steps, place = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     for k in range(LANES):
         inverse[k] = one / scale[k] if abs(scale[k]) >= LEAST_SCALE else zero
         cost[k] = zero
@@ -165,28 +178,29 @@ def _try(  # noqa: PLR0912 - a kernel has its loops
         for k in range(LANES):
             aim[k] = group.wanted[j, k]
         _add_shares(aim, group.errors, group.feedback[:, j], j)
+        weight = group.weight[j]
         if kind.uniform:
+            if keep:
+                for k in range(LANES):
+                    group.places[j, k] = _nearest((aim[k] - offset[k]) * inverse[k] - low, most)
             for k in range(LANES):
-                at = (aim[k] - offset[k]) * inverse[k] - low
-                at = most if at > most else at
-                at = at if at > zero else zero
-                at = (at + TO_INTEGER) - TO_INTEGER
-                group.places[j, k] = at
-                group.errors[j, k] = scale[k] * (at + low) + offset[k]
+                at = _nearest((aim[k] - offset[k]) * inverse[k] - low, most)
+                number = scale[k] * (at + low) + offset[k]
+                cost[k] += weight * (aim[k] - number) * (aim[k] - number)
+                group.errors[j, k] = group.rows[j, k] - number
         else:
             for k in range(LANES):
-                group.places[j, k], group.errors[j, k] = zero, low
+                steps[k], place[k] = (aim[k] - offset[k]) * inverse[k], zero
             for m in range(len(kind.middles)):
+                middle = kind.middles[m]
                 for k in range(LANES):
-                    above = (aim[k] - offset[k]) * inverse[k] > kind.middles[m]
-                    group.places[j, k] += one if above else zero
-                    group.errors[j, k] += kind.steps[m] if above else zero
+                    place[k] += one if steps[k] > middle else zero
             for k in range(LANES):
-                group.errors[j, k] = scale[k] * group.errors[j, k] + offset[k]
-        for k in range(LANES):
-            number = group.errors[j, k]
-            cost[k] += group.weight[j] * (aim[k] - number) * (aim[k] - number)
-            group.errors[j, k] = group.rows[j, k] - number
+                number = scale[k] * kind.values[np.int64(place[k])] + offset[k]
+                cost[k] += weight * (aim[k] - number) * (aim[k] - number)
+                group.errors[j, k] = group.rows[j, k] - number
+            if keep:
+                group.places[j] = place
 
 
 @inner
@@ -204,11 +218,11 @@ def _search(group: _Group, scale: Floats, offset: Floats, kind: _Levels) -> None
         for trial in range(1 if turn == 2 else 0, len(tried) if len(tried) > 1 else 0):
             if turn == 0:
                 _keep_middle(scale, offset, trial, kind.middle, with_scale)
-                _try(group, scale[trial], with_scale, kind, cost)
+                _try(group, scale[trial], with_scale, kind, cost, False)
             elif turn == 1:
-                _try(group, scale[0], offset[trial], kind, cost)
+                _try(group, scale[0], offset[trial], kind, cost, False)
             else:
-                _try(group, scale[trial], offset[0], kind, cost)
+                _try(group, scale[trial], offset[0], kind, cost, False)
             for k in range(LANES):
                 if trial == 0 or cost[k] < least[k]:
                     least[k], best[k] = cost[k], trial
@@ -216,7 +230,7 @@ def _search(group: _Group, scale: Floats, offset: Floats, kind: _Levels) -> None
             chosen = tried[best[k], k]
             tried[best[k], k] = tried[0, k]
             tried[0, k] = chosen
-    _try(group, scale[0], offset[0], kind, cost)
+    _try(group, scale[0], offset[0], kind, cost, True)
 
 
 @inner

@@ -25,7 +25,7 @@ from secateur.errors import FormatError, NumericError
 from secateur.formats.mlx.codec import quantize
 from secateur.formats.mlx.rules import mlx_config
 from secateur.formats.mlx.tensors import MlxTensor
-from secateur.outputs.blocks import ELEMENTS, Block, block_pieces, block_rows
+from secateur.outputs.blocks import Block, block_pieces, block_rows, rows_of_block
 from secateur.outputs.feedback import Feedback
 from secateur.outputs.mlx.layout import MlxLayout, MlxShard
 from secateur.pruning.expert_slices import select_experts
@@ -146,7 +146,7 @@ def _blocks(
     for number, tensor in tensors:
         width = tensor.shape[-1]
         nth, of = tensor.half
-        step = max(1, ELEMENTS // width)
+        step = rows_of_block(width)
         done = 0
         for source in (sliced[name] for name in tensor.sources):
             rows = source.shape[-2] if len(source.shape) > 1 else 1
