@@ -6,6 +6,8 @@ feedback, in turns, by as many threads; wall and processor time of `apply`, whic
 syncs and hashes. What is made before the clock starts is kept in FOLDER for another run.
 
     python benchmarks/rounding_speed.py [FOLDER] [--types Q4_K_M] [--turns 2] [--workers 2]
+
+With --device auto a GPU chooses the codes.
 """
 
 from __future__ import annotations
@@ -50,15 +52,15 @@ def prepare(folder: Path, workers: int) -> tuple[Path, Path]:
 
 
 def write(
-    model: Path, observed: Path, words: tuple[str, Any], workers: int, out: Path
+    model: Path, observed: Path, words: tuple[str, Any, str], workers: int, out: Path
 ) -> tuple[float, float]:
-    """(wall, processor) seconds of `apply` of one type and rounding."""
-    kind, rounding = words
+    """(wall, processor) seconds of `apply` of one type and rounding, on a device."""
+    kind, rounding, device = words
     formats = Formats(to="gguf", types=kind, rounding=rounding)
     plan = secateur.plan(str(model), Pruning(drop=0.0), formats, statistics=observed)
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter(), time.process_time()
-    secateur.apply(plan, out, statistics=observed, workers=workers)
+    secateur.apply(plan, out, statistics=observed, workers=workers, device=device)
     return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
@@ -68,6 +70,7 @@ def main() -> None:
     parser.add_argument("--types", default="Q4_K_M")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only-prepare", action="store_true")
     options = parser.parse_args()
     model, observed = prepare(options.folder, options.workers)
@@ -77,6 +80,7 @@ def main() -> None:
         "checkpoint_bytes": sum(path.stat().st_size for path in model.glob("*.safetensors")),
         "gram_bytes": gram_path(observed).stat().st_size,
         "workers": options.workers,
+        "device": options.device,
         "cores": os.cpu_count(),
         "types": {},
     }
@@ -85,9 +89,8 @@ def main() -> None:
         for _ in range(options.turns):
             for rounding in ROUNDINGS:
                 out = options.folder / "out"
-                took[rounding].append(
-                    write(model, observed, (kind, rounding), options.workers, out)
-                )
+                words = kind, rounding, options.device
+                took[rounding].append(write(model, observed, words, options.workers, out))
                 shutil.rmtree(out)
                 print(kind, rounding, took[rounding][-1], flush=True)
         entry: dict[str, Any] = {}

@@ -80,6 +80,7 @@ SCRIPTS: Mapping[str, Quick | Slow] = {
     "rounding_cost": Slow("calibrations in turns, of which each takes a minute"),
     "rounding_pruned": Slow("two calibrations and six files: half an hour"),
     "gram_tokens": ByHand("one of its models is trained first (models/): an hour for each"),
+    "rounding_device": ByHand("compares a GPU with the cores of its machine"),
     "rounding_speed": Slow("makes a checkpoint of 2.4 GB and writes it in turns: six minutes"),
     "width": Slow("makes 27 GB of weights and takes every step with 2, 4, 8 layers: half an hour"),
     "experts_or_bits": Slow("measures every type at every number of experts: an hour"),

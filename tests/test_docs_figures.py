@@ -104,3 +104,14 @@ def test_what_feedback_left() -> None:
 def test_a_sentence_that_is_gone_is_found() -> None:
     with pytest.raises(AssertionError, match="0 times"):
         figures("tutorial.md", "It takes # minutes on a toaster")
+
+
+def test_codes_chosen_on_a_gpu() -> None:
+    found = result("rounding_device")
+    kinds = found["types"].values()
+    times = sorted(kind["gpu_over_cores"] for kind in kinds)
+    said = "(# to # times as many blocks of rows a second with # cores and an H200"
+    expected = [times[0], times[-1], found["threads"]]
+    assert figures("how-to/which-type.md", said) == expected
+    assert max(kind["codes_that_differ"] for kind in kinds) < 1e-3
+    assert max(abs(kind["squared_error_over_cores"] - 1) for kind in kinds) < 1e-4

@@ -90,9 +90,11 @@ def decide(model: Checkpoint, stats: Path, rounding: Any, drop: float = 0.0) -> 
     return secateur.plan(model, pruning, formats, statistics=stats)
 
 
-def write(plan: Plan, stats: Path, out: Path, workers: int = 2) -> dict[str, bytes]:
+def write(
+    plan: Plan, stats: Path, out: Path, workers: int = 2, device: str = "cpu"
+) -> dict[str, bytes]:
     """{file: its bytes} of all weights."""
-    secateur.apply(plan, out, statistics=stats, workers=workers)
+    secateur.apply(plan, out, statistics=stats, workers=workers, device=device)
     kept = [path for path in sorted(out.rglob("*")) if path.suffix in (".gguf", ".safetensors")]
     named = {path.relative_to(out).as_posix(): path for path in kept if "imatrix" not in path.name}
     return {name: path.read_bytes() for name, path in named.items() if "evidence/" not in name}
@@ -333,9 +335,17 @@ def test_the_command_line(model: Checkpoint, run: Run, tmp_path: Path) -> None:
     assert "Gram matrices take about" in made.err
     options = {"stats": stats, "drop": 0.25, "criterion": "reap", "types": "Q4_0", "to": "gguf"}
     assert run("plan", model.path, out=plan, rounding="feedback", **options).code == 0
+    refused = run("apply", plan, stats=stats, out=out, device="cuda:97")
+    assert refused.code == 2 and "CUDA devices here" in refused.err
     applied = run("apply", plan, stats=stats, out=out, workers=1)
     assert applied.code == 0, applied.err
-    assert json.loads((out / "manifest.json").read_text())["selection"]["rounding"]["gram"] == "own"
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["selection"]["rounding"]["gram"] == "own"
+    assert manifest["codes_chosen_on"] == "cpu"
+    near = run("plan", model.path, out=tmp_path / "near", rounding="nearest", **options)
+    assert near.code == 0, near.err
+    refused = run("apply", tmp_path / "near", stats=stats, out=tmp_path / "n", device="cuda")
+    assert refused.code == 2 and "this plan rounds to nearest" in refused.err
     assert run("verify", out).code == 0
     gram_path(stats).unlink()
     refused = run("plan", model.path, rounding="feedback", **options)

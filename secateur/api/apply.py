@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from secateur.api.choosing import find_chooser
 from secateur.api.grams import load_gram
 from secateur.api.held_out import evidence_files
 from secateur.api.models import File, Model, load_imatrix, load_statistics, open_same
@@ -16,6 +17,7 @@ from secateur.cluster.running import Running, running_with
 from secateur.errors import CheckpointError, FamilyError, PlanError, StatisticsError
 from secateur.formats.imatrix.file import ImatrixFile
 from secateur.outputs.apply import CheckedPlan, check_plan, write_output
+from secateur.outputs.feedback import Chooser
 from secateur.planning.checks import PlanSources, refuse_shape
 from secateur.planning.document import PATH, STATISTICS_PATH, Plan, published, read_plan
 from secateur.planning.edits import STATISTICS, edits_of
@@ -38,23 +40,25 @@ def apply(
     model: Model | None = None,
     statistics: Statistics | File | None = None,
     imatrix: ImatrixFile | File | None = None,
-    family: File | None = None,
+    device: str = "cpu",
     workers: int | Running | None = None,
     progress: Progress = no_progress,
 ) -> Mapping[str, object]:
     """Write all that a plan says into the new folder `out`; returns its manifest.
 
-    `model` is where the checkpoint is now (default: where the plan found it), `family` the user's
-    file of its family; `statistics` or `imatrix` are what the plan was made with. The output keeps
-    the statistics and the hashes of their text: those of the file given, else of the one that the
-    plan names, if it is still there and still the same. The folder is complete or absent; after an
-    interruption the same call resumes. `workers` are threads, or say that outputs are written in
-    parts, and by whom (cluster.running). Raises PlanError for a plan
-    that does not fit, OutputError when `out` exists or another output is being made there,
-    WriteError when the disk fails.
+    `model` is where the checkpoint is now (default: where the plan found it), or the checkpoint,
+    opened with the user's file of its family where it has one; `statistics` or `imatrix` are what
+    the plan was made with. The output keeps the statistics and the hashes of their text: those of
+    the file given, else of the one that the plan names, if it is still there and still the same.
+    The folder is complete or absent; after an interruption the same call resumes. `device` is where
+    codes are chosen with error feedback: on the cores, or on a CUDA GPU, with last bits of its own
+    (api.choosing; auto: on the first, if there is one); the manifest says where.
+    `workers` are threads, or say that outputs are written in parts, and by whom (cluster.running).
+    Raises PlanError for a plan that does not fit, OutputError when `out` exists or another output
+    is being made there, WriteError when the disk fails.
     """
     decided = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    checkpoint = open_planned(decided, model, family)
+    checkpoint = open_planned(decided, model)
     progress = timed(progress)
     checkpoint.identity(progress, running_with(workers).threads)
     sources = PlanSources(
@@ -70,7 +74,9 @@ def apply(
     copies = (
         {} if isinstance(file, Statistics) else evidence_files(None if file is None else Path(file))
     )
-    return write_plan(checked, Path(out), copies=copies, workers=workers, progress=progress)
+    return write_plan(
+        checked, Path(out), copies=copies, device=device, workers=workers, progress=progress
+    )
 
 
 def _named_statistics(decided: Plan) -> Path | None:
@@ -86,8 +92,9 @@ def _named_statistics(decided: Plan) -> Path | None:
     return Path(path) if same else None
 
 
-def open_planned(decided: Plan, model: Model | None, family: File | None) -> Checkpoint:
-    """The checkpoint that a plan is of; see `apply`. Raises PlanError, CheckpointError."""
+def open_planned(decided: Plan, model: Model | None, family: File | None = None) -> Checkpoint:
+    """The checkpoint that a plan is of, with the user's file of its family; see `apply`. Raises
+    PlanError, CheckpointError."""
     refuse_shape(decided.model)
     origin = model if model is not None else decided.model.get(PATH, decided.model["source"])
     try:
@@ -98,7 +105,7 @@ def open_planned(decided: Plan, model: Model | None, family: File | None) -> Che
             raise
         raise PlanError(
             f"{error}; the plan was made with the family file {needed.get('name')} (sha256 "
-            f"{needed.get('sha256')}): give it with family (--family)"
+            f"{needed.get('sha256')}): open the model with it (--family)"
         ) from None
     except CheckpointError as error:
         hint = "" if model is not None else " (a model that moved is named with model)"
@@ -110,6 +117,7 @@ def write_plan(
     out: Path,
     *,
     copies: Mapping[str, Path] = MappingProxyType({}),
+    device: str = "cpu",
     workers: int | Running | None = None,
     progress: Progress = no_progress,
 ) -> Mapping[str, object]:
@@ -117,20 +125,22 @@ def write_plan(
 
     `copies` are files to copy into it: {name in the folder: path}. Raises as `apply` does.
     """
-    with complete_or_absent(out, checked.key) as folder:
+    running = running_with(workers)
+    chooser = find_chooser(checked, device, running, progress)
+    with complete_or_absent(out, checked.key(chooser)) as folder:
         if (folder / MANIFEST).exists():  # interrupted just before its last step
             return read_manifest(folder)
-        hashes = write_output(checked, folder, workers=running_with(workers), progress=progress)
+        hashes = write_output(checked, folder, workers=running, chooser=chooser, progress=progress)
         for name, path in copies.items():
             (folder / name).parent.mkdir(exist_ok=True)
             with atomic_path(folder / name) as partial:
                 shutil.copyfile(path, partial)
         add_run(folder, timed(progress))
         checked.checkpoint.check_unchanged()
-        return write_manifest(folder, manifest_facts(checked), hashes)
+        return write_manifest(folder, manifest_facts(checked, chooser), hashes)
 
 
-def manifest_facts(checked: CheckedPlan) -> dict[str, object]:
+def manifest_facts(checked: CheckedPlan, chooser: Chooser) -> dict[str, object]:
     """What a manifest says an output was made from."""
     plan, statistics = checked.plan, checked.statistics
     made: dict[str, object] = {
@@ -142,6 +152,8 @@ def manifest_facts(checked: CheckedPlan) -> dict[str, object]:
         "edited": edits_of(plan).sentences(),
         "edits": [],
     }
+    if checked.gram is not None:
+        made["codes_chosen_on"] = chooser.name
     if statistics is not None:
         warnings = [str(w) for corpus in statistics.corpora for w in corpus.get("warnings", ())]
         made["calibration"] = {

@@ -19,6 +19,7 @@ from secateur.cluster.running import Running, running_with
 from secateur.estimation.stage import Estimate
 from secateur.outputs.registry import artefacts_of
 from secateur.planning.document import read_plan
+from secateur.planning.rounding import ROUNDING
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cores
 
@@ -54,16 +55,17 @@ def estimate_applying(
     *,
     model: Model | None = None,
     family: File | None = None,
+    device: str = "cpu",
     workers: int | Running | None = None,
     progress: Progress = no_progress,
 ) -> Estimate:
     """What `apply` of a plan would take. Raises PlanError and CheckpointError as it does, and
-    RequestError for other machines."""
+    RequestError for other machines, and for another device that would choose codes."""
     running = running_with(workers)
     decided = read_plan(Path(plan))
     checkpoint = open_planned(decided, model, family)
     load_libraries(progress)
-    check_can_estimate(running)
+    check_can_estimate(running, *([device] if ROUNDING in decided.selection else []))
     task = Task(Path(out), plan=decided, running=running)
     return estimate(checkpoint, task, workers=running.workers, progress=progress)
 

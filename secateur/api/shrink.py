@@ -355,4 +355,4 @@ def _with_observers(request: ShrinkRequest) -> Calibration:
 
 def _output_key(checked: CheckedPlan, job: str) -> str:
     """A hash of all that decides an output's files."""
-    return hashlib.sha256(f"{checked.key} {job}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{checked.key()} {job}".encode()).hexdigest()[:16]

@@ -18,7 +18,7 @@ from secateur.formats.imatrix.file import save_imatrix
 from secateur.outputs.base import Decision, WriteJob
 from secateur.outputs.build import memory_of, resolve
 from secateur.outputs.companions import write_companions
-from secateur.outputs.feedback import Feedback
+from secateur.outputs.feedback import ON_CORES, Chooser, Feedback
 from secateur.outputs.identity import content_key
 from secateur.outputs.registry import planned_format
 from secateur.outputs.write_parts import (
@@ -53,11 +53,11 @@ class CheckedPlan:
     gram: GramFile | None
     decisions: Mapping[str, Decision[Any]]
 
-    @property
-    def key(self) -> str:
+    def key(self, chooser: Chooser = ON_CORES) -> str:
         """A hash of all that decides the bytes of the output, for the name of its work folder."""
         imatrix = self.importance.imatrix if self.importance else None
-        content = content_key(self.checkpoint, imatrix)
+        chosen_on = None if chooser.name == ON_CORES.name else chooser.name
+        content = content_key(self.checkpoint, imatrix, chosen_on)
         decides = f"{__version__} {self.plan.sha256()} {content}"
         return hashlib.sha256(decides.encode()).hexdigest()[:16]
 
@@ -90,14 +90,15 @@ def write_output(
     folder: Path,
     *,
     workers: int | Running = 1,
+    chooser: Chooser = ON_CORES,
     progress: Progress = no_progress,
 ) -> dict[str, str]:
     """Write all files of a plan into `folder`; returns file -> sha256 where known.
 
     What an interrupted run left there is used as the formats can (`OutputFormat.reusable`), and
     all else in `folder` is removed. In parts, where `workers` says so (outputs.write_parts): then
-    what is used is the parts that were made. Raises WriteError, before it starts, when the disk
-    has not enough room. Peak memory: that of the formats' `write`.
+    what is used is the parts that were made, and codes are chosen on cores. Raises WriteError,
+    before it starts, when the disk has not enough room. Peak memory: that of the formats' `write`.
     """
     plan, checkpoint, running = checked.plan, checked.checkpoint, running_with(workers)
     _make_room(plan, folder, running)
@@ -117,7 +118,7 @@ def write_output(
         folder,
         plan.sha256(),
         imatrix,
-        Feedback(gram, checkpoint.family, plan.keep, threads) if gram else None,
+        Feedback(gram, checkpoint.family, plan.keep, chooser, threads) if gram else None,
         workers=threads,
         progress=progress,
     )

@@ -1,4 +1,5 @@
-"""What an output's rows are rounded with: the factor of the Gram matrix of each matrix's inputs.
+"""What an output's rows are rounded with: the factor of the Gram matrix of each matrix's inputs,
+and who chooses their codes.
 
 Factors are made when a block of rows first needs one, and a few are kept for the next: matrices of
 a layer share theirs.
@@ -19,6 +20,7 @@ from secateur.errors import PlanError
 from secateur.families.schema import Family
 from secateur.pruning.selection import Keep
 from secateur.rounding.factor import LEAST_TOKENS, Factor, Groups, factorize
+from secateur.rounding.grid import Choose
 from secateur.statistics.gram import whole_matrix
 from secateur.statistics.gram_file import GramFile
 
@@ -27,6 +29,18 @@ FACTOR_BYTES = 512 << 20
 case: every type that a matrix is written in asks for its own again with each block of rows."""
 IN_USE = 2
 """Threads may be at the end of one matrix and at the beginning of the next."""
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Who chooses the codes of scalar types. Where it is not the CPU's cores, sums are added in
+    another order, so that `name` decides bytes: files are of one chooser."""
+
+    name: str = "cpu"
+    choose: Choose | None = field(default=None, repr=False)
+
+
+ON_CORES = Chooser()
 
 
 class _Input(NamedTuple):
@@ -49,10 +63,12 @@ class _Held:
 
 
 class FactorOf:
-    """The factors for one matrix of a tensor; `get` makes one where nobody did before."""
+    """The factors for one matrix of a tensor; `get` makes one where nobody did before. `choose`
+    chooses its codes (None: a core of the CPU)."""
 
     def __init__(self, feedback: Feedback, which: _Input) -> None:
         self._feedback, self._which = feedback, which
+        self.choose = feedback.chooser.choose
 
     def get(self, groups: Groups) -> Factor | None:
         """For a type that divides rows so. None for inputs that were always zero, or hardly seen:
@@ -64,8 +80,16 @@ class Feedback:
     """The factors of an output of the experts kept. Peak memory: FACTOR_BYTES, or the factors of
     two inputs if they take more, and for every thread one Gram matrix four times in float64."""
 
-    def __init__(self, file: GramFile, family: Family, keep: Keep, workers: int = 1) -> None:
+    def __init__(
+        self,
+        file: GramFile,
+        family: Family,
+        keep: Keep,
+        chooser: Chooser = ON_CORES,
+        workers: int = 1,
+    ) -> None:
         """`workers` threads ask for factors; those that wait for one help to make it."""
+        self.chooser = chooser
         self._file = file
         self._workers = workers
         self._family = family
@@ -74,9 +98,10 @@ class Feedback:
         self._lock = threading.Lock()
 
     @property
-    def sha256(self) -> str:
-        """Of the Gram matrices."""
-        return self._file.description.sha256
+    def identity(self) -> str:
+        """Of all that decides codes: the sha256 of the Gram matrices, and who chooses."""
+        sha256, chooser = self._file.description.sha256, self.chooser
+        return sha256 if chooser.name == ON_CORES.name else f"{sha256} on {chooser.name}"
 
     def of(self, sources: Sequence[str], matrix: int, columns: int, right: int) -> FactorOf | None:
         """The factor for a tensor's matrix of so many columns, before `right` zeros.

@@ -20,14 +20,14 @@ def identify(artefact: Artefact, workers: int, progress: Progress = no_progress)
 
 
 def content_key(
-    checkpoint: Checkpoint, imatrix: Imatrix | None, gram_sha256: str | None = None
+    checkpoint: Checkpoint, imatrix: Imatrix | None, feedback: str | None = None
 ) -> str:
     """Hash of what decides a tensor's bytes, besides what the file's header says: by it an
-    interrupted run is resumed."""
+    interrupted run is resumed. `feedback` is Feedback.identity."""
     digest = hashlib.sha256(f"{engine_version()} {checkpoint.identity()}".encode())
     for name, entry in sorted({} if imatrix is None else imatrix.entries.items()):
         digest.update(f" {name}".encode())
         digest.update(entry.in_sum2.tobytes() + entry.counts.tobytes())
-    if gram_sha256 is not None:
-        digest.update(f" rounded with {gram_sha256}".encode())
+    if feedback is not None:
+        digest.update(f" rounded with {feedback}".encode())
     return digest.hexdigest()

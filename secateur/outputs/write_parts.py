@@ -103,7 +103,9 @@ def write_part(inputs: OpenPlan, format_ids: Sequence[str], folder: Path, thread
     decisions = {format_id: inputs.decisions[format_id] for format_id in format_ids}
     feedback = None
     if inputs.gram is not None:
-        feedback = Feedback(inputs.gram, inputs.checkpoint.family, inputs.shared.plan.keep, threads)
+        feedback = Feedback(
+            inputs.gram, inputs.checkpoint.family, inputs.shared.plan.keep, workers=threads
+        )
     job = WriteJob(
         inputs.checkpoint, inputs.shared.plan.keep, files, inputs.shared.plan.sha256(),
         inputs.shared.imatrix, feedback, workers=threads,

@@ -37,6 +37,7 @@ MADE_KEYS = {
     "plan_sha256": "sha256 of the plan, without the path of its model",
     "edited": "what a person changed in the plan, in sentences",
     "edits": "edits of weights; always empty so far",
+    "codes_chosen_on": "cpu, or the GPU that codes were chosen on; absent: rounded to nearest",
     "calibration.tokens.*": "tokens of each category that experts were observed on",
     "calibration.samples": "documents",
     "calibration.skipped_tokens": "tokens left out as NaN or infinite",

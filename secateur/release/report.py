@@ -285,6 +285,8 @@ def describe_rounding(report: Report) -> str | None:
         return None
     facts = report.made.get("selection", {}).get(ROUNDING)
     how = f"with error feedback (Gram matrices: {facts['gram']})" if facts else "to nearest"
+    if (chosen_on := report.made.get("codes_chosen_on", "cpu")) != "cpu":
+        how += f", codes chosen on {chosen_on}"
     return f"Rounding of {', '.join(quantized)}: {how}."
 
 

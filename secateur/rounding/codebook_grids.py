@@ -22,7 +22,7 @@ from secateur.formats.ggml.types import ggml_type
 from secateur.rounding.codebook_feedback import choose_points
 from secateur.rounding.codebook_kernels import NEAR, Codebook, Trials
 from secateur.rounding.factor import Factor, Groups
-from secateur.rounding.grid import STEPS, Codes, Floats
+from secateur.rounding.grid import STEPS, Choose, Codes, Floats
 
 _TRIED = STEPS[:3]
 """Of a scale's codes; five take 1.6 times as long and lose 2 % less (docs/log.md)."""
@@ -42,9 +42,11 @@ class CodebookGrid:
         """Neighbours that share a scale; those that are one point have to stay together."""
         return Groups(self.layout.n, in_file_order=True)
 
-    def round(self, rows: Floats, encoded: Codes, factor: Factor) -> Codes:
+    def round(
+        self, rows: Floats, encoded: Codes, factor: Factor, choose: Choose | None = None
+    ) -> Codes:
         """Points, signs and scales that make up for each other's errors; `factor` is made for
-        these groups."""
+        these groups. They are chosen on a core of the CPU, whatever `choose` is."""
         layout = self.layout
         d, codes = layout.read_scales(encoded.reshape(-1, ggml_type(self.name).nbytes))
         near = np.clip(codes + np.array(_TRIED).reshape(-1, 1, 1), 0, layout.most)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from secateur.rounding.blas import one_blas_thread
 from secateur.rounding.factor import Factor
-from secateur.rounding.grid import Choices, Codes, E, Floats, Levels, ScalarGrid, Scales
+from secateur.rounding.grid import Choices, Choose, Codes, E, Floats, Levels, ScalarGrid, Scales
 from secateur.system.jit import apart, compiled, inlined, inner
 
 TO_INTEGER = np.float32(12582912)
@@ -38,12 +38,19 @@ WIDE, COLUMNS = 256, 32
 narrow one (or one group), whose loop takes what is left."""
 
 
-def round_with_feedback(rows: Floats, encoded: E, grid: ScalarGrid[E], factor: Factor) -> E:
+def round_with_feedback(
+    rows: Floats,
+    encoded: E,
+    grid: ScalarGrid[E],
+    factor: Factor,
+    chosen_by: Choose | None = None,
+) -> E:
     """What `ScalarGrid.round` makes. Peak memory: six times the rows, in float32. The same
     rows give the same bytes.
     """
     choices = grid.choices(encoded, rows.shape[1])
-    return grid.with_numbers(encoded, *choose(rows, choices, grid.levels, factor))
+    found = (chosen_by or choose)(rows, choices, grid.levels, factor)
+    return grid.with_numbers(encoded, *found)
 
 
 def choose(rows: Floats, choices: Choices, levels: Levels, factor: Factor) -> tuple[Codes, Scales]:

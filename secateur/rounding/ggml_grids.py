@@ -26,6 +26,7 @@ from secateur.rounding.grid import (
     SPAN_STEP,
     STEPS,
     Choices,
+    Choose,
     Codes,
     Floats,
     Levels,
@@ -55,8 +56,10 @@ class GgmlGrid:
     def groups(self) -> Groups:
         return Groups(self.group)
 
-    def round(self, rows: Floats, encoded: Codes, factor: Factor) -> Codes:
-        return round_with_feedback(rows, encoded, self, factor)
+    def round(
+        self, rows: Floats, encoded: Codes, factor: Factor, choose: Choose | None = None
+    ) -> Codes:
+        return round_with_feedback(rows, encoded, self, factor, choose)
 
     def choices(self, encoded: Codes, columns: int) -> Choices:
         own = self._own(encoded, columns)

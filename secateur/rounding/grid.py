@@ -15,6 +15,7 @@ Shapes: R rows of C numbers, G groups of a row, L levels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -63,6 +64,10 @@ class Choices(NamedTuple):
     offset: Floats
 
 
+Choose = Callable[[Floats, Choices, Levels, Factor], tuple[Codes, Scales]]
+"""What chooses the codes of a scalar type: feedback.choose, or a device in its place."""
+
+
 class Grid(Protocol[E]):
     """One type. `E` is what its encoder makes of rows [R, C]."""
 
@@ -71,9 +76,10 @@ class Grid(Protocol[E]):
         """How it divides a row."""
         ...
 
-    def round(self, rows: Floats, encoded: E, factor: Factor) -> E:
+    def round(self, rows: Floats, encoded: E, factor: Factor, choose: Choose | None = None) -> E:
         """Encoded rows [R, C] with codes that make up for each other's errors, and scales to suit;
-        as many bytes. `factor` is made for the type's groups."""
+        as many bytes. `factor` is made for the type's groups; a scalar type lets `choose` choose
+        (None: a core of the CPU)."""
         ...
 
 

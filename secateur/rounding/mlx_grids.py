@@ -17,6 +17,7 @@ from secateur.rounding.grid import (
     SPAN_STEP,
     STEPS,
     Choices,
+    Choose,
     Codes,
     Floats,
     Levels,
@@ -47,8 +48,10 @@ class MlxGrid:
     def groups(self) -> Groups:
         return Groups(self.kind.group)
 
-    def round(self, rows: Floats, encoded: Quantized, factor: Factor) -> Quantized:
-        return round_with_feedback(rows, encoded, self, factor)
+    def round(
+        self, rows: Floats, encoded: Quantized, factor: Factor, choose: Choose | None = None
+    ) -> Quantized:
+        return round_with_feedback(rows, encoded, self, factor, choose)
 
     def choices(self, encoded: Quantized, columns: int) -> Choices:
         if encoded.biases is None:

@@ -42,8 +42,8 @@ def complete_or_absent(path: Path, key: str | None = None) -> Iterator[Path]:
             _empty(work)
         elif other := next((one for one in sorted(work.iterdir()) if one.name != key), None):
             raise OutputError(
-                f"{other} is the unfinished work of another plan, importance matrix or version: "
-                f"finish that one with the plan.json in it, or remove {work}"
+                f"{other} is the unfinished work of another plan, importance matrix, version, or "
+                f"--device: finish that one with the plan.json in it, or remove {work}"
             )
         folder = work / (key or "output")
         with writing(path):

@@ -11,7 +11,7 @@ from secateur.cli.help import LOOKING, STEPS
 from secateur.cli.options.calibration import Stats
 from secateur.cli.options.formats import Imatrix
 from secateur.cli.options.output import Json, Out
-from secateur.cli.options.running import EstimateOnly, FamilyFile, WorkOptions
+from secateur.cli.options.running import ChoosingDevice, EstimateOnly, FamilyFile, WorkOptions
 from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.render.estimate import show_estimate
@@ -46,6 +46,7 @@ def apply(
     stats: Stats = None,
     imatrix: Imatrix = None,
     family: FamilyFile = None,
+    device: ChoosingDevice = "cpu",
     estimate: EstimateOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -55,21 +56,30 @@ def apply(
 
         with show_progress() as progress:
             expected = estimate_applying(
-                plan, out, model=model, family=family, workers=work.running(), progress=progress
+                plan,
+                out,
+                model=model,
+                family=family,
+                device=device,
+                workers=work.running(),
+                progress=progress,
             )
         show_estimate(expected, as_json)
         return
     from secateur.api.apply import apply as run
+    from secateur.api.apply import open_planned
     from secateur.cli.render.output import output_lines
+    from secateur.planning.document import read_plan
 
     with show_progress() as progress:
+        decided = read_plan(plan)
         manifest = run(
-            plan,
+            decided,
             out,
-            model=model,
+            model=model if family is None else open_planned(decided, model, family),
             statistics=stats,
             imatrix=imatrix,
-            family=family,
+            device=device,
             workers=work.running(),
             progress=progress,
         )

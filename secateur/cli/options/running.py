@@ -75,6 +75,13 @@ Device = Annotated[
         "of several GPUs each holds its share of the layers."
     ),
 ]
+ChoosingDevice = Annotated[
+    str,
+    _device(
+        "Where codes are chosen with error feedback: on the cores, or quicker on a CUDA GPU, with "
+        "last bits of its own; `auto` is the first GPU, or the cores where there is none."
+    ),
+]
 SolvingDevice = Annotated[
     str,
     _device(

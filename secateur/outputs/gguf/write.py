@@ -63,7 +63,7 @@ def write_ggufs(layouts: Sequence[GgufLayout], job: WriteJob) -> dict[str, str]:
     file, and what feedback takes (outputs.feedback). Every file is complete or absent. Progress
     counts the bytes of all files' tensors.
     """
-    key = content_key(job.checkpoint, job.imatrix, job.feedback.sha256 if job.feedback else None)
+    key = content_key(job.checkpoint, job.imatrix, job.feedback.identity if job.feedback else None)
     sliced = {tensor.name: tensor for tensor in select_experts(job.checkpoint, job.keep)}
     hashes: dict[str, str] = {}
     count = Counter(job.progress, "write GGUF", sum(layout.nbytes for layout in layouts), "bytes")
@@ -140,7 +140,7 @@ def _encode(
     factor = block.factor.get(grid.groups)
     if factor is None:
         return nearest
-    return grid.round(rows, nearest, factor)
+    return grid.round(rows, nearest, factor, block.factor.choose)
 
 
 def _shapes(layout: GgufLayout) -> tuple[tuple[int, ...], ...]:

@@ -67,7 +67,7 @@ def write_mlx(
     count = Counter(progress, f"write {layout.folder}", sum(layout.files.values()), "bytes")
     count(len(layout.index))
     sliced = {tensor.name: tensor for tensor in select_experts(checkpoint, keep)}
-    decides = [checkpoint.identity(), sorted(keep.items()), feedback and feedback.sha256]
+    decides = [checkpoint.identity(), sorted(keep.items()), feedback and feedback.identity]
     with RowSource(sliced.values(), edits) as source:
         for shard in layout.shards:
             if (home / shard.name).exists():
@@ -180,5 +180,5 @@ def _encode(tensor: MlxTensor, rows: NDArray[np.float32], block: Block) -> list[
         grid = MlxGrid(tensor.kind, tensor.dtype)
         factor = block.factor.get(grid.groups)
         if factor is not None:
-            quantized = grid.round(rows, quantized, factor)
+            quantized = grid.round(rows, quantized, factor, block.factor.choose)
     return [part for part in quantized if part is not None]
