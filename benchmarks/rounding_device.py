@@ -1,12 +1,12 @@
 """Encoding with error feedback on a GPU, beside the cores of its machine: rounding_device.json.
 
 Blocks of half a million numbers in rows as wide as Gemma 4 26B-A4B's (2816), over inputs whose
-columns are mixed at random; as many threads as cores. For each type: blocks a second of the nearest encoder
-alone, with feedback on the cores, with feedback on the GPU, and of the GPU's part alone; how much
-longer than nearest it takes; what a block takes one thread, and the first of a type, which is
-compiled unless it was before; the share of codes that differ between GPU and cores, and the squared
-error over the Gram matrix of the GPU's over that of the cores; and whether one thread and all of
-them give the same bytes.
+columns are mixed at random; as many threads as cores. For each type: blocks a second of the nearest
+encoder alone, with feedback on the cores, with feedback on the GPU, and of the GPU's part alone;
+how much longer than nearest it takes; what a block takes one thread, and the first of a type, which
+is compiled unless it was before; the share of codes that differ between GPU and cores, and the
+squared error over the Gram matrix of the GPU's over that of the cores; and whether one thread and
+all of them give the same bytes.
 
     python benchmarks/rounding_device.py [--types Q4_K affine-4-64] [--seconds 1.2]
 """
