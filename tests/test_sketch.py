@@ -36,6 +36,13 @@ def test_inner_products_stay_about_the_same(hidden: int) -> None:
         assert (crossed - (exact[1:] * exact[:-1]).sum(-1)).mean().abs() < 0.02 * hidden
 
 
+@pytest.mark.parametrize("hidden", [8, CHANNELS, 200])
+def test_a_product_with_its_matrix_is_the_sketch(hidden: int) -> None:
+    sketch = sketch_of(hidden, Norm(torch.rand(hidden), 1e-6))
+    values = torch.randn(3, 5, hidden)
+    torch.testing.assert_close(values @ sketch.matrix(), sketch(values), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_down_projection_may_be_sketched_first(transposed: bool) -> None:
     down = torch.randn(48, 200) if transposed else torch.randn(200, 48).t()

@@ -22,8 +22,9 @@ Shapes: S tokens, E experts, R ranks, K chosen, H hidden, I expert width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +34,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.calibration.device_grams import device_grams
-from secateur.calibration.routing import Routing, Scored, choose, divisor
+from secateur.calibration.routing import ALL, Routing, Scored
 from secateur.calibration.sketch import Sketch, sketch_of
 from secateur.errors import FamilyError, NumericError
+from secateur.forward.backends.host_copy import HostCopy
 from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.expert_products import run_experts, widen_expert
-from secateur.forward.norms import Norm, detect_norm
+from secateur.forward.norms import Known, Norm, detect_norm
 
 OUTPUTS_LIMIT = 192 << 20
 """Bytes of experts' outputs held at once."""
@@ -50,7 +52,8 @@ _GRAM_TOKENS = 128
 
 @dataclass(frozen=True)
 class BlockError:
-    """What the error of a layer's MoE block is made of, on sampled tokens, whoever is chosen."""
+    """What the error of a layer's MoE block is made of, on sampled tokens, whoever is chosen; in
+    the host's memory."""
 
     plain: NDArray[np.float32]
     """[S, R + 1, R + 1]: P"""
@@ -64,8 +67,14 @@ class BlockError:
     """[S, R + 1]: a_j"""
     energy: NDArray[np.float64]
     """[S]: u^T M u, the error of a block that gives nothing"""
+    order: NDArray[np.int16]
+    """[S, R]: each token's experts, best first"""
+    choice: NDArray[np.float64]
+    """[S, E]: what experts are ranked by; only with groups, else [0, 0]"""
+    every_strength: NDArray[np.float64]
+    """[S, E]: a_j; only where the rule divides by the sum of all, else [0, 0]"""
+    experts: int
     routing: Routing
-    scored: Scored
     hidden: int
     eps: float | None
     """the norm's, None without one"""
@@ -76,11 +85,12 @@ def most_tokens(ranks: int, *, norm: bool) -> int:
     return GRAMS_LIMIT // (4 * (ranks + 1) ** 2 * (2 if norm else 1))
 
 
-def read_norm(module: nn.Module | None) -> Norm | None:
-    """The RMSNorm behind the block. Raises FamilyError when the module computes another thing."""
+def read_norm(module: nn.Module | None, known: Known | None = None) -> Norm | None:
+    """The RMSNorm behind the block; `known` is detect_norm's. Raises FamilyError when the module
+    computes another thing."""
     if module is None:
         return None
-    norm = detect_norm(module)
+    norm = detect_norm(module, known)
     if norm is None or not len(norm.weight):
         raise FamilyError(
             f"{type(module).__name__} behind the experts does not compute weight * x / rms(x)"
@@ -97,10 +107,9 @@ def make_grams(
     *,
     skip_bad: bool = False,
     device: TorchDevice | None = None,
-) -> NDArray[np.float32]:
-    """Run each token's first R experts on inputs [S, H]: P and M, [V, S, R + 1, R + 1].
-
-    `order`, int16 [S, R], has those experts, best first.
+) -> Tensor:
+    """Run each token's first R experts on inputs [S, H]: P and M, float32 [V, S, R + 1, R + 1],
+    where `order` is: int16 [S, R], those experts, best first.
 
     An expert that gives NaN or infinity raises NumericError, or with `skip_bad` adds nothing on
     that token. Where a `device` holds the experts and the inputs, they run there.
@@ -108,27 +117,37 @@ def make_grams(
     in float32 per worker. The result does not depend on the number of workers.
     """
     ranks = order.shape[-1]
-    sketch = sketch_of(inputs.shape[-1], norm)
+    sketch = sketch_of(inputs.shape[-1], norm, inputs.device)
     if device is not None:
         return device_grams(device, experts, sketch, inputs, order, skip_bad=skip_bad)
-    grams = np.zeros((sketch.views, len(inputs), ranks + 1, ranks + 1), np.float32)
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(
+    grams = torch.zeros(sketch.views, len(inputs), ranks + 1, ranks + 1)
+    with (
+        one_thread(),
+        ThreadPoolExecutor(
             max(1, workers), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            run = _Run(experts, sketch, order, skip_bad)
-            for start, outputs in run.outputs(inputs, pool):
+        ) as pool,
+    ):
+        run = _Run(experts, sketch, order, skip_bad)
+        for start, outputs in run.outputs(inputs, pool):
 
-                def work(first: int, start: int = start, outputs: Tensor = outputs) -> None:
-                    some = outputs[:, first : first + _GRAM_TOKENS]
-                    place = slice(start + first, start + first + some.shape[1])
-                    grams[:, place, :-1, :-1] = (some @ some.mT).numpy()
+            def work(first: int, start: int = start, outputs: Tensor = outputs) -> None:
+                some = outputs[:, first : first + _GRAM_TOKENS]
+                place = slice(start + first, start + first + some.shape[1])
+                grams[:, place, :-1, :-1] = some @ some.mT
 
-                list(pool.map(work, range(0, outputs.shape[1], _GRAM_TOKENS)))
+            list(pool.map(work, range(0, outputs.shape[1], _GRAM_TOKENS)))
+    return grams
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch takes one thread inside: where it cuts its work decides the last bits of exp()."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
-    return grams
 
 
 @dataclass(frozen=True)
@@ -181,38 +200,55 @@ class _Run:
 
 
 def against_original(
-    grams: NDArray[np.float32],
-    prepared: tuple[Routing, Scored],
-    hidden: int,
-    norm: Norm | None,
-) -> BlockError:
-    """Put the original's coefficients in: M u and u^T M u per token."""
-    routing, scores = prepared
+    grams: Tensor, prepared: tuple[Routing, Scored], hidden: int, norm: Norm | None
+) -> Callable[[], BlockError]:
+    """Put the original's coefficients in: M u and u^T M u per token, where the scores are.
+
+    What is returned waits for it and brings it to the host, in any thread. It raises NumericError
+    when the rule does not reproduce what the model did, or an expert gave NaN or infinity.
+    """
+    routing, scored = prepared
     plain, weighted = grams[0], grams[-1]
     ranks = plain.shape[-1] - 1
-    first = scores.order[:, :ranks].astype(np.int64)
+    order = scored.order[:, :ranks].contiguous()
+    first = order.long()
+    strength = scored.strength.gather(1, first)
     raw, strength = (
-        np.pad(np.take_along_axis(part, first, -1), ((0, 0), (0, 1)))
-        for part in (scores.raw, scores.strength)
+        nn.functional.pad(part, (0, 1)) for part in (strength * scored.constants[first], strength)
     )
-    chosen = choose(routing, scores.choice, scores.ranks)
-    over = divisor(routing, np.take_along_axis(strength, chosen, -1), scores.strength.sum(-1))
-    used = np.take_along_axis(raw, chosen, -1) / over[:, None]
+    chosen = scored.chosen
+    used = raw.gather(1, chosen) / scored.over[:, None]
+    rows = chosen[:, :, None].expand(-1, -1, ranks + 1)
     if norm is not None:
-        rows = np.take_along_axis(plain, chosen[:, :, None], 1)
-        block = np.take_along_axis(rows, chosen[:, None, :], 2)
+        columns = chosen[:, None, :].expand(-1, chosen.shape[-1], -1)
+        block = plain.gather(1, rows).gather(2, columns)
         size = (block * used[:, :, None] * used[:, None, :]).sum((1, 2))
-        used = used / np.sqrt(size / hidden + norm.eps)[:, None]
-    along = np.zeros(raw.shape)
-    for slot in range(chosen.shape[-1]):
-        row = np.take_along_axis(weighted, chosen[:, slot, None, None], 1)[:, 0]
-        along += row * used[:, slot, None]
-    energy = (np.take_along_axis(along, chosen, -1) * used).sum(-1)
-    if not np.isfinite(along).all():
-        token = int(np.flatnonzero(~np.isfinite(along).all(-1))[0])
-        raise NumericError(
-            f"the experts' outputs for sampled token {token} hold NaN or infinity: mend the "
-            "weights, or leave them out with --on-nan skip"
-        )
+        used = used / torch.sqrt(size / hidden + norm.eps)[:, None]
+    along = (weighted.gather(1, rows) * used[:, :, None]).sum(1)
+    energy = (along.gather(1, chosen) * used).sum(-1)
+    nothing = strength.new_empty(0, 0)
+    choice = scored.choice if routing.groups > 1 else nothing
+    every = scored.strength if routing.normalise == ALL else nothing
+    parts = grams, along, raw, strength, energy, order, choice, every
+    copies = [HostCopy(part) for part in parts]
+    # No more than this is held until the error is asked for.
+    check, experts = scored.check, scored.order.shape[-1]
     eps = None if norm is None else norm.eps
-    return BlockError(plain, weighted, along, raw, strength, energy, routing, scores, hidden, eps)
+
+    def fetch() -> BlockError:
+        check.complain()
+        grams, along, raw, strength, energy, order, choice, every = (
+            copy.wait().numpy() for copy in copies
+        )
+        if not np.isfinite(along).all():
+            token = int(np.flatnonzero(~np.isfinite(along).all(-1))[0])
+            raise NumericError(
+                f"the experts' outputs for sampled token {token} hold NaN or infinity: mend the "
+                "weights, or leave them out with --on-nan skip"
+            )
+        return BlockError(
+            grams[0], grams[-1], along, raw, strength, energy, order, choice, every,
+            experts, routing, hidden, eps,
+        )  # fmt: skip
+
+    return fetch

@@ -6,12 +6,9 @@ E experts, H hidden, I width, V views of d channels (calibration.sketch).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.calibration.sketch import Sketch
@@ -32,35 +29,38 @@ def device_grams(
     order: Tensor,
     *,
     skip_bad: bool,
-) -> NDArray[np.float32]:
-    """[V, S, R + 1, R + 1], for the experts `order` [S, R] of each token, best first.
+) -> Tensor:
+    """float32 [V, S, R + 1, R + 1] where `order` [S, R] is, each token's experts, best first.
 
     The last row and column are of no expert: zero. Memory on the device: INPUTS_LIMIT a few times.
     """
     tokens, ranks = order.shape
     size = max(1, INPUTS_LIMIT // (backend.dtype.itemsize * ranks * inputs.shape[-1]))
-    found = torch.zeros(sketch.views, tokens, ranks + 1, ranks + 1)
-    sketch = replace(sketch, factors=sketch.factors.to(inputs.device))
+    found = torch.zeros(sketch.views, tokens, ranks + 1, ranks + 1, device=order.device)
     with torch.inference_mode():
-        down = _sketch_down(experts, sketch, backend.dtype)
+        matrix = sketch.matrix()
+        down = _sketch_down(experts, matrix, backend.dtype)
         for start in range(0, tokens, size):
             part = slice(start, start + size)
             chosen = order[part].to(inputs.device, torch.int64)
             outputs = backend.run_chosen(experts, inputs[part].to(backend.dtype), chosen, down)
-            outputs = outputs.float() if down is not None else sketch(outputs.float())
+            outputs = outputs.float() if down is not None else outputs.float() @ matrix
             if skip_bad:
                 outputs = outputs.masked_fill(~torch.isfinite(outputs.sum(-1, True)), 0.0)
             by_view = outputs.view(*outputs.shape[:2], sketch.views, sketch.channels)
             by_view = by_view.permute(2, 0, 1, 3).contiguous()
-            found[:, part, :-1, :-1] = (by_view @ by_view.mT).cpu()
-    return np.asarray(found.numpy(), np.float32)
+            found[:, part, :-1, :-1] = (by_view @ by_view.mT).to(found.device)
+    return found
 
 
-def _sketch_down(module: Any, sketch: Sketch, dtype: torch.dtype) -> Projections | None:
-    """The experts' down projections with sketched outputs; None where a norm comes after them."""
+def _sketch_down(module: Any, matrix: Tensor, dtype: torch.dtype) -> Projections | None:
+    """The experts' down projections times a sketch's matrix [H, M]; None where a norm comes after
+    them."""
     if getattr(module, "has_post_expert_norm", False):
         return None
     stack = module.down_proj if module.is_transposed else module.down_proj.mT
-    parts = [sketch(stack[i : i + _TOGETHER].float()) for i in range(0, len(stack), _TOGETHER)]
-    bias = sketch(module.down_proj_bias.float()) if module.has_bias else None
-    return Projections(torch.cat(parts).to(dtype), bias)
+    found = torch.empty(*stack.shape[:2], matrix.shape[1], dtype=dtype, device=stack.device)
+    for first in range(0, len(stack), _TOGETHER):
+        some = stack[first : first + _TOGETHER].float()
+        found[first : first + _TOGETHER] = torch.bmm(some, matrix.expand(len(some), -1, -1))
+    return Projections(found, module.down_proj_bias.float() @ matrix if module.has_bias else None)

@@ -23,26 +23,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.calibration.block_error import BlockError, against_original, make_grams
+from secateur.calibration.block_error import (
+    BlockError,
+    against_original,
+    make_grams,
+    one_thread,
+)
 from secateur.calibration.removal_kernels import (
     BY_ALL,
     BY_NONE,
+    BY_POOLED,
     BY_SELECTED,
-    Rule,
-    State,
-    Tokens,
+    BY_WORST,
+    TOGETHER,
     errors_of,
     list_candidates,
     remove_all,
     update,
 )
+from secateur.calibration.removal_state import Rule, State, Tokens, list_holders
 from secateur.calibration.routing import (
     ALL,
     NONE,
@@ -52,6 +58,7 @@ from secateur.calibration.routing import (
     rank_experts,
 )
 from secateur.calibration.sketch import CHANNELS
+from secateur.forward.backends.host_copy import HostCopy
 from secateur.forward.backends.torch_device import TorchDevice
 from secateur.forward.norms import Norm
 
@@ -81,11 +88,6 @@ class LayerSample:
     """int64 [S]"""
     weights: Tensor
     """float32 [S]: weight of each token in the error"""
-
-    def on_host(self) -> LayerSample:
-        """The same in the host's memory."""
-        names = "inputs", "scores", "experts", "gates"
-        return replace(self, **{name: getattr(self, name).cpu() for name in names})
 
 
 @dataclass(frozen=True)
@@ -145,20 +147,23 @@ def prepare_search(
     and gates.
     Memory and cost: `make_grams`, `count_flops`.
     """
-    ranked = rank_experts(routing, sample.scores, sample.experts)
-    first = ranked.order[:, : routing.ranks(ranked.order.shape[-1])]
-    grams = make_grams(
-        experts, norm, sample.inputs, first, workers, skip_bad=skip_bad, device=device
-    )
-    hidden = sample.inputs.shape[-1]
-    # On a device the rule, which is numpy's, would keep the next layer from being begun.
-    chosen = replace(sample, inputs=torch.empty(0))  # and hold this one's inputs
+    hidden, count = sample.inputs.shape[-1], sample.scores.shape[-1]
+    with one_thread():
+        ranked = rank_experts(routing, sample.scores, sample.experts)
+        first = ranked.order[:, : routing.ranks(count)]
+        grams = make_grams(
+            experts, norm, sample.inputs, first, workers, skip_bad=skip_bad, device=device
+        )
+        scored = apply_rule(routing, ranked, sample.scores, sample.experts, sample.gates)
+        fetch = against_original(grams, (routing, scored), hidden, norm)
+    chosen, gates = HostCopy(sample.experts), HostCopy(sample.gates)
+    # What is on a device is held no longer than this.
+    nothing = torch.empty(0, count)
+    rest = replace(sample, inputs=nothing, scores=nothing, experts=nothing, gates=nothing)
 
     def search() -> Search:
-        seen = chosen.on_host()
-        scores, experts, gates = (part.numpy() for part in (seen.scores, seen.experts, seen.gates))
-        scored = apply_rule(routing, ranked, scores, experts, gates)
-        error = against_original(grams, (routing, scored), hidden, norm)
+        error = fetch()
+        seen = replace(rest, experts=chosen.wait(), gates=gates.wait())
         return Search(error, seen.categories.numpy(), balance_weights(seen), categories)
 
     return search
@@ -201,11 +206,11 @@ class Search:
         weights: NDArray[np.float64],
         count: int,
     ) -> None:
-        self.routing, scored = error.routing, error.scored
-        self.experts = scored.order.shape[-1]
+        self.routing, self.experts = error.routing, error.experts
         self.tokens = Tokens(
             error.plain, error.weighted, error.along, error.raw, error.strength, error.energy,
-            scored.order, scored.ranks, scored.choice, scored.strength, categories, weights,
+            error.order, error.choice, error.every_strength, categories, weights,
+            *list_holders(error.order, error.experts),
         )  # fmt: skip
         self.rule = _rule_of(error)
         energy = np.bincount(categories, weights * error.energy, count)
@@ -213,48 +218,75 @@ class Search:
         self.share = energy / max(float(energy.sum()), np.finfo(np.float64).tiny)
 
     def solve(self, workers: int) -> dict[Objective, Removal]:
-        """The removals for both objectives."""
+        """The removals for both objectives, together as long as they remove the same experts."""
+        begun = self._begin()
+        self._remove(begun, TOGETHER)
         objectives: tuple[Objective, ...] = ("pooled", "worst")
+
+        def finish(objective: Objective) -> Removal:
+            return self._finish(begun.copy(), objective)
+
         with ThreadPoolExecutor(min(len(objectives), max(1, workers))) as pool:
-            return dict(zip(objectives, pool.map(self.remove, objectives), strict=True))
+            return dict(zip(objectives, pool.map(finish, objectives), strict=True))
 
     def remove(self, objective: Objective) -> Removal:
         """Greedy removal from all experts down to the fewest that the router can do with."""
-        experts = self.experts
-        keep = np.zeros((experts + 1, experts), np.bool_)
-        by_category = np.full((experts + 1, len(self.share)), np.nan)
-        scores = np.zeros(experts)
-        remove_all(
-            self.tokens,
-            self.rule,
-            self.state(np.ones(experts, np.bool_)),
-            self._energy,
-            self.share,
-            objective == "worst",
-            self.routing.fewest,
-            (keep, by_category, scores),
-        )
-        return Removal(keep, by_category @ self.share, by_category, scores)
+        return self._finish(self._begin(), objective)
 
     def state(self, alive: NDArray[np.bool_]) -> State:
         """Evaluate a set of survivors."""
-        tokens = len(self.tokens.energy)
+        tokens, experts, categories = len(self.tokens.energy), self.experts, len(self.share)
         groups = self.routing.groups
         relevant = self.routing.top_k + (groups * self.routing.group_best if groups > 1 else 0)
+        kept = 1 + relevant if self.rule.normalise == BY_ALL else 1
         state = State(
             alive.copy(),
             np.zeros(tokens, np.int16),
             np.full((tokens, relevant), -1, np.int16),
-            np.zeros((tokens, 1 + relevant, 4)),
+            np.zeros((tokens, 4, kept)),
             np.zeros((tokens, 1 + relevant)),
             np.ones(tokens),
+            np.zeros(categories),
+            np.zeros((categories, experts)),
         )
-        update(self.tokens, self.rule, state, list_candidates(alive, self.routing.groups), -1)
+        update(self.tokens, self.rule, state, list_candidates(alive, groups), -1)
         return state
 
     def errors(self, state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Relative error per category, [C], and after removing each expert as well, [C, E]."""
-        return errors_of(self.tokens, self.rule, state, self._energy)
+        return errors_of(state, self._energy)
+
+    def _begin(self) -> _Begun:
+        experts = self.experts
+        return _Begun(
+            self.state(np.ones(experts, np.bool_)),
+            np.zeros((experts + 1, experts), np.bool_),
+            np.full((experts + 1, len(self.share)), np.nan),
+            np.zeros(experts),
+        )
+
+    def _finish(self, begun: _Begun, objective: Objective) -> Removal:
+        self._remove(begun, BY_WORST if objective == "worst" else BY_POOLED)
+        by_category = begun.by_category
+        return Removal(begun.keep, by_category @ self.share, by_category, begun.scores)
+
+    def _remove(self, begun: _Begun, objective: int) -> None:
+        found = begun.keep, begun.by_category, begun.scores
+        fewest, sizes = self.routing.fewest, (self._energy, self.share)
+        remove_all(self.tokens, self.rule, begun.state, sizes, objective, fewest, found)
+
+
+class _Begun(NamedTuple):
+    """A removal on its way; the arrays are Removal's."""
+
+    state: State
+    keep: NDArray[np.bool_]
+    by_category: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+    def copy(self) -> _Begun:
+        state = State._make(part.copy() for part in self.state)
+        return _Begun(state, self.keep.copy(), self.by_category.copy(), self.scores.copy())
 
 
 def _rule_of(error: BlockError) -> Rule:

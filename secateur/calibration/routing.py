@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.errors import FamilyError, NumericError
 from secateur.families.router_limits import fewest_experts
 from secateur.families.schema import Family
+from secateur.forward.backends.host_copy import HostCopy
 
 SELECTED, ALL, NONE = "selected", "all", "none"
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
@@ -42,7 +42,8 @@ class Routing:
     `score` is softmax or sigmoid, `normalise` selected, all or none (see RouterRule). Only the
     best `used_groups` of `groups` may be chosen from; a group counts as the sum of its
     `group_best` best. `bias` (float64 [E]) steers the choice only; `constants` (float64 [E]) are
-    factors of the experts, found from the observed coefficients when None.
+    factors of the experts, found from the observed coefficients when None; either where the layer
+    is.
     """
 
     score: str
@@ -51,8 +52,8 @@ class Routing:
     groups: int = 1
     used_groups: int = 1
     group_best: int = 1
-    bias: NDArray[np.float64] | None = None
-    constants: NDArray[np.float64] | None = None
+    bias: Tensor | None = None
+    constants: Tensor | None = None
 
     def ranks(self, experts: int) -> int:
         """How many experts of a token, best first, are run to see what it falls to.
@@ -79,25 +80,71 @@ class Ranked(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A sample's router scores, made ready for choosing among any set of experts."""
+    """The rule applied to a sample with all experts alive; tensors where the scores are."""
 
-    strength: NDArray[np.float64]
-    """[S, E]: a_j of RouterRule (for softmax a_j / sum of a: the factor cancels or is 1)"""
-    raw: NDArray[np.float64]
-    """[S, E]: c_j * a_j, the coefficient before normalisation"""
-    choice: NDArray[np.float64]
-    """[S, E]: what experts are ranked by"""
-    ranks: NDArray[np.int16]
-    """[S, E]: place of each expert in the token's order, 0 is the first"""
-    order: NDArray[np.int16]
-    """[S, E]: experts from the first to the last"""
+    strength: Tensor
+    """float64 [S, E]: a_j of RouterRule (for softmax a_j / sum of a: the factor cancels or is 1)"""
+    constants: Tensor
+    """float64 [E]: c_j, so that c_j a_j is the coefficient before normalisation"""
+    choice: Tensor
+    """float64 [S, E]: what experts are ranked by"""
+    order: Tensor
+    """int16 [S, E]: experts from the first to the last"""
+    chosen: Tensor
+    """int64 [S, K]: ranks of the experts that each token gets, ascending"""
+    over: Tensor
+    """float64 [S]: D of RouterRule"""
+    check: RuleCheck
+
+
+@dataclass(frozen=True)
+class RuleCheck:
+    """Where the rule gives something else than what the model did, once it is asked for."""
+
+    other_experts: HostCopy
+    """bool [S]"""
+    other_gates: HostCopy
+    """bool [S, K]"""
+    unknown: HostCopy
+    """bool [E]: experts that no sampled token chose and whose factors cannot be told"""
+    experts: tuple[Tensor, Tensor]
+    """int64 [S, K]: by the rule, and by the model"""
+    gates: tuple[Tensor, Tensor]
+    """[S, K]: the coefficients of the model's experts by the rule, and by the model"""
+
+    def complain(self) -> None:
+        """Wait for the device; raises NumericError for the first thing that is wrong."""
+        wrong = np.flatnonzero(self.other_experts.wait().numpy())
+        if len(wrong):
+            token = int(wrong[0])
+            by_rule, chosen = (sorted(part[token].tolist()) for part in self.experts)
+            raise NumericError(
+                f"the router's rule chooses experts {by_rule} for sampled token {token}, but the "
+                f"model chose {chosen} ({len(wrong)} of {len(self.experts[0])} tokens differ): the "
+                "[router] entry of the family file is wrong"
+            )
+        places = np.argwhere(self.other_gates.wait().numpy())
+        if len(places):
+            token, slot = places[0].tolist()
+            ruled, used = (float(part[token, slot]) for part in self.gates)
+            raise NumericError(
+                f"the router's rule gives expert {int(self.experts[1][token, slot])} the "
+                f"coefficient {ruled:.6g} for sampled token {token}, but the model used "
+                f"{used:.6g}: the [router] entry of the family file is wrong"
+            )
+        unknown = np.flatnonzero(self.unknown.wait().numpy())
+        if len(unknown):
+            raise NumericError(
+                f"the factor of expert {unknown[0]} is not known: no sampled token chose it, and "
+                "the experts' factors differ; pass them as constants"
+            )
 
 
 def routing_of(
     family: Family,
     config: Mapping[str, Any],
-    bias: NDArray[np.float64] | None = None,
-    constants: NDArray[np.float64] | None = None,
+    bias: Tensor | None = None,
+    constants: Tensor | None = None,
 ) -> Routing:
     """The routing of a model's layers; `bias` and `constants` are the layer's own.
 
@@ -139,114 +186,88 @@ def rank_experts(routing: Routing, scores: Tensor, experts: Tensor) -> Ranked:
     if routing.bias is not None:
         # Without a bias the order is that of the logits, which do not underflow.
         strength = choice.softmax(-1) if routing.score == SOFTMAX else choice.sigmoid()
-        choice = strength + torch.from_numpy(routing.bias).to(choice.device, non_blocking=True)
+        choice = strength + routing.bias.to(choice.device)
     choice = choice.scatter(1, experts, choice.gather(1, experts) + _TIE)
     order = torch.sort(-choice, stable=True).indices
     return Ranked(choice, order.to(torch.int16))
 
 
 def apply_rule(
-    routing: Routing,
-    ranked: Ranked,
-    scores: NDArray[np.float32],
-    experts: NDArray[np.int64],
-    gates: NDArray[np.float32],
+    routing: Routing, ranked: Ranked, scores: Tensor, experts: Tensor, gates: Tensor
 ) -> Scored:
-    """Apply the rule to logits [S, E] and check it against the model's choice [S, K].
-
-    Raises NumericError when the rule does not reproduce the experts or coefficients observed.
-    """
-    logits = scores.astype(np.float64)
+    """Apply the rule to logits [S, E] where they were ranked, and compare it with the model's
+    choice [S, K]; waits for nothing."""
+    where = ranked.order.device
+    experts, gates, logits = experts.to(where), gates.to(where), scores.to(where).double()
     if routing.score == SOFTMAX:
-        strength = np.exp(np.maximum(logits - logits.max(-1, keepdims=True), _LOWEST))
-        strength /= strength.sum(-1, keepdims=True)
+        strength = (logits - logits.amax(-1, keepdim=True)).clamp_min_(_LOWEST).exp_()
+        strength /= strength.sum(-1, keepdim=True)
     else:
-        strength = 1.0 / (1.0 + np.exp(-np.maximum(logits, _LOWEST)))
-    choice, order = (part.cpu().numpy() for part in ranked)
-    ranks = np.argsort(order, axis=-1, kind="stable").astype(np.int16)
-    chosen = np.take_along_axis(order, choose(routing, choice, ranks), -1).astype(np.int64)
-    same = (np.sort(chosen, -1) == np.sort(experts, -1)).all(-1)
-    if not same.all():
-        token = int(np.flatnonzero(~same)[0])
-        raise NumericError(
-            f"the router's rule chooses experts {sorted(chosen[token].tolist())} for sampled token "
-            f"{token}, but the model chose {sorted(experts[token].tolist())} ({int((~same).sum())} "
-            f"of {len(same)} tokens differ): the [router] entry of the family file is wrong"
-        )
-    constants = _constants(routing, strength, experts, gates)
-    return Scored(strength, strength * constants, choice, ranks, order)
+        strength = 1.0 / (1.0 + torch.exp(-logits.clamp_min(_LOWEST)))
+    chosen = choose(routing, ranked)
+    ruled = ranked.order.gather(1, chosen).long()
+    differ = (ruled.sort(-1).values != experts.sort(-1).values).any(-1)
+    given = strength.gather(1, experts)
+    over = divisor(routing, given, strength.sum(-1))
+    ratio = gates.double() * over[:, None] / given
+    constants, unknown = _constants(routing, ratio, experts, strength)
+    expected = constants[experts]
+    wrong = (ratio - expected).abs() > _GATE_TOLERANCE * expected.abs()
+    # A softmax far in its tail has few digits in float32, and no weight: it proves nothing.
+    wrong &= given > 1e-4 * given.amax(-1, keepdim=True)
+    check = RuleCheck(
+        HostCopy(differ),
+        HostCopy(wrong),
+        HostCopy(unknown),
+        (ruled, experts),
+        (expected * given / over[:, None], gates),
+    )
+    return Scored(strength, constants, ranked.choice, ranked.order, chosen, over, check)
 
 
-def choose(
-    routing: Routing, choice: NDArray[np.float64], ranks: NDArray[np.int16]
-) -> NDArray[np.int64]:
-    """int64 [S, K]: ranks of the experts that each token gets, ascending.
-
-    Dead experts have rank E; where fewer than K may be chosen, E fills up.
-    """
-    experts = ranks.shape[-1]
-    if routing.groups > 1:
-        ranks = np.where(_allowed(routing, choice, ranks < experts), ranks, experts)
-    best = np.partition(ranks, routing.top_k - 1, axis=-1)[:, : routing.top_k]
-    best.sort(axis=-1)
-    return best.astype(np.int64)
+def choose(routing: Routing, ranked: Ranked) -> Tensor:
+    """int64 [S, K]: ranks of the experts that each token gets with all experts alive, ascending."""
+    tokens, experts = ranked.order.shape
+    ranks = torch.arange(experts, device=ranked.order.device)
+    if routing.groups == 1:
+        return ranks[: routing.top_k].expand(tokens, -1)
+    allowed = _allowed(routing, ranked.choice).gather(1, ranked.order.long())
+    return torch.where(allowed, ranks, experts).sort(-1).values[:, : routing.top_k]
 
 
-def divisor(
-    routing: Routing, strength: NDArray[np.float64], total: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def divisor(routing: Routing, strength: Tensor, total: Tensor) -> Tensor:
     """D of RouterRule, [...]: from the chosen strengths [..., K] and the sum of all alive [...]."""
     if routing.normalise == SELECTED:
-        return np.asarray(strength.sum(-1))
-    return total if routing.normalise == ALL else np.ones_like(total)
+        return strength.sum(-1)
+    return total if routing.normalise == ALL else torch.ones_like(total)
 
 
-def _allowed(
-    routing: Routing, choice: NDArray[np.float64], alive: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """bool [S, E]: alive experts of the groups that the token may choose from."""
+def _allowed(routing: Routing, choice: Tensor) -> Tensor:
+    """bool [S, E]: experts of the groups that the token may choose from."""
     tokens, experts = choice.shape
     size = experts // routing.groups
-    grouped = np.where(alive, choice, -np.inf).reshape(tokens, routing.groups, size)
-    best = np.partition(grouped, size - routing.group_best, axis=-1)[..., -routing.group_best :]
-    ranked = np.argsort(-best.sum(-1), axis=-1, kind="stable")[:, : routing.used_groups]
-    used = np.zeros((tokens, routing.groups), np.bool_)
-    np.put_along_axis(used, ranked, True, -1)
-    return np.repeat(used, size, axis=-1) & alive
+    best = choice.view(tokens, routing.groups, size).topk(routing.group_best, -1).values
+    ranked = torch.sort(-best.sum(-1), stable=True).indices[:, : routing.used_groups]
+    used = torch.zeros(tokens, routing.groups, dtype=torch.bool, device=choice.device)
+    return used.scatter_(1, ranked, True).repeat_interleave(size, -1)
 
 
 def _constants(
-    routing: Routing,
-    strength: NDArray[np.float64],
-    experts: NDArray[np.int64],
-    gates: NDArray[np.float32],
-) -> NDArray[np.float64]:
-    """c_j of every expert, float64 [E], in agreement with the coefficients observed."""
-    count = strength.shape[-1]
-    chosen = np.take_along_axis(strength, experts, -1)
-    ratio = gates * divisor(routing, chosen, strength.sum(-1))[:, None] / chosen
+    routing: Routing, ratio: Tensor, experts: Tensor, strength: Tensor
+) -> tuple[Tensor, Tensor]:
+    """c_j of every expert, float64 [E], and which of them are not known, bool [E]: by the ratios
+    [S, K] of what was observed to what the rule gives without them."""
+    if routing.constants is not None:
+        constants = routing.constants.to(strength.device)
+        return constants, torch.zeros_like(constants, dtype=torch.bool)
+    # A sum over a matrix, not over places of it: that one has a fixed order on a GPU too.
+    total = torch.zeros_like(strength).scatter_(1, experts, ratio).sum(0)
     flat = experts.reshape(-1)
-    seen = np.bincount(flat, minlength=count)
-    found = np.bincount(flat, ratio.reshape(-1), count) / np.maximum(seen, 1)
-    constants = found if routing.constants is None else routing.constants
-    expected = constants[experts]
-    wrong = np.abs(ratio - expected) > _GATE_TOLERANCE * np.abs(expected)
-    # A softmax far in its tail has few digits in float32, and no weight: it proves nothing.
-    wrong &= chosen > 1e-4 * chosen.max(-1, keepdims=True)
-    if wrong.any():
-        token, slot = (int(place[0]) for place in np.nonzero(wrong))
-        raise NumericError(
-            f"the router's rule gives expert {experts[token, slot]} the coefficient "
-            f"{gates[token, slot] * expected[token, slot] / ratio[token, slot]:.6g} for sampled "
-            f"token {token}, but the model used {gates[token, slot]:.6g}: "
-            "the [router] entry of the family file is wrong"
-        )
-    if routing.constants is None and not seen.all():
-        known = found[seen > 0]
-        if np.ptp(known) > _GATE_TOLERANCE * np.abs(known).max():
-            raise NumericError(
-                f"the factor of expert {int(np.flatnonzero(seen == 0)[0])} is not known: no "
-                "sampled token chose it, and the experts' factors differ; pass them as constants"
-            )
-        constants = np.where(seen > 0, found, known.mean())
-    return constants
+    seen = torch.zeros(len(total), dtype=torch.int64, device=flat.device)
+    seen.scatter_add_(0, flat, torch.ones_like(flat))
+    found, known = total / seen.clamp_min(1), seen > 0
+    lowest = torch.where(known, found, torch.inf).amin()
+    highest = torch.where(known, found, -torch.inf).amax()
+    differ = highest - lowest > _GATE_TOLERANCE * found.abs().amax()
+    constants = torch.where(known, found, found.sum() / known.sum())
+    return constants, ~known & differ

@@ -22,6 +22,7 @@ from secateur.forward.norms import Norm
 
 CHANNELS = 64
 """d. Wider vectors are sketched, others left as they are."""
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Sketch:
         """float32 [..., V * d] of float32 [..., H]."""
         return self._shorten(values.reshape(-1, self.hidden).mT).mT.reshape(*values.shape[:-1], -1)
 
+    def matrix(self) -> Tensor:
+        """float32 [H, V * d]: `values @ matrix` is the sketch of values; quick where sums over
+        places far apart are not, on a device."""
+        numbers = torch.arange(self.hidden, device=self.factors.device)
+        same = numbers[:, None] % self.channels == numbers[: self.channels]
+        return (self.factors[:, :, None] * same).transpose(0, 1).reshape(self.hidden, -1)
+
     def before(self, weights: ExpertWeights) -> ExpertWeights:
         """An expert whose outputs are the sketches of those of another."""
         bias = None if weights.down_bias is None else self(weights.down_bias)
@@ -66,12 +74,13 @@ class Sketch:
         return found.flatten(0, 1)
 
 
-def sketch_of(hidden: int, norm: Norm | None) -> Sketch:
-    """The sketch of a layer's outputs [..., H]; the signs depend on H alone."""
+def sketch_of(hidden: int, norm: Norm | None, device: torch.device = _HOST) -> Sketch:
+    """The sketch of a layer's outputs [..., H], on the device where they are; the signs depend on
+    H alone."""
     signs = _signs(hidden) if hidden > CHANNELS else torch.ones(hidden)
-    factors = signs.repeat(1 if norm is None else 2, 1)
+    factors = signs.to(device, non_blocking=True).repeat(1 if norm is None else 2, 1)
     if norm is not None and len(norm.weight):
-        factors[1] *= norm.weight
+        factors[1] *= norm.weight.to(device)
     return Sketch(factors, hidden)
 
 

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.calibration.block_error import read_norm
 from secateur.calibration.removal_search import LayerSample, prepare_search
@@ -59,12 +57,12 @@ class LoadedLayer:
     def _inside(self, template: str) -> str:
         return self.family.fill(template, self.number).removeprefix(self.prefix + ".")
 
-    def _vector(self, role: str) -> NDArray[np.float64] | None:
+    def _vector(self, role: str) -> Tensor | None:
         row = next((row for row in self.family.rows if row.role == role), None)
         if row is None:
             return None
-        value = self.module.state_dict()[self._inside(row.name)]
-        return np.asarray(value.cpu().double().numpy())
+        value: Tensor = self.module.state_dict()[self._inside(row.name)]
+        return (value.cpu() if value.device.type == "mps" else value).double()  # mps has none
 
 
 def solve_loaded(
@@ -78,17 +76,16 @@ def solve_loaded(
     experts = layer.find_experts()[1]
     if experts is None or not len(sample.weights):
         return dict
-    norm = read_norm(layer.find_post_norm())
-    norm = None if norm is None else norm._replace(weight=norm.weight.cpu())
+    device = backend if isinstance(backend, TorchDevice) else None
     search = prepare_search(
         experts,
-        norm,
+        read_norm(layer.find_post_norm(), None if device is None else device.known_norms),
         layer.find_routing(),
         sample,
         categories=categories,
         workers=backend.workers,
         skip_bad=skip_bad,
-        device=backend if isinstance(backend, TorchDevice) else None,
+        device=device,
     )
 
     def solve() -> dict[str, Array]:

@@ -47,6 +47,11 @@ def apart(function: _Function) -> _Function:
     )
 
 
+def compiled_apart(function: _Function) -> _Function:
+    """As `apart`, for callers in Python too."""
+    return _compiled(function, pipeline_class=_ArraysApart)
+
+
 def reordered(function: _Function) -> _Function:
     """As `compiled`, but sums are added in the order that the processor's vectors make.
 

@@ -70,7 +70,7 @@ class SpreadDevice(TorchDevice):
             self.workers,
             self.batch_size,
             _products=self._products,
-            _norms=self._norms,
+            known_norms=self.known_norms,
         )
 
     def _parts(self) -> list[TorchDevice]:

@@ -39,7 +39,8 @@ _IN_FLIGHT = 3
 
 @dataclass(frozen=True)
 class TorchDevice:
-    """One device. `dtype` is that of hidden states and products (`choose.py`)."""
+    """One device. `dtype` is that of hidden states and products (`choose.py`); `known_norms` are
+    the RMSNorms that were tried out there."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -48,7 +49,7 @@ class TorchDevice:
     queued: bool = True
     logits_bytes: int = 512 << 20
     _products: GroupedProducts = field(default_factory=GroupedProducts, repr=False)
-    _norms: Known = field(default_factory=dict, repr=False)
+    known_norms: Known = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -91,7 +92,7 @@ class TorchDevice:
     @contextmanager
     def adapt(self, module: nn.Module, routers: Sequence[nn.Module]) -> Iterator[None]:
         """RMSNorms as one operation each, and routers that see float32, as their weights are."""
-        with fuse_norms(module, rms_norm_of, self._norms), ExitStack() as stack:
+        with fuse_norms(module, rms_norm_of, self.known_norms), ExitStack() as stack:
             for router in routers:
                 stack.callback(router.register_forward_pre_hook(_widen_inputs).remove)
             yield
