@@ -107,7 +107,10 @@ def measure_speed(options: argparse.Namespace, book: Book, device: torch.device)
             "bytes": source.checkpoint.nbytes,
         })  # fmt: skip
         with weights_of(source):
-            book.note("first", lambda: time_calibration(source.checkpoint, backend, first, 0))
+            # What is compiled or tried once is no part of the passes that are timed.
+            book.note("first", lambda: time_calibration(
+                source.checkpoint, backend, first, options.sampled
+            ))  # fmt: skip
             for tokens in options.tokens:
                 measure_tokens(options, book, source, backend, rows_of(tokens, vocab, length))
             if options.profile:
@@ -137,7 +140,8 @@ def measure_tokens(
     if options.sampled:
 
         def solved() -> list[float]:
-            return [time_calibration(checkpoint, backend, corpus, options.sampled)]
+            sampled = options.sampled
+            return best_of(times, lambda: time_calibration(checkpoint, backend, corpus, sampled))
 
         note("rerouted", solved)
     if options.gram:
