@@ -128,8 +128,8 @@ class GgmlGrid:
         """float32 [R, G]: the numbers of one level."""
         kind = ggml_type(self.name)
         shape = len(encoded), columns
-        places = np.full(shape, np.searchsorted(self.levels.values, level), np.uint8)
-        same = with_codes(self._blocks(encoded), self.name, places.reshape(-1, kind.block))
+        places = np.full((1, kind.block), np.searchsorted(self.levels.values, level), np.uint8)
+        same = with_codes(self._blocks(encoded), self.name, places)
         decoded = decode(same.reshape(encoded.shape), self.name, shape)
         return np.ascontiguousarray(decoded[:, :: self.group])
 

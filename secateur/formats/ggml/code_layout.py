@@ -27,23 +27,35 @@ class Field(NamedTuple):
 
 def pack_nibbles(codes: Integers, span: int) -> Codes:
     """uint8 [B, n / 2]: four low bits of each; of every two spans of codes the first comes low."""
-    pairs = codes.reshape(len(codes), -1, 2, span) & 15
-    return np.asarray((pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(len(codes), -1))
+    return _pack_spans(_by_eights(codes, 2, span) & _NIBBLES, 4)
 
 
 def pack_two_bits(codes: Integers) -> Codes:
     """uint8 [B, n / 4] of codes below 4: of every four spans of 32 the first comes lowest."""
-    four = codes.reshape(len(codes), -1, 4, 32)
-    packed = four[:, :, 0] | four[:, :, 1] << 2 | four[:, :, 2] << 4 | four[:, :, 3] << 6
-    return np.asarray(packed.reshape(len(codes), -1))
+    return _pack_spans(_by_eights(codes, 4, 32), 2)
 
 
 def pack_eighths(bits: Integers) -> Codes:
     """uint8 [B, n / 8] of bits: of the eight spans of n / 8 the first comes lowest."""
-    eighths = bits.reshape(len(bits), 8, -1)
-    return np.asarray(
-        np.bitwise_or.reduce(eighths << np.arange(8, dtype=np.uint8)[:, None], axis=1)
-    )
+    return _pack_spans(_by_eights(bits, 8, bits.shape[1] // 8), 1)
+
+
+_NIBBLES = np.uint64(0x0F0F0F0F0F0F0F0F)
+
+
+def _by_eights(codes: Integers, spans: int, span: int) -> NDArray[np.uint64]:
+    """uint64 [B, n / spans / span, spans, span / 8]: eight codes in one number, for which numpy
+    needs an eighth of the time."""
+    eights = np.ascontiguousarray(codes).view(np.uint64)
+    return eights.reshape(len(codes), -1, spans, span // 8)
+
+
+def _pack_spans(eights: NDArray[np.uint64], bits: int) -> Codes:
+    """uint8 [B, n / spans] of codes of so many bits each, of which none reaches into the next."""
+    packed = eights[:, :, 0].copy()
+    for number in range(1, eights.shape[2]):
+        packed |= eights[:, :, number] << np.uint64(bits * number)
+    return packed.reshape(len(eights), -1).view(np.uint8)
 
 
 def pack_bits(bits: Integers) -> Codes:
@@ -108,7 +120,8 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
 
 
 def with_codes(blocks: Codes, type_name: str, codes: Codes) -> Codes:
-    """Blocks uint8 [B, bytes] with other codes [B, n]; all else in them stays."""
+    """Blocks uint8 [B, bytes] with other codes [B, n], or [1, n] for all of them; all else in them
+    stays."""
     changed = blocks.copy()
     for start, pack in FIELDS[type_name]:
         packed = pack(codes)
