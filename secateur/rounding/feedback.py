@@ -33,9 +33,9 @@ LEAST_SCALE = np.float32(2.0**-127)
 LANES = 64
 """Rows that a loop takes at once."""
 
-WIDE, COLUMNS = 256, 32
+WIDE, COLUMNS = 256, 64
 """Columns of a wide block, whose product with all columns before is at BLAS's fastest, and of a
-narrow one (or one group), whose loop takes what is left."""
+narrow one (or one group), whose loop is slower; more of them take Python's lock more often."""
 
 
 def round_with_feedback(
