@@ -160,8 +160,8 @@ def test_gram_matrices_take_time_memory_and_disk(
     assert after["estimated_seconds"] > before["estimated_seconds"]
     assert after["memory_bytes"] > before["memory_bytes"]
     needs = {need["what"]: need["bytes"] for need in with_gram["disks"]}
-    # Twice while their file is put together (statistics.gram_file.write_grams).
-    assert needs["statistics and Gram matrices"] == after["disk_bytes"] + cost.gram_bytes
+    # Once: they are written in their place (statistics.gram_file.write_grams).
+    assert needs["statistics and Gram matrices"] == after["disk_bytes"]
 
 
 def test_stages_come_in_the_order_of_the_work(text: tuple[Checkpoint, Corpus]) -> None:
@@ -379,7 +379,7 @@ def test_gram_matrices_that_go_to_the_cache_need_room_there(
     same: bool, line: Line, made: Path, text: tuple[Checkpoint, Corpus],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
-    """They are on the output's disk twice while they are made; on one disk the move takes none."""
+    """They are made on the output's disk, once; on one disk the move takes no more."""
     monkeypatch.setattr(estimating, "SHORT", 1e9)
     monkeypatch.setattr(estimating, "same_disk", lambda *_: same)
     alone = Task(tmp_path / "out", text[1], Calibration(gram="shared"))
@@ -389,9 +389,9 @@ def test_gram_matrices_that_go_to_the_cache_need_room_there(
         {need.what: need.bytes for need in estimate_task(text[0], one, workers=1).needs}
         for one in (alone, task)
     )
-    assert "cache" not in before and after["cache"] == gram
+    assert "cache" not in before and after.get("cache", 0) == (0 if same else gram)
     what = "statistics and Gram matrices"
-    assert before[what] - after[what] == (gram if same else 0)
+    assert before[what] == after[what] > gram
 
 
 def test_what_is_not_this_machines_cpu_is_not_estimated(

@@ -201,19 +201,20 @@ def _needs(
     scoring = _scoring(task)
     tokens = max(at_a_time, 0 if scoring is None else scoring.at_a_time)
     hidden = Path(tempfile.gettempdir())
-    # While their file is made the disk holds the Gram matrices twice. With an output they are moved
-    # into the cache in the end.
-    twice = gram = 0 if calibrating is None else calibrating.gram_bytes
-    if task.plan is not None:
-        cached += gram
-        twice = 0 if same_disk(task.out.parent, cache_folder()) else gram
+    # With an output, Gram matrices are moved into the cache in the end: maybe to another disk.
+    if (
+        calibrating is not None
+        and task.plan is not None
+        and not same_disk(task.out.parent, cache_folder())
+    ):
+        cached += calibrating.gram_bytes
     kept = kept_states(shape, at_a_time) - _begun_states(task.out)
     needs = (
         Need("output", task.out.parent, out, "make room, or choose another disk for the output"),
         Need(
             "statistics" if task.calibration.gram == "none" else "statistics and Gram matrices",
             task.out.parent,
-            disk.get("calibrate", 0) + twice,
+            disk.get("calibrate", 0),
             "make room, or choose another disk for the output",
         ),
         Need(

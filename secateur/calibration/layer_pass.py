@@ -23,7 +23,8 @@ from secateur.calibration.device_gram_sums import DeviceGramSums
 from secateur.calibration.device_sums import DeviceSums
 from secateur.calibration.documents import Documents, list_documents
 from secateur.calibration.gram_sums import GramSums
-from secateur.calibration.layer_sums import ExpertNames, LayerSums, list_kinds
+from secateur.calibration.layer_sums import LayerSums, list_kinds
+from secateur.calibration.linear_names import count_matrices, name_experts
 from secateur.calibration.model_hooks import hook_layer
 from secateur.calibration.observers.base import Observer
 from secateur.calibration.pass_folder import PassFolder
@@ -57,7 +58,7 @@ from secateur.forward.stream import ForwardPass
 from secateur.forward.weights import CheckpointWeights
 from secateur.statistics.added_grams import LayerGrams
 from secateur.statistics.gram import GramKind
-from secateur.statistics.gram_file import write_grams
+from secateur.statistics.gram_file import header_room, write_grams
 from secateur.statistics.sample_file import (
     LayerTokens,
     SampleDescription,
@@ -137,22 +138,22 @@ def calibrate(
         keep = stack.enter_context(
             _keep_sample(checkpoint, sampling, tokens, begun, skip_bad=skip_bad)
         )
-        grams = stack.enter_context(_keep_grams(sampling, begun))
         solve = shard.parts == 1 and wanted > 0
         # A search takes two threads, one for each objective.
         aside = stack.enter_context(ThreadPoolExecutor(max(1, backend.workers // 2)))
         count, solving = _count_steps(
             checkpoint, documents, wanted if solve else 0, progress, _done_layers(sampling)
         )
-        task = _Task(
-            checkpoint, documents, observers, tokens.by_batch(), tokens, sizes, solve, aside, keep,
-            count, solving, sampling.gram, chosen, grams, sampling.resume,
-        )  # fmt: skip
         forward = stack.enter_context(
             ForwardPass(
                 CheckpointWeights(checkpoint), batches, backend, skip_bad=skip_bad, groups=groups
             )
         )
+        grams = stack.enter_context(_keep_grams(forward, checkpoint.experts, sampling, begun))
+        task = _Task(
+            checkpoint, documents, observers, tokens.by_batch(), tokens, sizes, solve, aside, keep,
+            count, solving, sampling.gram, chosen, grams, sampling.resume,
+        )  # fmt: skip
         arrays = _run_layers(forward, task)
         skipped = forward.skipped
     return replace(begun, skipped=skipped, arrays=dict(sorted(arrays.items())))
@@ -224,15 +225,19 @@ def _keep_sample(
 
 
 @contextmanager
-def _keep_grams(sampling: Sampling, begun: Statistics) -> Iterator[_KeepGrams | None]:
+def _keep_grams(
+    forward: ForwardPass, experts: int, sampling: Sampling, begun: Statistics
+) -> Iterator[_KeepGrams | None]:
     """What takes the layers' Gram matrices for their file; None where none are asked for. A layer's
     are written while the next one is run, and no third layer's are fetched before."""
     if sampling.gram is None or sampling.gram_file is None:
         yield None
         return
-    origin, done = origin_of(begun), _done_layers(sampling)
+    kind, origin, done = sampling.gram, origin_of(begun), _done_layers(sampling)
+    linears = count_matrices(forward.model, forward.family, forward.config, experts, kind)
+    room = header_room(kind, linears)
     with (
-        write_grams(sampling.gram_file, sampling.gram, origin, done) as add,
+        write_grams(sampling.gram_file, kind, origin, room, done) as add,
         ThreadPoolExecutor(1) as writer,
     ):
         last: Callable[[], None] | None = None
@@ -340,7 +345,7 @@ def _observe_layer(
 ) -> tuple[list[Seen], Callable[[], None]]:
     """Run one layer and add up what it did; returns what the sampled tokens brought to it, and what
     waits until its Gram matrices are written."""
-    names = _name_experts(layer)
+    names = name_experts(layer)
     observers: dict[int, Any] = {}
     seen: list[Seen] = []
 
@@ -378,12 +383,3 @@ def _observe_layer(
     if total is None or task.grams is None:
         return seen, lambda: None
     return seen, task.grams(total.fetch())
-
-
-def _name_experts(layer: LoadedLayer) -> ExpertNames | None:
-    path, experts = layer.find_experts()
-    if experts is None:
-        return None
-    first = "gate_up_proj" if getattr(experts, "has_gate", True) else "up_proj"
-    full = f"{layer.prefix}.{path}"
-    return ExpertNames(f"{full}.{first}", f"{full}.down_proj")

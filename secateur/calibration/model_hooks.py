@@ -15,6 +15,7 @@ from torch import nn
 
 from secateur.calibration.device_observer import DeviceObserver
 from secateur.calibration.group_observer import GroupObserver
+from secateur.calibration.linear_names import name_linears
 from secateur.families.schema import Family
 from secateur.forward.experts import CURRENT_MEMBER, is_experts
 
@@ -48,12 +49,11 @@ def hook_layer(module: nn.Module, prefix: str, family: Family, layer: int) -> Ex
         if observer is not None and observer.gram is not None:
             observer.gram_inputs(member, observer.gram.outer_name, arguments[0])
 
+    for child, name in name_linears(module, prefix).items():
+        stack.callback(child.register_forward_pre_hook(note_inputs(name)).remove)
     for path, child in module.named_modules():
         if path == router and any(is_experts(other) for other in module.modules()):
             stack.callback(child.register_forward_hook(note_scores).remove)
-        if isinstance(child, nn.Linear):
-            handle = child.register_forward_pre_hook(note_inputs(f"{prefix}.{path}.weight"))
-            stack.callback(handle.remove)
         if is_experts(child):
             stack.callback(child.register_forward_pre_hook(note_expert_inputs).remove)
     return stack

@@ -36,7 +36,7 @@ MOST_SHARE = 0.05
 STATES = "states-"
 """What the names of files of hidden states begin with."""
 
-_FORMAT = "secateur calibration pass 1"
+_FORMAT = "secateur calibration pass 2"
 _MASKS = "masks"
 _RATE = 500e6
 """Bytes per second that a disk is taken to write before it has been tried."""

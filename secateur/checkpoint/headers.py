@@ -74,9 +74,10 @@ def header_bytes(tensors: Iterable[Described], framework: str) -> bytes:
     return padded_header(json.dumps(header, separators=(",", ":"), ensure_ascii=False))
 
 
-def padded_header(text: str) -> bytes:
-    """A header's JSON as it stands in a file: its length before it, blanks up to 8 bytes after."""
-    content = text.encode()
+def padded_header(text: str, room: int = 0) -> bytes:
+    """A header's JSON as it stands in a file: its length before it, and blanks after, up to `room`
+    bytes of text and the next multiple of 8."""
+    content = text.encode().ljust(room)
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content
 

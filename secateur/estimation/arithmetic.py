@@ -128,11 +128,11 @@ def hashing(unhashed: int, rates: Rates) -> Stage:
 
 def calibrating(shape: Shape, work: Calibrating, rates: Rates, workers: int) -> Stage:
     """The calibration pass, and solving `rerouted` in every MoE layer. Gram matrices are written
-    layer by layer, and once more into their file."""
+    once, layer by layer."""
     per_token = sum(layer.flops for layer in shape.layers)
     computed = _pass_seconds(work.at_a_time, rates) + work.at_a_time * rates.gram * (work.gram > 0)
     passed = work.parts * (
-        rates.start + max(computed, _read_seconds(shape, rates)) + 2 * work.gram_bytes / rates.write
+        rates.start + max(computed, _read_seconds(shape, rates)) + work.gram_bytes / rates.write
     )
     solved = (rates.solve * work.sampled + rates.solve_layer) * shape.moe_layers
     flops = work.tokens * (per_token + work.gram) + work.sampled * work.solving * shape.moe_layers

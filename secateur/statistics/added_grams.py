@@ -1,7 +1,7 @@
-"""The Gram matrices of the layers that were run so far, before their file's header can be written.
+"""The Gram matrices of the layers that were run so far, in a file whose header is written last.
 
-The matrices are in one file, and what there is of each layer is a line of JSON in another: so a
-pass that was stopped goes on after any of its layers.
+The matrices go straight to their place behind the room of the header. What there is of each layer
+is a line of JSON in another file: so a pass that was stopped goes on after any of its layers.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -56,10 +56,12 @@ def hash_matrices(found: InputSums) -> list[str]:
 
 @dataclass(frozen=True)
 class AddedGrams:
-    """The layers that were added: `data` and `index` are their files, `layers` the index."""
+    """The layers that were added: to the file `data`, from its byte `start` on, and what there is
+    of them to `index`; `layers` are its lines."""
 
     data: IO[bytes]
     index: IO[bytes]
+    start: int
     layers: list[dict[str, Any]]
 
     def add(self, layer: LayerGrams) -> None:
@@ -67,11 +69,11 @@ class AddedGrams:
         arrays: dict[str, Any] = {}
         for name, one in layer.inputs.items():
             for what, array in (("sums", one.sums), ("tokens", one.tokens)):
-                start = self.data.tell()
+                begin = self._at()
                 self.data.write(np.ascontiguousarray(array).data)
                 arrays[f"{name}.{what}"] = {
                     "dtype": "I64", "shape": list(array.shape),
-                    "data_offsets": [start, self.data.tell()],
+                    "data_offsets": [begin, self._at()],
                 }  # fmt: skip
         self.data.flush()
         entry = {
@@ -80,7 +82,7 @@ class AddedGrams:
             "matrices": {name: len(one.tokens) for name, one in layer.inputs.items()},
             "hashes": {name: hash_matrices(one) for name, one in layer.inputs.items()},
             "shared_by": dict(layer.shared_by),
-            "end": self.data.tell(),
+            "end": self._at(),
         }
         self.index.write(json.dumps(entry).encode() + b"\n")
         self.index.flush()
@@ -99,30 +101,41 @@ class AddedGrams:
         """Of all matrices."""
         return hashlib.sha256(json.dumps(self._joined("hashes")).encode()).hexdigest()
 
-    def copy_into(self, file: IO[bytes]) -> None:
-        """Write the data of all arrays."""
+    def finish(self, header: bytes) -> None:
+        """Write the header, which takes all of its room, and wait until all is on the disk."""
+        if len(header) != self.start:
+            raise ValueError(f"the header takes {len(header)} bytes, its room is {self.start}")
         self.data.seek(0)
-        shutil.copyfileobj(self.data, file, 1 << 20)
+        self.data.write(header)
+        self.data.flush()
+        os.fsync(self.data.fileno())
+
+    def _at(self) -> int:
+        """Where the data is, behind the header."""
+        return self.data.tell() - self.start
 
     def _joined(self, part: str) -> dict[str, Any]:
         return {name: value for layer in self.layers for name, value in layer[part].items()}
 
 
 @contextmanager
-def open_added(path: Path, begun: int) -> Iterator[AddedGrams]:
-    """The first `begun` layers that were added for the file `path`; more may be added.
+def open_added(path: Path, start: int, begun: int | None) -> Iterator[AddedGrams]:
+    """The first `begun` layers that were added to the file `path`, whose header takes `start`
+    bytes; more may be added. With None the file is new, and nobody is to go on with it.
 
     Raises StatisticsError when there are fewer.
     """
-    paths = path.with_suffix(".data"), path.with_suffix(".index")
     mode = "r+b" if begun else "w+b"
-    with paths[0].open(mode) as data, paths[1].open(mode) as index:
-        lines = index.read().splitlines(keepends=True)[:begun]
+    with (
+        path.open(mode) as data,
+        BytesIO() if begun is None else path.with_suffix(".index").open(mode) as index,
+    ):
+        lines = index.read().splitlines(keepends=True)[: begun or 0]
         layers = [json.loads(line) for line in lines]
-        end = layers[-1]["end"] if layers else 0
-        if len(layers) < begun or os.fstat(data.fileno()).st_size < end:
-            raise StatisticsError(f"{paths[0]} is damaged: remove it, and calibrate again")
+        end = start + (layers[-1]["end"] if layers else 0)
+        if begun and (len(layers) < begun or os.fstat(data.fileno()).st_size < end):
+            raise StatisticsError(f"{path} is damaged: remove it, and calibrate again")
         for file, size in ((index, sum(map(len, lines))), (data, end)):
             file.truncate(size)
             file.seek(size)
-        yield AddedGrams(data, index, layers)
+        yield AddedGrams(data, index, start, layers)

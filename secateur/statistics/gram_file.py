@@ -8,14 +8,16 @@ request and written a layer at a time. It is safetensors:
 
 and a JSON document in its metadata: the kind, the columns of every input, for every linear layer
 the name under which its input is (`shared_by`: projections of one input share it), and hashes.
+
+The header comes last, into room that is kept for it: what it will hold is known but for the inputs
+that turn out to be one, so that it ends in blanks.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,34 +61,62 @@ def gram_path(statistics: Path) -> Path:
     return statistics.with_name(f"{statistics.stem}.gram{statistics.suffix}")
 
 
+def header_room(kind: GramKind, matrices: Mapping[str, int]) -> int:
+    """Bytes that suffice for the header of a file, without `made_from`; a multiple of 8.
+
+    `matrices` are all linear layers that may be in it, each with how many its input has: the
+    header is largest when no two have one input, and every number all of its digits.
+    """
+    number, sha256 = 10**15, "0" * 64
+    longest = max(matrices, key=_written, default="")
+    described = GramDescription(
+        kind, dict.fromkeys(matrices, number), dict.fromkeys(matrices, number),
+        dict.fromkeys(matrices, longest), {name: [sha256] * n for name, n in matrices.items()},
+        made_from={}, sha256=sha256,
+    )  # fmt: skip
+    array = {"dtype": "I64", "shape": [number] * 2, "data_offsets": [number] * 2}
+    arrays = {f"{name}.{what}": array for name in matrices for what in ("sums", "tokens")}
+    return _eights(len(_header_text(arrays, described).encode()))
+
+
+def _header_text(arrays: Mapping[str, Any], described: GramDescription) -> str:
+    header = {**arrays, "__metadata__": describe(_KIND, asdict(described))}
+    return json.dumps(header, sort_keys=True, ensure_ascii=False)
+
+
+def _written(value: Any) -> int:
+    """Bytes that suffice for a value in the document, which is a text in the header."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return _eights(len(json.dumps(text, ensure_ascii=False).encode()))
+
+
+def _eights(count: int) -> int:
+    return -(-count // 8) * 8
+
+
 @contextmanager
 def write_grams(
-    path: Path, kind: GramKind, made_from: Mapping[str, Any], begun: int | None = None
+    path: Path, kind: GramKind, made_from: Mapping[str, Any], room: int, begun: int | None = None
 ) -> Iterator[Callable[[LayerGrams], None]]:
     """A function that adds a layer's matrices; the file is complete when the block ends without an
-    error, or absent. While it is made the disk holds it twice.
+    error, or absent. Every byte is written once, in its place, and the disk holds it once.
 
-    With `begun` what was added stays next to it in any case, until who made that folder removes it
-    (a pass stopped after this file, and before the statistics, goes on from there), and goes on
-    after so many layers of an earlier run. Raises WriteError, StatisticsError when those layers
-    are not there.
+    `room` is what `header_room` gives. With `begun` the file stays in any case, in a folder that
+    somebody else removes (a pass stopped after this file, and before the statistics, goes on from
+    there), and goes on after so many layers of an earlier run. Raises WriteError, StatisticsError
+    when those layers are not there.
     """
-    with ExitStack() as stack:
-        partial = stack.enter_context(atomic_path(path))
-        if begun is None:
-            temporary = tempfile.TemporaryDirectory(dir=path.parent)
-            folder = Path(stack.enter_context(temporary))
-        else:
-            folder = path.parent
-        added = stack.enter_context(open_added(folder / path.name, begun or 0))
+    room += _written(made_from)
+    start = len(padded_header("", room))
+    with (
+        atomic_path(path) if begun is None else nullcontext(path) as target,
+        open_added(target, start, begun) as added,
+    ):
         yield added.add
         described = GramDescription(
             kind, **added.describe(), made_from=made_from, sha256=added.sha256()
         )
-        header = {**added.header(), "__metadata__": describe(_KIND, asdict(described))}
-        with partial.open("wb") as file:
-            file.write(padded_header(json.dumps(header, sort_keys=True, ensure_ascii=False)))
-            added.copy_into(file)
+        added.finish(padded_header(_header_text(added.header(), described), room))
 
 
 class GramFile:
@@ -97,6 +127,15 @@ class GramFile:
         self.path = path
         with open_described(path, _KIND) as (_, data):
             self.description = GramDescription(**data)
+
+    def room(self) -> int:
+        """What `write_grams` needs for a file of these inputs, whatever it is made from."""
+        found = self.description
+        matrices = {name: found.matrices[first] for name, first in found.shared_by.items()}
+        with self.path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        # Files of before there was room have none to spare.
+        return max(header_room(found.kind, matrices), header - _written(found.made_from))
 
     def matrices(self, name: str) -> int:
         """How many matrices there are of an input: one, or one for each expert."""
@@ -164,7 +203,7 @@ def merge_grams(parts: Sequence[GramFile], merged: Statistics, path: Path) -> No
                 f"{parts[0].path} and {part.path} have Gram matrices of different kinds "
                 f"({first.kind}, {other.kind}): calibrate both with the same --gram"
             )
-    with write_grams(path, first.kind, origin_of(merged)) as add:
+    with write_grams(path, first.kind, origin_of(merged), parts[0].room()) as add:
         for name in first.columns:
             total = parts[0].input(name)
             for part in parts[1:]:
