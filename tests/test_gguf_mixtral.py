@@ -228,8 +228,8 @@ def test_the_real_model_is_planned_and_fitted_from_its_config(tmp_path: Path) ->
     [
         ({"sliding_window": 4096}, "sliding_window = 4096, and llama.cpp's llama computes only mo"),
         (
-            {"rope_parameters": {"rope_type": "yarn"}},
-            "rotary embedding 'yarn', and llama.cpp's llama",
+            {"rope_parameters": {"rope_type": "longrope"}},
+            "rotary embedding 'longrope', and llama.cpp's llama",
         ),
         ({"hidden_act": "gelu"}, "computes only 'silu': write safetensors instead"),
         ({"rope_theta": None}, "gives no rope.freq_base"),

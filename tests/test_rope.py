@@ -11,7 +11,7 @@ import pytest
 from secateur.checkpoint.reader import Checkpoint
 from secateur.errors import CheckpointError
 from secateur.families.registry import families
-from secateur.families.rope import rope_kinds
+from secateur.families.rope import ALL, rope_kinds
 from secateur.formats.gguf.metadata import model_metadata
 from secateur.formats.mlx.rules import check_config
 
@@ -58,6 +58,11 @@ def test_no_format_is_made_of_a_scaling_that_it_does_not_compute(
     refused = f"asks for the rotary embedding '{kind}'"
     with pytest.raises(CheckpointError, match=f"{refused}.*, and mlx-lm"):
         check_config(checkpoint.family, config)
+    assert checkpoint.family.gguf is not None
+    if kind in checkpoint.family.gguf.rope.get(ALL, ()):
+        made = model_metadata(checkpoint.family, config, (), "x", 1)
+        assert made[f"{checkpoint.family.gguf.architecture}.rope.scaling.type"].value == kind
+        return
     with pytest.raises(CheckpointError, match=f"{refused}.*, and llama.cpp's"):
         model_metadata(checkpoint.family, config, (), "x", 1)
 

@@ -39,8 +39,9 @@ class KeyRow:
     """[[gguf.key]]: one metadata key of the architecture, and one way to its value.
 
     `from` is a source, `per_layer` a source by layer type (the value is then an array), `compute`
-    an expression. An `optional` key without a value is left out. With `count` the value is an
-    array of so many.
+    an expression, `rule` one of `formats/gguf/metadata.py`. An `optional` key without a value is
+    left out, and one that is of other kinds of rotary embedding (`rope`) than the config's. With
+    `count` the value is an array of so many.
     """
 
     key: str
@@ -50,6 +51,8 @@ class KeyRow:
     optional: bool = False
     count: int | None = None
     compute: str | None = field(default=None, metadata={"expression": True})
+    rule: Literal["yarn_attention"] | None = None
+    rope: tuple[str, ...] = ()
 
     def source_of(self, layer_type: str) -> Source:
         """The source for layers of a type that `per_layer` names."""

@@ -241,10 +241,12 @@ def _check_rows(table: Table, read: FamilyTable, places: Sequence[Origin], names
                     f"{nearest(axis, tuple(read.shape.axes))}"
                 )
     for number, key in enumerate(read.gguf.keys if read.gguf else ()):
-        ways = [bool(key.source), bool(key.per_layer), key.compute is not None]
+        ways = [bool(key.source), bool(key.per_layer), bool(key.compute), bool(key.rule)]
         if sum(ways) != 1:
             place = table.entries["gguf"].entries["key"][number].origin
-            raise FamilyError(f"{place}: {key.key} needs one of `from`, `per_layer` and `compute`")
+            raise FamilyError(
+                f"{place}: {key.key} needs one of `from`, `per_layer`, `compute` and `rule`"
+            )
 
 
 def _spread(row: TensorRow) -> Iterator[TensorRow]:

@@ -7,6 +7,7 @@ Source: transformers 5.23, RotaryEmbeddingConfigMixin.standardize_rope_params.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from secateur.errors import CheckpointError
 ALL = "all"
 """Stands for every layer type where a config does not tell them apart."""
 DEFAULT = "default"
+SCALED = ("linear", "yarn")
+"""Kinds whose numbers are understood (`scaling_of`)."""
 
 _PLACES = ("rope_parameters", "rope_scaling")
 _SPELLINGS = ("rope_type", "type")
@@ -22,6 +25,14 @@ _SHARED = {"rope_theta", "partial_rotary_factor"}
 """Keys that all kinds have."""
 _OF_DEFAULT = {*_SPELLINGS, *_SHARED}
 """Keys that mean something without scaling; any other asks for a scaling of unknown kind."""
+
+
+_SCALES = ("mscale", "mscale_all_dim")
+_NUMBERS = {
+    "factor": 1.0, "original_max_position_embeddings": 1.0, "attention_factor": 1e-6,
+    **dict.fromkeys(_SCALES, 0.0),
+}  # fmt: skip
+"""The numbers of a scaling, and the least that each may be; all but the first may be missing."""
 
 
 def rope_kinds(part: Mapping[str, Any]) -> dict[str, str]:
@@ -75,6 +86,57 @@ def check_rope(
                 f"config.json asks for the rotary embedding {kind!r}{of}, and {by} computes only "
                 f"{', '.join(map(repr, allowed)) or 'one kind for each type of layer'}: {instead}"
             )
+
+
+def scaling_of(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a config whose positions are scaled alike in all layers: transformers takes
+    `rope_scaling` where it is there, and looks no further.
+
+    Raises CheckpointError where there are others beside them, or a number that transformers would
+    warn of or fail with.
+    """
+    given = [part[place] for place in _PLACES if part.get(place)]
+    if len(given) > 1 and given[0] != given[1]:
+        raise CheckpointError(
+            f"config.json has other settings in {_PLACES[0]} than in {_PLACES[1]}: remove one of "
+            "the two, as the model's publisher has it"
+        )
+    settings: Mapping[str, Any] = given[0] if given else {}
+    for key, least in _NUMBERS.items():
+        value: Any = settings.get(key)
+        if value is None and key != "factor":
+            continue
+        if type(value) not in (int, float) or not least <= value < math.inf:
+            raise CheckpointError(
+                f"config.json asks for a scaled rotary embedding with {key} = {value!r:.80}, "
+                f"expected a number from {least:g} on: correct it as the model's publisher has it"
+            )
+    if not isinstance(settings.get("truncate", True), bool):
+        raise CheckpointError(
+            "config.json asks for a scaled rotary embedding with truncate = "
+            f"{settings['truncate']!r:.80}, expected true or false"
+        )
+    return settings
+
+
+def yarn_attention(settings: Mapping[str, Any]) -> float:
+    """What cosines and sines are multiplied with under YaRN, as transformers does it
+    (_compute_yarn_parameters)."""
+    given = settings.get("attention_factor")
+    if given is not None:
+        return float(given)
+    factor: float = settings["factor"]
+    scales: list[Any] = [settings.get(key) for key in _SCALES]
+    if all(scales):
+        wanted, had = (yarn_scale(factor, scale) for scale in scales)
+        return wanted / had
+    return yarn_scale(factor)
+
+
+def yarn_scale(factor: float, by: float = 1.0) -> float:
+    """By how much attention is sharper where positions are `factor` times as dense: the YaRN paper
+    (arXiv 2309.00071), equation 22."""
+    return 0.1 * by * math.log(factor) + 1.0
 
 
 def _kinds(place: str, settings: Mapping[str, Any]) -> dict[str, str]:

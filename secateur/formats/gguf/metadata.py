@@ -9,15 +9,25 @@ nothing to a text generator.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from secateur.checkpoint.config_check import show
 from secateur.checkpoint.expected_tensors import Facts
 from secateur.errors import CheckpointError, FormatError
 from secateur.families.format_rules import GgufRules, KeyRow
-from secateur.families.rope import check_rope
+from secateur.families.rope import (
+    ALL,
+    SCALED,
+    check_rope,
+    rope_kinds,
+    scaling_of,
+    yarn_attention,
+    yarn_scale,
+)
 from secateur.families.schema import Family
 from secateur.formats.gguf.container import (
     STRING,
@@ -76,6 +86,8 @@ def model_metadata(
             )
     by = f"llama.cpp's {rules.architecture}, as written here,"
     check_rope(part, rules.rope, by, "write safetensors instead")
+    if rope_kinds(part).get(ALL) in SCALED:
+        scaling_of(part)
     metadata = {
         "general.architecture": Value(STRING, rules.architecture),
         "general.type": Value(STRING, rules.type),
@@ -148,9 +160,28 @@ def _architecture_keys(rules: GgufRules, part: Mapping[str, Any], facts: Facts) 
 def _value_of(
     row: KeyRow, part: Mapping[str, Any], facts: Facts
 ) -> Scalar | tuple[Scalar, ...] | None:
+    if row.rope and rope_kinds(part).get(ALL) not in row.rope:
+        return None
+    if row.rule is not None:
+        found = _RULES[row.rule](part)
+        return None if found is None else _of_kind(row, found)
     if row.compute is not None:
         return _of_kind(row, facts.value(row.compute))
     return _per_layer(row, part) if row.per_layer else _single(row, part)
+
+
+def _yarn_attention(part: Mapping[str, Any]) -> float | None:
+    """What llama.cpp has to multiply cosines and sines with besides what follows from the factor
+    alone, which it does by itself; None: nothing."""
+    settings = scaling_of(part)
+    found = yarn_attention(settings) / yarn_scale(settings["factor"])
+    return None if np.float32(found) == 1 else found
+
+
+_RULES: Mapping[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "yarn_attention": _yarn_attention
+}
+"""Rules that a [[gguf.key]] row may name."""
 
 
 def _single(row: KeyRow, part: Mapping[str, Any]) -> Scalar | tuple[Scalar, ...] | None:

@@ -36,8 +36,16 @@ from secateur.formats.gguf.split import joined, read_every_part
 from secateur.formats.gguf.tensors import gguf_tensors, row_view
 from secateur.forward.weights import Stack, as_torch, open_stack
 
-_ROPE_BASE = 10000.0
-"""What llama.cpp takes for a rotary base that a file does not name."""
+_ROPE_DEFAULTS: Mapping[str, tuple[Scalar, ...]] = {
+    "freq_base": (10000.0,),
+    "scaling.type": ("linear", "none"),
+    "scaling.factor": (1.0,),
+    "scaling.attn_factor": (1.0,),
+}
+"""What llama.cpp computes with where a file has no such key."""
+_ROPE_UNREAD = ("dimension_count", "scaling.finetuned", "scaling.yarn_")
+"""How the names of rotary keys begin that change nothing: checked with the tensors' shapes, said
+for people only, or read for other architectures than those of our families."""
 
 
 class _Part(NamedTuple):
@@ -192,15 +200,21 @@ def _check_rotary_keys(file: GgufFile, prefix: str, expected: Mapping[str, Value
     Its weights are measured under that config, so that a key which only one of the two has would
     not show in any number.
     """
+    context = expected.get(f"{prefix.removesuffix('rope.')}context_length")
+    original = () if context is None else (context.value,)
+    defaults = {**_ROPE_DEFAULTS, "scaling.original_context_length": original}
     keys = {key for key in {*expected, *file.metadata} if key.startswith(prefix)}
-    for key in sorted(key for key in keys if "dimension_count" not in key):
-        mine, theirs = expected.get(key), file.metadata.get(key)
-        if mine is None and theirs is not None and theirs.value not in ("none", 1.0):
+    for key in sorted(keys):
+        name = key.removeprefix(prefix)
+        if name.startswith(_ROPE_UNREAD):
+            continue
+        mine, theirs, default = expected.get(key), file.metadata.get(key), defaults.get(name, ())
+        if mine is None and theirs is not None and theirs.value not in default:
             raise FormatError(
                 f"{file.path}: {key} is {theirs.value!r}, which the original's config does not "
                 "say: give the original that it was made from"
             )
-        if theirs is None and mine is not None and mine.value != _ROPE_BASE:
+        if theirs is None and mine is not None and mine.value not in default:
             raise FormatError(
                 f"{file.path} has no {key}, but the original's config says {mine.value!r}: it "
                 "computes other positions than the original, make it again"
