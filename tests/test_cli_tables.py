@@ -68,10 +68,29 @@ def test_plan_has_a_row_per_type(run: Run, line: Line) -> None:
         (row,) = [text for text in out.splitlines() if text.startswith(f"  {form} ")]
         assert f"{data['file_bytes'][form]:,}" in row
     assert len(out.splitlines()) < 20
-    assert "fall back" in out and "formats like it" in out
+    assert "fall back" in out and "1 format like it (-v" in out
     more = run(*words, "-v").out
     assert "gguf-Q8_0, by type:" in more
-    assert "formats like it" not in more
+    assert "like it (-v" not in more
+
+
+def test_plan_says_whether_a_matrix_is_used(
+    run: Run, line: Line, real: Path, tmp_path: Path
+) -> None:
+    """Of types that pass over one, that it is not needed, with statistics too."""
+
+    def said(*words: object, **options: object) -> dict[str, str]:
+        out = run("plan", *words, to="gguf", **options).out
+        rows = [re.split("  +", text.strip()) for text in out.splitlines() if "  gguf-" in text]
+        return {row[0].removeprefix("gguf-"): row[5] for row in rows}
+
+    stats = tmp_path / "stats.safetensors"
+    assert run("calibrate", line.model, "--rows", line.rows, out=stats).code == 0
+    words = (line.model, "--drop", "0", "--types", "Q8_0,Q4_K_M")
+    assert said(*words) == {"Q8_0": "not needed", "Q4_K_M": "not needed"}
+    assert said(*words, stats=stats) == {"Q8_0": "not needed", "Q4_K_M": "used"}
+    words = (real / "config.json", "--experts", "109", "--types", "IQ2_XXS,Q4_K_M")
+    assert said(*words) == {"IQ2_XXS": "needed", "Q4_K_M": "not needed"}
 
 
 def test_fit_shows_fifteen_rows_and_all(run: Run, real: Path) -> None:

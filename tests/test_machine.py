@@ -10,7 +10,7 @@ import pytest
 from secateur.errors import InputError, PlanError
 from secateur.system import resources
 from secateur.system.progress import Counter, within
-from secateur.system.sizes import read_size, show_amount, show_bytes
+from secateur.system.sizes import read_size, show_amount, show_bytes, show_count
 
 GIB = 1 << 30
 
@@ -40,6 +40,9 @@ def test_sizes_are_shown_in_decimal_units() -> None:
     assert [show_bytes(n) for n in (999, 1000, 9_675_552, 2e12)] == [
         "999 B", "1.00 kB", "9.68 MB", "2.00 TB",
     ]  # fmt: skip
+    counts = [show_count(n, "reply", "replies") for n in (0, 1, 2345)]
+    assert counts == ["0 replies", "1 reply", "2,345 replies"]
+    assert (show_count(1, "file"), show_count(2, "file")) == ("1 file", "2 files")
     assert (show_amount(12345, "tokens"), show_amount(2e9, "bytes")) == ("12,345 tokens", "2.00 GB")
 
 

@@ -242,7 +242,7 @@ def test_what_does_not_follow_from_an_edit_is_refused(
 def test_an_edited_type_that_needs_importance_is_refused(gguf: tuple[Checkpoint, Plan]) -> None:
     checkpoint, plan = gguf
     tensor = next(t for t in plan.of("gguf-Q8_0") if t.type == "Q8_0")
-    with pytest.raises(PlanError, match="1 tensors .* need an importance matrix"):
+    with pytest.raises(PlanError, match="1 tensor .* need an importance matrix"):
         check_plan(edited_type(plan, tensor, "IQ2_XS"), PlanSources(checkpoint))
 
 

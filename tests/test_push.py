@@ -179,7 +179,7 @@ def test_a_push_that_was_interrupted_sends_nothing_twice(
     ran = run("release", out, push="me/tiny-6e")
     assert ran.code == 2
     assert f"`secateur release {out} --push me/tiny-6e` goes on, and sends nothing twice" in ran.err
-    assert "1 files of" in ran.err
+    assert "1 of " in ran.err and " committed in this run" in ran.err
     assert TOKEN not in ran.err
     first = set(hub.files)
     assert len(first) == 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from secateur.evaluation.asking.request import NO_ORIGINAL
 from secateur.evaluation.robustness.request import Loops, longest_reply
 from secateur.evaluation.tasks.request import LIMIT
+from secateur.system.sizes import show_count
 
 if TYPE_CHECKING:
     from secateur.api.measuring import Measuring
@@ -24,12 +25,16 @@ def asking_notes(original: Checkpoint, request: Measuring, quantized: int) -> tu
     parts = []
     if request.tasks is not None:
         each = request.tasks.limit
-        count = f"{each:,}" if each is not None else f"all (of a built-in suite {LIMIT})"
-        parts.append(f"{count} questions of {', '.join(request.tasks.names)}")
+        count = (
+            f"all questions (of a built-in suite {LIMIT})"
+            if each is None
+            else show_count(each, "question")
+        )
+        parts.append(f"{count} of {', '.join(request.tasks.names)}")
     if request.loops is not None:
         parts.append(_loops(original, request.loops, models))
     if request.speed is not None:
-        parts.append(f"{request.speed.turns} turns of timing")
+        parts.append(f"{show_count(request.speed.turns, 'turn')} of timing")
     if not parts:
         return ()
     many = f"{models} models" if models > 1 else "the model"
@@ -44,7 +49,8 @@ def _loops(original: Checkpoint, request: Loops, models: int) -> str:
     tokens = longest_reply(request, context_of(original))
     replies = request.count * request.seeds
     total = models * replies * tokens
+    each = show_count(replies, "reply", "replies")
     return (
-        f"for loops {replies:,} replies of each, of at most {tokens:,} tokens ({total:,} together, "
-        f"for which an engine that writes {_SPEED} a second takes {show_duration(total / _SPEED)})"
+        f"for loops {each} of each, of at most {tokens:,} tokens ({total:,} together, for which an "
+        f"engine that writes {_SPEED} a second takes {show_duration(total / _SPEED)})"
     )

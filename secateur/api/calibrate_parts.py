@@ -22,6 +22,7 @@ from secateur.cluster.running import PARTS, Running
 from secateur.statistics.sample_file import sample_path
 from secateur.statistics.statistics import Statistics
 from secateur.system.progress import Counter, Progress
+from secateur.system.sizes import show_count
 from secateur.system.workdir import publish_files, work_folder
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def calibrate_in_parts(
         folder.mkdir(exist_ok=True)
         names = {f"part-{n:05d}": f"{n}/{count}" for n in range(1, count + 1)}
         left = {name: part for name, part in names.items() if not (folder / name).exists()}
-        on_message(f"calibrating in {count} parts, {count - len(left)} of them made before")
+        on_message(
+            f"calibrating in {show_count(count, 'part')}, {count - len(left)} of them made before"
+        )
         done = Counter(progress, "calibrate", count, "parts", before=count - len(left))
         shared = SharedInputs(share_model(checkpoint), corpus, decided)
         place.make(Work(open_inputs, job.make, shared, left), folder, done)

@@ -26,6 +26,7 @@ from secateur.statistics.statistics import Statistics
 from secateur.statistics.text_file import load_text, text_path
 from secateur.system.cache import kept_file, model_folder, touch
 from secateur.system.progress import Progress, no_progress
+from secateur.system.sizes import show_count
 
 if TYPE_CHECKING:
     from secateur.evaluation.tokens.prompts import Prompt, PromptSet
@@ -171,10 +172,10 @@ def describe_held_out(corpus: Corpus) -> str:
     """What was held out of a corpus, for a person."""
     facts = corpus.description[HELD_OUT]
     copies = facts["copies_left_out"]
-    near = f", and {copies:,} copies of them are left out" if copies else ""
+    near = f"; left out: {show_count(copies, 'copy', 'copies')} of them" if copies else ""
     return (
-        f"held out to measure on: {facts['documents']:,} documents, {facts['tokens']:,} tokens; "
-        f"{len(corpus.samples):,} are calibrated on{near}"
+        f"held out to measure on: {show_count(facts['documents'], 'document')}, "
+        f"{facts['tokens']:,} tokens; {len(corpus.samples):,} are calibrated on{near}"
     )
 
 
@@ -190,8 +191,9 @@ def _kept_prompts(original: Checkpoint, text: Text, folder: Path) -> PromptSet:
         path = next((path for path in paths if path.is_file()), paths[0])
         if not path.is_file():
             raise CorpusError(
-                f"the statistics were made with {facts['documents']} documents held out to measure "
-                f"on, which are no longer in {folder}: name the corpus again (--corpus)"
+                f"the statistics were made with {show_count(facts['documents'], 'document')} held "
+                f"out to measure on, of which nothing is in {folder} any more: name the corpus "
+                "again (--corpus)"
             )
         touch(path)
         found.append(load_prompts(path))

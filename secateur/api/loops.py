@@ -27,6 +27,7 @@ from secateur.release.evidence import ORIGINAL, ArtefactEvidence, Evidence, Item
 from secateur.serving.model_defaults import folder_defaults
 from secateur.serving.settings import Sampler
 from secateur.system.progress import Progress, no_progress, within
+from secateur.system.sizes import show_count
 
 _ENOUGH = 300
 """Prompts from which on nothing found means less than about 1.3 %."""
@@ -146,15 +147,17 @@ def loop_items(runs: Sequence[LoopRun]) -> Items:
 def _notes(runs: Sequence[LoopRun], plan: LoopPlan) -> tuple[str, ...]:
     prompts, seeds = len(plan.prompts.prompts), plan.request.seeds
     notes = [
-        f"Loops are what detectors find in the text of {prompts} prompts x {seeds} replies, of at "
-        f"most {plan.tokens} tokens; a reply that was cut is no loop for that.",
+        f"Loops are what detectors find in the text of {show_count(prompts, 'prompt')} x "
+        f"{_replies(seeds)}, of at most {plan.tokens} tokens; a reply that was cut is no loop for "
+        "that.",
         "Rates have 95 % Wilson intervals, in which replies to one prompt count for as much as "
         "they differ; differences are paired by prompt.",
     ]
     if prompts < _ENOUGH:
         notes.append(
-            f"{prompts} prompts are few: a rate of 0 of {_ENOUGH} is known to be below 1.3 %, one "
-            f"of 0 of {prompts} below {384 / (prompts + 3.84):.1f} %."
+            f"{show_count(prompts, 'prompt')} {'is' if prompts == 1 else 'are'} few: a rate of 0 "
+            f"of {_ENOUGH} is known to be below 1.3 %, one of 0 of {prompts} below "
+            f"{384 / (prompts + 3.84):.1f} %."
         )
     for run in runs:
         errors = [item.error for item in run.items if item.error]
@@ -173,4 +176,4 @@ def _notes(runs: Sequence[LoopRun], plan: LoopPlan) -> tuple[str, ...]:
 
 
 def _replies(count: int) -> str:
-    return "1 reply" if count == 1 else f"{count:,} replies"
+    return show_count(count, "reply", "replies")

@@ -40,7 +40,7 @@ from secateur.pruning.choose import choose
 from secateur.recipes.layer_importance import layer_importance
 from secateur.statistics.statistics import Statistics
 from secateur.system.atomic import write_text
-from secateur.system.sizes import read_size
+from secateur.system.sizes import read_size, show_count
 
 if TYPE_CHECKING:
     from secateur.outputs.fit import Fit
@@ -107,8 +107,8 @@ def _rank_layers(
         return layer_importance(given, statistics, checkpoint.layers)
     if len(given) != checkpoint.layers:
         raise RequestError(
-            f"layer_importance has {len(given)} numbers, but the model has {checkpoint.layers} "
-            "layers"
+            f"layer_importance has {show_count(len(given), 'number')}, but the model has "
+            f"{show_count(checkpoint.layers, 'layer')}"
         )
     return given
 

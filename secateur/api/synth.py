@@ -25,7 +25,7 @@ from secateur.errors import RequestError
 from secateur.families.registry import family_of
 from secateur.system.progress import Progress, no_progress
 from secateur.system.resources import cores
-from secateur.system.sizes import show_bytes
+from secateur.system.sizes import show_bytes, show_count
 from secateur.system.workdir import refuse_existing
 
 
@@ -86,11 +86,14 @@ def synth(
         in_shards(tensors, request.shard_bytes),
         request.seed,
         f"Random weights (seed {request.seed}, form {form}) with the shapes of "
-        f"{described.title}, {layers} layers: made by `secateur synth` to try things with, "
-        "it has learnt nothing.",
+        f"{described.title}, {show_count(layers, 'layer')}: made by `secateur synth` to try things "
+        "with, it has learnt nothing.",
         file.parent,
     )
-    on_message(f"{out}: {layers} layers, {len(tensors):,} tensors, {show_bytes(model.nbytes)}")
+    on_message(
+        f"{out}: {show_count(layers, 'layer')}, {show_count(len(tensors), 'tensor')}, "
+        f"{show_bytes(model.nbytes)}"
+    )
     for note in (*lacking, *notes):
         on_message(f"note: {note}")
     if not any(name.startswith("tokenizer") for name in companion_files(file.parent)):

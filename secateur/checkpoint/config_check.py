@@ -15,6 +15,7 @@ from typing import Any
 from secateur.errors import CheckpointError
 from secateur.families.router_limits import fewest_experts
 from secateur.families.schema import Family
+from secateur.system.sizes import show_count
 
 _NEEDED = ("layers", "experts", "top_k")
 PER_LAYER = re.compile(r"(.*_)?layer_types|layers_block_type|no_rope_layers")
@@ -120,8 +121,9 @@ def _check_list(key: str, value: Any, layers: int, family: Family, file: Path) -
         )
     if len(value) != layers:
         raise CheckpointError(
-            f"{file} has {len(value)} entries in {key}, but {_layers_key(family)} says {layers}: "
-            "make the two agree, as the layers that are there demand"
+            f"{file} has {show_count(len(value), 'entry', 'entries')} in {key}, but "
+            f"{_layers_key(family)} says {layers}: make the two agree, as the layers that are "
+            "there demand"
         )
     kinds = {type(entry) for entry in value}
     if len(kinds) > 1 or not kinds <= {str, int}:

@@ -12,6 +12,7 @@ from secateur.checkpoint.companion_files import PATTERNS
 from secateur.checkpoint.links import is_there
 from secateur.errors import CheckpointError
 from secateur.system.interruption import GO_ON, explained
+from secateur.system.sizes import show_count
 from secateur.system.text_files import read_json
 
 GEMMULE = "gemmule"
@@ -128,9 +129,10 @@ def _shards_to_fetch(folder: Path, source: str) -> Sequence[str]:
         return [SINGLE]
     shards = _named_in_index(folder)
     if SINGLE not in shards and _is_on_the_hub(source, folder.name, SINGLE):
+        several = show_count(len(shards), "shard")
         raise CheckpointError(
-            f"{source} has two sets of weights, {SINGLE} and the {len(shards)} shards of {INDEX}, "
-            "and readers disagree which one counts: download the one that is meant into a folder"
+            f"{source} has two sets of weights, {SINGLE} and {several} of {INDEX}, and readers "
+            "disagree which one counts: download the one that is meant into a folder"
         )
     return sorted(shards)
 

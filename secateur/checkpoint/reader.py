@@ -35,6 +35,7 @@ from secateur.errors import CheckpointError
 from secateur.families.registry import family_of
 from secateur.families.schema import Family, TensorMatch
 from secateur.system.progress import Progress, no_progress
+from secateur.system.sizes import show_count
 from secateur.system.text_files import read_json
 
 INDEX, SINGLE = hub.INDEX, hub.SINGLE
@@ -322,16 +323,17 @@ def read_specs(path: Path) -> dict[str, TensorSpec]:
             )
         if stray := sorted(entry.name for entry in path.glob("model-*-of-*.safetensors")):
             raise CheckpointError(
-                f"{path} has two sets of weights, {SINGLE} and {len(stray)} shards without an "
-                f"index ({stray[0]}), and readers disagree which one counts: remove the one that "
-                "is not meant"
+                f"{path} has two sets of weights, {SINGLE} and "
+                f"{show_count(len(stray), 'shard')} without an index ({stray[0]}), and readers "
+                "disagree which one counts: remove the one that is not meant"
             )
         return read_header(single)
     shards = _read_index(index)
     if is_there(single) and SINGLE not in shards.values():
+        several = show_count(len(set(shards.values())), "shard")
         raise CheckpointError(
-            f"{path} has two sets of weights, {SINGLE} and the {len(set(shards.values()))} shards "
-            f"of {INDEX}, and readers disagree which one counts: remove the one that is not meant"
+            f"{path} has two sets of weights, {SINGLE} and {several} of {INDEX}, and readers "
+            "disagree which one counts: remove the one that is not meant"
         )
     specs: dict[str, TensorSpec] = {}
     for shard in sorted(set(shards.values())):

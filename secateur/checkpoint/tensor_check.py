@@ -27,6 +27,7 @@ from secateur.checkpoint.headers import TensorSpec
 from secateur.checkpoint.unknown_tensors import unknown_tensors
 from secateur.errors import CheckpointError
 from secateur.families.schema import Family, TensorMatch
+from secateur.system.sizes import show_count
 
 _SAVED_BUFFERS = ".rotary_emb.inv_freq"
 """End of the names of tables that older libraries saved; every reader computes them itself."""
@@ -111,8 +112,8 @@ def _without_extra(model: _Model) -> tuple[dict[str, TensorSpec], list[str]]:
     if not left_out or extra is None:
         return kept, []
     return kept, [
-        f"what only predicts further tokens is left out: {left_out} tensors in layers after the "
-        f"model's own ({extra[0]} = {extra[1]})"
+        f"what only predicts further tokens is left out: {show_count(left_out, 'tensor')} in "
+        f"layers after the model's own ({extra[0]} = {extra[1]})"
     ]
 
 

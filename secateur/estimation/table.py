@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.estimation.stage import Amount, Estimate, Stage
-from secateur.system.sizes import show_bytes
+from secateur.system.sizes import show_bytes, show_count
 
 _HEAD = ("stage", "work", "time", "memory", "disk")
 
@@ -76,5 +76,5 @@ def _sure(estimate: Estimate) -> str:
         if estimate.probed
         else "from the size of the work alone, nothing was tried"
     )
-    threads = "1 thread" if estimate.workers == 1 else f"{estimate.workers} threads"
+    threads = show_count(estimate.workers, "thread")
     return f"{low} to {high} in all with {threads}: {how}"

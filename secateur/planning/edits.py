@@ -23,6 +23,7 @@ from secateur.planning.document import (
     published,
 )
 from secateur.planning.imatrix_policy import Importance
+from secateur.system.sizes import show_count
 
 STATISTICS = "statistics_sha256"
 """In a plan's `selection`: the hash of the statistics that it was made with."""
@@ -141,7 +142,9 @@ def settle(plan: Plan, right: Plan) -> Plan:
             _refuse_other_choices(mine[name], theirs[name], follow)
         odd = [n for n in theirs if n not in mine or mine[n].bytes != theirs[n].bytes]
         if odd:
-            changed.append(f"bytes of {len(odd)} tensors of {format_id} (first: {odd[0]})")
+            changed.append(
+                f"bytes of {show_count(len(odd), 'tensor')} of {format_id} (first: {odd[0]})"
+            )
         if dict(plan.files[format_id]) != dict(right.files[format_id]):
             changed.append(f"files of {format_id}")
         tensors += right.of(format_id) if was_edited else _explain(right.of(format_id), mine)

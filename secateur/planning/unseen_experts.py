@@ -23,6 +23,7 @@ from secateur.formats.imatrix.coverage import list_experts
 from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, find_layer
 from secateur.recipes.llama_types import TypeChoice
 from secateur.statistics.coverage import LEAST
+from secateur.system.sizes import show_count
 
 Policy = Literal["uniform", "stop", "mean"]
 
@@ -78,9 +79,9 @@ def warn_of_unseen(
     kinds = ", ".join(sorted({choice.type for choice in found}))
     cure = "" if policy == "mean" else ", --unseen-experts mean"
     return [
-        f"{format_id}: WARNING: {len(experts)} experts without data ({list_experts(experts)}) are "
-        f"written as {kinds}, which needs an importance matrix: expect them to be ruined (more "
-        f"text of their kind{cure} or a larger type mends it)"
+        f"{format_id}: WARNING: {show_count(len(experts), 'expert')} without data "
+        f"({list_experts(experts)}) written as {kinds}, which needs an importance matrix: expect "
+        f"ruin (more text of their kind{cure} or a larger type mends it)"
     ]
 
 

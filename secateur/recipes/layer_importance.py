@@ -29,6 +29,7 @@ from pathlib import Path
 
 from secateur.errors import PlanError
 from secateur.statistics.statistics import Statistics
+from secateur.system.sizes import show_count
 from secateur.system.text_files import read_json
 
 
@@ -108,12 +109,17 @@ def read_layer_importance(path: Path, layers: int) -> tuple[float, ...]:
     if isinstance(given, dict):
         if sorted(given) != sorted(map(str, range(layers))):
             raise PlanError(
-                f"{path} names {len(given)} layers, expected exactly 0 to {layers - 1}, each as "
+                f"{path} names {show_count(len(given), 'layer')}, expected exactly 0 to "
+                f"{layers - 1}, each as "
                 'a key in quotes with a number ({"0": 9.1, "1": 4.0, ...})'
             )
         given = [given[str(layer)] for layer in range(layers)]
     if not isinstance(given, list) or len(given) != layers:
-        found = f"{len(given)} numbers" if isinstance(given, list) else f"a {type(given).__name__}"
+        found = (
+            show_count(len(given), "number")
+            if isinstance(given, list)
+            else f"a {type(given).__name__}"
+        )
         raise PlanError(f"{path} holds {found}, expected a list of {layers}, one for each layer")
     for layer, value in enumerate(given):
         if type(value) not in (int, float) or not math.isfinite(value):

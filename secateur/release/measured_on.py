@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from secateur.system.sizes import show_count
+
 KINDS: Mapping[Literal["answers", "turns", "documents"], str] = {
     "answers": "answers of the original",
     "turns": "conversations of the corpus (its own assistant turns)",
@@ -31,7 +33,7 @@ def _held_out(facts: Mapping[str, Any] | None) -> list[str]:
     corpora = facts.get("corpora", [facts])
     found = [
         f"{one['share']:.3g} of the documents of {one['corpus']}, held out before calibration: "
-        f"{one['documents']:,} documents, {one['tokens']:,} tokens"
+        f"{show_count(one['documents'], 'document')}, {one['tokens']:,} tokens"
         for one in corpora
     ]
     if facts.get("seen_left_out"):

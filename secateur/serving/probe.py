@@ -22,6 +22,7 @@ from secateur.serving.answer_facts import WHOLE, message_of, thought_of
 from secateur.serving.engine_server import EngineServer
 from secateur.serving.settings import Thinking
 from secateur.serving.thought_marks import ThoughtMarks, find_marks, tokenize
+from secateur.system.sizes import show_count
 
 Ask = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Sends the body of a chat completion and gives the answer."""
@@ -133,11 +134,11 @@ def _by_tokens(
         holds: Verdict = "no" if thinking.enabled else "unknown"
         yield Finding(_ON, holds, "the model answers without a thought")
         return
-    yield Finding(_ON, "yes", f"a thought of {length} tokens")
+    yield Finding(_ON, "yes", f"a thought of {show_count(length, 'token')}")
     if thinking.budget is None:
         return
     if length <= budget:
-        seen = f"thoughts of the probe had at most {length} tokens"
+        seen = f"thoughts of the probe had at most {show_count(length, 'token')}"
         yield Finding(f"budget of {budget}", "unknown", seen)
         return
 
@@ -151,7 +152,7 @@ def _by_tokens(
         return
     what = f"budget of {thinking.budget} as the server is set"
     if length <= thinking.budget:
-        yield Finding(what, "unknown", f"not reached by thoughts of {length} tokens")
+        yield Finding(what, "unknown", f"not reached by thoughts of {show_count(length, 'token')}")
     else:
         yield _same_tokens(what, _as_set(ask, prompt).tokens, expected(thinking.budget))
 
@@ -159,11 +160,15 @@ def _by_tokens(
 def _same_tokens(what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> Finding:
     """Whether an answer begins with the tokens expected, and goes on."""
     if got[: len(expected)] == expected and len(got) > len(expected):
-        return Finding(what, "yes", f"{len(expected)} tokens as forced, then an answer")
+        return Finding(
+            what, "yes", f"{show_count(len(expected), 'token')} as forced, then an answer"
+        )
     pairs = zip(got, expected, strict=False)
     other = next((n for n, (a, b) in enumerate(pairs, 1) if a != b), None)
     if other is None:
-        return Finding(what, "no", f"the answer ends after {len(got)} tokens, expected more")
+        return Finding(
+            what, "no", f"the answer ends after {show_count(len(got), 'token')}, expected more"
+        )
     return Finding(what, "no", f"token {other} is not the one expected")
 
 
@@ -171,21 +176,23 @@ def _is_off(seen: _Seen, marks: ThoughtMarks) -> Finding:
     parts = marks.split(seen.tokens)
     thought = 0 if parts is None else len(parts[0])
     holds: Verdict = "no" if thought or seen.thought else "yes"
-    return Finding("thinking off", holds, f"a thought of {thought} tokens")
+    return Finding("thinking off", holds, f"a thought of {show_count(thought, 'token')}")
 
 
 def _by_text(ask: Ask, thinking: Thinking) -> Iterator[Finding]:
     if thinking.enabled is False:
         seen = _try(ask, thinking, PROMPTS[0])
         holds: Verdict = "no" if seen.thought else "yes"
-        yield Finding("thinking off", holds, f"a thought of {len(seen.thought)} characters")
+        yield Finding(
+            "thinking off", holds, f"a thought of {show_count(len(seen.thought), 'character')}"
+        )
         return
     prompt, free = _longest(ask, thinking, lambda seen: len(seen.thought), 8 * SHORT)
     if not free.thought:
         holds = "no" if thinking.enabled else "unknown"
         yield Finding(_ON, holds, "no thought is given apart from the answer")
         return
-    yield Finding(_ON, "yes", f"a thought of {len(free.thought)} characters")
+    yield Finding(_ON, "yes", f"a thought of {show_count(len(free.thought), 'character')}")
     if thinking.budget is None:
         return
     budget = min(thinking.budget, SHORT)

@@ -47,6 +47,11 @@ def show_amount(number: float, unit: str) -> str:
     return show_bytes(number) if unit == "bytes" else f"{number:,.0f} {unit}"
 
 
+def show_count(number: int, one: str, many: str | None = None) -> str:
+    """How many there are of something: 1 file, 2,400 files; `many` where that is not `one` + s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def show_in_both_units(nbytes: float) -> str:
     """Bytes in decimal and in binary multiples, for those who mix them up: 9.68 MB = 9.23 MiB."""
     if nbytes < 1e8:

@@ -16,6 +16,7 @@ from secateur.formats.gguf.reader import GgufFile
 from secateur.formats.gguf.split import PartName, part_name
 from secateur.recipes.llama_mixes import FILE_TYPES
 from secateur.recipes.recipe import LARGE
+from secateur.system.sizes import show_count
 
 IMATRIX = "quantize.imatrix."
 """How the keys begin that say with which importance matrix a file was made."""
@@ -152,8 +153,8 @@ def file_type_findings(metadata: Metadata, reproduced: Reproduced | None) -> Ite
     stated = ", ".join(f"{n} x {got} for {gives}" for (got, gives), n in kinds.most_common(4))
     yield Finding(
         "file type", said, "unproven", f"nearest: {reproduced.way}",
-        f"{len(reproduced.differing)} tensors have other types than any file type or recipe known "
-        f"here gives: {stated}",
+        f"{show_count(len(reproduced.differing), 'tensor')} of other types than any file type or "
+        f"recipe known here gives: {stated}",
     )  # fmt: skip
 
 
@@ -198,7 +199,7 @@ def against_config_findings(shape: Shape | None, config: Shape | None) -> Iterat
         what = "has" if odd[0] in theirs else "lacks"
         yield Finding(
             "shape", f"the file {what} {odd[0]}", "wrong", f"{len(ours)} tensors",
-            f"{len(odd)} tensors differ from the config's",
+            f"{show_count(len(odd), 'tensor')} not as the config has them",
         )  # fmt: skip
         return
     wider = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
@@ -207,8 +208,8 @@ def against_config_findings(shape: Shape | None, config: Shape | None) -> Iterat
         return
     name, (mine, has) = next(iter(wider.items()))
     grown = all(all(b >= a for a, b in zip(*pair, strict=True)) for pair in wider.values())
+    how = "wider: padded with zeros, if this is the model" if grown else "of another shape"
     yield Finding(
         "shape", f"{name} has shape {list(has)}", "unproven" if grown else "wrong",
-        f"{list(mine)} by the config",
-        f"{len(wider)} tensors are {'wider: padded with zeros, if they are' if grown else 'other'}",
+        f"{list(mine)} by the config", f"{show_count(len(wider), 'tensor')} {how}",
     )  # fmt: skip

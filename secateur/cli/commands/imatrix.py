@@ -12,6 +12,7 @@ from secateur.cli.options.output import Force, Json, Out
 from secateur.cli.options.pruning import DropMap
 from secateur.cli.register import add_command, new_app
 from secateur.cli.terminal import show
+from secateur.system.sizes import show_count
 
 if TYPE_CHECKING:
     from secateur.formats.imatrix.matrix import Imatrix
@@ -85,9 +86,9 @@ def _written(imatrix: Imatrix, out: Path, as_json: bool) -> None:
         "chunks": imatrix.chunk_count,
         "bytes": out.stat().st_size,
     }
-    line = (
-        f"{out}: {facts['entries']} entries of {facts['chunks']} chunks, {facts['bytes']:,} bytes"
-    )
+    entries = show_count(len(imatrix.entries), "entry", "entries")
+    chunks = show_count(imatrix.chunk_count, "chunk")
+    line = f"{out}: {entries} of {chunks}, {facts['bytes']:,} bytes"
     show(facts, [line], as_json)
 
 

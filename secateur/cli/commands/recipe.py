@@ -18,6 +18,7 @@ from secateur.cli.options.running import RunOptions
 from secateur.cli.register import add_command, new_app
 from secateur.cli.terminal import show
 from secateur.errors import GateError, RequestError
+from secateur.system.sizes import show_count
 
 EXPORT_EXAMPLES = """
 secateur recipe export plan.json -o types.txt
@@ -84,7 +85,7 @@ def lint(
     show(found.to_json(), lint_lines(found), running.as_json)
     if strict and found.problems:
         raise GateError(
-            f"{recipe}: {len(found.problems)} problems, the first is: "
+            f"{recipe}: {show_count(len(found.problems), 'problem')}, the first is: "
             f"{found.problems[0].rule} {found.problems[0].text}"
         )
 

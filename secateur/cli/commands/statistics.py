@@ -23,6 +23,7 @@ from secateur.cli.progress import show_progress
 from secateur.cli.register import add_command
 from secateur.cli.terminal import note, show
 from secateur.errors import RequestError
+from secateur.system.sizes import show_count
 
 MERGE_EXAMPLES = """
 secateur merge a.safetensors b.safetensors -o all.safetensors
@@ -78,7 +79,7 @@ def merge(
         )  # fmt: skip
     summary = {"statistics": str(out), "tokens": dict(merged.tokens), "merged": len(statistics)}
     total = sum(merged.tokens.values())
-    show(summary, [f"{out}: {total:,} tokens of {len(statistics)} files"], as_json)
+    show(summary, [f"{out}: {total:,} tokens of {show_count(len(statistics), 'file')}"], as_json)
 
 
 def coverage(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from secateur.audit.finding import VERDICTS, Finding
 from secateur.formats.gguf.provenance import ROUNDING
-from secateur.system.sizes import show_in_both_units
+from secateur.system.sizes import show_count, show_in_both_units
 
 if TYPE_CHECKING:
     from secateur.api.audit import Audit
@@ -74,10 +74,12 @@ def identity_lines(found: Identity, everything: bool = False) -> list[str]:
         lines += [f"    or as {way}: the same types" for way in made.also]
         lines += [f"    {name}: {has}, not {gives}" for name, has, gives in made.differing[:10]]
         if len(made.differing) > 10:
-            lines.append(f"    and {len(made.differing) - 10} more tensors")
+            lines.append(f"    and {show_count(len(made.differing) - 10, 'more tensor')}")
         if made.fallbacks:
             pairs = sorted({f"{asked} -> {got}" for _, asked, got in made.fallbacks})
-            lines.append(f"  {len(made.fallbacks)} tensors fell back: {', '.join(pairs)}")
+            lines.append(
+                f"  {show_count(len(made.fallbacks), 'tensor')} fell back: {', '.join(pairs)}"
+            )
     lines += [f"  imatrix {key}: {value}" for key, value in found.imatrix.items()]
     if found.rounding is not None:
         lines.append(f"  {ROUNDING}: {found.rounding}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from secateur.corpus.mix import Mix
+from secateur.system.sizes import show_count
 
 if TYPE_CHECKING:
     from secateur.api.corpus import CorpusCheck
@@ -19,7 +20,7 @@ def mix_lines(mixes: Sequence[Mix]) -> list[str]:
     width = max(len(mix.name) for mix in mixes)
     return [
         f"{mix.name:<{width}}  {mix.description.split('. ')[0].split(': ')[0].rstrip('.')} "
-        f"({len(mix.sources)} source{'s' * (len(mix.sources) != 1)}, "
+        f"({show_count(len(mix.sources), 'source')}, "
         f"{mix.sequence_length} tokens a row)"
         for mix in mixes
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from secateur.errors import OutputError
 from secateur.release.manifest import Difference, describe_damage
-from secateur.system.sizes import show_bytes
+from secateur.system.sizes import show_bytes, show_count
 
 
 def output_lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -16,7 +16,7 @@ def output_lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
     files = manifest["files"]
     total = sum(entry["bytes"] for entry in files.values())
     return [
-        f"{out}: {len(files)} files, {show_bytes(total)}",
+        f"{out}: {show_count(len(files), 'file')}, {show_bytes(total)}",
         *(f"  {name}: {show_bytes(entry['bytes'])}" for name, entry in files.items()),
     ]
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.cli.render.table import Table
-from secateur.system.sizes import show_bytes
+from secateur.formats.ggml.codec import UNWEIGHED
+from secateur.planning.document import IMATRIX
+from secateur.system.sizes import show_bytes, show_count
 
 if TYPE_CHECKING:
     from secateur.planning.document import Plan, PlannedTensor
@@ -46,7 +48,9 @@ def fold_notes(plan: Plan) -> list[str]:
         key = re.sub(r"\d+%|\([^)]*\)", "", text) if form in plan.formats else note
         groups.setdefault(key, []).append(note)
     return [
-        first if not others else f"{first}; {len(others)} formats like it (-v shows all)"
+        first
+        if not others
+        else f"{first}; {show_count(len(others), 'format')} like it (-v shows all)"
         for first, *others in groups.values()
     ]
 
@@ -60,16 +64,18 @@ def _facts(plan: Plan, form: str) -> list[str]:
     """Exact bytes of the files, or of the tensors where the files' are not known; bits; memory."""
     files, found = plan.file_bytes(form), plan.output(form)
     nbytes = plan.tensor_bytes(form) if files is None else files
-    fell_back = needs = ""
+    fell_back = imatrix = ""
     if found.needs_imatrix is not None:
         fell_back = f"{found.fallback_tensors} ({found.fallback_share:.1%})"
-        needs = "needed" if found.needs_imatrix else "not needed"
+        imatrix = "needed" if found.needs_imatrix else "not needed"
+        if plan.selection.get(IMATRIX) and any(t.type not in UNWEIGHED for t in plan.of(form)):
+            imatrix = "used"
     return [
         show_bytes(nbytes),
         f"{nbytes:,}" + (" of tensors" if files is None else ""),
         f"{found.bits_per_weight:.3f}",
         fell_back,
-        needs,
+        imatrix,
         "" if found.memory_bytes is None else show_bytes(found.memory_bytes),
     ]
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from secateur.system.sizes import show_count
+
 if TYPE_CHECKING:
     from secateur.api.recipes import TensorTypes
     from secateur.recipes.lint import Finding, LintReport
@@ -50,7 +52,7 @@ def recipe_lines(recipe: Recipe) -> list[str]:
 def lint_lines(report: LintReport) -> list[str]:
     """Findings, problems first; of rules that differ in the layer only, one stands for all."""
     lines = [
-        f"{report.recipe} over {report.base}: {report.tensors} tensors, "
+        f"{report.recipe} over {report.base}: {show_count(report.tensors, 'tensor')}, "
         f"{report.tensor_bytes:,} bytes ({report.tensor_bytes / 2**20:,.2f} MiB), "
         f"{report.bits_per_weight:.3f} bits per weight"
     ]
@@ -61,7 +63,7 @@ def lint_lines(report: LintReport) -> list[str]:
     for (note, kind, _), found in sorted(groups.items(), key=lambda group: group[0][0]):
         first = found[0]
         others = len(found) - 1
-        many = f" and {others} {'rule' if others == 1 else 'rules'} like it" if others else ""
+        many = f" and {show_count(others, 'rule')} like it" if others else ""
         nbytes = sum(finding.bytes for finding in found)
         at = f" [{first.first}]" if first.first else ""
         lines.append(
@@ -76,6 +78,6 @@ def lint_lines(report: LintReport) -> list[str]:
 def export_lines(types: TensorTypes, path: object) -> list[str]:
     """Where the file lies, and how llama-quantize is called with it."""
     return [
-        f"{path}: {len(types.types)} tensors",
+        f"{path}: {show_count(len(types.types), 'tensor')}",
         f"  llama-quantize --tensor-type-file {path} MODEL-F16.gguf OUT.gguf {types.base}",
     ]

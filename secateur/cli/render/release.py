@@ -11,7 +11,7 @@ from secateur.api.release import Release
 from secateur.checkpoint.model_card import MODEL_CARD
 from secateur.cli.render.table import Table
 from secateur.release.upload.bundle import UploadFile
-from secateur.system.sizes import show_bytes
+from secateur.system.sizes import show_bytes, show_count
 
 _INDEX = "model-index"
 
@@ -26,8 +26,9 @@ def release_lines(release: Release, *, every: bool = False) -> list[str | Table]
         f"  {key}: {json.dumps(word) if key != _INDEX else _results(word)}"
         for key, word in card.front_matter.items()
     ]
+    files = show_count(len(bundle.files), "file")
     return [
-        f"{release.out}: {len(bundle.files)} files, {show_bytes(bundle.size)}, for {where}",
+        f"{release.out}: {files}, {show_bytes(bundle.size)}, for {where}",
         Table(("file", "size", "sha256", "kind"), rows, "lrll"),
         "front matter:",
         *front,
@@ -49,8 +50,8 @@ def _rows(files: Sequence[UploadFile], every: bool) -> Iterator[tuple[str, str, 
             yield file.path, show_bytes(file.size), file.sha256[:12], file.kind
         elif file is together[0]:
             size = show_bytes(sum(one.size for one in together))
-            name = f"{file.path.partition('/')[0]}/: {len(together)} small files (-v lists them)"
-            yield name, size, "", file.kind
+            many = show_count(len(together), "small file")
+            yield f"{file.path.partition('/')[0]}/: {many} (-v lists them)", size, "", file.kind
 
 
 def _results(index: Sequence[Mapping[str, Any]]) -> str:
@@ -61,7 +62,7 @@ def _results(index: Sequence[Mapping[str, Any]]) -> str:
 
 def _left(release: Release) -> list[str]:
     counted = Counter(release.bundle.left.values())
-    return [f"stays here: {count} files ({why})" for why, count in counted.items()]
+    return [f"stays here: {show_count(count, 'file')} ({why})" for why, count in counted.items()]
 
 
 def _end(release: Release) -> list[str]:
@@ -74,6 +75,6 @@ def _end(release: Release) -> list[str]:
     others = [f"note: also there: {', '.join(pushed.others)}"] if pushed.others else []
     return [
         *others,
-        f"{pushed.address}: {pushed.sent} files sent, {pushed.there} were there; all hashes are "
-        "as they are here",
+        f"{pushed.address}: {show_count(pushed.sent, 'file')} sent, {pushed.there} there already; "
+        "all hashes are as they are here",
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.statistics.coverage import coverage
+from secateur.system.sizes import show_count
 
 if TYPE_CHECKING:
     from secateur.statistics.statistics import Statistics
@@ -29,9 +30,10 @@ def calibration_lines(summary: Mapping[str, Any]) -> list[str]:
     counts = ", ".join(f"{name} {count:,}" for name, count in summary["tokens"].items())
     lines = [
         f"{summary['statistics']}: {sum(summary['tokens'].values()):,} tokens of "
-        f"{summary['samples']:,} documents ({counts})"
+        f"{show_count(summary['samples'], 'document')} ({counts})"
     ]
     if summary["skipped"]:
-        lines.append(f"  {summary['skipped']} tokens became NaN or infinite and were left out")
+        lost = show_count(summary["skipped"], "token")
+        lines.append(f"  {lost} left out that became NaN or infinite")
     lines += [f"  warning: {warning}" for warning in summary["warnings"]]
     return lines + [f"  {sentence}" for sentence in summary["coverage"]]

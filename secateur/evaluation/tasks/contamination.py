@@ -21,6 +21,7 @@ from secateur.corpus.text_hashes import (
     split_words,
 )
 from secateur.evaluation.measurement import Measurement
+from secateur.system.sizes import show_count
 
 NOT_CHECKED = (
     "overlap with the calibration was not checked: the output holds no hashes of its text "
@@ -77,7 +78,7 @@ class Overlap:
         return (
             f"{self.task}: {said} (looked for as a whole and by {LENGTH} words in a row: "
             f"{self.words:,} words of questions in {self.text_words:,} words of "
-            f"{self.documents:,} documents{sample})"
+            f"{show_count(self.documents, 'document')}{sample})"
         )
 
     def measurement(self) -> Measurement:

@@ -36,6 +36,7 @@ from secateur.evaluation.intervals import (
 )
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.tasks.difference import difference_interval, score_interval, widened
+from secateur.system.sizes import show_count
 
 LEVEL = 0.05
 """A difference stands when its p is at most this."""
@@ -94,7 +95,11 @@ class PairedResult:
         """One line: flips, difference, test, and what would be needed."""
         low, high = self.difference.low, self.difference.high
         spread = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-        more = "" if self.needed is None else f"; {self.needed} items would show this difference"
+        more = (
+            ""
+            if self.needed is None
+            else f"; {show_count(self.needed, 'item')} would show this difference"
+        )
         return (
             f"{self.task}: {100 * self.difference.value:+.1f} points{spread}, "
             f"{self.flips.lost} lost, {self.flips.gained} gained of {self.flips.items}, "

@@ -29,6 +29,7 @@ from secateur.corpus.json_lines import read_json_lines
 from secateur.errors import CorpusError
 from secateur.evaluation.measurement import POOLED
 from secateur.system.atomic import write_text
+from secateur.system.sizes import show_count
 
 Kind = Literal["answers", "turns", "documents"]
 Finish = Literal["stop", "length", "given"]
@@ -212,7 +213,7 @@ def load_answers(path: Path, vocab_size: int | None = None) -> AnswerSet:
         )
     if made.sha256 != head.get("sha256"):
         raise CorpusError(
-            f"{path} holds {len(answers)} answers that do not have the hash of its header: "
+            f"{path} does not have the hash of its header ({show_count(len(answers), 'answer')}): "
             "it was changed or cut short, make it again"
         )
     return made

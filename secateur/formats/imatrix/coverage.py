@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.formats.imatrix.matrix import Imatrix, find_layer
+from secateur.system.sizes import show_count
 
 _SHOWN = 8
 """Experts that a sentence names before it says '...'."""
@@ -59,7 +60,10 @@ class ImatrixCoverage:
     def sentences(self) -> list[str]:
         """The report for a person."""
         unit = "tokens" if self.counted else "chunks"
-        lines = [f"{self.entries} entries of {self.tokens:,} {unit} ({', '.join(self.datasets)})"]
+        lines = [
+            f"{show_count(self.entries, 'entry', 'entries')} of {self.tokens:,} {unit} "
+            f"({', '.join(self.datasets)})"
+        ]
         for row in self.layers:
             counts = f", tokens: least {row.least}, median {row.median}" if self.counted else ""
             lines.append(
@@ -78,7 +82,7 @@ class ImatrixCoverage:
                 f"{list_experts(self.few)}"
             )
         if not (self.unseen or self.few) and self.layers:
-            what = f"at least {self.wanted} tokens" if self.counted else "some data"
+            what = f"at least {show_count(self.wanted, 'token')}" if self.counted else "some data"
             lines.append(f"all {total} experts have {what}")
         if not self.counted:
             lines.append("the .dat form has lost the tokens of single experts")

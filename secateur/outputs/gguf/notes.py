@@ -18,6 +18,7 @@ from secateur.planning.imatrix_policy import Importance, check_shapes
 from secateur.planning.unseen_experts import warn_of_unseen
 from secateur.recipes.recipe import Recipe
 from secateur.statistics.gram_file import GramFile
+from secateur.system.sizes import show_count
 
 
 def tokenizer_notes(tokenizer: TokenizerKeys) -> list[str]:
@@ -56,8 +57,9 @@ def importance_notes(
     entries = importance.imatrix.entries
     if lacking := [name for name in needing if name not in entries]:
         raise PlanError(
-            f"{format_id}: the importance matrix has no entry for {len(lacking)} tensors that need "
-            f"one (first: {lacking[0]}): record it again, or choose a larger type"
+            f"{format_id}: the importance matrix has no entry for "
+            f"{show_count(len(lacking), 'tensor')} in types that need one (first: {lacking[0]}): "
+            "record it again, or choose a larger type"
         )
     return warn_of_unseen(
         format_id, layout.choices, importance.unseen, importance.origin["unseen_experts"]
@@ -68,7 +70,7 @@ def refuse_without_importance(format_id: str, layout: GgufLayout) -> None:
     """Raise PlanError where a type cannot be made without an importance matrix."""
     needing = layout.needing_importance
     if needing:
-        subject = f"{len(needing)} tensors (first: {needing[0]}) need"
+        subject = f"the types of {show_count(len(needing), 'tensor')} (first: {needing[0]}) need"
         raise _lacks_importance(format_id, subject)
 
 

@@ -9,7 +9,7 @@ from secateur.release.measured_on import describe_measured_on
 from secateur.release.report import describe_rounding
 from secateur.release.results import Results
 from secateur.release.run_record import RunRecord
-from secateur.system.sizes import show_bytes
+from secateur.system.sizes import show_bytes, show_count
 from secateur.system.stopwatch import show_duration
 
 Pairs = list[tuple[str, str]]
@@ -59,7 +59,9 @@ def _calibrated(calibration: Mapping[str, Any] | None) -> Pairs:
     if calibration is None:
         return []
     tokens = ", ".join(f"{name} {count:,}" for name, count in calibration["tokens"].items())
-    pairs = [("calibrated on", f"{calibration['samples']:,} documents; tokens of {tokens}")]
+    pairs = [
+        ("calibrated on", f"{show_count(calibration['samples'], 'document')}; tokens of {tokens}")
+    ]
     for corpus in calibration["corpora"]:
         name = corpus.get("mix") or corpus.get("rows_file") or "rows"
         pairs.append(("corpus", f"{name}, {_short(corpus['sha256'])}"))

@@ -10,7 +10,7 @@ from secateur.release.html.subjects import Subject
 from secateur.release.measured_on import KINDS
 from secateur.release.report import Report, summary_metrics, worst_domain
 from secateur.release.results import Results
-from secateur.system.sizes import show_bytes
+from secateur.system.sizes import show_bytes, show_count
 
 
 class Figure(NamedTuple):
@@ -96,10 +96,8 @@ def _calibrated(report: Report) -> list[str]:
         return []
     tokens = sum(calibration["tokens"].values())
     names = ", ".join(calibration["tokens"])
-    return [
-        f"They were observed on {tokens:,} tokens of {calibration['samples']:,} documents "
-        f"({names})."
-    ]
+    documents = show_count(calibration["samples"], "document")
+    return [f"They were observed on {tokens:,} tokens of {documents} ({names})."]
 
 
 def _written(subjects: Sequence[Subject]) -> str:

@@ -11,6 +11,7 @@ from secateur.families.schema import Family
 from secateur.release.ollama.comparison import Comparison, abilities, compare, jinja_abilities
 from secateur.release.ollama.go_template.parser import parse_template
 from secateur.release.ollama.model_file import ModelFile, markers_in
+from secateur.system.sizes import show_count
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _agreement(comparison: Comparison) -> str:
     refused = f"; {len(comparison.refused)} its template refuses" if comparison.refused else ""
     return (
         f"the same text as the model's own chat template for {len(comparison.same)} of "
-        f"{len(comparison.same)} conversations{refused}"
+        f"{show_count(len(comparison.same), 'conversation')}{refused}"
     )
 
 

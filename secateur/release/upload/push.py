@@ -22,7 +22,7 @@ from secateur.release.upload.remote import (
     missing,
 )
 from secateur.system.progress import Counter, Progress, no_progress
-from secateur.system.sizes import show_bytes
+from secateur.system.sizes import show_bytes, show_count
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -132,7 +132,7 @@ def push(
             _keep_card_by_hand(api, target, there)
         _tell_visibility(api, target, on_message)
         size = show_bytes(sum(file.size for file in lacking))
-        on_message(f"sending {len(lacking)} of {len(bundle.files)} files, {size}")
+        on_message(f"sending {len(lacking)} of {show_count(len(bundle.files), 'file')}, {size}")
         count = Counter(progress, "push", sum(file.size for file in lacking), "bytes")
         for batch in _batches(lacking):
             _commit(api, target.repository, batch, message, count, on_message)
@@ -223,8 +223,8 @@ def _tell_visibility(api: HfApi, target: Target, on_message: Callable[[str], Non
 
 def _how_to_go_on(bundle: Bundle, sent: Sequence[UploadFile], target: Target) -> str:
     return (
-        f"{len(sent)} files of {len(bundle.files)} were committed in this run: {target.command} "
-        "goes on, and sends nothing twice"
+        f"{len(sent)} of {show_count(len(bundle.files), 'file')} committed in this run: "
+        f"{target.command} goes on, and sends nothing twice"
     )
 
 

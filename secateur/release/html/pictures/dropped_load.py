@@ -8,6 +8,7 @@ from typing import Any
 from secateur.release.expert_facts import ExpertFacts
 from secateur.release.html.picture import ROWS, Picture, Table, specification, tooltips
 from secateur.release.html.theme import ACCENT, INK, MUTED, SOFT
+from secateur.system.sizes import show_count
 
 _LINE = 24
 
@@ -37,8 +38,9 @@ def draw_dropped_load(experts: ExpertFacts) -> Picture | None:
         title="What the dropped experts did before",
         label=f"Share of each category's load that went to experts that were dropped. They are "
         f"{100 * even:.1f} % of the experts; {worst['category']} gave them most, {worst['shown']}.",
-        sample=f"n = {sum(load.tokens.values()):,} tokens of {len(rows)} categories, "
-        f"{len(experts.layers)} layers",
+        sample=f"n = {sum(load.tokens.values()):,} tokens of "
+        f"{show_count(len(rows), 'category', 'categories')}, "
+        f"{show_count(len(experts.layers), 'layer')}",
         about="Points are means over the layers, bars reach from the least to the most of a layer. "
         "The dashed line is the share of experts that were dropped: an even load.",
         spec=_chart(rows, even),
