@@ -474,7 +474,7 @@ def test_a_changed_file_of_answers_is_refused(tmp_path: Path) -> None:
         ([], "there are no answers"),
         ([Answer("a", "x", "answers", (1, 2), 1, "stop")] * 2, "two answers have the id 'a'"),
         ([Answer("a", "x", "answers", (1, 2), 2, "stop")], "has 2 tokens and is scored from"),
-        ([Answer("a", "x", "documents", (1,), 1, "given")], "has 1 tokens and is scored from"),
+        ([Answer("a", "x", "documents", (1,), 1, "given")], "has 1 token and is scored from"),
         ([Answer("a", "pooled", "documents", (1, 2), 1, "given")], "names all domains together"),
     ],
 )

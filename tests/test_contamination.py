@@ -102,7 +102,7 @@ def test_a_share_of_an_item_is_counted_in_runs() -> None:
 def test_nothing_in_common_is_said_so() -> None:
     found = find_overlap("t", {"a": LONG[::-1]}, hashes_of([LONG]))
     assert found.found == ()
-    assert "none of 1 questions is in the calibration" in found.describe()
+    assert "none of 1 question is in the calibration" in found.describe()
 
 
 @pytest.mark.slow

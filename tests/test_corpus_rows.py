@@ -82,7 +82,7 @@ BAD = {
     "too big": ('{"input_ids": [1, 10]}', "input_ids[1] is 10, but the model's vocabulary is 0"),
     "huge": ('{"input_ids": [99999999999999999999]}', "but the model's vocabulary is 0 to 9"),
     "negative": ('{"input_ids": [-1]}', "input_ids[0] is -1, but"),
-    "short mask": ('{"input_ids": [1, 2], "attention_mask": [1]}', "has 1 entries, but input_ids"),
+    "short mask": ('{"input_ids": [1, 2], "attention_mask": [1]}', "has 1 entry, but input_ids"),
     "mask of 2": (
         '{"input_ids": [1], "attention_mask": [2]}',
         "attention_mask[0] is 2, expected 0",

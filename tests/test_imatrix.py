@@ -217,7 +217,7 @@ def test_the_end_of_a_dat_may_be_missing(tmp_path):
         (dat_bytes(entries=2), "cut short"),
         (dat_bytes(name=b"\xff"), "not UTF-8"),
         (dat_bytes(name=b""), "empty or used before"),
-        (dat_bytes(chunks=-1), "1 values of -1 chunks"),
+        (dat_bytes(chunks=-1), "1 value of -1 chunks"),
         (dat_bytes(values=()), "0 values"),
         (dat_bytes(values=(-1.0,)), "negative or not finite"),
         (dat_bytes(values=(float("nan"),)), "negative or not finite"),

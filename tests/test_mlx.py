@@ -461,7 +461,7 @@ def test_a_type_edited_in_the_plan_is_what_is_written(
         for tensor in edited.tensors
     )
     checked = check_plan(replace(edited, tensors=tensors), PlanSources(checkpoint))
-    assert any("bytes of 1 tensors of mlx-4bit" in note for note in checked.plan.notes)
+    assert any("bytes of 1 tensor of mlx-4bit" in note for note in checked.plan.notes)
     assert edits_of(checked.plan).sentences() == ["types of mlx-4bit"]
     layout = checked.decisions["mlx-4bit"].layout
     assert layout.quantization["model.embed_tokens"] == {"group_size": 64, "bits": 8}

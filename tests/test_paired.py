@@ -197,7 +197,7 @@ def test_equal_models_are_equal() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(RequestError, match="1 items have an answer of the first model only"):
+    with pytest.raises(RequestError, match="an answer of the first model only: 1, of the second"):
         compare_paired("t", answers("111"), answers("11"))
     with pytest.raises(RequestError, match="no item"):
         compare_paired("t", {}, {})

@@ -145,7 +145,7 @@ def test_numbers_that_follow_from_decisions_are_computed_again(
     checked = check_plan(from_json(json.dumps(data)), PlanSources(checkpoint)).plan
     assert (checked.tensors, checked.files) == (plan.tensors, plan.files)
     assert checked.notes[-1] == (
-        f"computed again after an edit: bytes of 1 tensors of safetensors (first: {tensor.name}); "
+        f"computed again after an edit: bytes of 1 tensor of safetensors (first: {tensor.name}); "
         "files of safetensors"
     )
     assert edits_of(checked).sentences() == []

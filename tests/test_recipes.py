@@ -405,8 +405,8 @@ def test_layer_importance_out_of_a_file(tmp_path: Path) -> None:
         path.write_text(text)
         assert layer_importance(path, None, 2) == (3.0, 1.5)
     for text, message in (
-        ("[1]", "holds 1 numbers, expected a list of 2"),
-        ('{"0": 1}', "names 1 layers, expected exactly 0 to 1"),
+        ("[1]", "holds 1 number, expected a list of 2"),
+        ('{"0": 1}', "names 1 layer, expected exactly 0 to 1"),
         ('[1, "2"]', "layer 1 has '2', expected a number"),
         ("[1, true]", "layer 1 has True"),
         ("[1, NaN]", "layer 1 has nan"),

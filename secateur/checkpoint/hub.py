@@ -131,7 +131,7 @@ def _shards_to_fetch(folder: Path, source: str) -> Sequence[str]:
     if SINGLE not in shards and _is_on_the_hub(source, folder.name, SINGLE):
         several = show_count(len(shards), "shard")
         raise CheckpointError(
-            f"{source} has two sets of weights, {SINGLE} and {several} of {INDEX}, and readers "
+            f"{source} has two sets of weights, {SINGLE} and the {several} of {INDEX}, and readers "
             "disagree which one counts: download the one that is meant into a folder"
         )
     return sorted(shards)

@@ -332,7 +332,7 @@ def read_specs(path: Path) -> dict[str, TensorSpec]:
     if is_there(single) and SINGLE not in shards.values():
         several = show_count(len(set(shards.values())), "shard")
         raise CheckpointError(
-            f"{path} has two sets of weights, {SINGLE} and {several} of {INDEX}, and readers "
+            f"{path} has two sets of weights, {SINGLE} and the {several} of {INDEX}, and readers "
             "disagree which one counts: remove the one that is not meant"
         )
     specs: dict[str, TensorSpec] = {}

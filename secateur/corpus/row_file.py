@@ -20,6 +20,7 @@ from secateur.corpus.held_out import HoldOut, hold_out
 from secateur.corpus.json_lines import read_json_lines
 from secateur.corpus.rows import PADDING, Chosen, Corpus, Row, Sample, make_corpus
 from secateur.errors import CorpusError
+from secateur.system.sizes import show_count
 
 ROW_KEYS = {
     "input_ids": "list of token ids of the model's tokenizer; required",
@@ -125,7 +126,8 @@ def _parse_mask(value: object, length: int, where: str) -> NDArray[np.bool_]:
     mask = _parse_integers(value, "attention_mask", where)
     if len(mask) != length:
         raise CorpusError(
-            f"{where}: attention_mask has {len(mask)} entries, but input_ids has {length}"
+            f"{where}: attention_mask has {show_count(len(mask), 'entry', 'entries')}, but "
+            f"input_ids has {length}"
         )
     for index, entry in enumerate(mask):
         if entry not in (0, 1):

@@ -65,15 +65,16 @@ class Overlap:
     def describe(self) -> str:
         """One line, to be printed with the score."""
         whole = sum(item.whole for item in self.found)
+        questions = show_count(self.items, "question")
         if self.found:
             worst = self.found[0]
             much = "all of it" if worst.whole else f"{100 * (worst.share or 0):.0f} % of its runs"
             said = (
-                f"{len(self.found)} of {self.items} questions overlap with the calibration, "
+                f"{len(self.found)} of {questions} overlap with the calibration, "
                 f"{whole} of them are in it as a whole; most of {worst.item}: {much}"
             )
         else:
-            said = f"none of {self.items} questions is in the calibration"
+            said = f"none of {questions} is in the calibration"
         sample = "" if self.sampled == 1 else f", {100 * self.sampled:.3g} % of its runs looked in"
         return (
             f"{self.task}: {said} (looked for as a whole and by {LENGTH} words in a row: "

@@ -274,8 +274,8 @@ def _check(task: str, before: Scores, after: Scores) -> list[str]:
     if before.keys() != after.keys():
         one, other = len(before.keys() - after.keys()), len(after.keys() - before.keys())
         raise RequestError(
-            f"{task}: {one} items have an answer of the first model only, {other} of the second "
-            "only; both have to be asked the same items (same task, seed and number of items)"
+            f"{task}: items with an answer of the first model only: {one}, of the second only: "
+            f"{other}; both have to be asked the same items (same task, seed and number of items)"
         )
     for item in before:
         if len(before[item]) != len(after[item]) or not len(before[item]):

@@ -163,8 +163,9 @@ def answer_set(answers: Iterable[Answer], provenance: Mapping[str, Any]) -> Answ
             )
         if not 1 <= entry.begin < len(entry.input_ids):
             raise CorpusError(
-                f"answer {entry.id!r} has {len(entry.input_ids)} tokens and is scored from token "
-                f"{entry.begin}, expected a token before the first scored one: drop it"
+                f"answer {entry.id!r} has {show_count(len(entry.input_ids), 'token')} and is "
+                f"scored from token {entry.begin}, expected a token before the first scored one: "
+                "drop it"
             )
         edges = (entry.begin, *(edge for gap in entry.gaps for edge in gap), len(entry.input_ids))
         if any(low > high for low, high in pairwise(edges)) or entry.scored < 1:

@@ -24,6 +24,7 @@ from secateur.corpus.tokenizer import hash_tokenizer
 from secateur.corpus.tools import parse_messages, parse_tools
 from secateur.errors import CorpusError, InputError
 from secateur.evaluation.tokens.answers import Answer, AnswerSet, Kind, answer_set, load_answers
+from secateur.system.sizes import show_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -179,8 +180,8 @@ def check_lengths(checkpoint: Checkpoint, prompts: PromptSet, answer_tokens: int
         total = len(prompt.input_ids) + answer_tokens
         if prompt.kind == "answers" and limit is not None and total > limit:
             raise InputError(
-                f"prompt {prompt.id!r} has {len(prompt.input_ids)} tokens and its answer may have "
-                f"{answer_tokens}, but the model's context is {limit}: "
+                f"prompt {prompt.id!r} has {show_count(len(prompt.input_ids), 'token')} and its "
+                f"answer may have {answer_tokens}, but the model's context is {limit}: "
                 "shorten the prompt or allow fewer tokens"
             )
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from secateur.errors import FormatError
 from secateur.formats.imatrix.matrix import Imatrix, ImatrixEntry, check_sums, find_layer
 from secateur.system.atomic import write_bytes
+from secateur.system.sizes import show_count
 from secateur.system.text_files import read_bytes
 
 CHUNK_SIZE = 512
@@ -52,7 +53,9 @@ def read_dat(path: Path) -> Imatrix:
             raise FormatError(f"{path}: entry {index} has the name {name!r}, empty or used before")
         chunks, values = (cursor.integer(f"{what} of {name}") for what in ("chunks", "the size"))
         if chunks < 0 or values < 1:
-            raise FormatError(f"{path}: {name} has {values} values of {chunks} chunks")
+            raise FormatError(
+                f"{path}: {name} has {show_count(values, 'value')} of {show_count(chunks, 'chunk')}"
+            )
         entries[name] = ImatrixEntry(
             cursor.floats(values, name)[None], np.array([max(chunks, 1)], np.float32)
         )
