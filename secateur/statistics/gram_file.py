@@ -32,7 +32,7 @@ from secateur.statistics.described_file import FileKind, describe, open_describe
 from secateur.statistics.gram import GramKind, stored_numbers
 from secateur.statistics.sample_file import origin_of
 from secateur.statistics.statistics import Statistics
-from secateur.system.atomic import atomic_path
+from secateur.system.atomic import atomic_path, sync
 
 METADATA = "secateur-gram"
 VERSION = 3
@@ -117,6 +117,8 @@ def write_grams(
             kind, **added.describe(), made_from=made_from, sha256=added.sha256()
         )
         added.finish(padded_header(_header_text(added.header(), described), room))
+    if begun is not None:  # before the statistics are, which say that it is whole
+        sync(path)
 
 
 class GramFile:
