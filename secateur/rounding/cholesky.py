@@ -16,7 +16,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
 BLOCK = 256
 """Columns of a block."""
@@ -48,6 +47,8 @@ def lower_factor(matrix: NDArray[np.float32], threads: int = 1) -> NDArray[np.fl
 
 def _factor_own(own: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np.float32]:
     """Factor a block on the diagonal in place; returns the inverse of its factor, transposed."""
+    from scipy.linalg import solve_triangular  # the help pages, which import this, do not wait
+
     own -= before @ before.T
     factor = np.linalg.cholesky(own.astype(np.float64))
     own[:] = factor
