@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -319,6 +321,39 @@ def test_factors_that_blocks_ask_for_in_turn_are_made_once(
     handle = feedback.of([down], 2, 64, 0)
     assert handle is not None and handle.get(kinds[0]) is not None
     assert {key.expert for key in feedback._held} == {1, 2}
+
+
+def test_who_waits_for_an_experts_factor_makes_the_next_ones(
+    model: Checkpoint, observed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, ahead = threading.Event(), threading.Event(), threading.Event()
+    made: list[int] = []
+
+    def make(self: Feedback, which: Any) -> Any:
+        made.append(which.expert)
+        if which.expert == 0:
+            begun.set()
+            assert go_on.wait(60)
+        else:
+            ahead.set()
+        return original(self, which)
+
+    original = Feedback._make
+    monkeypatch.setattr(Feedback, "_make", make)
+    keep = dict.fromkeys(model.moe_layers, tuple(range(model.experts)))
+    feedback = Feedback(GramFile(gram_path(observed("own"))), model.family, keep, workers=2)
+    down = next(name for name in model.specs if name.endswith("experts.down_proj"))
+    first, second = (feedback.of([down], expert, 64, 0) for expert in (0, 1))
+    assert first is not None and second is not None
+    with ThreadPoolExecutor(2) as pool:
+        makes = pool.submit(first.get, Groups(32))
+        assert begun.wait(60)
+        waits = pool.submit(first.get, Groups(32))
+        assert ahead.wait(60) and not makes.done()
+        go_on.set()
+        assert makes.result(60) is waits.result(60) is not None
+    assert second.get(Groups(32)) is not None
+    assert made == [0, 1]
 
 
 def test_the_command_line(model: Checkpoint, run: Run, tmp_path: Path) -> None:

@@ -66,14 +66,15 @@ class FactorOf:
     """The factors for one matrix of a tensor; `get` makes one where nobody did before. `choose`
     chooses its codes (None: a core of the CPU)."""
 
-    def __init__(self, feedback: Feedback, which: _Input) -> None:
-        self._feedback, self._which = feedback, which
+    def __init__(self, feedback: Feedback, which: _Input, following: Sequence[int] = ()) -> None:
+        """`following` are the experts whose rows come next."""
+        self._feedback, self._which, self._following = feedback, which, following
         self.choose = feedback.chooser.choose
 
     def get(self, groups: Groups) -> Factor | None:
         """For a type that divides rows so. None for inputs that were always zero, or hardly seen:
         such a matrix is rounded to nearest."""
-        return self._feedback.factor(self._which._replace(groups=groups))
+        return self._feedback.factor(self._which._replace(groups=groups), self._following)
 
 
 class Feedback:
@@ -88,7 +89,8 @@ class Feedback:
         chooser: Chooser = ON_CORES,
         workers: int = 1,
     ) -> None:
-        """`workers` threads ask for factors; those that wait for one help to make it."""
+        """`workers` threads ask for factors. Where many wait for a large one they make it together;
+        who waits for that of an expert makes the next one's."""
         self.chooser = chooser
         self._file = file
         self._workers = workers
@@ -118,28 +120,47 @@ class Feedback:
                 f"the Gram matrix of {name} has {got} columns, expected {columns} as in "
                 f"{sources[0]}: it is of another model, calibrate this one"
             )
-        expert = None
         layer = self._family.classify(sources[0]).layer
-        if self._file.matrices(name) > 1 and layer is not None:
-            expert = self._keep[layer][matrix]
-        return FactorOf(self, _Input(name, expert, right))
+        if self._file.matrices(name) == 1 or layer is None:
+            return FactorOf(self, _Input(name, None, right))
+        expert, *following = self._keep[layer][matrix : matrix + 1 + self._workers]
+        return FactorOf(self, _Input(name, expert, right), following)
 
-    def factor(self, which: _Input) -> Factor | None:
-        """The factor, kept from before or made now."""
-        with self._lock:
-            held = self._held.setdefault(which, _Held())
-            self._held.move_to_end(which)
-        with held.lock:
+    def factor(self, which: _Input, following: Sequence[int] = ()) -> Factor | None:
+        """The factor, kept from before or made now. While another thread makes it, that of the
+        first of the experts `following` that nobody has begun is made here."""
+        held = self._hold(which)
+        if not held.lock.acquire(blocking=False):
+            self._make_ahead(which, following)
+            self._hold(which)
+            held.lock.acquire()
+        try:
             if not held.made:
                 held.factor = self._make(which)
                 held.made = True
+        finally:
+            held.lock.release()
         self._forget()
         return held.factor
+
+    def _hold(self, which: _Input) -> _Held:
+        """What is held of an input, from now on as the one that was used last."""
+        with self._lock:
+            held = self._held.setdefault(which, _Held())
+            self._held.move_to_end(which)
+            return held
+
+    def _make_ahead(self, which: _Input, following: Sequence[int]) -> None:
+        with self._lock:
+            soon = (which._replace(expert=expert) for expert in following)
+            ahead = next((one for one in soon if one not in self._held), None)
+        if ahead is not None:
+            self.factor(ahead)
 
     def _make(self, which: _Input) -> Factor | None:
         name, expert, right, groups = which
         found = self._file.input(name, expert)
-        gram = whole_matrix(found.sums[0], found.columns)
+        gram = whole_matrix(found.sums[0], found.columns, np.float32)
         padded = np.pad(gram, (0, right)) if right else gram
         return factorize(padded, groups, int(found.tokens[0]), self._workers)
 

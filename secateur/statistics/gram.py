@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 GramKind = Literal["shared", "own"]
 """What has a matrix: the inputs that linear layers or a layer's experts share, or every expert's
@@ -50,9 +50,9 @@ def stored_numbers(columns: int) -> int:
     return sum(panel.last * (panel.last - panel.first) for panel in panels(columns))
 
 
-def whole_matrix(sums: Sums, columns: int) -> NDArray[np.float64]:
-    """float64 [C, C] of stored sums [stored_numbers(C)]; only its upper triangle counts."""
-    whole = np.zeros((columns, columns))
+def whole_matrix(sums: Sums, columns: int, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
+    """[C, C] of stored sums [stored_numbers(C)]; only its upper triangle counts."""
+    whole = np.zeros((columns, columns), dtype)
     for panel in panels(columns):
         values = sums[panel.place].reshape(panel.last, -1)
         whole[: panel.last, panel.first : panel.last] = values * UNIT
