@@ -45,9 +45,9 @@ _IN_FLIGHT = 5
 """How many times the hidden states of a group are held while it waits."""
 _BLOCKS = 12 << 20
 """Bytes that a thread that writes holds."""
-FEEDBACK = 5.0
-"""How many times as long a type takes with feedback, of nearest: rows 2.9 (IQ2_S) to 6.4 (Q4_0;
-benchmarks/rounding_cost.json), whole files of Q4_K_M 5.3 (rounding_speed.json)."""
+FEEDBACK = 4.5
+"""How many times as long a type takes with feedback, of nearest: rows 3 (IQ2_S) to 6 (Q4_0; as
+benchmarks/rounding_cost.json has them), whole files of Q4_K_M 4 (rounding_speed.json)."""
 _GRAMS = 4
 """How many times a thread holds a Gram matrix in float64 while it makes a factor."""
 _PIECES = 2
