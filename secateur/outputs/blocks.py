@@ -17,13 +17,11 @@ from secateur.formats.gguf.padding import padded_entry, padded_rows
 from secateur.formats.gguf.tensors import GgufTensor
 from secateur.formats.imatrix.matrix import Imatrix
 from secateur.outputs.feedback import FactorOf, Feedback
+from secateur.rounding.grid import LANES
 
 ELEMENTS = 1 << 19
 """Elements of a block, or one row: 1 MiB in 16 bits, 2 MiB as float32, so that a processor's
 cache holds it from reading to encoding."""
-_LANES = 64
-"""Rows of a block are a multiple of this, where there are more: the solver works on so many at
-once (rounding.feedback)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +104,9 @@ def blocks_of(
 
 
 def rows_of_block(width: int) -> int:
-    """Rows of so many numbers that make a block."""
+    """Rows of so many numbers that make a block: a multiple of LANES, where there are more."""
     rows = max(1, ELEMENTS // width)
-    return round(rows / _LANES) * _LANES if rows > _LANES else rows
+    return round(rows / LANES) * LANES if rows > LANES else rows
 
 
 def _importance(imatrix: Imatrix | None, name: str, right: int) -> NDArray[np.float32] | None:

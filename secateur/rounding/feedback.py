@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 
 from secateur.rounding.blas import one_blas_thread
 from secateur.rounding.factor import Factor
-from secateur.rounding.grid import Choices, Choose, Codes, E, Floats, Levels, ScalarGrid, Scales
+from secateur.rounding.grid import (
+    LANES,
+    Choices,
+    Choose,
+    Codes,
+    E,
+    Floats,
+    Levels,
+    ScalarGrid,
+    Scales,
+)
 from secateur.system.jit import apart, compiled, inlined, inner
 
 TO_INTEGER = np.float32(12582912)
@@ -29,9 +39,6 @@ TO_INTEGER = np.float32(12582912)
 
 LEAST_SCALE = np.float32(2.0**-127)
 """Of a smaller one, MXFP4's for zeros, the inverse would be infinite."""
-
-LANES = 64
-"""Rows that a loop takes at once."""
 
 WIDE, COLUMNS = 256, 64
 """Columns of a wide block, whose product with all columns before is at BLAS's fastest, and of a

@@ -33,6 +33,8 @@ STEPS = (0, -1, 1, -2, 2)
 SPAN_STEP, OFFSET_STEP = 0.4, 0.2
 """Where scales and offsets are floats: a step of the scale moves the last level by this much of a
 level's width, a step of the offset all of them (docs/log.md)."""
+LANES = 64
+"""Rows that the solver's loops take at once."""
 LARGEST_HALF = np.float32(65504)
 """The largest number of float16."""
 
